@@ -1,0 +1,32 @@
+"""Shared fixtures: seeds, the device option, and the folder of measured data."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="device the tests marked cuda run on: cpu or cuda")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--device").startswith("cuda"):
+        for item in items:
+            if "cuda" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs --device cuda"))
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def data_dir():
+    """Folder named by GENREG_DATA; tests that need measured data are skipped without it."""
+    folder = os.environ.get("GENREG_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("GENREG_DATA does not name a folder of measured data")
+    return Path(folder)
