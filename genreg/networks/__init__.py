@@ -1,0 +1,51 @@
+r"""Autoencoders: a decoder G from the latent space to images, and an encoder E back.
+
+A model is a Gaussian with the mean G(z) and one standard deviation gamma for all pixels,
+
+    p(x | z) = N(x; G(z), gamma^2 I),    p(z) = N(0, I),    q(z | x) = N(z; E(x), diag(s(x))^2),
+
+where s(x) exists for a variational model only. Images are tensors ``(B, n, m)`` without a channel axis, in
+[0, 1]; latent vectors are ``(B, latent_dim)``. Architectures are frozen dataclasses with a method ``build``;
+`build` makes a model from the dictionary that a card of trained weights stores.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from genreg.networks._autoencoder import Architecture, Autoencoder
+from genreg.networks._config import Config
+from genreg.networks._duff import DuffConfig
+from genreg.networks._small import ConvConfig, DenseConfig
+
+__all__ = ["ARCHITECTURES", "Architecture", "Autoencoder", "ConvConfig", "DenseConfig", "DuffConfig", "build"]
+
+ARCHITECTURES: dict[str, type[Config]] = {c.name: c for c in (DenseConfig, ConvConfig, DuffConfig)}
+
+
+def build(config: Mapping[str, Any]) -> Autoencoder:
+    """Build a model with random weights from the "architecture" entry of a card.
+
+    Parameters
+    ----------
+    config
+        Mapping with the key "name" and the fields of that architecture, as its ``to_dict`` returns it.
+
+    Returns
+    -------
+    Autoencoder
+        The model, in training mode.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or a field is unknown, missing or out of range.
+    """
+    settings = dict(config)
+    name = settings.pop("name", None)
+    if name not in ARCHITECTURES:
+        raise ValueError(f"architecture name must be one of {sorted(ARCHITECTURES)}, got {name!r}")
+    try:
+        architecture = ARCHITECTURES[name](**settings)
+    except TypeError as error:
+        raise ValueError(f"settings of architecture {name!r} don't fit: {error}") from None
+    return architecture.build()

@@ -1,0 +1,95 @@
+"""The model that every architecture builds."""
+
+import math
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Architecture", "Autoencoder"]
+
+
+class Autoencoder(nn.Module):
+    """An encoder and a decoder with one standard deviation for all pixels.
+
+    Parameters
+    ----------
+    encoder
+        Module that maps images ``(B, n, m)`` to ``(B, latent_dim)``, or ``(B, 2 * latent_dim)`` for a
+        variational model: the means, then the logarithms of the standard deviations.
+    decoder
+        Module that maps ``(B, latent_dim)`` to mean images ``(B, n, m)``.
+    config
+        The architecture, of which ``image_shape``, ``latent_dim`` and ``variational`` are read.
+
+    Attributes
+    ----------
+    log_gamma
+        Parameter, a scalar: the logarithm of the decoder's standard deviation per pixel.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, config: "Architecture") -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.config = config
+        self.log_gamma = nn.Parameter(torch.tensor(math.log(0.25)))
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Rows and columns of an image."""
+        return self.config.image_shape
+
+    @property
+    def latent_dim(self) -> int:
+        """Dimension of the latent space."""
+        return self.config.latent_dim
+
+    @property
+    def variational(self) -> bool:
+        """Whether the encoder returns a distribution."""
+        return self.config.variational
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the mean images ``(B, n, m)`` of latent vectors ``(B, latent_dim)``."""
+        return self.decoder(z)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the (mean) latent vectors ``(B, latent_dim)`` of images ``(B, n, m)``."""
+        return self.encoder(x)[:, : self.latent_dim]
+
+    def encode_distribution(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of q(z | x), both ``(B, latent_dim)``.
+
+        Raises
+        ------
+        TypeError
+            If the model is not variational.
+        """
+        if not self.variational:
+            raise TypeError(
+                "encode_distribution needs a variational model, got one whose encoder returns points"
+            )
+        mean, log_std = self.encoder(x).chunk(2, dim=1)
+        return mean, log_std.exp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return G(E(x)), ``(B, n, m)``."""
+        return self.decode(self.encode(x))
+
+
+class Architecture(Protocol):
+    """What a configuration of an architecture offers."""
+
+    name: ClassVar[str]
+    image_shape: tuple[int, int]
+    latent_dim: int
+    variational: bool
+
+    def build(self) -> Autoencoder:
+        """Return a model with random weights (from torch's global generator)."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-able dictionary that `build` takes."""
+        ...
