@@ -23,56 +23,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from genreg._run import SCHEDULES, Run, Settings, loss
+from genreg._scores import evaluate, latent_statistics, range_error, whiten
 from genreg.networks import Autoencoder
 
-__all__ = ["SCHEDULES", "Sampler", "evaluate", "fit", "loss"]
+__all__ = ["SCHEDULES", "Sampler", "evaluate", "fit", "latent_statistics", "loss", "range_error", "whiten"]
 
 Sampler = Callable[..., Tensor]
 """A function ``sampler(n, *, seed)`` that draws images ``(n, rows, columns)``, such as
 `genreg.datasets.shapes`."""
-
-
-@torch.no_grad()
-def evaluate(model: Autoencoder, images: Tensor, *, batch_size: int = 500) -> dict[str, float]:
-    """Measure how well a model reconstructs images by encoding and decoding.
-
-    Parameters
-    ----------
-    model
-        The model; it is evaluated in evaluation mode and left in the mode it had.
-    images
-        Images ``(N, n, m)`` on the device of the model.
-    batch_size
-        Number of images in one batch.
-
-    Returns
-    -------
-    dict
-        ``psnr``, the mean over images of -10 log10(mse) in dB (data range 1); ``mse``, the mean squared error
-        per pixel; ``loss``, the objective of `fit` with weight 1, with z at the mean of q and the mean of the
-        divergences. For a variational model also ``kl``, the mean divergence in nats.
-    """
-    training = model.training
-    model.eval()
-    errors, divergences = [], []
-    for x in images.split(batch_size):
-        errors.append((model(x) - x).square().mean((1, 2)))
-        if model.variational:
-            mean, std = model.encode_distribution(x)
-            divergences.append((0.5 * (mean.square() + std.square() - 1) - std.log()).sum(1))
-    model.train(training)
-    mse = torch.cat(errors).double()
-    log_gamma = model.log_gamma.item()
-    value = images[0].numel() * (log_gamma + 0.5 * mse.mean().item() * math.exp(-2 * log_gamma))
-    scores = {
-        "psnr": (-10 * mse.clamp_min(1e-12).log10()).mean().item(),
-        "mse": mse.mean().item(),
-        "loss": value,
-    }
-    if divergences:
-        scores["kl"] = torch.cat(divergences).double().mean().item()
-        scores["loss"] += scores["kl"]
-    return scores
 
 
 def fit(

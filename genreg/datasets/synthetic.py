@@ -52,8 +52,9 @@ def shapes_plus(n: int, *, seed: int) -> Tensor:
     """Draw the images of `shapes` with a bright spot inside the disc.
 
     A generator trained on shapes can't produce the spot. It has radius 2 and value 1; its integer centre is
-    that of the disc plus an offset uniform in [-r/2, r/2]^2, rounded, r being the radius of the disc. It lies within the disc and above the
-    rectangle. ``shapes_plus(n, seed=s)`` and ``shapes(n, seed=s)`` differ in the spots alone.
+    that of the disc plus an offset uniform in [-r/2, r/2]^2, rounded, r being the radius of the disc. It lies
+    within the disc and above the rectangle. ``shapes_plus(n, seed=s)`` and ``shapes(n, seed=s)`` differ in
+    the spots alone.
 
     Parameters
     ----------

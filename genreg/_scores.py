@@ -1,0 +1,163 @@
+"""Scores of trained autoencoders, and the normalisation of their latent space."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from genreg._run import SCHEDULES
+from genreg.networks import Autoencoder
+
+__all__ = ["evaluate", "latent_statistics", "range_error", "whiten"]
+
+
+@torch.no_grad()
+def evaluate(model: Autoencoder, images: Tensor, *, batch_size: int = 500) -> dict[str, float]:
+    """Measure how well a model reconstructs images by encoding and decoding.
+
+    Parameters
+    ----------
+    model
+        The model; it is evaluated in evaluation mode and left in the mode it had.
+    images
+        Images ``(N, n, m)`` on the device of the model.
+    batch_size
+        Number of images in one batch.
+
+    Returns
+    -------
+    dict
+        ``psnr``, the mean over images of -10 log10(mse) in dB (data range 1); ``mse``, the mean squared error
+        per pixel; ``loss``, the objective of `fit` with weight 1, with z at the mean of q and the mean of the
+        divergences. For a variational model also ``kl``, the mean divergence in nats.
+    """
+    training = model.training
+    model.eval()
+    errors, divergences = [], []
+    for x in images.split(batch_size):
+        errors.append((model(x) - x).square().mean((1, 2)))
+        if model.variational:
+            mean, std = model.encode_distribution(x)
+            divergences.append((0.5 * (mean.square() + std.square() - 1) - std.log()).sum(1))
+    model.train(training)
+    mse = torch.cat(errors).double()
+    log_gamma = model.log_gamma.item()
+    value = images[0].numel() * (log_gamma + 0.5 * mse.mean().item() * math.exp(-2 * log_gamma))
+    scores = {
+        "psnr": (-10 * mse.clamp_min(1e-12).log10()).mean().item(),
+        "mse": mse.mean().item(),
+        "loss": value,
+    }
+    if divergences:
+        scores["kl"] = torch.cat(divergences).double().mean().item()
+        scores["loss"] += scores["kl"]
+    return scores
+
+
+@torch.no_grad()
+def latent_statistics(model: Autoencoder, images: Tensor) -> dict[str, list[float]]:
+    """Return mean and standard deviation of the aggregate posterior, the mixture of q(z | x) over images.
+
+    For a model that fits its prior they are near 0 and 1. Without a distribution the codes E(x) are counted.
+
+    Parameters
+    ----------
+    model
+        The model, in evaluation mode.
+    images
+        Images ``(N, n, m)``, at least two, on the device of the model.
+
+    Returns
+    -------
+    dict
+        ``mean`` and ``std``, lists of ``latent_dim`` numbers; for a variational model also ``posterior_std``,
+        the root of the mean variance of q(z | x).
+    """
+    if not model.variational:
+        codes = torch.cat([model.encode(x) for x in images.split(500)])
+        return {"mean": codes.mean(0).tolist(), "std": codes.std(0).tolist()}
+    mean, std = (torch.cat(t) for t in zip(*map(model.encode_distribution, images.split(500)), strict=True))
+    variance = std.square().mean(0)
+    return {
+        "mean": mean.mean(0).tolist(),
+        "std": (mean.var(0) + variance).sqrt().tolist(),
+        "posterior_std": variance.sqrt().tolist(),
+    }
+
+
+def range_error(
+    model: Autoencoder, images: Tensor, *, steps: int = 1000, lr: float = 0.02
+) -> dict[str, float]:
+    """Measure how near to images the range of the decoder comes, by descent in the latent space.
+
+    Minimises ||G(z) - x||^2 for each image by Adam from z = E(x), with a rate that falls to zero, and keeps
+    each image's best value.
+
+    Parameters
+    ----------
+    model
+        The model, in evaluation mode.
+    images
+        Images ``(N, n, m)`` on the device of the model, one batch.
+    steps
+        Number of steps.
+    lr
+        First step size.
+
+    Returns
+    -------
+    dict
+        ``range_psnr``, the mean over images of -10 log10(mse) in dB (data range 1), and ``range_mse``.
+    """
+    z = model.encode(images).detach().requires_grad_()
+    optimiser = torch.optim.Adam([z], lr=lr)
+    best = torch.full((len(images),), math.inf, device=images.device)
+    for step in range(steps + 1):
+        optimiser.param_groups[0]["lr"] = lr * SCHEDULES["cosine"](step / steps)
+        errors = (model.decode(z) - images).square().mean((1, 2))
+        best = torch.minimum(best, errors.detach())
+        (z.grad,) = torch.autograd.grad(errors.sum(), z)
+        optimiser.step()
+    best = best.double()
+    psnr = (-10 * best.clamp_min(1e-12).log10()).mean().item()
+    return {"range_psnr": psnr, "range_mse": best.mean().item()}
+
+
+@torch.no_grad()
+def whiten(model: Autoencoder, images: Tensor) -> None:
+    """Give the codes E(x) of images the mean 0 and the covariance I by an affine change of the latent space, in place.
+
+    With the mean m and the covariance L L' of the codes, the new encoder is L^{-1}(E(x) - m) and the new
+    decoder G(L z + m): G(E(x)) is unchanged, and the penalty ||z||^2 becomes meaningful for an autoencoder
+    without a prior. The change is absorbed in the encoder's last layer and the decoder's first.
+
+    Parameters
+    ----------
+    model
+        A model that is not variational, whose encoder ends and whose decoder begins with a dense layer.
+    images
+        Images ``(N, n, m)`` on the device of the model, with N above the latent dimension.
+
+    Raises
+    ------
+    TypeError
+        If the model is variational or its layers are of another kind.
+    """
+    last, first = (
+        list(model.encoder.modules())[-1],
+        next(m for m in model.decoder.modules() if not list(m.children())),
+    )
+    if model.variational or not (isinstance(last, nn.Linear) and isinstance(first, nn.Linear)):
+        raise TypeError(
+            "whiten needs a model that is not variational, with dense layers next to the latent space"
+        )
+    training = model.training
+    model.eval()
+    codes = torch.cat([model.encode(x) for x in images.split(500)]).double()
+    model.train(training)
+    mean = codes.mean(0)
+    factor = torch.linalg.cholesky(torch.cov(codes.T))
+    first.bias += (first.weight.double() @ mean).to(first.bias.dtype)
+    first.weight.copy_(first.weight.double() @ factor)
+    last.weight.copy_(torch.linalg.solve_triangular(factor, last.weight.double(), upper=False))
+    last.bias.copy_(torch.linalg.solve_triangular(factor, (last.bias - mean)[:, None], upper=False)[:, 0])

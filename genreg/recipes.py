@@ -1,0 +1,158 @@
+"""The recipes of the shipped weights: ``genreg train NAME`` makes them again.
+
+A recipe takes 10 to 25 minutes on one CPU core. Larger models are trained by the same two calls: build a
+configuration of `genreg.networks` with more channels or wider layers, and give `genreg.training.fit` more
+steps, on a GPU if there is one (put the model there; the images follow).
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genreg import weights
+from genreg.datasets import mnist, shapes
+from genreg.networks import Architecture, ConvConfig, DenseConfig
+from genreg.training import Sampler, evaluate, fit, latent_statistics, range_error, whiten
+
+__all__ = ["RECIPES", "Recipe", "train"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How shipped weights are made.
+
+    Parameters
+    ----------
+    architecture
+        Configuration of the model.
+    images
+        Function without arguments that returns the training images ``(N, n, m)`` or a sampler ``f(n, *,
+        seed)``.
+    validation, test
+        Functions without arguments that return held-out images: those whose scores the history shows, and
+        those of the score on the card.
+    data
+        What the images are, in words, for the card.
+    settings
+        Keyword arguments of `genreg.training.fit`.
+    whitened
+        Whether the latent space is normalised after the training (`genreg.training.whiten`); for models that
+        are not variational.
+    half
+        Whether the weights are stored in half precision.
+    """
+
+    architecture: Architecture
+    images: Callable[[], Tensor | Sampler]
+    validation: Callable[[], Tensor]
+    test: Callable[[], Tensor]
+    data: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    whitened: bool = False
+    half: bool = True
+
+
+def _mnist_part(part: slice) -> Tensor:
+    return mnist(train=True)[0][part]
+
+
+_SHAPES = "56 x 56 images of a disc and a rectangle (genreg.datasets.shapes), new ones in every step"
+_MNIST = "MNIST (LeCun, Cortes, Burges; CC BY-SA 3.0), the first 58,000 training images"
+_shapes_data = {
+    "images": lambda: shapes,
+    "validation": lambda: shapes(1000, seed=2**40),
+    "test": lambda: shapes(1000, seed=2**40 + 1),
+    "data": _SHAPES,
+}
+_mnist_data = {
+    "images": lambda: _mnist_part(slice(0, 58_000)),
+    "validation": lambda: _mnist_part(slice(58_000, 60_000)),
+    "test": lambda: mnist(train=False)[0],
+    "data": _MNIST,
+}
+
+RECIPES: dict[str, Recipe] = {
+    "mnist-vae-dense": Recipe(
+        architecture=DenseConfig(image_shape=(28, 28), latent_dim=8),
+        settings={"steps": 25_000, "batch_size": 128, "lr": 1e-3, "warmup": 500, "input_noise": 15 / 255},
+        **_mnist_data,
+    ),
+}
+"""The recipes by the name of the weights."""
+
+
+def train(
+    name: str,
+    out: str | os.PathLike[str] = ".",
+    resume: bool = False,
+    *,
+    device: torch.device | str = "cpu",
+    quick: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Train a model by a recipe and write its weights and card.
+
+    Parameters
+    ----------
+    name
+        Name of the recipe, a key of `RECIPES`.
+    out
+        Folder for ``NAME.safetensors``, ``NAME.json`` and, until the run is complete, ``NAME.checkpoint``.
+    resume
+        Whether to continue from the checkpoint in `out`, if there is one.
+    device
+        Device to train on.
+    quick
+        Whether to train for 20 steps only, to try things out; the card says so.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    Path
+        The safetensors file, which `genreg.weights.load` reads.
+
+    Raises
+    ------
+    ValueError
+        If there is no such recipe, or the checkpoint belongs to a run with other settings.
+    FileNotFoundError
+        If the training images are missing (`genreg.datasets.mnist`).
+    """
+    if name not in RECIPES:
+        raise ValueError(f"name must be one of {sorted(RECIPES)}, got {name!r}")
+    recipe = RECIPES[name]
+    settings = {"seed": 0, **recipe.settings} | ({"steps": 20} if quick else {})
+    checkpoint = Path(out) / f"{name}.checkpoint"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings["seed"])
+        model = recipe.architecture.build().to(device)
+    images, validation, test = recipe.images(), recipe.validation(), recipe.test().to(device)
+    card = fit(
+        model,
+        images,
+        validation=validation,
+        checkpoint=checkpoint,
+        resume=resume,
+        progress=progress,
+        **settings,
+    )
+    if recipe.whitened:
+        whiten(model, (images if isinstance(images, Tensor) else images(10_000, seed=2**40 + 2)).to(device))
+    score = evaluate(model, test) | range_error(model, test[:100])
+    card = {
+        "name": name,
+        "data": recipe.data,
+        "quick": quick,
+        **card,
+        "latent": latent_statistics(model, test),
+    }
+    card["score"] = {**score, "images": len(test), "range_images": min(100, len(test))}
+    file, _ = weights.save(Path(out) / name, model, card, half=recipe.half)
+    checkpoint.unlink()
+    return file
