@@ -1,1 +1,35 @@
-"""TODO."""
+"""ODL operators, and the bridge between ODL and torch.
+
+ODL is the language in which a problem is written, torch the engine on which it runs; `to_torch` translates.
+"""
+
+from genreg.operators import _repairs  # noqa: F401  # first: imports odl, undoes its side effects, repairs it
+from genreg.operators.bridge import (
+    TorchFunctional,
+    TorchOperator,
+    check_tensor,
+    lower,
+    riesz,
+    to_element,
+    to_tensor,
+    to_torch,
+    torch_device,
+    torch_dtype,
+    weight,
+)
+
+from genreg.operators import fallback, lowering  # noqa: F401  # isort: skip  # register in `lower`
+
+__all__ = [
+    "TorchFunctional",
+    "TorchOperator",
+    "check_tensor",
+    "lower",
+    "riesz",
+    "to_element",
+    "to_tensor",
+    "to_torch",
+    "torch_device",
+    "torch_dtype",
+    "weight",
+]

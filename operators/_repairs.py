@@ -1,0 +1,3 @@
+"""Importing ODL without its side effects."""
+
+import odl  # noqa: F401

@@ -1,0 +1,1 @@
+"""Native lowerings of ODL's operators."""

@@ -1,0 +1,327 @@
+r"""ODL spaces and elements as torch sees them: layouts, conversions and weights.
+
+An ODL element is one sample; a batch exists only in torch. The tensors that stand for a batch of elements of
+a space carry any number of leading batch axes in front of the axes of the space:
+
+====================================  =====================================================================
+space                                 tensors
+====================================  =====================================================================
+``rn``, ``cn``, ``uniform_discr``     one tensor ``(*batch, *space.shape)``
+a field (range of a functional)       one tensor ``(*batch,)``
+power space ``X**n``                  one tensor ``(*batch, n, *X.shape)``, also for powers of powers
+any other product space               a tuple with one entry per part, nested likewise
+====================================  =====================================================================
+
+The inner product of a space is :math:`\langle x, y\rangle = \sum w\, x\, \bar y` with a weight :math:`w`, the
+cell volume for a `uniform_discr`. ODL's gradients are Riesz representers in this inner product, autograd's
+are not: ``riesz(space, g) = g / w`` turns the latter into the former.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import odl
+import torch
+from odl.core.set import Field
+from odl.core.set.space import LinearSpaceElement
+from odl.core.space.base_tensors import TensorSpace
+from torch import Tensor
+
+__all__ = [
+    "check_tensor",
+    "is_stacked",
+    "join",
+    "riesz",
+    "space_shape",
+    "split",
+    "to_element",
+    "to_tensor",
+    "torch_device",
+    "torch_dtype",
+    "weight",
+]
+
+Tensors = Tensor | tuple["Tensors", ...]  # one tensor, or a nested tuple for a product space
+Space = Any  # odl.core.set.LinearSpace or Field; ODL ships no type information
+
+
+def is_stacked(space: Space) -> bool:
+    """Whether one tensor stands for an element of `space` (rather than a tuple of tensors)."""
+    if isinstance(space, odl.ProductSpace):
+        return len(space) > 0 and space.is_power_space and is_stacked(space[0])
+    return isinstance(space, TensorSpace | Field)
+
+
+def space_shape(space: Space) -> tuple[int, ...]:
+    """Shape of the single tensor that stands for one element of a stacked `space`; ``()`` for a field.
+
+    Raises
+    ------
+    TypeError
+        If elements of `space` are tuples of tensors, or no tensors at all.
+    """
+    if not is_stacked(space):
+        raise TypeError(f"`space` must be a tensor space, a field or a power space of these, got {space!r}")
+    return () if isinstance(space, Field) else tuple(space.shape)
+
+
+def split(space: Space, t: Tensors) -> tuple[Tensors, ...]:
+    """Parts of the tensor(s) `t` of a product space, one per part of `space`."""
+    return t.unbind(-len(space_shape(space))) if is_stacked(space) else t
+
+
+def join(space: Space, parts: list[Tensors] | tuple[Tensors, ...]) -> Tensors:
+    """Inverse of `split`: one stacked tensor for a power space, a tuple otherwise."""
+    return torch.stack(list(parts), -len(space_shape(space))) if is_stacked(space) else tuple(parts)
+
+
+def torch_dtype(space: Space) -> torch.dtype:
+    """Torch data type of the elements of `space`; of the first part for a product space."""
+    if isinstance(space, Field):
+        return torch.complex128 if space == odl.ComplexNumbers() else torch.float64
+    return (
+        torch_dtype(space[0])
+        if isinstance(space, odl.ProductSpace)
+        else getattr(torch, space.dtype_identifier)
+    )
+
+
+def torch_device(space: Space) -> torch.device:
+    """Torch device of the elements of `space`; of the first part for a product space."""
+    if isinstance(space, odl.ProductSpace):
+        return torch_device(space[0])
+    return torch.device("cpu" if isinstance(space, Field) else space.device)
+
+
+def to_tensor(x: Any) -> Tensors:
+    """Return the tensor(s) of an ODL element, without batch axes.
+
+    Memory is shared with elements of tensor spaces, numpy or pytorch, where the layout allows it. Elements of
+    power spaces are stacked, which copies.
+
+    Parameters
+    ----------
+    x : odl element or number
+        Element of a tensor space, field or product space.
+
+    Returns
+    -------
+    Tensor or tuple
+        Tensors in the layout of the module docstring, detached from autograd.
+
+    Raises
+    ------
+    TypeError
+        If `x` is neither an element nor a number.
+    """
+    if isinstance(x, int | float | complex):
+        return torch.tensor(x, dtype=torch.complex128 if isinstance(x, complex) else torch.float64)
+    if not isinstance(x, LinearSpaceElement):
+        raise TypeError(f"`x` must be an element of an ODL space, got {type(x).__name__}")
+    if isinstance(x.space, odl.ProductSpace):
+        return join(x.space, [to_tensor(part) for part in x])
+    data = x.data
+    if isinstance(data, Tensor):
+        return data.detach()
+    if not data.flags.writeable or min(data.strides, default=0) < 0:
+        data = data.copy()  # torch has neither read-only tensors nor negative strides
+    return torch.from_numpy(data)
+
+
+def to_element(space: Space, t: Tensors) -> Any:
+    """Return the element of `space` that holds the tensor(s) `t`, which have no batch axes.
+
+    Memory is shared where backend, device and data type allow it, so later writes to `t` show in the element.
+
+    Parameters
+    ----------
+    space : odl space or field
+        Space of the element; a field gives a Python number.
+    t : Tensor or tuple
+        Tensor(s) of one element, in the layout of the module docstring.
+
+    Returns
+    -------
+    odl element or number
+        Elements hold tensors detached from autograd.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `t` does not fit the space.
+    """
+    if check_tensor(t, space, "t", any_device=True) != ():
+        shape = tuple(t.shape) if isinstance(t, Tensor) else [tuple(part.shape) for part in t]
+        raise ValueError(f"`t` must hold one element of {space!r} without batch axes, got shape {shape}")
+    return _element(space, t)
+
+
+def _element(space: Space, t: Tensors) -> Any:
+    if isinstance(space, Field):
+        return space.element(t.item())
+    if isinstance(space, odl.ProductSpace):
+        parts = zip(space.spaces, split(space, t), strict=True)
+        return space.element([_element(s, part) for s, part in parts], copy=False)
+    t = t.detach().to(torch_device(space), torch_dtype(space)).resolve_conj().resolve_neg()
+    return space.element(t if space.impl == "pytorch" else t.numpy())
+
+
+def check_tensor(t: Any, space: Space, name: str, *, any_device: bool = False) -> tuple[int, ...]:
+    """Check that `t` holds a batch of elements of `space`, and return the batch shape.
+
+    Parameters
+    ----------
+    t : Tensor or tuple
+        What the user passed.
+    space : odl space or field
+        The space it has to fit.
+    name : str
+        Name of the argument, for the error message.
+    any_device : bool, optional
+        Accept tensors on another device than the one of a pytorch-backed space.
+
+    Returns
+    -------
+    tuple of int
+        The leading batch axes, common to all parts.
+
+    Raises
+    ------
+    TypeError
+        If `t` is not a tensor (or tuple of tensors for a product space), or real where the space is complex
+        or the other way round, or of integers.
+    ValueError
+        If trailing axes, number of parts, batch axes or device do not fit.
+    """
+    if not is_stacked(space):
+        if not isinstance(space, odl.ProductSpace):
+            raise TypeError(f"`space` must be a tensor space, a field or a product of these, got {space!r}")
+        if not isinstance(t, tuple | list) or len(t) != len(space):
+            got = f"{len(t)} of them" if isinstance(t, tuple | list) else _describe(t)
+            raise (ValueError if isinstance(t, tuple | list) else TypeError)(
+                f"`{name}` must be a tuple of {len(space)} tensors, one per part of its space, got {got}"
+            )
+        pairs = enumerate(zip(t, space.spaces, strict=True))
+        batches = [check_tensor(part, s, f"{name}[{i}]", any_device=any_device) for i, (part, s) in pairs]
+        if len(set(batches)) > 1:
+            raise ValueError(f"the parts of `{name}` must have the same batch axes, got {batches}")
+        return batches[0] if batches else ()
+    if not isinstance(t, Tensor):
+        raise TypeError(f"`{name}` must be a torch tensor, got {_describe(t)}")
+    shape = space_shape(space)
+    k = len(shape)
+    if t.ndim < k or tuple(t.shape[t.ndim - k :]) != shape:
+        raise ValueError(f"`{name}` must have shape (*batch, *{shape}), got {tuple(t.shape)}")
+    dtype = torch_dtype(space)
+    if t.is_complex() != dtype.is_complex or not (t.is_complex() or t.is_floating_point()):
+        kind = "complex" if dtype.is_complex else "real floating point"
+        raise TypeError(f"`{name}` must be {kind} like its space ({dtype}), got {t.dtype}")
+    if (
+        not any_device
+        and getattr(_base(space), "impl", None) == "pytorch"
+        and t.device != torch_device(space)
+    ):
+        raise ValueError(f"`{name}` must be on {torch_device(space)} like its space, got {t.device}")
+    return tuple(t.shape[: t.ndim - k])
+
+
+def weight(space: Space) -> float | Tensor | tuple:
+    r"""Return the weight :math:`w` of the inner product :math:`\langle x, y\rangle = \sum w\, x\, \bar y`.
+
+    Returns
+    -------
+    float, Tensor or tuple
+        A number where the weight is constant, else a tensor that broadcasts against the elements; a tuple of
+        these for a product space that is not a power space. Weights of the product space itself are
+        multiplied in.
+
+    Raises
+    ------
+    NotImplementedError
+        If the inner product has no such form: exponents other than 2, matrix weights, custom inner products.
+    """
+    if isinstance(space, Field):
+        return 1.0
+    w = space.weighting
+    if getattr(w, "exponent", 2.0) != 2.0 or not (hasattr(w, "const") or hasattr(w, "array")):
+        raise NotImplementedError(f"{space!r} has no inner product with a weight: {w!r}")
+    if isinstance(space, odl.ProductSpace):
+        return _product_weight(space)
+    constant = float(w.const) if hasattr(w, "const") else _weight_tensor(w.array, space)
+    if getattr(space, "is_uniformly_weighted", True) or not getattr(space, "is_uniform", False):
+        return constant
+    # Nodes on the boundary: the outermost cells count by the fraction that lies inside the domain.
+    for axis, (left, right) in enumerate(space.partition.boundary_cell_fractions):
+        line = torch.ones(space.shape[axis], dtype=torch_dtype(space).to_real(), device=torch_device(space))
+        line[0] *= left
+        line[-1] *= right
+        constant = constant * line.reshape([-1 if a == axis else 1 for a in range(space.ndim)])
+    return constant
+
+
+def _product_weight(space: Space) -> float | Tensor | tuple:
+    n, w = len(space), space.weighting
+    outer = [float(w.const)] * n if hasattr(w, "const") else [float(o) for o in w.array]
+    if not is_stacked(space):
+        return tuple(_scaled(o, weight(s)) for o, s in zip(outer, space.spaces, strict=True))
+    inner = weight(space[0])
+    if len(set(outer)) == 1:
+        return _scaled(outer[0], inner)
+    column = torch.tensor(outer, dtype=torch_dtype(space).to_real(), device=torch_device(space))
+    return inner * column.reshape(-1, *(1,) * (len(space.shape) - 1))
+
+
+def _scaled(scale: float, w: float | Tensor | tuple) -> float | Tensor | tuple:
+    return tuple(_scaled(scale, part) for part in w) if isinstance(w, tuple) else scale * w
+
+
+def _weight_tensor(array: Any, space: Space) -> Tensor:
+    array = array.data if isinstance(array, LinearSpaceElement) else array
+    return torch.as_tensor(array, dtype=torch_dtype(space).to_real(), device=torch_device(space))
+
+
+def tree_map(fn: Callable[..., Tensor], *trees: Any) -> Any:
+    """Apply `fn` to the tensors of equally nested trees; leaves of the first tree decide the nesting."""
+    if isinstance(trees[0], tuple | list):
+        return tuple(tree_map(fn, *parts) for parts in zip(*trees, strict=True))
+    return fn(*trees)
+
+
+def riesz(space: Space, g: Tensors) -> Tensors:
+    r"""Turn a Euclidean (autograd) gradient into the Riesz gradient of ODL.
+
+    ODL's gradient :math:`g_R` satisfies :math:`f'(x)h = \mathrm{Re}\langle g_R, h\rangle_X`, autograd's
+    satisfies :math:`f'(x)h = \mathrm{Re}\sum \bar g h`; hence :math:`g_R = g / w`, the weights of product
+    spaces included.
+
+    Parameters
+    ----------
+    space : odl space
+        Space of the variable.
+    g : Tensor or tuple
+        Autograd's gradient(s), with any batch axes.
+
+    Returns
+    -------
+    Tensor or tuple
+        The Riesz gradient(s), of the same shape; `g` itself where the weight is 1.
+    """
+    w = weight(space)
+    if isinstance(w, float):
+        return g if w == 1.0 else g / w
+    return tree_map(torch.div, g, w)
+
+
+def _base(space: Space) -> Space:
+    return _base(space[0]) if isinstance(space, odl.ProductSpace) else space
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"a numpy array of shape {value.shape}"
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return "an ODL element" if isinstance(value, LinearSpaceElement) else type(value).__name__
