@@ -17,6 +17,7 @@ from genreg.operators.bridge import (
     torch_dtype,
     weight,
 )
+from genreg.operators.ray import ray_transform
 
 from genreg.operators import fallback, lowering  # noqa: F401  # isort: skip  # register in `lower`
 
@@ -25,6 +26,7 @@ __all__ = [
     "TorchOperator",
     "check_tensor",
     "lower",
+    "ray_transform",
     "riesz",
     "to_element",
     "to_tensor",
