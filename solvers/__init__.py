@@ -1,1 +1,32 @@
-"""TODO."""
+"""Solvers on batched torch, with ODL at the door.
+
+Every solver takes ODL functionals and elements, or tensors with a leading batch axis, and returns one `Solution`, in which
+every sample has its own value, status and history.
+"""
+
+from genreg.solvers.descent import alternating_gradient_descent, gradient_descent, palm
+from genreg.solvers.driver import Iterate
+from genreg.solvers.krylov import conjugate_gradient, rough_reconstruction
+from genreg.solvers.line_search import Backtracking
+from genreg.solvers.morozov import Choice, Trial, morozov
+from genreg.solvers.objective import Objective, SaddlePoint
+from genreg.solvers.primal_dual import pdhg
+from genreg.solvers.solution import Solution, Status
+
+__all__ = [
+    "Backtracking",
+    "Choice",
+    "Iterate",
+    "Objective",
+    "SaddlePoint",
+    "Solution",
+    "Status",
+    "Trial",
+    "alternating_gradient_descent",
+    "conjugate_gradient",
+    "gradient_descent",
+    "morozov",
+    "palm",
+    "pdhg",
+    "rough_reconstruction",
+]

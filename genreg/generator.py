@@ -1,0 +1,155 @@
+r"""Generators: trained models as ODL operators from the latent space to images, :math:`G: Z \to X`."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import odl
+import torch
+from torch import Tensor, nn
+
+from genreg import weights
+from genreg.operators import NetworkOperator, torch_device, torch_dtype
+
+__all__ = ["Decoded", "Generator", "load_generator"]
+
+
+class _Decoder(nn.Module):
+    """The mean image of a model as a module ``(B, latent_dim)`` to ``(B, *shape)``; a channel axis of one is dropped."""
+
+    def __init__(self, model: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.shape = shape
+        self.decode = getattr(model, "decode", model)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.decode(z)
+        return x.squeeze(1) if x.ndim == len(self.shape) + 2 and x.shape[1] == 1 else x
+
+
+@dataclass(frozen=True)
+class Decoded:
+    r"""What a generator says about an image, given z: :math:`x \sim N(\mathrm{mean}, \mathrm{std}^2 I)`.
+
+    Attributes
+    ----------
+    mean : Tensor
+        G(z), ``(B, *shape)``.
+    std : float or None
+        Standard deviation γ of a pixel, where the model has learned one.
+    """
+
+    mean: Tensor
+    std: float | None
+
+
+class Generator(NetworkOperator):
+    r"""A trained decoder as an ODL operator :math:`G: Z \to X`, with its encoder where it has one.
+
+    ``G(z)``, ``G.derivative(z)`` and its ``adjoint`` are those of an ODL operator; `decode` and `encode` work on batches of
+    tensors. The model is put in evaluation mode and its parameters are frozen. If the space has another data type
+    or device than the model, a converted copy is used.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        With ``decode(z)`` (or a plain decoder, called as it is) from ``(B, latent_dim)`` to ``(B, *range.shape)`` or
+        ``(B, 1, *range.shape)``; optionally ``encode(x)`` back, and the logarithm ``log_gamma`` of the decoder's standard deviation.
+    range : ODL space
+        The image space X, for example a `uniform_discr`. Images are in the model's units, [0, 1] for the shipped models.
+    latent_dim : int, optional
+        dim Z, where the model has no attribute of that name.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no module or `range` no tensor space.
+    ValueError
+        If the latent dimension is unknown or not positive, or the model's images do not fit the space.
+    """
+
+    def __init__(self, model: nn.Module, range: Any, *, latent_dim: int | None = None) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        if isinstance(range, odl.ProductSpace) or not hasattr(range, "dtype"):
+            raise TypeError(f"range must be an ODL tensor or function space, got {range!r}")
+        dim = getattr(model, "latent_dim", None) if latent_dim is None else latent_dim
+        if not isinstance(dim, int) or dim < 1:
+            raise ValueError(f"latent_dim must be a positive integer, given or an attribute of the model; got {dim!r}")
+        dtype, device = torch_dtype(range), torch_device(range)
+        parameter = next(iter(model.parameters()), None)
+        if parameter is not None and (parameter.dtype != dtype or parameter.device != device):
+            model = copy.deepcopy(model).to(device=device, dtype=dtype)
+        domain = odl.rn(dim, dtype=range.dtype_identifier, impl=range.impl, device=range.device)
+        super().__init__(_Decoder(model, tuple(range.shape)), domain, range)
+
+        self.card: dict[str, Any] = {}
+
+    @property
+    def model(self) -> nn.Module:
+        """The model, in evaluation mode."""
+        return self.module.model
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the model can encode images."""
+        return hasattr(self.model, "encode")
+
+    def decode(self, z: Tensor) -> Decoded:
+        """The distribution of the image given z, ``(B, latent_dim)``; differentiable in z."""
+        log_gamma = getattr(self.model, "log_gamma", None)
+        return Decoded(self.module(z), None if log_gamma is None else float(torch.as_tensor(log_gamma).exp()))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Mean latent vectors ``(B, latent_dim)`` of images ``(B, *range.shape)``.
+
+        Raises
+        ------
+        NotImplementedError
+            If the model has no encoder.
+        """
+        if not self.has_encoder:
+            raise NotImplementedError(f"the model {type(self.model).__name__} has no encoder (a method encode)")
+        with torch.no_grad():
+            return self.model.encode(x)
+
+    def sample(self, n: int, *, seed: int) -> Tensor:
+        """Mean images ``(n, *range.shape)`` of n draws of z ~ N(0, I)."""
+        generator = torch.Generator().manual_seed(seed)
+        z = torch.randn((n, *self.domain.shape), generator=generator, dtype=torch_dtype(self.domain))
+        with torch.no_grad():
+            return self.module(z.to(torch_device(self.domain)))
+
+    def __repr__(self) -> str:
+        return f"Generator({type(self.model).__name__}, {self.domain!r} -> {self.range!r})"
+
+
+def load_generator(name_or_path: str | Path, range: Any) -> Generator:
+    """Load a trained generator that comes with the package, or from a file.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        Name of shipped weights (``"shapes-vae"``, ``"shapes-ae"``, ``"mnist-vae"``, ``"mnist-vae-dense"``, ``"disc-vae"``), or the path of a
+        ``.safetensors`` file with its card beside it, as `genreg.weights.save` writes it.
+    range : ODL space
+        The image space X; its shape must be that of the model's images.
+
+    Returns
+    -------
+    Generator
+        ``G.card`` holds the card: data, architecture, training settings and scores.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the weights are unknown, missing, truncated or altered, or the images do not fit the space.
+    """
+    model, card = weights.load(name_or_path)
+    G = Generator(model, range)
+    G.card = card
+    return G

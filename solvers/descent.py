@@ -1,0 +1,141 @@
+r"""Descent over blocks: gradient descent, alternating descent and PALM.
+
+All solve :math:`\min_v H(v) + \sum_i g_i(v_i)` with a line search for every sample and block. They differ in the number of
+blocks and in whether the :math:`g_i` are there.
+
+References
+----------
+M. Duff, N. D. F. Campbell, M. J. Ehrhardt (2021), Regularising inverse problems with generative machine learning
+models, arXiv:2107.11191, algorithms 1-3.
+J. Bolte, S. Sabach, M. Teboulle (2014), Proximal alternating linearized minimization,
+doi:10.1007/s10107-013-0701-9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from odl.functionals import Functional
+
+from genreg.solvers.door import enter
+from genreg.solvers.driver import Callback, run
+from genreg.solvers.line_search import Backtracking
+from genreg.solvers.objective import Objective
+from genreg.solvers.solution import Solution
+from genreg.solvers.updates import ProxGradient
+
+__all__ = ["alternating_gradient_descent", "gradient_descent", "palm"]
+
+
+def gradient_descent(
+    objective: Objective | Functional,
+    init: Any,
+    *,
+    max_iter: int = 500,
+    tol: float = 1e-4,
+    line_search: Backtracking | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Gradient descent with backtracking (Duff et al., algorithm 1): :math:`v \leftarrow v - \tau \nabla H(v)`.
+
+    Parameters
+    ----------
+    objective : Functional or Objective
+        H, differentiable. An ODL functional is lowered to torch.
+    init : ODL element, Tensor or dict of one of them
+        Starting point; a tensor may have a leading batch axis.
+    max_iter : int
+        Accepted steps.
+    tol : float
+        A sample has converged when :math:`\|\nabla H(v)\| (1 + \|v\|) / |H(v)|` is at most this.
+    line_search : Backtracking, optional
+        By default the spectral rule; ``Backtracking()`` is the rule of algorithm 1 itself.
+    callback : callable, optional
+        Called with an `Iterate` after every iteration; a true answer ends the run.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Solution
+        Its blocks have the names of `init`, or ``"v"`` if `init` is no dict.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
+    NotImplementedError
+        If the objective is not differentiable.
+    """
+    return _descend(
+        objective, init, 1, False, max_iter, tol, line_search or Backtracking(spectral=True), callback, progress
+    )
+
+
+def alternating_gradient_descent(
+    objective: Objective | Functional,
+    init: Any,
+    *,
+    max_iter: int = 500,
+    tol: float = 1e-4,
+    line_search: Backtracking | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Gradient steps in every block in turn (Duff et al., algorithm 2).
+
+    Parameters and results are those of `gradient_descent`, with `init` a dict of blocks in the order of the parts of
+    the functional's domain. By default the line search grows its step after a success.
+    """
+    return _descend(objective, init, None, False, max_iter, tol, line_search or Backtracking(), callback, progress)
+
+
+def palm(
+    objective: Objective | Functional,
+    init: Any,
+    *,
+    max_iter: int = 500,
+    tol: float = 1e-4,
+    line_search: Backtracking | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Proximal alternating linearised minimisation with backtracking (Duff et al., algorithm 3).
+
+    In every block in turn :math:`v_i \leftarrow \mathrm{prox}_{\tau g_i}(v_i - \tau \nabla_i H(v))`; with a single
+    block this is proximal gradient descent. Parameters and results are those of `gradient_descent`, with `init` a dict
+    of blocks. Terms of a functional that have no gradient must have a prox on one block.
+    """
+    return _descend(objective, init, None, True, max_iter, tol, line_search or Backtracking(), callback, progress)
+
+
+def _descend(
+    objective: Objective | Functional,
+    init: Any,
+    blocks: int | None,
+    prox: bool,
+    max_iter: int,
+    tol: float,
+    line_search: Backtracking,
+    callback: Callback | None,
+    progress: bool,
+) -> Solution:
+    names = tuple(init) if isinstance(init, Mapping) else ("v",)
+    if not isinstance(objective, Objective):
+        objective = Objective.from_odl(objective, names)
+    if blocks is not None and len(objective.spaces) != blocks:
+        raise ValueError(f"objective must have {blocks} block for this solver, got {list(objective.spaces)}")
+    if objective.proximable and not prox:
+        raise NotImplementedError(
+            f"objective must be differentiable for this solver, got terms without a gradient in {list(objective.proximable)}; "
+            "palm takes them by their prox"
+        )
+    if not isinstance(init, Mapping) and len(objective.spaces) == 1:
+        init = dict.fromkeys(objective.spaces, init)
+    door = enter(init, objective.spaces)
+    updates = dict.fromkeys(objective.spaces, ProxGradient(line_search))
+    return run(
+        objective, door, updates, max_iter=max_iter, tol=tol, callback=callback, progress=progress, description="descent"
+    )

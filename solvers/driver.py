@@ -1,0 +1,205 @@
+"""The one loop of the block solvers: it owns the stopping, the callbacks, the history and the shrinking batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from genreg.solvers.door import Door
+from genreg.solvers.objective import Blocks, Objective
+from genreg.solvers.solution import Solution, Status
+from genreg.solvers.updates import State, Update
+
+__all__ = ["Callback", "Iterate", "check_stopping", "run"]
+
+# A batch is compacted when fewer than this share of its samples still run: copying costs about as much as a step.
+_COMPACT_BELOW = 0.75
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """What a callback sees after every iteration.
+
+    Attributes
+    ----------
+    iteration : int
+        Number of the iteration, from 1.
+    blocks : dict of str to Tensor
+        Current iterates of the samples in `samples`.
+    value, residual : Tensor
+        Objective and residual of those samples.
+    samples : Tensor
+        Their numbers in the batch; finished samples may have been left out.
+    """
+
+    iteration: int
+    blocks: Blocks
+    value: Tensor
+    residual: Tensor
+    samples: Tensor
+
+
+Callback = Callable[[Iterate], Any]
+"""Called after every iteration; a true return value ends the run."""
+
+
+def check_stopping(max_iter: int, tol: float) -> None:
+    """Raise ValueError unless ``max_iter`` is a non-negative integer and ``tol`` a non-negative number."""
+    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 0:
+        raise ValueError(f"max_iter must be a non-negative integer, got {max_iter!r}")
+    if not tol >= 0:
+        raise ValueError(f"tol must be a non-negative number, got {tol!r}")
+
+
+class _Record:
+    """Results of the whole batch, filled in as samples end, and their history."""
+
+    def __init__(self, state: State) -> None:
+        self.blocks = {name: v.clone() for name, v in state.blocks.items()}
+        self.value = state.value.clone()
+        self.residual = torch.full_like(self.value, torch.inf)
+        self.status = torch.full_like(self.value, Status.RUNNING, dtype=torch.int64)
+        self.iterations = torch.zeros_like(self.status)
+        self.calls = torch.ones_like(self.status)
+        self.values = [self.value.clone()]
+        self.residuals = [self.residual.clone()]
+
+    def write(self, index: Tensor, state: State, status: Tensor, iterations: Tensor, calls: int) -> None:
+        for name, v in state.blocks.items():
+            self.blocks[name][index] = v
+        self.value[index], self.residual[index] = state.value, state.residual
+        self.status[index], self.iterations[index], self.calls[index] = status, iterations, calls
+
+    def remember(self, index: Tensor, state: State) -> None:
+        value, residual = self.values[-1].clone(), self.residuals[-1].clone()
+        value[index], residual[index] = state.value, state.residual
+        self.values.append(value)
+        self.residuals.append(residual)
+
+
+def _start(objective: Objective, blocks: Blocks, updates: Mapping[str, Update]) -> State:
+    for name, g in objective.proximable.items():
+        outside = ~torch.isfinite(g(blocks[name]))
+        if outside.any():  # an indicator: start from the projection
+            blocks = {**blocks, name: blocks[name].clone()}
+            blocks[name][outside] = g.take(outside).prox(blocks[name][outside], 1.0)
+    smooth, gradients = objective.value_and_gradient(blocks)
+    return State(
+        blocks=blocks,
+        gradients=gradients,
+        smooth=smooth,
+        proximable={name: g(blocks[name]) for name, g in objective.proximable.items()},
+        steps={name: update.line_search.first_step(gradients[name]) for name, update in updates.items()},
+        residuals={name: torch.full_like(smooth, torch.inf) for name in updates},
+        rejections=torch.zeros_like(smooth, dtype=torch.int64),
+    )
+
+
+def run(
+    objective: Objective,
+    door: Door,
+    updates: Mapping[str, Update],
+    *,
+    max_iter: int,
+    tol: float,
+    callback: Callback | None = None,
+    progress: bool = True,
+    description: str = "",
+) -> Solution:
+    """Apply the updates in turn until every sample has ended.
+
+    Parameters
+    ----------
+    objective : Objective
+        The problem.
+    door : Door
+        Initial blocks, and the way back to the caller's kind of data.
+    updates : dict of str to Update
+        The block each update moves, in the order of their turns.
+    max_iter : int
+        Accepted iterations of a sample after which it ends.
+    tol : float
+        A sample has converged when its residual is at most this.
+    callback : callable, optional
+        See `Callback`.
+    progress : bool
+        Show a progress bar.
+    description : str
+        Label of the progress bar.
+
+    Returns
+    -------
+    Solution
+        ``history`` has ``value`` and ``residual``.
+    """
+    check_stopping(max_iter, tol)
+    began = time.perf_counter()
+    state = _start(objective, door.blocks, updates)
+    record = _Record(state)
+    index = torch.arange(state.smooth.shape[0], device=state.smooth.device)
+    iterations = torch.zeros_like(index)
+    status = torch.where(torch.isfinite(state.value), Status.RUNNING, Status.NON_FINITE)
+    limit = max(update.line_search.max_trials for update in updates.values())
+
+    if max_iter == 0:
+        status = torch.where(status == Status.RUNNING, Status.MAX_ITER, status)
+    active = torch.ones_like(status, dtype=torch.bool)  # as opposed to ended, and written down
+    trips = 0
+    with tqdm(total=max_iter, desc=description, disable=not progress, leave=False) as bar:
+        while True:
+            running = status == Status.RUNNING
+            if (ended := active & ~running).any():
+                at = ended.nonzero().squeeze(1)
+                record.write(index[at], state.take(at), status[at], iterations[at], 1 + trips * len(updates))
+            if not running.any():
+                break
+            if running.float().mean() < _COMPACT_BELOW:
+                keep = running.nonzero().squeeze(1)
+                state, objective = state.take(keep), objective.take(keep)
+                index, iterations, status = index[keep], iterations[keep], status[keep]
+                running = torch.ones_like(keep, dtype=torch.bool)
+            active = running
+
+            before = state
+            for block, update in updates.items():
+                state = update(objective, state, block)
+            trips += 1
+            if not running.all():
+                state = state.where(running, before)
+            iterations = iterations + (running & (state.rejections == 0))
+            record.remember(index, state)
+            status = torch.where(running, _judge(state, iterations, max_iter=max_iter, tol=tol, limit=limit), status)
+
+            bar.update(int(iterations.max()) - bar.n)
+            if callback and callback(Iterate(trips, state.blocks, state.value, state.residual, index)):
+                status = torch.where(status == Status.RUNNING, Status.STOPPED, status)
+
+    return Solution(
+        blocks=door.leave(record.blocks),
+        value=door.per_sample(record.value),
+        status=door.per_sample(record.status),
+        iterations=door.per_sample(record.iterations),
+        operator_calls=door.per_sample(record.calls),
+        time=time.perf_counter() - began,
+        history={
+            "value": door.per_sample(torch.stack(record.values), axis=1),
+            "residual": door.per_sample(torch.stack(record.residuals), axis=1),
+        },
+    )
+
+
+def _judge(state: State, iterations: Tensor, *, max_iter: int, tol: float, limit: int) -> Tensor:
+    """Status of every sample after an iteration."""
+    finite = torch.isfinite(state.residual)
+    verdict = torch.full_like(iterations, Status.RUNNING)
+    verdict[iterations >= max_iter] = Status.MAX_ITER
+    verdict[state.rejections >= limit] = Status.STALLED
+    verdict[(state.rejections >= limit) & ~finite] = Status.NON_FINITE
+    verdict[finite & (state.residual <= tol)] = Status.CONVERGED
+    return verdict

@@ -1,0 +1,120 @@
+r"""Backtracking line search, for every sample of a batch by itself.
+
+A trial point is :math:`v^+ = \mathrm{prox}_{\tau g}(v - \tau \nabla H(v))`, with :math:`d = v^+ - v`. Two rules:
+
+*growth* (the default of the proximal algorithms): accept when
+
+.. math:: H(v^+) \le H(v) + \langle \nabla H(v), d \rangle + \tfrac{1}{2 \tau} \|d\|^2,
+
+which without a prox is the condition of algorithms 1 and 2 of Duff, Campbell and Ehrhardt (2021), and grow τ after a
+success;
+
+*spectral*: try the step of Barzilai and Borwein, :math:`\tau = \|d\|^2 / \langle d, \Delta \nabla H \rangle`, and accept
+when the objective falls by :math:`10^{-4} \|d\|^2 / (2 \tau)` (monotone SpaRSA).
+
+Near a minimiser both differences drown in rounding. A trial whose value is within some ten units of rounding of
+:math:`|H|` is therefore judged by gradients instead, :math:`\langle \nabla H(v^+) - \nabla H(v), d \rangle \le
+\|d\|^2 / \tau` (or ≤ 1.9999 times that, for the spectral rule): the same condition to second order, without cancellation.
+So float32 does not stall at the optimum, and values do not drift upwards.
+
+References
+----------
+M. Duff, N. D. F. Campbell, M. J. Ehrhardt (2021), arXiv:2107.11191.
+S. J. Wright, R. D. Nowak, M. A. T. Figueiredo (2009), Sparse reconstruction by separable approximation,
+doi:10.1109/TSP.2009.2016892.
+W. W. Hager, H. Zhang (2005), A new conjugate gradient method with guaranteed descent and an efficient line search,
+doi:10.1137/030601880 (acceptance by gradients near a minimiser).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Backtracking", "inner"]
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """Real Euclidean inner product of every sample, ``(B,)``."""
+    a, b = a.flatten(1), b.flatten(1)
+    return (torch.view_as_real(a.conj() * b)[..., 0] if a.is_complex() else a * b).sum(1)
+
+
+@dataclass(frozen=True)
+class Backtracking:
+    """Settings of the line search.
+
+    Parameters
+    ----------
+    initial_step : float
+        First τ tried, in units of 1 / ‖∇H‖ at the start when `relative`, else as it is.
+    grow, shrink : float
+        Factors on τ after an accepted and after a rejected trial.
+    spectral : bool
+        Use the spectral rule (see the module's docstring) instead of growth.
+    slack : float
+        Units of rounding of \\|H\\| within which values count as equal.
+    max_trials : int
+        Rejections in a row after which a sample counts as stalled.
+    relative : bool
+        Scale `initial_step` by 1 / ‖∇H‖ of every sample, so that the first trial moves by `initial_step`.
+    """
+
+    initial_step: float = 1.0
+    grow: float = 2.0
+    shrink: float = 0.5
+    spectral: bool = False
+    slack: float = 10.0
+    max_trials: int = 60
+    relative: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.initial_step > 0:
+            raise ValueError(f"initial_step must be positive, got {self.initial_step}")
+        if not (self.grow >= 1 and 0 < self.shrink < 1):
+            raise ValueError(f"grow must be at least 1 and shrink in (0, 1), got {self.grow} and {self.shrink}")
+        if self.slack < 0 or self.max_trials < 1:
+            raise ValueError(f"slack must be >= 0 and max_trials >= 1, got {self.slack} and {self.max_trials}")
+
+    def first_step(self, gradient: Tensor) -> Tensor:
+        """Step size of the first trial, ``(B,)``."""
+        norm = inner(gradient, gradient).sqrt()
+        step = torch.full_like(norm, self.initial_step)
+        return step / norm.clamp_min(torch.finfo(norm.dtype).tiny) if self.relative else step
+
+    def accept(
+        self, value: Tensor, trial_value: Tensor, rise: Tensor, slope: Tensor, change: Tensor, step_sq: Tensor, tau: Tensor
+    ) -> Tensor:
+        """Which samples take the trial point.
+
+        Parameters
+        ----------
+        value, trial_value : Tensor
+            H(v) and H(v⁺).
+        rise : Tensor
+            Σ g(v⁺) - Σ g(v).
+        slope, change, step_sq : Tensor
+            <∇H(v), d>, <∇H(v⁺) - ∇H(v), d> and ‖d‖².
+        tau : Tensor
+            Step sizes.
+        """
+        quadratic = step_sq / (2 * tau)
+        if self.spectral:
+            falls = trial_value + rise <= value - 1e-4 * quadratic
+            curved = change <= 1.9999 * step_sq / tau
+        else:
+            falls = trial_value <= value + slope + quadratic
+            curved = change <= step_sq / tau
+        rounding = self.slack * torch.finfo(value.dtype).eps * value.abs()
+        equal = (trial_value - value).abs() <= rounding
+        return torch.where(equal, falls | curved, falls) & torch.isfinite(trial_value)
+
+    def next_step(self, accepted: Tensor, change: Tensor, step_sq: Tensor, tau: Tensor) -> Tensor:
+        """Step size of the next trial."""
+        grown = tau * self.grow
+        if self.spectral:
+            barzilai = step_sq / change.clamp_min(torch.finfo(change.dtype).tiny)
+            grown = torch.where(change > 0, torch.minimum(barzilai, 1e3 * tau), 10 * tau).clamp_min(1e-10)
+        return torch.where(accepted, grown, tau * self.shrink)

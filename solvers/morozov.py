@@ -1,0 +1,230 @@
+r"""The discrepancy principle, for a batch of problems at once.
+
+Morozov's principle takes the largest λ whose reconstruction explains the data to the level of the noise,
+:math:`\|A x_\lambda - y\|^2 \le c \, \dim(Y) \sigma^2`. The residual grows with λ, so the search keeps, for every sample, the
+largest λ known to meet the level and the smallest known to miss it, and tries several λ between them (or a decade
+apart, while there is none on one side) in one batched solve that starts from the nearest solution known.
+
+References
+----------
+V. A. Morozov (1966), On the solution of functional equations by the method of regularization, Soviet Math. Dokl. 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genreg.solvers.objective import Blocks
+from genreg.solvers.solution import Status
+
+__all__ = ["Choice", "Trial", "morozov"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Reconstructions of B samples with K parameters each.
+
+    Attributes
+    ----------
+    blocks : dict of str to Tensor
+        ``(B, K, *shape)``.
+    residual : Tensor
+        Sum of squares ‖Ax - y‖², ``(B, K)``.
+    status, iterations : Tensor
+        Status and iterations of the solver, ``(B, K)``.
+    """
+
+    blocks: Blocks
+    residual: Tensor
+    status: Tensor
+    iterations: Tensor
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The parameter chosen for every sample, with its reconstruction.
+
+    Attributes
+    ----------
+    lam, residual : Tensor
+        ``(B,)``.
+    blocks : dict of str to Tensor
+        ``(B, *shape)``.
+    status : Tensor
+        Status of the solver at the chosen λ, or `Status.LEVEL_NOT_REACHED`, `Status.LEVEL_NOT_EXCEEDED`.
+    iterations : Tensor
+        Iterations of the solve that gave the result.
+    tried_lam, tried_residual : Tensor
+        All λ tried and their residuals, ``(B, n)``.
+    """
+
+    lam: Tensor
+    residual: Tensor
+    blocks: Blocks
+    status: Tensor
+    iterations: Tensor
+    tried_lam: Tensor
+    tried_residual: Tensor
+
+    @classmethod
+    def single(cls, lam: Tensor, trial: Trial) -> Choice:
+        """The choice of the only parameter tried, ``(B,)``."""
+        return cls(
+            lam=lam,
+            residual=trial.residual[:, 0],
+            blocks={name: v[:, 0] for name, v in trial.blocks.items()},
+            status=trial.status[:, 0],
+            iterations=trial.iterations[:, 0],
+            tried_lam=lam[:, None],
+            tried_residual=trial.residual,
+        )
+
+
+def morozov(
+    solve: Callable[[Tensor, Tensor, Blocks | None], Trial],
+    level: Tensor,
+    *,
+    start: float = 1.0,
+    lam_range: tuple[float, float] = (1e-8, 1e8),
+    candidates: int = 5,
+    rtol: float = 0.02,
+    max_rounds: int = 12,
+) -> Choice:
+    r"""Find, for every sample, the largest λ whose residual is at most `level`.
+
+    Parameters
+    ----------
+    solve : callable
+        ``solve(samples, lam, init)`` reconstructs the samples with these numbers, b of them, with the parameters
+        ``lam``, ``(b, K)``, from the blocks ``init``, ``(b, K, *shape)``, or from its own starting point for None.
+    level : Tensor
+        Residual to be met, ``(B,)``: :math:`c \dim(Y) \sigma^2`.
+    start : float
+        Centre of the first λ tried.
+    lam_range : tuple of float
+        Smallest and largest λ that are tried.
+    candidates : int
+        K, the number of λ tried at once for every sample.
+    rtol : float
+        The search ends when the residual is within this fraction below the level, or the λ are this close.
+    max_rounds : int
+        Batched solves at most.
+
+    Returns
+    -------
+    Choice
+        Where no λ meets the level: the λ of the smallest residual, with `Status.LEVEL_NOT_REACHED`. Where all meet it:
+        the largest λ, with `Status.LEVEL_NOT_EXCEEDED`.
+
+    Raises
+    ------
+    ValueError
+        If `level`, `lam_range`, `candidates` or `rtol` is out of range.
+    """
+    low, high = lam_range
+    if not (0 < low <= start <= high):
+        raise ValueError(f"lam_range must satisfy 0 < low <= start <= high, got {lam_range} with start={start}")
+    if candidates < 2 or max_rounds < 1 or not 0 < rtol < 1:
+        raise ValueError(
+            f"candidates must be at least 2, max_rounds at least 1 and rtol in (0, 1), got {candidates}, {max_rounds}, {rtol}"
+        )
+    if not bool((level > 0).all()):
+        raise ValueError(f"level must be positive, got {level.tolist()}")
+    search = _Search(level, low, high, rtol)
+    steps = torch.linspace(-(candidates - 1) / 2, (candidates - 1) / 2, candidates, dtype=level.dtype, device=level.device)
+    lam = (start * 10**steps).clamp(low, high).expand(level.shape[0], -1)
+    search.learn(search.rows, lam, solve(search.rows, lam, None))
+    for _ in range(max_rounds - 1):
+        samples = (~search.done()).nonzero().squeeze(1)
+        if not len(samples):
+            break
+        lam = search.propose(candidates)[samples]
+        search.learn(samples, lam, solve(samples, lam, search.nearest(samples, lam)))
+    return search.choice()
+
+
+class _Search:
+    """All that has been tried, and what it says about every sample."""
+
+    def __init__(self, level: Tensor, low: float, high: float, rtol: float) -> None:
+        self.level, self.low, self.high, self.rtol = level, low, high, rtol
+        self.rows = torch.arange(level.shape[0], device=level.device)
+
+    def learn(self, samples: Tensor, lam: Tensor, trial: Trial) -> None:
+        """Add trials of some samples; the others repeat their best, so that the table stays rectangular."""
+        if len(samples) == len(self.rows):
+            wide, wide_lam = trial, lam
+        else:
+            at = (self.rows[:, None], self.best[:, None].expand(-1, lam.shape[1]))
+            wide_lam = self.lam[at].index_copy(0, samples, lam)
+            wide = Trial(
+                {name: self.trial.blocks[name][at].index_copy(0, samples, v) for name, v in trial.blocks.items()},
+                self.trial.residual[at].index_copy(0, samples, trial.residual),
+                self.trial.status[at].index_copy(0, samples, trial.status),
+                self.trial.iterations[at].index_copy(0, samples, trial.iterations),
+            )
+        if hasattr(self, "trial"):
+            wide_lam = torch.cat((self.lam, wide_lam), 1)
+            wide = Trial(
+                {name: torch.cat((self.trial.blocks[name], v), 1) for name, v in wide.blocks.items()},
+                torch.cat((self.trial.residual, wide.residual), 1),
+                torch.cat((self.trial.status, wide.status), 1),
+                torch.cat((self.trial.iterations, wide.iterations), 1),
+            )
+        self.lam, self.trial = wide_lam, wide
+        self._judge()
+
+    def _judge(self) -> None:
+        residual = self.trial.residual.nan_to_num(torch.inf)
+        meets = residual <= self.level[:, None]
+        self.meets_any, self.misses_any = meets.any(1), (~meets).any(1)
+        self.lower = torch.where(meets, self.lam, 0.0).amax(1)  # largest λ that meets the level, 0 if none
+        above = ~meets & (self.lam > self.lower[:, None])
+        self.upper = torch.where(above, self.lam, torch.inf).amin(1)  # smallest λ above it that misses
+        self.best = torch.where(
+            self.meets_any, torch.where(meets, self.lam, -1.0).argmax(1), residual.argmin(1)
+        )
+        # The residual has settled above the level: a smaller λ changes nothing any more.
+        lowest = residual.gather(1, self.lam.argsort(1)[:, :2])
+        settled = (lowest[:, 0] >= (1 - 1e-3) * lowest[:, 1]) | (self.lam.amin(1) <= self.low)
+        self.settled = ~self.meets_any & settled
+
+    def done(self) -> Tensor:
+        close = self.trial.residual[self.rows, self.best] >= (1 - self.rtol) * self.level
+        narrow = self.upper <= (1 + self.rtol) * self.lower
+        exhausted = ~torch.isfinite(self.upper) & (self.lower >= self.high)
+        return (self.meets_any & (close | narrow | exhausted)) | self.settled
+
+    def propose(self, count: int) -> Tensor:
+        """Parameters to try next, ``(B, count)``: inside the bracket, or decades beyond its open end."""
+        k = torch.arange(1, count + 1, dtype=self.level.dtype, device=self.level.device)
+        lower = torch.where(self.meets_any, self.lower, self.upper / 10 ** (count + 1.0))
+        upper = torch.where(torch.isfinite(self.upper), self.upper, self.lower * 10 ** (count + 1.0))
+        fraction = k / (count + 1)
+        lam = lower[:, None].log() * (1 - fraction) + upper[:, None].log() * fraction
+        return lam.exp().clamp(self.low, self.high)
+
+    def nearest(self, samples: Tensor, lam: Tensor) -> Blocks:
+        """Blocks of the trials nearest to the parameters ``lam`` of some samples."""
+        distance = (self.lam[samples, None, :].log() - lam[:, :, None].log()).abs()
+        index = distance.argmin(2)
+        return {name: v[samples[:, None], index] for name, v in self.trial.blocks.items()}
+
+    def choice(self) -> Choice:
+        at = (self.rows, self.best)
+        status = self.trial.status[at]
+        status = torch.where(~self.meets_any, Status.LEVEL_NOT_REACHED, status)
+        status = torch.where(~self.misses_any, Status.LEVEL_NOT_EXCEEDED, status)
+        return Choice(
+            lam=self.lam[at],
+            residual=self.trial.residual[at],
+            blocks={name: v[at] for name, v in self.trial.blocks.items()},
+            status=status,
+            iterations=self.trial.iterations[at],
+            tried_lam=self.lam,
+            tried_residual=self.trial.residual,
+        )

@@ -1,0 +1,222 @@
+r"""The problems the solvers take.
+
+`Objective` is :math:`\min_v H(v) + \sum_i g_i(v_i)` over named blocks :math:`v = (v_1, v_2, \dots)`, with H
+smooth and every :math:`g_i` proximable. `SaddlePoint` is :math:`\min_x f(x) + \sum_j g_j(K_j x)`, with f and
+the :math:`g_j` proximable and the :math:`K_j` linear. Values have the shape ``(B,)``: every sample of a batch is a
+problem of its own, and may have its own data and parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import odl
+import torch
+from odl.functionals import Functional
+from torch import Tensor
+
+from genreg.operators import TorchFunctional, to_torch, weight
+from genreg.operators.bridge import join
+
+__all__ = ["Blocks", "Objective", "SaddlePoint", "block_spaces", "pack"]
+
+Blocks = dict[str, Tensor]
+
+_NONSMOOTH = (
+    odl.functionals.L1Norm,
+    odl.functionals.L2Norm,
+    odl.functionals.GroupL1Norm,
+    odl.functionals.IndicatorBox,
+    odl.functionals.IndicatorNonnegativity,
+)
+
+
+def block_spaces(domain: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Space of every named block of `domain`: its parts, or `domain` itself for a single name.
+
+    Raises
+    ------
+    ValueError
+        If the number of names is not the number of blocks.
+    """
+    if len(names) == 1:
+        return {names[0]: domain}
+    if not isinstance(domain, odl.ProductSpace) or len(domain) != len(names):
+        parts = len(domain) if isinstance(domain, odl.ProductSpace) else 1
+        raise ValueError(f"init must have one block for each of the {parts} parts of {domain!r}, got {list(names)}")
+    return dict(zip(names, domain.spaces, strict=True))
+
+
+def pack(domain: Any, blocks: Mapping[str, Tensor]) -> Any:
+    """Arrange blocks as a lowered operator on `domain` takes them: a tensor, a stack or a tuple."""
+    parts = tuple(blocks.values())
+    return parts[0] if len(parts) == 1 else join(domain, parts)
+
+
+@dataclass(frozen=True)
+class Objective:
+    r"""Smooth part and proximable parts of an objective, :math:`H(v) + \sum_i g_i(v_i)`.
+
+    Parameters
+    ----------
+    smooth : callable
+        ``smooth(blocks, **per_sample) -> (B,)``, differentiable by autograd.
+    spaces : dict of str to ODL space
+        Space of every block, in order; their weights turn an ODL prox into a Euclidean one.
+    proximable : dict of str to TorchFunctional
+        :math:`g_i` for some of the blocks.
+    per_sample : dict of str to Tensor
+        Arguments of `smooth` with a leading batch axis (data, λ, ...): a solver that drops finished
+        samples from the batch indexes them.
+    """
+
+    smooth: Callable[..., Tensor]
+    spaces: Mapping[str, Any]
+    proximable: Mapping[str, TorchFunctional] = field(default_factory=dict)
+    per_sample: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def from_odl(cls, functional: Functional, names: Sequence[str]) -> Objective:
+        """Lower an ODL functional; its terms without a gradient become proximable parts.
+
+        Raises
+        ------
+        TypeError
+            If `functional` is no ODL functional.
+        NotImplementedError
+            If a term has neither a gradient nor, on a block of its own, a prox.
+        """
+        if not isinstance(functional, Functional):
+            raise TypeError(f"objective must be an ODL functional or an Objective, got {type(functional).__name__}")
+        spaces = block_spaces(functional.domain, names)
+        smooth, proximable = [], {}
+        for scale, term in _terms(functional):
+            if _has_gradient(term):
+                smooth.append((scale, to_torch(term)))
+                continue
+            name, inner = _on_one_block(term, names)
+            lowered = to_torch(inner) if inner is not None else None
+            if lowered is None or not lowered.has_prox or name in proximable:
+                raise NotImplementedError(
+                    f"objective must consist of terms with a gradient and, at most one for a block, terms "
+                    f"with a prox on that block; got {term!r}"
+                )
+            proximable[name] = lowered.scaled(scale)
+        if not smooth:
+            raise NotImplementedError(f"objective must have a term with a gradient, got {functional!r}")
+        domain = functional.domain
+
+        def value(blocks: Blocks) -> Tensor:
+            v = pack(domain, blocks)
+            return sum(f(v) if scale == 1 else scale * f(v) for scale, f in smooth)
+
+        return cls(value, spaces, proximable)
+
+    def value_and_gradient(self, blocks: Blocks) -> tuple[Tensor, Blocks]:
+        """H(v), ``(B,)``, and its Euclidean gradient for every block, in one forward and backward pass."""
+        with torch.enable_grad():
+            leaves = {name: v.detach().requires_grad_() for name, v in blocks.items()}
+            value = self.smooth(leaves, **self.per_sample)
+            grads = torch.autograd.grad(value.sum(), tuple(leaves.values()), materialize_grads=True)
+        return value.detach(), dict(zip(leaves, grads, strict=True))
+
+    def __call__(self, blocks: Blocks) -> Tensor:
+        """H(v) + Σ g_i(v_i), ``(B,)``."""
+        with torch.no_grad():
+            smooth = self.smooth(blocks, **self.per_sample)
+            return sum((g(blocks[name]) for name, g in self.proximable.items()), smooth)
+
+    def weight(self, name: str) -> float:
+        """Constant weight w of the inner product of a block, which relates ODL's prox to the Euclidean one."""
+        return float(weight(self.spaces[name]))
+
+    def take(self, index: Tensor) -> Objective:
+        """The same objective for the samples in `index`."""
+        return replace(
+            self,
+            per_sample={name: value[index] for name, value in self.per_sample.items()},
+            proximable={name: g.take(index) for name, g in self.proximable.items()},
+        )
+
+
+@dataclass(frozen=True)
+class SaddlePoint:
+    r"""The problem :math:`\min_x f(x) + \sum_j g_j(K_j x)` for the primal-dual hybrid gradient method.
+
+    Parameters
+    ----------
+    f : Functional or TorchFunctional
+        Proximable functional on X.
+    g : sequence of Functional or TorchFunctional
+        Proximable functionals on the ranges of `operators`.
+    operators : sequence of odl.Operator
+        Linear operators :math:`K_j` on X.
+    """
+
+    f: Any
+    g: Sequence[Any]
+    operators: Sequence[odl.Operator]
+
+    def __post_init__(self) -> None:
+        if len(self.g) != len(self.operators) or not self.operators:
+            raise ValueError(
+                f"g and operators must have the same, positive length, got {len(self.g)} and {len(self.operators)}"
+            )
+        for K in self.operators:
+            if not K.is_linear:
+                raise ValueError(f"operators must be linear, got {K!r}")
+            if K.domain != self.domain:
+                raise ValueError(f"operators must share one domain, got {K.domain!r} and {self.domain!r}")
+        lowered = [g if isinstance(g, TorchFunctional) else to_torch(g) for g in (self.f, *self.g)]
+        for name, g, space in zip(
+            ("f", *(f"g[{j}]" for j in range(len(self.g)))),
+            lowered,
+            (self.domain, *(K.range for K in self.operators)),
+            strict=True,
+        ):
+            if not isinstance(g, TorchFunctional) or not g.has_prox:
+                raise NotImplementedError(f"{name} must have a prox, got {g!r}")
+            if g.domain != space:
+                raise ValueError(f"{name} must be a functional on {space!r}, got one on {g.domain!r}")
+        object.__setattr__(self, "f", lowered[0])
+        object.__setattr__(self, "g", tuple(lowered[1:]))
+
+    @property
+    def domain(self) -> Any:
+        """The space X."""
+        return self.operators[0].domain
+
+
+def _terms(functional: Functional, scale: float = 1.0) -> Iterator[tuple[float, Functional]]:
+    """Take a sum of scaled functionals apart."""
+    if isinstance(functional, odl.functionals.functional.FunctionalSum):
+        yield from _terms(functional.left, scale)
+        yield from _terms(functional.right, scale)
+    elif isinstance(functional, odl.functionals.functional.FunctionalLeftScalarMult):
+        yield from _terms(functional.functional, scale * float(functional.scalar))
+    else:
+        yield scale, functional
+
+
+def _on_one_block(term: Functional, names: Sequence[str]) -> tuple[str, Functional | None]:
+    """The block a term depends on, and the term as a functional on that block (None if it mixes blocks)."""
+    if len(names) == 1:
+        return names[0], term
+    if isinstance(term, odl.functionals.functional.FunctionalComp) and isinstance(
+        term.right, odl.ComponentProjection
+    ):
+        return names[term.right.index], term.left
+    return "", None
+
+
+def _has_gradient(term: Functional) -> bool:
+    while isinstance(term, odl.functionals.functional.FunctionalComp):
+        term = term.left
+    if isinstance(term, _NONSMOOTH):
+        return False
+    try:
+        return term.gradient is not None
+    except NotImplementedError:
+        return False

@@ -1,0 +1,272 @@
+r"""The primal-dual hybrid gradient method, batched, for :math:`\min_x f(x) + \sum_j g_j(K_j x)`.
+
+.. math::
+    x^{k+1} &= \mathrm{prox}_{\tau f}\bigl(x^k - \tau \textstyle\sum_j K_j^* p_j^k\bigr), \\
+    p_j^{k+1} &= \mathrm{prox}_{\sigma_j g_j^*}\bigl(p_j^k + \sigma_j K_j (2 x^{k+1} - x^k)\bigr),
+
+with adjoints and proxes in the inner products of the spaces, so that the iterates are those of ODL's solver. Every
+operator has its own dual step, and so has every sample: :math:`\tau \sum_j \sigma_j \|K_j\|^2 < 1`.
+
+The steps are balanced unless they are given: the primal and dual residuals
+
+.. math::
+    P^k = (x^{k-1} - x^k) / \tau - K^* (p^{k-1} - p^k), \quad D_j^k = (p_j^{k-1} - p_j^k) / \sigma_j - K_j (x^{k-1} - x^k)
+
+are known at no further operator call, and a sample whose one residual is much larger than the other moves its steps in
+that direction, by less and less.
+
+References
+----------
+A. Chambolle, T. Pock (2011), A first-order primal-dual algorithm for convex problems with applications to imaging,
+doi:10.1007/s10851-010-0251-1.
+T. Goldstein, M. Li, X. Yuan (2015), Adaptive primal-dual splitting methods for statistical learning and image
+processing, NeurIPS 28; arXiv:1305.0546.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import odl
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from genreg.operators import to_torch, weight
+from genreg.operators.norm import operator_norm
+from genreg.solvers.door import Door, enter
+from genreg.solvers.driver import Callback, Iterate, check_stopping
+from genreg.solvers.line_search import inner
+from genreg.solvers.objective import SaddlePoint
+from genreg.solvers.solution import Solution, Status
+
+__all__ = ["pdhg"]
+
+_CHECK_EVERY = 10  # iterations between two looks at the residuals
+_MARGIN = 0.99  # τ Σ σ_j ‖K_j‖² of the balanced steps
+
+
+class _Problem:
+    """A saddle-point problem in torch, with its K and K* and their norms."""
+
+    def __init__(self, saddle: SaddlePoint) -> None:
+        self.f, self.g = saddle.f, saddle.g
+        self.forward = [to_torch(K) for K in saddle.operators]
+        self.backward = [to_torch(K.adjoint) for K in saddle.operators]
+        self.primal_weight = float(weight(saddle.domain))
+        self.dual_weights = [_constant_weight(K.range) for K in saddle.operators]
+
+    def adjoint(self, p: Sequence[Tensor]) -> Tensor:
+        total = self.backward[0](p[0])
+        for K, part in zip(self.backward[1:], p[1:], strict=True):
+            total = total + K(part)
+        return total
+
+
+def _constant_weight(space: Any) -> float:
+    return _constant_weight(space[0]) if isinstance(space, odl.ProductSpace) else float(weight(space))
+
+
+def pdhg(
+    f: Any,
+    g: Any = None,
+    operators: Any = None,
+    init: Any = None,
+    *,
+    tau: float | None = None,
+    sigma: float | Sequence[float] | None = None,
+    max_iter: int = 1000,
+    tol: float = 1e-4,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Minimise :math:`f(x) + \sum_j g_j(K_j x)` by the primal-dual hybrid gradient method.
+
+    Parameters
+    ----------
+    f : Functional, TorchFunctional or SaddlePoint
+        Proximable functional on X; a `SaddlePoint` holds `f`, `g` and `operators` together.
+    g : Functional, TorchFunctional or a sequence of them
+        Proximable functionals on the ranges of `operators`.
+    operators : odl.Operator or a sequence of them
+        Linear operators K_j from X.
+    init : ODL element, Tensor or dict of one of them
+        Starting point, by default zero; a tensor may have a leading batch axis. The dual variables start at zero.
+    tau, sigma : float, optional
+        Primal and dual step (one for all K_j, or one each), to be given together. By default they are
+        balanced for every sample while the method runs.
+    max_iter : int
+        Iterations.
+    tol : float
+        A sample has converged when :math:`\|P\| \le tol \|K\| \|p\|` and :math:`\|D\| \le tol \|K\| \|x\|`.
+    callback : callable, optional
+        Called with an `Iterate` every 10 iterations; a true answer ends the run.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Solution
+        The block is named as in `init`, or ``"x"``. ``history`` has ``residual``, every 10 iterations; the value is that
+        of f + Σ g_j K_j, infinite where x violates a constraint among the :math:`g_j`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
+    NotImplementedError
+        If a functional has no prox.
+    """
+    check_stopping(max_iter, tol)
+    saddle = f if isinstance(f, SaddlePoint) else SaddlePoint(f, _as_tuple(g, "g"), _as_tuple(operators, "operators"))
+    if isinstance(f, SaddlePoint) and init is None:
+        init = g
+    door = _enter(saddle, init)
+    (name,) = door.blocks
+    problem = _Problem(saddle)
+    steps = _Steps(saddle, problem, tau, sigma, door.blocks[name])
+
+    began = time.perf_counter()
+    x, status, iterations, residuals = _iterate(problem, steps, door.blocks[name], name, max_iter, tol, callback, progress)
+    value = problem.f(x)
+    for gj, K in zip(problem.g, problem.forward, strict=True):
+        value = value + gj(K(x))
+    return Solution(
+        blocks=door.leave({name: x}),
+        value=door.per_sample(value),
+        status=door.per_sample(status),
+        iterations=door.per_sample(iterations),
+        operator_calls=door.per_sample(iterations + 1),
+        time=time.perf_counter() - began,
+        history={"residual": door.per_sample(torch.stack(residuals), axis=1)} if residuals else {},
+    )
+
+
+def _as_tuple(item: Any, argument: str) -> tuple:
+    if item is None:
+        raise TypeError(f"{argument} must be given, got None")
+    return tuple(item) if isinstance(item, (tuple, list)) else (item,)
+
+
+def _enter(saddle: SaddlePoint, init: Any) -> Door:
+    if init is None:
+        init = saddle.domain.zero()
+    name = next(iter(init)) if isinstance(init, dict) and len(init) == 1 else "x"
+    return enter(init, {name: saddle.domain})
+
+
+class _Steps:
+    """Step sizes τ and σ_j, fixed numbers or one for every sample."""
+
+    def __init__(
+        self, saddle: SaddlePoint, problem: _Problem, tau: float | None, sigma: Any, x: Tensor
+    ) -> None:
+        if (tau is None) != (sigma is None):
+            raise ValueError(f"tau and sigma must be given together, got tau={tau!r} and sigma={sigma!r}")
+        self.balanced = tau is None
+        count = len(saddle.operators)
+        if not self.balanced:
+            sigmas = list(sigma) if isinstance(sigma, (tuple, list)) else [sigma] * count
+            if len(sigmas) != count or not (tau > 0 and all(s > 0 for s in sigmas)):
+                raise ValueError(f"tau and sigma must be positive, one sigma or one for each of the {count} operators, got {tau!r}, {sigma!r}")
+            self.tau, self.sigma = float(tau), [float(s) for s in sigmas]
+            self.norms = [(self.tau * s * count) ** -0.5 for s in self.sigma]  # what such steps are meant for
+            return
+        self.norms = [operator_norm(K) for K in saddle.operators]
+        self.strength = [torch.full_like(x.flatten(1)[:, 0].abs(), 1.0) for _ in range(count)]
+        self.speed = 0.5
+        self._set()
+
+    def _set(self) -> None:
+        self.tau = _MARGIN / sum(self.strength) / max(self.norms)
+        self.sigma = [
+            s * max(self.norms) / norm**2 for s, norm in zip(self.strength, self.norms, strict=True)
+        ]
+
+    def balance(self, primal: Tensor, dual: Sequence[Tensor]) -> None:
+        """Move the steps of the samples whose relative residuals are apart."""
+        if not self.balanced:
+            return
+        for j, residual in enumerate(dual):
+            ratio = (residual / primal.clamp_min(torch.finfo(primal.dtype).tiny)).clamp(1e-2, 1e2)
+            moved = torch.where((ratio > 1.5) | (ratio < 1 / 1.5), ratio.pow(self.speed), 1.0)
+            self.strength[j] = self.strength[j] * moved
+        self.speed *= 0.9
+        self._set()
+
+
+def _shaped(step: Tensor | float, like: Tensor) -> Tensor | float:
+    return step.view(-1, *(1,) * (like.ndim - 1)) if isinstance(step, Tensor) else step
+
+
+def _iterate(
+    problem: _Problem, steps: _Steps, x: Tensor, name: str, max_iter: int, tol: float, callback: Callback | None, progress: bool
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Run the iteration; return x, status, iterations and the history of residuals."""
+    samples = torch.arange(x.shape[0], device=x.device)
+    status = torch.full_like(samples, Status.RUNNING if max_iter else Status.MAX_ITER)
+    iterations = torch.zeros_like(samples)
+    history: list[Tensor] = []
+    Kx = [K(x) for K in problem.forward]
+    p = [torch.zeros_like(part) for part in Kx]
+    Kp = torch.zeros_like(x)
+    final = x
+    with tqdm(total=max_iter, desc="pdhg", disable=not progress, leave=False) as bar:
+        for k in range(1, max_iter + 1):
+            x_old, Kx_old, p_old, Kp_old = x, Kx, p, Kp
+            x = problem.f.prox(torch.sub(x_old, Kp_old * _shaped(steps.tau, x)), steps.tau)
+            Kx = [K(x) for K in problem.forward]
+            p = [
+                g.conj_prox(part + _shaped(s, part) * (2 * new - old), s)
+                for g, part, s, new, old in zip(problem.g, p_old, steps.sigma, Kx, Kx_old, strict=True)
+            ]
+            Kp = problem.adjoint(p)
+            if k % _CHECK_EVERY and k < max_iter:
+                continue
+            primal, dual = _residuals(problem, steps, (x_old, x), (Kx_old, Kx), (p_old, p), (Kp_old, Kp))
+            residual = torch.stack((primal, *dual)).amax(0)
+            history.append(residual)
+            running = status == Status.RUNNING
+            status = torch.where(running & (residual <= tol), Status.CONVERGED, status)
+            status = torch.where(running & ~torch.isfinite(residual), Status.NON_FINITE, status)
+            if k == max_iter:
+                status = torch.where(status == Status.RUNNING, Status.MAX_ITER, status)
+            if callback and callback(Iterate(k, {name: x}, problem.f(x), residual, samples)):
+                status = torch.where(status == Status.RUNNING, Status.STOPPED, status)
+            iterations = torch.where(running, k, iterations)
+            final = torch.where(_shaped(running, x), x, final)
+            bar.update(k - bar.n)
+            if not (status == Status.RUNNING).any():
+                break
+            steps.balance(primal, dual)
+    return final, status, iterations, history
+
+
+def _residuals(
+    problem: _Problem,
+    steps: _Steps,
+    x: tuple[Tensor, Tensor],
+    Kx: tuple[list[Tensor], list[Tensor]],
+    p: tuple[list[Tensor], list[Tensor]],
+    Kp: tuple[Tensor, Tensor],
+) -> tuple[Tensor, list[Tensor]]:
+    """Primal residual and dual residual for every operator, relative to ‖K‖ ‖p‖ and ‖K‖ ‖x‖, ``(B,)``."""
+    tiny = torch.finfo(Kp[0].dtype).tiny
+    P = (x[0] - x[1]) / _shaped(steps.tau, x[0]) - (Kp[0] - Kp[1])
+    p_size = sum(
+        norm * _norm(part, w) for norm, part, w in zip(steps.norms, p[1], problem.dual_weights, strict=True)
+    )
+    primal = _norm(P, problem.primal_weight) / p_size.clamp_min(tiny)
+    x_size = _norm(x[1], problem.primal_weight).clamp_min(tiny)
+    dual = []
+    for j, (norm, w) in enumerate(zip(steps.norms, problem.dual_weights, strict=True)):
+        D = (p[0][j] - p[1][j]) / _shaped(steps.sigma[j], p[0][j]) - (Kx[0][j] - Kx[1][j])
+        dual.append(_norm(D, w) / (norm * x_size))
+    return primal, dual
+
+
+def _norm(v: Tensor, w: float) -> Tensor:
+    """Norm of every sample in a space of weight w, ``(B,)``."""
+    return (w * inner(v, v)).sqrt()

@@ -1,0 +1,95 @@
+"""What a solver returns: one `Solution`, with a `Status` for every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Solution", "Status"]
+
+
+class Status(IntEnum):
+    """How a sample ended; `advice` says what the user can do about it."""
+
+    RUNNING = 0
+    CONVERGED = 1
+    MAX_ITER = 2
+    STALLED = 3
+    NON_FINITE = 4
+    STOPPED = 5
+    LEVEL_NOT_REACHED = 6
+    LEVEL_NOT_EXCEEDED = 7
+
+    @property
+    def advice(self) -> str:
+        """One sentence for the user."""
+        return _ADVICE[self]
+
+
+_ADVICE = {
+    Status.RUNNING: "The sample has not been finished: call the solver again with these blocks as init.",
+    Status.CONVERGED: "The residual met the tolerance: nothing to do.",
+    Status.MAX_ITER: "The iterations were used up: raise max_iter or tol, or start nearer (init).",
+    Status.STALLED: "No step lowered the objective any more: the result is as good as the precision "
+    "allows; use float64 or a larger tol if that is not enough.",
+    Status.NON_FINITE: "The objective was not finite at the start or for every step tried: check the data, "
+    "the operator and the initial point of this sample.",
+    Status.STOPPED: "The callback ended the run: call the solver again with these blocks as init to go on.",
+    Status.LEVEL_NOT_REACHED: "No parameter brings the residual down to the noise level: the prior cannot "
+    "explain the data this well. The smallest residual found is returned; allow deviations from the "
+    "range of the generator, use more restarts, or check noise_std.",
+    Status.LEVEL_NOT_EXCEEDED: "The residual is below the noise level for the largest parameter tried: "
+    "raise the upper end of lam_range, or check noise_std.",
+}
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The result of a solver, for one sample or a batch.
+
+    Attributes
+    ----------
+    blocks : dict of str to Tensor or ODL element
+        The unknowns, of the kind the initial point was: ``(B, *shape)`` tensors or ODL elements.
+    value : Tensor
+        Objective, shape ``(B,)``; ``()`` for a single sample, and so are all that follow.
+    status : Tensor
+        Integer tensor of `Status` members.
+    iterations : Tensor
+        Steps taken until the sample ended.
+    operator_calls : Tensor
+        Evaluations of the objective with its gradient (line-search trials included), or, in `pdhg`,
+        pairs of forward and adjoint application.
+    time : float
+        Wall-clock seconds of the whole batch.
+    history : dict of str to Tensor
+        ``value``, ``residual`` and what the solver adds, each ``(iterations + 1, B)``; a sample that has
+        ended keeps its last entry.
+    image : Tensor or ODL element, optional
+        The image the blocks stand for, where the caller knows it.
+    """
+
+    blocks: dict[str, Any]
+    value: Tensor
+    status: Tensor
+    iterations: Tensor
+    operator_calls: Tensor
+    time: float
+    history: Mapping[str, Tensor] = field(default_factory=dict)
+    image: Any = None
+
+    @property
+    def converged(self) -> Tensor:
+        """Whether each sample met the tolerance."""
+        return self.status == Status.CONVERGED
+
+    def advice(self) -> str:
+        """How many samples ended in which way, and what to do about it."""
+        codes, counts = torch.unique(torch.as_tensor(self.status), return_counts=True)
+        ends = ((Status(int(code)), int(count)) for code, count in zip(codes, counts, strict=True))
+        return "\n".join(f"{count} x {status.name}: {status.advice}" for status, count in ends)
