@@ -143,7 +143,9 @@ class Run:
         groups = [{"params": self.weights}]
         if settings.gamma is None:
             groups.append({"params": [model.log_gamma], "weight_decay": 0.0})
-        self.optimiser = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+        self.optimiser = torch.optim.AdamW(
+            groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        )
         self.average: list[Tensor] = []
         if settings.ema is not None:
             self.average = [p.detach().clone() for p in model.parameters()]
