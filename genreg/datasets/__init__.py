@@ -1,6 +1,18 @@
 """Data sets: synthetic shapes and acrylic discs, MNIST, and measured X-ray data."""
 
+from genreg.datasets.discs import discs_with_holes
+from genreg.datasets.htc2022 import HTCData, htc2022
+from genreg.datasets.limited_angle import LimitedAngleDiscs, solid_disc
 from genreg.datasets.mnist import mnist
 from genreg.datasets.synthetic import shapes, shapes_plus
 
-__all__ = ["mnist", "shapes", "shapes_plus"]
+__all__ = [
+    "HTCData",
+    "LimitedAngleDiscs",
+    "discs_with_holes",
+    "htc2022",
+    "mnist",
+    "shapes",
+    "shapes_plus",
+    "solid_disc",
+]

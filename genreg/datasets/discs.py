@@ -26,10 +26,11 @@ _POINTS = 96  # vertices of a contour
 def discs_with_holes(n: int, *, seed: int, size: int = 64, jitter: float = 1.5) -> Tensor:
     """Random acrylic discs with holes.
 
-    Each image shows a disc of 70 mm diameter in a field of view of 75.9 mm, that of the challenge's 512 x 512
-    references. It has none to twenty holes: circles, ellipses, convex and concave polygons with rounded
-    corners, slots, arcs, stars and smooth irregular blobs, scattered without touching, or the cells of a Voronoi
-    diagram separated by walls. In some discs all holes share one family of shapes or are stretched in one direction.
+    Each image shows a disc of 70 mm diameter in a field of view of 75.9 mm, that of the challenge's 512 x
+    512 references. It has none to twenty holes: circles, ellipses, convex and concave polygons with
+    rounded corners, slots, arcs, stars and smooth irregular blobs, scattered without touching, or the
+    cells of a Voronoi diagram separated by walls. In some discs all holes share one family of shapes or
+    are stretched in one direction.
 
     Parameters
     ----------
@@ -40,8 +41,8 @@ def discs_with_holes(n: int, *, seed: int, size: int = 64, jitter: float = 1.5) 
     size : int, optional
         Pixels along each side, 16 to 512.
     jitter : float, optional
-        The centre of a disc is off the middle of the field of view by up to this many mm along each axis; 0 to
-        3. The default is as far as the challenge's discs are off.
+        The centre of a disc is off the middle of the field of view by up to this many mm along each axis;
+        0 to 3. The default is as far as the challenge's discs are off.
 
     Returns
     -------

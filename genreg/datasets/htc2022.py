@@ -6,11 +6,11 @@ polychromatic, so y is not proportional to the length l of acrylic on a ray but 
 
     y = γ (f(l) - f(0)) + f(0),        f(l) = c_0 + c_1 l + c_2 l^2 + c_3 l^3 + c_4 l^4        (l in mm),
 
-where f was fitted to the projections of the solid disc, whose chords are known, and γ is the gain of a scan
-relative to that one (0.98 to 1.03). γ and the centre of a disc follow from the outermost millimetres of its
-projections, where no disc has holes: `HTCData.fit_rim`. `HTCData.path_length` inverts the curve; the ray
-transform of an image of the fraction of acrylic, values in [0, 1] on a space measured in mm, then explains the
-data.
+where f was fitted to the projections of the solid disc, whose chords are known, and γ is the gain of a
+scan relative to that one (0.98 to 1.03). γ and the centre of a disc follow from the outermost millimetres
+of its projections, where no disc has holes: `HTCData.fit_rim`. `HTCData.path_length` inverts the curve;
+the ray transform of an image of the fraction of acrylic, values in [0, 1] on a space measured in mm, then
+explains the data.
 """
 
 from __future__ import annotations

@@ -15,11 +15,23 @@ from typing import Any
 from genreg.networks._autoencoder import Architecture, Autoencoder
 from genreg.networks._config import Config
 from genreg.networks._duff import DuffConfig
+from genreg.networks._grid import GridConfig
 from genreg.networks._small import ConvConfig, DenseConfig
 
-__all__ = ["ARCHITECTURES", "Architecture", "Autoencoder", "ConvConfig", "DenseConfig", "DuffConfig", "build"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "Autoencoder",
+    "ConvConfig",
+    "DenseConfig",
+    "DuffConfig",
+    "GridConfig",
+    "build",
+]
 
-ARCHITECTURES: dict[str, type[Config]] = {c.name: c for c in (DenseConfig, ConvConfig, DuffConfig)}
+ARCHITECTURES: dict[str, type[Config]] = {
+    c.name: c for c in (DenseConfig, ConvConfig, DuffConfig, GridConfig)
+}
 
 
 def build(config: Mapping[str, Any]) -> Autoencoder:
