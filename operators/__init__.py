@@ -19,7 +19,15 @@ from genreg.operators.bridge import (
 )
 from genreg.operators.ray import ray_transform
 
-from genreg.operators import fallback, lowering  # noqa: F401  # isort: skip  # register in `lower`
+from genreg.operators import (  # noqa: F401  # isort: skip  # these register in `lower`
+    fallback,
+    functional_algebra,
+    functionals,
+    functionals_simple,
+    lowering,
+    lowering_algebra,
+    lowering_fields,
+)
 
 __all__ = [
     "TorchFunctional",

@@ -308,7 +308,7 @@ def to_torch(op: Any) -> TorchOperator | TorchFunctional:
 
 
 def _implementation(cls: type) -> Callable[[Any], TorchOperator | TorchFunctional]:
-    """Find the lowering of `cls`; the fallback if it overrides `_call` of the class of ODL that is registered."""
+    """Find the lowering of `cls`: the fallback if it overrides `_call` of the ODL class registered."""
     found = lower.dispatch(cls)
     owner = next((c for c in cls.__mro__ if lower.registry.get(c) is found), None)
     if owner is None or owner.__module__.split(".")[0] != "odl" or cls._call is owner._call:

@@ -27,6 +27,7 @@ from genreg.operators.bridge import (
     sample_ndims,
     to_torch,
 )
+from genreg.operators.lowering import LOCAL_CLASSES
 from genreg.operators.spaces import (
     Tensors,
     _element,
@@ -47,6 +48,8 @@ _warned: set[tuple[str, str]] = set()
 
 @lower.register(odl.Operator)
 def _operator(op: odl.Operator) -> TorchOperator:
+    if type(op).__qualname__ in LOCAL_CLASSES:
+        return LOCAL_CLASSES[type(op).__qualname__](op)
     _warn_once(
         op,
         "has no native lowering, so ODL is called for one sample after the other; "

@@ -1,0 +1,209 @@
+r"""Native lowerings of the functionals that ODL's algebra builds, with the rules of proximal calculus.
+
+===================================  =====================================================================
+functional                           prox with step :math:`\tau` at t
+===================================  =====================================================================
+:math:`a f`                          :math:`\mathrm{prox}_{\tau a f}(t)`
+:math:`f(s\,\cdot)`                  :math:`\mathrm{prox}_{\tau s^2 f}(s t) / s`
+:math:`f(\cdot - y)`                 :math:`y + \mathrm{prox}_{\tau f}(t - y)`
+:math:`f + a\|\cdot\|^2 + (\cdot, u)`  :math:`\mathrm{prox}_{\tau f / c}((t - \tau u) / c)`, :math:`c = 1 + 2 a \tau`
+:math:`f \circ P`, P a component     the prox of f on that component, the identity on the others
+===================================  =====================================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import odl
+import torch
+from odl.functionals import (
+    BregmanDistance,
+    FunctionalComp,
+    FunctionalLeftScalarMult,
+    FunctionalProduct,
+    FunctionalQuadraticPerturb,
+    FunctionalQuotient,
+    FunctionalRightScalarMult,
+    FunctionalRightVectorMult,
+    FunctionalScalarSum,
+    FunctionalSum,
+    FunctionalTranslation,
+)
+from odl.functionals.functional import FunctionalDefaultConvexConjugate
+from torch import Tensor
+
+from genreg.operators._building_blocks import (
+    abs2,
+    constant,
+    elementwise,
+    number,
+    times,
+    weighted_sum,
+)
+from genreg.operators.bridge import Step, TorchFunctional, lower, spread, to_torch
+from genreg.operators.functionals import conjugate
+from genreg.operators.functionals_simple import _real_product
+from genreg.operators.spaces import Tensors, join, split, tree_map
+
+__all__: list[str] = []
+
+
+@lower.register(FunctionalComp)
+def _comp(op: Any) -> TorchFunctional:
+    f, a = to_torch(op.left), to_torch(op.right).fn
+    value = f.fn
+    name = f"{f.name} after {type(op.right).__name__}"
+    if isinstance(op.right, odl.ScalingOperator):
+        scaled = _at_scaled(f, number(op.right.scalar))
+        return TorchFunctional(lambda t: value(a(t)), op.domain, scaled._prox, scaled._conj_prox, name=name)
+    if isinstance(op.right, odl.ComponentProjection) and isinstance(op.right.index, int) and f.has_prox:
+        return _on_component(f, op.domain, op.right.index, name)
+    return TorchFunctional(lambda t: value(a(t)), op.domain, name=name)
+
+
+def _on_component(f: TorchFunctional, space: Any, index: int, name: str) -> TorchFunctional:
+    """Return t -> f(t[index]), with its prox; weights of the product space must be 1 for it."""
+    value, proximal = f.fn, f._prox
+    unweighted = getattr(space.weighting, "const", None) == 1.0
+
+    def fn(t: Tensors) -> Tensor:
+        return value(split(space, t)[index])
+
+    def prox(t: Tensors, step: Step) -> Tensors:
+        parts = list(split(space, t))
+        parts[index] = proximal(parts[index], step)
+        return join(space, parts)
+
+    return TorchFunctional(fn, space, prox if unweighted else None, name=name)
+
+
+@lower.register(FunctionalLeftScalarMult)
+def _left_scalar(op: Any) -> TorchFunctional:
+    f, scale = to_torch(op.functional), number(op.scalar)
+    if isinstance(scale, float) and scale >= 0:
+        return f.scaled(scale)
+    value = f.fn
+    return TorchFunctional(lambda t: scale * value(t), op.domain, name=f"{scale} times {f.name}")
+
+
+@lower.register(FunctionalRightScalarMult)
+def _right_scalar(op: Any) -> TorchFunctional:
+    return _at_scaled(to_torch(op.functional), number(op.scalar))
+
+
+def _at_scaled(f: TorchFunctional, s: Any) -> TorchFunctional:
+    """Return t -> f(s * t)."""
+    value, proximal, up = f.fn, f._prox, times(f.domain, s)
+
+    def fn(t: Tensors) -> Tensor:
+        return value(up(t))
+
+    if proximal is None or s == 0:
+        return TorchFunctional(fn, f.domain, name=f.name)
+    down, square = times(f.domain, 1 / s), abs(s) ** 2
+    return TorchFunctional(fn, f.domain, lambda t, step: down(proximal(up(t), square * step)), name=f.name)
+
+
+@lower.register(FunctionalRightVectorMult)
+def _right_vector(op: Any) -> TorchFunctional:
+    f, vector, times_ = to_torch(op.functional), constant(op.vector), elementwise(op.domain, torch.mul)
+    value = f.fn
+    return TorchFunctional(
+        lambda t: value(times_(t, vector(t))), op.domain, name=f"{f.name} after a multiplication"
+    )
+
+
+@lower.register(FunctionalSum)
+def _sum(op: Any) -> TorchFunctional:
+    f, g = to_torch(op.left), to_torch(op.right)
+    left, right = f.fn, g.fn
+    return TorchFunctional(lambda t: left(t) + right(t), op.domain, name=f"{f.name} + {g.name}")
+
+
+@lower.register(FunctionalScalarSum)
+def _scalar_sum(op: Any) -> TorchFunctional:
+    f, c = to_torch(op.left), complex(op.scalar).real
+    value = f.fn
+    return TorchFunctional(lambda t: value(t) + c, op.domain, f._prox, f._conj_prox, name=f.name)
+
+
+@lower.register(FunctionalTranslation)
+def _translation(op: Any) -> TorchFunctional:
+    f, shift = to_torch(op.functional), constant(op.translation)
+    value, proximal, conj_proximal, ndims = f.fn, f._prox, f._conj_prox, f._ndims
+    minus, plus = elementwise(op.domain, torch.sub), elementwise(op.domain, torch.add)
+
+    def fn(t: Tensors) -> Tensor:
+        return value(minus(t, shift(t)))
+
+    if proximal is None:
+        return TorchFunctional(fn, op.domain, name=f.name)
+
+    def prox(t: Tensors, step: Step) -> Tensors:
+        y = shift(t)
+        return plus(proximal(minus(t, y), step), y)
+
+    def conj_prox(t: Tensors, step: Step, scale: Step) -> Tensors:  # the conjugate is f* + <., y>
+        moved = tree_map(lambda a, y, s: a - s * y, t, shift(t), spread(step, ndims))
+        return conj_proximal(moved, step, scale)
+
+    return TorchFunctional(fn, op.domain, prox, conj_prox, name=f.name)
+
+
+@lower.register(FunctionalQuadraticPerturb)
+def _quadratic_perturb(op: Any) -> TorchFunctional:
+    f, a, c = to_torch(op.functional), float(op.quadratic_coeff), float(op.constant)
+    value, proximal, ndims = f.fn, f._prox, f._ndims
+    linear, total = constant(op.linear_term), weighted_sum(op.domain)
+    # a |x|^2 + <x, u> in one weighted sum
+    terms = elementwise(
+        op.domain, lambda t, u: a * abs2(t) + _real_product(t, u) if a else _real_product(t, u)
+    )
+
+    def fn(t: Tensors) -> Tensor:
+        return value(t) + total(terms(t, linear(t))) + c
+
+    if proximal is None or a < 0:
+        return TorchFunctional(fn, op.domain, name=f"{f.name} + a quadratic")
+
+    def prox(t: Tensors, step: Step) -> Tensors:
+        factor = 1 + 2 * a * step
+        moved = tree_map(
+            lambda x, u, s, k: (x - s * u) / k, t, linear(t), spread(step, ndims), spread(factor, ndims)
+        )
+        return proximal(moved, step / factor)
+
+    return TorchFunctional(fn, op.domain, prox, name=f.name)
+
+
+@lower.register(BregmanDistance)
+def _bregman(op: Any) -> TorchFunctional:
+    offset = op.subgrad.inner(op.point) - op.functional(op.point)
+    return to_torch(
+        FunctionalQuadraticPerturb(op.functional, linear_term=-op.subgrad, constant=complex(offset).real)
+    )
+
+
+@lower.register(FunctionalProduct)
+def _product(op: Any) -> TorchFunctional:
+    f, g = to_torch(op.left), to_torch(op.right)
+    left, right = f.fn, g.fn
+    return TorchFunctional(lambda t: left(t) * right(t), op.domain, name=f"{f.name} * {g.name}")
+
+
+@lower.register(FunctionalQuotient)
+def _quotient(op: Any) -> TorchFunctional:
+    f, g = to_torch(op.dividend), to_torch(op.divisor)
+    left, right = f.fn, g.fn
+    return TorchFunctional(lambda t: left(t) / right(t), op.domain, name=f"{f.name} / {g.name}")
+
+
+@lower.register(FunctionalDefaultConvexConjugate)
+def _default_conjugate(op: Any) -> TorchFunctional:
+    f = to_torch(op.convex_conj)
+
+    def fn(t: Tensors) -> Tensor:
+        raise NotImplementedError(f"no values are known for the convex conjugate of {f.name}")
+
+    return conjugate(f, fn, f"the conjugate of {f.name}")

@@ -1,0 +1,207 @@
+"""Native lowerings of constants, boxes, Kullback-Leibler, quadratic forms and separable sums."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Number
+from typing import Any
+
+import odl
+import torch
+from odl.functionals import (
+    ConstantFunctional,
+    IndicatorBox,
+    IndicatorZero,
+    KullbackLeibler,
+    QuadraticForm,
+    ScalingFunctional,
+    SeparableSum,
+)
+from odl.functionals.default_functionals import KullbackLeiblerConvexConj
+from torch import Tensor
+
+from genreg.operators._building_blocks import constant, elementwise, number, weighted_sum, zeros
+from genreg.operators.bridge import Step, TorchFunctional, lower, sample_ndims, spread, to_torch
+from genreg.operators.functionals import conjugate, extremum, indicator, pointwise
+from genreg.operators.spaces import Tensors, join, split, tree_map
+
+__all__: list[str] = []
+
+
+@lower.register(ConstantFunctional)
+def _constant(op: Any) -> TorchFunctional:
+    value, nothing = complex(op.constant).real, zeros(op.domain)
+    return TorchFunctional(
+        lambda t: nothing(t) + value,
+        op.domain,
+        lambda t, step: t,
+        lambda t, step, scale: tree_map(torch.zeros_like, t),
+        name=type(op).__name__,
+    )
+
+
+@lower.register(IndicatorZero)
+def _indicator_zero(op: Any) -> TorchFunctional:
+    value, nothing = complex(op.constant).real, zeros(op.domain)
+    largest = extremum(op.domain, torch.amax)
+
+    def fn(t: Tensors) -> Tensor:
+        at_zero = largest(tree_map(torch.abs, t)) == 0
+        return torch.where(at_zero, nothing(t) + value, math.inf)
+
+    return TorchFunctional(
+        fn,
+        op.domain,
+        lambda t, step: tree_map(torch.zeros_like, t),
+        lambda t, step, scale: t,
+        name="IndicatorZero",
+    )
+
+
+@lower.register(ScalingFunctional)
+def _scaling(op: Any) -> TorchFunctional:
+    scale = number(op.scalar)
+    return TorchFunctional(
+        lambda t: (scale * t).real if t.is_complex() else scale * t,
+        op.domain,
+        lambda t, step: t - step * scale.conjugate(),
+        name=type(op).__name__,
+    )
+
+
+@lower.register(IndicatorBox)
+def _box(op: Any) -> TorchFunctional:
+    space, low, high = op.domain, op.lower, op.upper
+    if isinstance(low, Number) and isinstance(high, Number):
+        if low > high:
+            raise ValueError(f"`lower` must not exceed `upper`, got {low} and {high}")
+        project = elementwise(space, lambda t: t.clamp(low, high))
+    else:
+        above, below = _bounded(space, low, torch.maximum), _bounded(space, high, torch.minimum)
+
+        def project(t: Tensors) -> Tensors:
+            return below(above(t))
+
+    largest = extremum(space, torch.amax)
+
+    def inside(t: Tensors) -> Tensor:
+        return largest(tree_map(lambda a, b: (a - b).abs(), t, project(t))) == 0
+
+    return TorchFunctional(
+        indicator(inside, zeros(space)), space, lambda t, step: project(t), name=type(op).__name__
+    )
+
+
+def _bounded(space: Any, bound: Any, limit: Callable[..., Tensor]) -> Callable[[Tensors], Tensors]:
+    if bound is None:
+        return lambda t: t
+    if isinstance(bound, Number):
+        return elementwise(space, lambda t: limit(t, torch.as_tensor(bound, dtype=t.dtype, device=t.device)))
+    value = constant(space.element(bound))
+    return lambda t: tree_map(limit, t, value(t))
+
+
+@lower.register(KullbackLeibler)
+def _kullback_leibler(op: Any) -> TorchFunctional:
+    r"""Sum of :math:`x - g + g \log(g / x)` over :math:`x \ge 0`, with :math:`0 \log 0 = 0`."""
+    space, total = op.domain, weighted_sum(op.domain)
+    prior = constant(op.prior if op.prior is not None else space.one())
+
+    def divergence(x: Tensor, g: Tensor) -> Tensor:
+        counted = g > 0  # where nothing was counted the logarithm plays no role, not even in the derivative
+        logarithm = torch.where(counted, x / torch.where(counted, g, 1.0), 1.0).log()
+        return torch.where(x < 0, math.inf, x - g - g * logarithm)
+
+    def fn(t: Tensors) -> Tensor:
+        return _inf_if_nan(total(tree_map(divergence, t, prior(t))))
+
+    def positive_root(t: Tensor, g: Tensor, step: Step) -> Tensor:
+        """Solve u² - (t - step) u - step g = 0 for u >= 0, without cancellation."""
+        b = t - step
+        root = (b.square() + 4 * step * g).sqrt()
+        return torch.where(b > 0, (b + root) / 2, 2 * step * g / (root - b).clamp_min(1e-30))
+
+    ndims = sample_ndims(space)
+
+    def prox(t: Tensors, step: Step) -> Tensors:
+        return tree_map(positive_root, t, prior(t), spread(step, ndims))
+
+    return TorchFunctional(fn, space, prox, name="KullbackLeibler")
+
+
+@lower.register(KullbackLeiblerConvexConj)
+def _kullback_leibler_conjugate(op: Any) -> TorchFunctional:
+    total = weighted_sum(op.domain)
+    prior = constant(op.prior if op.prior is not None else op.domain.one())
+
+    def fn(t: Tensors) -> Tensor:
+        return _inf_if_nan(-total(tree_map(lambda x, g: g * (1 - x).log(), t, prior(t))))
+
+    return conjugate(_kullback_leibler(KullbackLeibler(op.domain, op.prior)), fn, "KullbackLeiblerConvexConj")
+
+
+def _inf_if_nan(values: Tensor) -> Tensor:
+    return torch.where(values.isfinite(), values, math.inf)
+
+
+@lower.register(QuadraticForm)
+def _quadratic_form(op: Any) -> TorchFunctional:
+    r"""Real part of :math:`\langle x, A x + b\rangle + c`; it has a prox if A is a number."""
+    space, offset = op.domain, complex(op.constant).real
+    total, product = weighted_sum(space), elementwise(space, _real_product)
+    linear = None if op.vector is None else constant(op.vector)
+    image = None if op.operator is None else to_torch(op.operator).fn
+
+    def fn(t: Tensors) -> Tensor:
+        if image is None:
+            return total(product(t, linear(t))) + offset
+        y = image(t)
+        return total(product(t, y if linear is None else tree_map(torch.add, y, linear(t)))) + offset
+
+    a = 0.0 if op.operator is None else None
+    if isinstance(op.operator, odl.ScalingOperator):
+        a = number(op.operator.scalar)
+    if not isinstance(a, float) or a < 0:
+        return TorchFunctional(fn, space, name="QuadraticForm")
+    shrink = pointwise(space, lambda t, step: t / (1 + 2 * a * step))
+    ndims = sample_ndims(space)
+
+    def prox(t: Tensors, step: Step) -> Tensors:
+        if linear is not None:
+            t = tree_map(lambda x, b, s: x - s * b, t, linear(t), spread(step, ndims))
+        return shrink(t, step)
+
+    return TorchFunctional(fn, space, prox, name="QuadraticForm")
+
+
+def _real_product(x: Tensor, y: Tensor) -> Tensor:
+    return (x * y.conj()).real if x.is_complex() else x * y
+
+
+@lower.register(SeparableSum)
+def _separable_sum(op: Any) -> TorchFunctional:
+    """Sum of functionals of the parts; `prox` also takes a tuple of steps, one per part."""
+    space, parts = op.domain, [to_torch(f) for f in op.functionals]
+
+    def fn(t: Tensors) -> Tensor:
+        return sum(f.fn(x) for f, x in zip(parts, split(space, t), strict=True))
+
+    if not all(f.has_prox for f in parts):
+        missing = next(f.name for f in parts if not f.has_prox)
+        return TorchFunctional(fn, space, name=f"SeparableSum, because of its part {missing}")
+
+    def each(step: Any) -> tuple[Step, ...]:
+        return step if isinstance(step, tuple) else (step,) * len(parts)
+
+    def prox(t: Tensors, step: Any) -> Tensors:
+        return join(
+            space,
+            [f._prox(x, s) for f, x, s in zip(parts, split(space, t), each(step), strict=True)],
+        )
+
+    def conj_prox(t: Tensors, step: Any, scale: Any) -> Tensors:
+        triples = zip(parts, split(space, t), each(step), each(scale), strict=True)
+        return join(space, [f._conj_prox(x, s, c) for f, x, s, c in triples])
+
+    return TorchFunctional(fn, space, prox, conj_prox, name="SeparableSum")
