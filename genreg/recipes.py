@@ -16,7 +16,7 @@ from torch import Tensor
 
 from genreg import weights
 from genreg.datasets import mnist, shapes
-from genreg.networks import Architecture, DenseConfig
+from genreg.networks import Architecture, ConvConfig, DenseConfig, RegionsConfig
 from genreg.training import Sampler, evaluate, fit, latent_statistics, range_error, whiten
 
 __all__ = ["RECIPES", "Recipe", "train"]
@@ -76,30 +76,28 @@ _mnist_data = {
     "data": _MNIST,
 }
 
-_shapes_architecture = DenseConfig(
-    image_shape=(56, 56),
-    latent_dim=10,
-    encoder=(256, 256),
-    decoder=(256, 512),
-    activation="silu",
-    maximum=0.5,
-)
+_shapes_architecture = RegionsConfig(image_shape=(56, 56), latent_dim=10, maximum=0.5)
 
 RECIPES: dict[str, Recipe] = {
     "shapes-vae": Recipe(
         architecture=_shapes_architecture,
-        settings={"steps": 25_000, "batch_size": 128, "lr": 1e-3, "warmup": 500, "kl_weight": 5.0},
+        settings={"steps": 12_000, "batch_size": 128, "lr": 1e-3, "warmup": 200, "kl_weight": 5.0},
         **_shapes_data,
     ),
     "shapes-ae": Recipe(
         architecture=replace(_shapes_architecture, variational=False),
-        settings={"steps": 20_000, "batch_size": 128, "lr": 1e-3, "warmup": 500},
+        settings={"steps": 10_000, "batch_size": 128, "lr": 1e-3, "warmup": 200},
         whitened=True,
         **_shapes_data,
     ),
+    "mnist-vae": Recipe(
+        architecture=ConvConfig(image_shape=(28, 28), latent_dim=8, channels=(16, 32)),
+        settings={"steps": 12_000, "batch_size": 128, "lr": 1e-3, "warmup": 200},
+        **_mnist_data,
+    ),
     "mnist-vae-dense": Recipe(
         architecture=DenseConfig(image_shape=(28, 28), latent_dim=8),
-        settings={"steps": 25_000, "batch_size": 128, "lr": 1e-3, "warmup": 500, "input_noise": 15 / 255},
+        settings={"steps": 15_000, "batch_size": 128, "lr": 1e-3, "warmup": 200, "input_noise": 15 / 255},
         **_mnist_data,
     ),
 }

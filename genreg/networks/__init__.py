@@ -16,6 +16,7 @@ from genreg.networks._autoencoder import Architecture, Autoencoder
 from genreg.networks._config import Config
 from genreg.networks._duff import DuffConfig
 from genreg.networks._grid import GridConfig
+from genreg.networks._regions import RegionsConfig
 from genreg.networks._small import ConvConfig, DenseConfig
 
 __all__ = [
@@ -26,11 +27,12 @@ __all__ = [
     "DenseConfig",
     "DuffConfig",
     "GridConfig",
+    "RegionsConfig",
     "build",
 ]
 
 ARCHITECTURES: dict[str, type[Config]] = {
-    c.name: c for c in (DenseConfig, ConvConfig, DuffConfig, GridConfig)
+    c.name: c for c in (DenseConfig, ConvConfig, RegionsConfig, DuffConfig, GridConfig)
 }
 
 

@@ -4,13 +4,16 @@ import json
 import pytest
 import torch
 
-from genreg.networks import ARCHITECTURES, ConvConfig, DenseConfig, DuffConfig, build
+from genreg.networks import ARCHITECTURES, ConvConfig, DenseConfig, DuffConfig, RegionsConfig, build
 
 SMALL = [
     DenseConfig(image_shape=(6, 5), latent_dim=3, encoder=(7,), decoder=(8, 9)),
     DenseConfig(image_shape=(6, 5), latent_dim=3, variational=False, maximum=None, activation="silu"),
     ConvConfig(image_shape=(8, 12), latent_dim=4, channels=(2, 3), hidden=5),
     ConvConfig(image_shape=(16, 16), latent_dim=4, channels=(2, 3, 4), hidden=5, decoder=(6,), maximum=0.5),
+    RegionsConfig(
+        image_shape=(9, 8), latent_dim=3, encoder=(4,), decoder=(5,), regions=3, rank=2, maximum=0.5
+    ),
     DuffConfig.mnist(),
     DuffConfig.shapes(variational=False),
 ]
@@ -45,7 +48,7 @@ def test_build_makes_the_same_model_from_the_json_of_a_card(config):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # by torch.func.jvp
-@pytest.mark.parametrize("config", SMALL[:4], ids=names[:4])
+@pytest.mark.parametrize("config", SMALL[:5], ids=names[:5])
 def test_decoders_differentiate_under_func_transforms(config):
     model = config.build().double().eval()
     z, dz, w = torch.randn(3, *model.encode(torch.rand(2, *config.image_shape).double()).shape).double()
@@ -56,9 +59,10 @@ def test_decoders_differentiate_under_func_transforms(config):
     assert torch.allclose(one_by_one, model.decode(w), atol=1e-12)
 
 
-def test_the_image_lies_between_zero_and_the_maximum():
-    model = SMALL[3].build()
-    x = model.decode(50 * torch.randn(100, 4))
+@pytest.mark.parametrize("config", SMALL[3:5], ids=names[3:5])
+def test_the_image_lies_between_zero_and_the_maximum(config):
+    model = config.build()
+    x = model.decode(50 * torch.randn(100, config.latent_dim))
     assert x.min() >= 0 and x.max() <= 0.5
 
 
@@ -114,4 +118,4 @@ def test_bad_configurations(config, message):
 
 
 def test_every_architecture_is_listed():
-    assert set(ARCHITECTURES) == {"dense", "conv", "duff"}
+    assert {"dense", "conv", "regions", "duff"} <= set(ARCHITECTURES)
