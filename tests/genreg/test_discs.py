@@ -85,7 +85,7 @@ def test_public_name():
     assert genreg.datasets.discs_with_holes is discs_with_holes
 
 
-# Simulated limited-angle data --------------------------------------------------------------------------------
+# Simulated limited-angle data
 
 
 @pytest.fixture(scope="module")
