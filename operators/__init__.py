@@ -17,6 +17,7 @@ from genreg.operators.bridge import (
     torch_dtype,
     weight,
 )
+from genreg.operators.forward import blur, gaussian_measurements, mask, normalised
 from genreg.operators.ray import ray_transform
 
 from genreg.operators import (  # noqa: F401  # isort: skip  # these register in `lower`
@@ -32,8 +33,12 @@ from genreg.operators import (  # noqa: F401  # isort: skip  # these register in
 __all__ = [
     "TorchFunctional",
     "TorchOperator",
+    "blur",
     "check_tensor",
+    "gaussian_measurements",
     "lower",
+    "mask",
+    "normalised",
     "ray_transform",
     "riesz",
     "to_element",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["LinearPair", "SparsePair"]
 
 # Columns multiplied in one sparse product: enough to amortise reading the matrix, few enough for the cache.
-_COLUMNS = 64
+_COLUMNS = 32
 
 
 class LinearPair(ABC):

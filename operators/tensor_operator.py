@@ -13,11 +13,21 @@ from typing import Any
 
 import odl
 import torch
+from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
-from genreg.operators.bridge import TorchOperator, lower, to_element, to_tensor, weight
+from genreg.operators.bridge import TorchOperator, lower, to_element, to_tensor, torch_dtype, weight
 
-__all__ = ["AdjointOperator", "TensorOperator", "weighted_adjoint"]
+__all__ = ["AdjointOperator", "TensorOperator", "check_space", "weighted_adjoint"]
+
+
+def check_space(space: Any) -> None:
+    """Raise a TypeError unless `space` is a tensor space of floating type."""
+    if isinstance(space, TensorSpace):
+        dtype = torch_dtype(space)
+        if dtype.is_floating_point or dtype.is_complex:
+            return
+    raise TypeError(f"`space` must be a tensor space of floating type (uniform_discr, rn, cn), got {space!r}")
 
 
 def weighted_adjoint(

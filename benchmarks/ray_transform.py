@@ -1,0 +1,104 @@
+"""Ray transform and adjoint of a batch: ours against a loop over ODL's and against deepinv's, on the CPU.
+
+    python benchmarks/ray_transform.py            # 128 x 128, 180 angles, batch 32
+    python benchmarks/ray_transform.py --quick    # 32 x 32, 30 angles, batch 8
+
+All run with the same number of threads in interleaved repeats after a warm-up; the table gives medians in
+milliseconds and ratios of medians. deepinv is skipped where it is not installed.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import odl
+import torch
+from odl.applications import tomo
+
+import genreg.operators
+
+
+def contenders(size: int, angles: int, batch: int) -> tuple[dict[str, tuple[Callable, Callable]], list[str]]:
+    """Return the (forward, adjoint) pairs to time by name, and remarks."""
+    space = odl.uniform_discr([-1, -1], [1, 1], (size, size), dtype="float32")
+    geometry = tomo.parallel_beam_geometry(space, angles)
+    images = torch.rand(batch, size, size)
+
+    operator = genreg.operators.to_torch(genreg.operators.ray_transform(space, geometry))
+    sinograms = operator(images)
+    result = {"genreg": (lambda: operator(images), lambda: operator.adjoint(sinograms))}
+    remarks = []
+
+    reference = tomo.RayTransform(space, geometry, impl="astra_cpu")
+    elements = [space.element(image.numpy()) for image in images]
+    data = [reference.range.element(sinogram.numpy()) for sinogram in sinograms]
+    result["odl, loop"] = (
+        lambda: [reference(x) for x in elements],
+        lambda: [reference.adjoint(y) for y in data],
+    )
+    for ours, theirs, name in (
+        (operator(images)[0], reference(elements[0]), "forward"),
+        (operator.adjoint(sinograms)[0], reference.adjoint(data[0]), "adjoint"),
+    ):
+        theirs = torch.from_numpy(theirs.data)
+        error = float((ours - theirs).norm() / theirs.norm())
+        remarks.append(f"{name}: relative difference to odl {error:.1e}")
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import deepinv
+    except ImportError:
+        remarks.append("deepinv is not installed: skipped")
+    else:
+        physics = deepinv.physics.Tomography(angles=angles, img_width=size, device="cpu")
+        channel = images[:, None]
+        theirs = physics.A(channel)
+        result["deepinv"] = (lambda: physics.A(channel), lambda: physics.A_adjoint(theirs))
+        remarks.append(f"deepinv {deepinv.__version__}, sinograms {tuple(theirs.shape)}")
+    return result, remarks
+
+
+def measure(functions: dict[str, Callable], repeats: int) -> dict[str, float]:
+    """Return medians in milliseconds over interleaved repeats."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes and few repeats")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=None)
+    arguments = parser.parse_args()
+    size, angles, batch, repeats = (32, 30, 8, 3) if arguments.quick else (128, 180, 32, 11)
+    repeats = arguments.repeats or repeats
+    torch.set_num_threads(arguments.threads)
+
+    with torch.no_grad():
+        pairs, remarks = contenders(size, angles, batch)
+        print(
+            f"{size} x {size}, {angles} angles, batch {batch}, {arguments.threads} threads, {repeats} repeats"
+        )
+        print(f"{'':12} {'forward':>12} {'ratio':>7} {'adjoint':>12} {'ratio':>7}")
+        columns = [measure({name: pair[k] for name, pair in pairs.items()}, repeats) for k in (0, 1)]
+    for name in pairs:
+        cells = " ".join(f"{times[name]:>9.2f} ms {times[name] / times['genreg']:>7.1f}" for times in columns)
+        print(f"{name:12} {cells}")
+    for remark in remarks:
+        print(remark)
+
+
+if __name__ == "__main__":
+    main()
