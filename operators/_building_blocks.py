@@ -92,8 +92,7 @@ def safe_sqrt(s: Tensor) -> Tensor:
 def zeros(space: Any) -> Callable[[Tensors], Tensor]:
     """Return the map to ``(*batch,)`` real zeros that autograd still knows to depend on its argument."""
     if not is_stacked(space):
-        first = zeros(space[0])
-        return lambda t: first(t[0])
+        return _sum_of_parts([zeros(s) for s in space.spaces])
     ndim = len(space_shape(space))
 
     def empty_sum(t: Tensor) -> Tensor:

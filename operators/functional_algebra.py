@@ -6,7 +6,7 @@ functional                           prox with step :math:`\tau` at t
 :math:`a f`                          :math:`\mathrm{prox}_{\tau a f}(t)`
 :math:`f(s\,\cdot)`                  :math:`\mathrm{prox}_{\tau s^2 f}(s t) / s`
 :math:`f(\cdot - y)`                 :math:`y + \mathrm{prox}_{\tau f}(t - y)`
-:math:`f + a\|\cdot\|^2 + (\cdot, u)`  :math:`\mathrm{prox}_{\tau f / c}((t - \tau u) / c)`, :math:`c = 1 + 2 a \tau`
+:math:`f + a\|\cdot\|^2 + (\cdot, u)`  :math:`\mathrm{prox}_{\tau f / c}((t - \tau u) / c)`, c = 1 + 2 a τ
 :math:`f \circ P`, P a component     the prox of f on that component, the identity on the others
 ===================================  =====================================================================
 """
