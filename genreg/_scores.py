@@ -125,39 +125,45 @@ def range_error(
 
 @torch.no_grad()
 def whiten(model: Autoencoder, images: Tensor) -> None:
-    """Give the codes E(x) of images the mean 0 and the covariance I by an affine change of the latent space, in place.
+    """Normalise the codes of images by an affine change of the latent space, in place; G(E(x)) is unchanged.
 
-    With the mean m and the covariance L L' of the codes, the new encoder is L^{-1}(E(x) - m) and the new
-    decoder G(L z + m): G(E(x)) is unchanged, and the penalty ||z||^2 becomes meaningful for an autoencoder
-    without a prior. The change is absorbed in the encoder's last layer and the decoder's first.
+    The codes of an autoencoder have a mean m and a covariance L L'; the new encoder is L^{-1}(E(x) - m) and
+    the new decoder G(L z + m), so that the codes have the mean 0 and the covariance I and the penalty ||z||^2
+    is meaningful. For a variational model L is the diagonal matrix of the standard deviations of the
+    aggregate posterior (see `latent_statistics`), which keeps q(z | x) diagonal. The change is absorbed in
+    the encoder's last layer and the decoder's first.
 
     Parameters
     ----------
     model
-        A model that is not variational, whose encoder ends and whose decoder begins with a dense layer.
+        A model whose encoder ends and whose decoder begins with a dense layer.
     images
         Images ``(N, n, m)`` on the device of the model, with N above the latent dimension.
 
     Raises
     ------
     TypeError
-        If the model is variational or its layers are of another kind.
+        If these layers are of another kind.
     """
-    last, first = (
-        list(model.encoder.modules())[-1],
-        next(m for m in model.decoder.modules() if not list(m.children())),
-    )
-    if model.variational or not (isinstance(last, nn.Linear) and isinstance(first, nn.Linear)):
-        raise TypeError(
-            "whiten needs a model that is not variational, with dense layers next to the latent space"
-        )
-    training = model.training
+    last = list(model.encoder.modules())[-1]
+    first = next(m for m in model.decoder.modules() if not list(m.children()))
+    if not (isinstance(last, nn.Linear) and isinstance(first, nn.Linear)):
+        raise TypeError("whiten needs a model with dense layers next to the latent space")
+    training, dim = model.training, model.latent_dim
     model.eval()
-    codes = torch.cat([model.encode(x) for x in images.split(500)]).double()
+    codes = torch.cat([model.encoder(x) for x in images.split(500)]).double()
     model.train(training)
-    mean = codes.mean(0)
-    factor = torch.linalg.cholesky(torch.cov(codes.T))
+    means = codes[:, :dim]
+    covariance = torch.cov(means.T)
+    if model.variational:
+        covariance = torch.diag(covariance.diagonal() + (2 * codes[:, dim:]).exp().mean(0))
+        last.bias[dim:] -= 0.5 * covariance.diagonal().log().to(last.bias.dtype)
+    mean, factor = means.mean(0), torch.linalg.cholesky(covariance)
     first.bias += (first.weight.double() @ mean).to(first.bias.dtype)
     first.weight.copy_(first.weight.double() @ factor)
-    last.weight.copy_(torch.linalg.solve_triangular(factor, last.weight.double(), upper=False))
-    last.bias.copy_(torch.linalg.solve_triangular(factor, (last.bias - mean)[:, None], upper=False)[:, 0])
+    last.weight[:dim] = _solve(factor, last.weight[:dim]).to(last.weight.dtype)
+    last.bias[:dim] = _solve(factor, (last.bias[:dim] - mean)[:, None])[:, 0].to(last.bias.dtype)
+
+
+def _solve(factor: Tensor, matrix: Tensor) -> Tensor:
+    return torch.linalg.solve_triangular(factor, matrix.double(), upper=False)

@@ -41,8 +41,7 @@ class Recipe:
     settings
         Keyword arguments of `genreg.training.fit`.
     whitened
-        Whether the latent space is normalised after the training (`genreg.training.whiten`); for models that
-        are not variational.
+        Whether the latent space is normalised after the training (`genreg.training.whiten`).
     half
         Whether the weights are stored in half precision.
     """
@@ -81,7 +80,8 @@ _shapes_architecture = RegionsConfig(image_shape=(56, 56), latent_dim=10, maximu
 RECIPES: dict[str, Recipe] = {
     "shapes-vae": Recipe(
         architecture=_shapes_architecture,
-        settings={"steps": 12_000, "batch_size": 128, "lr": 1e-3, "warmup": 200, "kl_weight": 5.0},
+        settings={"steps": 12_000, "batch_size": 128, "lr": 1e-3, "warmup": 200, "kl_weight": 20.0},
+        whitened=True,
         **_shapes_data,
     ),
     "shapes-ae": Recipe(

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from genreg import recipes, training, weights
 from genreg.datasets import shapes
-from genreg.networks import ConvConfig, DenseConfig, DuffConfig
+from genreg.networks import Autoencoder, ConvConfig, DenseConfig, DuffConfig
 
 VAE = DenseConfig(image_shape=(4, 6), latent_dim=2, encoder=(8,), decoder=(8,))
 AE = dataclasses.replace(VAE, variational=False)
@@ -274,8 +275,22 @@ def test_whiten_keeps_the_reconstruction():
     assert torch.allclose(model(x), before, atol=1e-10)
     assert torch.allclose(z.mean(0), torch.zeros(2).double(), atol=1e-10)
     assert torch.allclose(torch.cov(z.T), torch.eye(2).double(), atol=1e-8)
-    with pytest.raises(TypeError, match="not variational"):
-        training.whiten(VAE.build(), x.float())
+
+
+def test_whiten_standardises_the_aggregate_posterior():
+    model = VAE.build().double().eval()
+    x = blobs(100, seed=0).double()
+    before, (mean, std) = model(x), model.encode_distribution(x)
+    training.whiten(model, x)
+    assert torch.allclose(model(x), before, atol=1e-10)
+    found = training.latent_statistics(model, x)
+    assert found["mean"] == pytest.approx([0.0, 0.0], abs=1e-10)
+    assert found["std"] == pytest.approx([1.0, 1.0], abs=1e-10)
+    new_mean, new_std = model.encode_distribution(x)
+    assert torch.allclose(new_std / new_std[0], std / std[0])
+    assert torch.allclose((new_mean - new_mean[0]) / new_std, (mean - mean[0]) / std)
+    with pytest.raises(TypeError, match="dense layers next to the latent space"):
+        training.whiten(Autoencoder(nn.Sequential(nn.Flatten(), nn.Softplus()), model.decoder, VAE), x)
 
 
 def test_range_error_of_images_in_the_range_is_zero():
