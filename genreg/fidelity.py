@@ -92,7 +92,12 @@ class GaussianFidelity(Functional):
             return (q - step * y) * (strength / (strength + step))
 
         return TorchFunctional(
-            lambda q: self.misfit(q, y, precision), Y, prox=prox, conj_prox=conj_prox, name="GaussianFidelity"
+            lambda q: self.misfit(q, y, precision),
+            Y,
+            prox=prox,
+            conj_prox=conj_prox,
+            name="GaussianFidelity",
+            take=lambda index: self.take(index).on_data(),
         )
 
     def _single(self) -> Tensor:
@@ -147,7 +152,9 @@ def _positive(value: float | Tensor, name: str, data: Tensor) -> Tensor:
     """A positive parameter as a tensor, one for every sample of `data`."""
     tensor = torch.as_tensor(value, dtype=data.real.dtype, device=data.device)
     if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != len(data)):
-        raise ValueError(f"{name} must be a number or have the shape ({len(data)},), got {tuple(tensor.shape)}")
+        raise ValueError(
+            f"{name} must be a number or have the shape ({len(data)},), got {tuple(tensor.shape)}"
+        )
     if not bool(((tensor > 0) & torch.isfinite(tensor)).all()):
         raise ValueError(f"{name} must be positive and finite, got {value}")
     return tensor.expand(len(data))

@@ -11,10 +11,10 @@ import torch
 from genreg.operators import to_tensor
 from genreg.solvers.door import is_element
 
-__all__ = ["image_grid"]
+__all__ = ["as_images", "draw_images", "image_grid"]
 
 
-def _as_images(images: Any) -> np.ndarray:
+def as_images(images: Any) -> np.ndarray:
     """Images as an array ``(B, n, m)``."""
     if is_element(images):
         images = to_tensor(images)
@@ -25,7 +25,24 @@ def _as_images(images: Any) -> np.ndarray:
     return array[None] if array.ndim == 2 else array
 
 
-def image_grid(
+def image_grid(rows: Mapping[str, Any], **options: Any) -> Any:
+    """Draw rows of images in a figure of their own; see `draw_images` for the arguments.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    from matplotlib.figure import Figure
+
+    count = max(len(as_images(item)[: options.get("columns", 8)]) for item in rows.values())
+    lines = 2 * len(rows) - 1 if options.get("errors") else len(rows)
+    figure = Figure(figsize=(1.35 * count + 0.6, 1.45 * lines), layout="constrained")
+    draw_images(figure, rows, **options)
+    return figure
+
+
+def draw_images(
+    figure: Any,
     rows: Mapping[str, Any],
     *,
     errors: bool = False,
@@ -34,12 +51,15 @@ def image_grid(
     vmax: float | None = None,
     error_max: float | None = None,
     titles: Mapping[str, list[str]] | None = None,
+    transposed: bool = False,
     **imshow: Any,
-) -> Any:
-    """Draw rows of images; the first row is the reference for the errors drawn below every other row.
+) -> None:
+    """Draw rows of images; the first row is the reference for the errors drawn after every other row.
 
     Parameters
     ----------
+    figure : matplotlib Figure or SubFigure
+        Where to draw.
     rows : dict of str to ODL element, Tensor or array
         Label and images, ``(n, m)`` or ``(B, n, m)``, of every row.
     errors : bool
@@ -52,16 +72,12 @@ def image_grid(
         Errors are drawn from -error_max to error_max; half of the grey range by default.
     titles : dict of str to list of str, optional
         Titles of the images of a row.
+    transposed : bool
+        Lay the rows out as columns.
     **imshow
         Passed to matplotlib's ``imshow``.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
-    from matplotlib.figure import Figure
-
-    images = {label: _as_images(item)[:columns] for label, item in rows.items()}
+    images = {label: as_images(item)[:columns] for label, item in rows.items()}
     first = next(iter(images.values()))
     vmax = float(first.max()) if vmax is None else vmax
     error_max = 0.5 * (vmax - vmin) if error_max is None else error_max
@@ -71,16 +87,17 @@ def image_grid(
         if errors and k:
             lines.append(("error", stack - first, {"vmin": -error_max, "vmax": error_max, "cmap": "RdBu_r"}))
     count = max(len(stack) for stack in images.values())
-    figure = Figure(figsize=(1.35 * count + 0.6, 1.45 * len(lines)), layout="constrained")
-    axes = figure.subplots(len(lines), count, squeeze=False)
-    for line, (label, stack, style) in zip(axes, lines, strict=True):
-        for ax in line:
-            ax.set(xticks=[], yticks=[])
-            ax.set_axis_off()
+    grid = figure.subplots(*((count, len(lines)) if transposed else (len(lines), count)), squeeze=False)
+    for ax in grid.flat:
+        ax.set_axis_off()
+    for line, (label, stack, style) in zip(grid.T if transposed else grid, lines, strict=True):
         for k, (ax, image) in enumerate(zip(line, stack, strict=False)):
             ax.set_axis_on()
+            ax.set(xticks=[], yticks=[])
             ax.imshow(image, **{**style, "interpolation": "nearest", **imshow})
             if titles and k < len(titles.get(label, [])):
-                ax.set_title(titles[label][k], fontsize=7, pad=2)
-        line[0].set_ylabel(label, fontsize=8)
-    return figure
+                ax.set_xlabel(titles[label][k], fontsize=7, labelpad=2)
+        if transposed:
+            line[0].set_title(label, fontsize=8)
+        else:
+            line[0].set_ylabel(label, fontsize=8)

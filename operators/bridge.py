@@ -155,6 +155,8 @@ class TorchFunctional:
         is cheaper than Moreau's identity. Either of the two gives the other.
     name : str, optional
         Used in error messages.
+    take : callable, optional
+        Makes the functional for some samples of the batch, where it has parameters of every sample.
     """
 
     def __init__(
@@ -164,10 +166,12 @@ class TorchFunctional:
         prox: Callable[[Tensors, Step], Tensors] | None = None,
         conj_prox: Callable[[Tensors, Step, Step], Tensors] | None = None,
         name: str = "functional",
+        take: Callable[[Tensor], TorchFunctional] | None = None,
     ) -> None:
         self.fn = fn
         self.domain = domain
         self.name = name
+        self._take = take
         self._ndims = sample_ndims(domain)
         self._prox = prox
         self._conj_prox = conj_prox
@@ -238,7 +242,14 @@ class TorchFunctional:
             None if prox is None else lambda t, step: prox(t, lam * step),
             None if conj_prox is None else lambda t, step, scale: conj_prox(t, step, lam * scale),
             name=self.name,
+            take=lambda index: self.take(index).scaled(
+                lam[index] if isinstance(lam, Tensor) and lam.ndim else lam
+            ),
         )
+
+    def take(self, index: Tensor) -> TorchFunctional:
+        """Return the functional for the samples in `index` of a batch; itself unless it has parameters of each sample."""
+        return self if self._take is None else self._take(index)
 
     def _conj_prox_by_moreau(self, t: Tensors, step: Step, scale: Step) -> Tensors:
         s = spread(step, self._ndims)

@@ -70,7 +70,15 @@ def gradient_descent(
         If the objective is not differentiable.
     """
     return _descend(
-        objective, init, 1, False, max_iter, tol, line_search or Backtracking(spectral=True), callback, progress
+        objective,
+        init,
+        1,
+        False,
+        max_iter,
+        tol,
+        line_search or Backtracking(spectral=True),
+        callback,
+        progress,
     )
 
 
@@ -89,7 +97,9 @@ def alternating_gradient_descent(
     Parameters and results are those of `gradient_descent`, with `init` a dict of blocks in the order of the parts of
     the functional's domain. By default the line search grows its step after a success.
     """
-    return _descend(objective, init, None, False, max_iter, tol, line_search or Backtracking(), callback, progress)
+    return _descend(
+        objective, init, None, False, max_iter, tol, line_search or Backtracking(), callback, progress
+    )
 
 
 def palm(
@@ -108,7 +118,9 @@ def palm(
     block this is proximal gradient descent. Parameters and results are those of `gradient_descent`, with `init` a dict
     of blocks. Terms of a functional that have no gradient must have a prox on one block.
     """
-    return _descend(objective, init, None, True, max_iter, tol, line_search or Backtracking(), callback, progress)
+    return _descend(
+        objective, init, None, True, max_iter, tol, line_search or Backtracking(), callback, progress
+    )
 
 
 def _descend(
@@ -137,5 +149,12 @@ def _descend(
     door = enter(init, objective.spaces)
     updates = dict.fromkeys(objective.spaces, ProxGradient(line_search))
     return run(
-        objective, door, updates, max_iter=max_iter, tol=tol, callback=callback, progress=progress, description="descent"
+        objective,
+        door,
+        updates,
+        max_iter=max_iter,
+        tol=tol,
+        callback=callback,
+        progress=progress,
+        description="descent",
     )

@@ -65,7 +65,9 @@ def enter(init: Any, spaces: Mapping[str, Any], argument: str = "init") -> Door:
     if not isinstance(init, Mapping):
         init = dict.fromkeys(spaces, init) if len(spaces) == 1 else {}
     if set(init) != set(spaces):
-        raise ValueError(f"{argument} must be a dict with the blocks {list(spaces)}, got {list(init) or type(init).__name__}")
+        raise ValueError(
+            f"{argument} must be a dict with the blocks {list(spaces)}, got {list(init) or type(init).__name__}"
+        )
     elements = [is_element(init[name]) for name in spaces]
     if any(elements) and not all(elements):
         raise TypeError(f"{argument} must hold either ODL elements or tensors, got both")
@@ -82,9 +84,13 @@ def enter(init: Any, spaces: Mapping[str, Any], argument: str = "init") -> Door:
             raise TypeError(f"{label} must be an ODL element or a torch tensor, got {type(value).__name__}")
         batch = check_tensor(value, space, label)
         if len(batch) > 1:
-            raise ValueError(f"{label} must have at most one batch axis before {tuple(space.shape)}, got shape {tuple(value.shape)}")
+            raise ValueError(
+                f"{label} must have at most one batch axis before {tuple(space.shape)}, got shape {tuple(value.shape)}"
+            )
         if not torch.isfinite(value).all():
-            raise ValueError(f"{label} must be finite, got {int((~torch.isfinite(value)).sum())} NaN or infinite values")
+            raise ValueError(
+                f"{label} must be finite, got {int((~torch.isfinite(value)).sum())} NaN or infinite values"
+            )
         shapes.add(batch)
         value = value.detach().to(torch_dtype(space))
         blocks[name] = value if batch else value[None]

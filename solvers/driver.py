@@ -97,7 +97,7 @@ def _start(objective: Objective, blocks: Blocks, updates: Mapping[str, Update]) 
         proximable={name: g(blocks[name]) for name, g in objective.proximable.items()},
         steps={name: update.line_search.first_step(gradients[name]) for name, update in updates.items()},
         residuals={name: torch.full_like(smooth, torch.inf) for name in updates},
-        rejections=torch.zeros_like(smooth, dtype=torch.int64),
+        rejections={name: torch.zeros_like(smooth, dtype=torch.int64) for name in updates},
     )
 
 
@@ -172,9 +172,11 @@ def run(
             trips += 1
             if not running.all():
                 state = state.where(running, before)
-            iterations = iterations + (running & (state.rejections == 0))
+            iterations = iterations + (running & (state.idle == 0))
             record.remember(index, state)
-            status = torch.where(running, _judge(state, iterations, max_iter=max_iter, tol=tol, limit=limit), status)
+            status = torch.where(
+                running, _judge(state, iterations, max_iter=max_iter, tol=tol, limit=limit), status
+            )
 
             bar.update(int(iterations.max()) - bar.n)
             if callback and callback(Iterate(trips, state.blocks, state.value, state.residual, index)):
@@ -199,7 +201,7 @@ def _judge(state: State, iterations: Tensor, *, max_iter: int, tol: float, limit
     finite = torch.isfinite(state.residual)
     verdict = torch.full_like(iterations, Status.RUNNING)
     verdict[iterations >= max_iter] = Status.MAX_ITER
-    verdict[state.rejections >= limit] = Status.STALLED
-    verdict[(state.rejections >= limit) & ~finite] = Status.NON_FINITE
+    verdict[state.idle >= limit] = Status.STALLED
+    verdict[(state.idle >= limit) & ~finite] = Status.NON_FINITE
     verdict[finite & (state.residual <= tol)] = Status.CONVERGED
     return verdict

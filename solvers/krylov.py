@@ -88,6 +88,9 @@ def rough_reconstruction(A: odl.Operator, y: Tensor, *, iterations: int = 10) ->
     """
     if not A.is_linear:
         zero = A.domain.zero()
-        y, A = y - to_torch(A)(torch.zeros(A.domain.shape, dtype=y.dtype, device=y.device)), A.derivative(zero)
+        y, A = (
+            y - to_torch(A)(torch.zeros(A.domain.shape, dtype=y.dtype, device=y.device)),
+            A.derivative(zero),
+        )
     forward, adjoint = to_torch(A), to_torch(A.adjoint)
     return conjugate_gradient(lambda p: adjoint(forward(p)), adjoint(y), iterations=iterations)

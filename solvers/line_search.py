@@ -74,18 +74,29 @@ class Backtracking:
         if not self.initial_step > 0:
             raise ValueError(f"initial_step must be positive, got {self.initial_step}")
         if not (self.grow >= 1 and 0 < self.shrink < 1):
-            raise ValueError(f"grow must be at least 1 and shrink in (0, 1), got {self.grow} and {self.shrink}")
+            raise ValueError(
+                f"grow must be at least 1 and shrink in (0, 1), got {self.grow} and {self.shrink}"
+            )
         if self.slack < 0 or self.max_trials < 1:
-            raise ValueError(f"slack must be >= 0 and max_trials >= 1, got {self.slack} and {self.max_trials}")
+            raise ValueError(
+                f"slack must be >= 0 and max_trials >= 1, got {self.slack} and {self.max_trials}"
+            )
 
     def first_step(self, gradient: Tensor) -> Tensor:
         """Step size of the first trial, ``(B,)``."""
         norm = inner(gradient, gradient).sqrt()
         step = torch.full_like(norm, self.initial_step)
-        return step / norm.clamp_min(torch.finfo(norm.dtype).tiny) if self.relative else step
+        return torch.where(norm > 0, step / norm, step) if self.relative else step
 
     def accept(
-        self, value: Tensor, trial_value: Tensor, rise: Tensor, slope: Tensor, change: Tensor, step_sq: Tensor, tau: Tensor
+        self,
+        value: Tensor,
+        trial_value: Tensor,
+        rise: Tensor,
+        slope: Tensor,
+        change: Tensor,
+        step_sq: Tensor,
+        tau: Tensor,
     ) -> Tensor:
         """Which samples take the trial point.
 
@@ -109,7 +120,7 @@ class Backtracking:
             curved = change <= step_sq / tau
         rounding = self.slack * torch.finfo(value.dtype).eps * value.abs()
         equal = (trial_value - value).abs() <= rounding
-        return torch.where(equal, falls | curved, falls) & torch.isfinite(trial_value)
+        return torch.where(equal, curved, falls) & torch.isfinite(trial_value)
 
     def next_step(self, accepted: Tensor, change: Tensor, step_sq: Tensor, tau: Tensor) -> Tensor:
         """Step size of the next trial."""
@@ -117,4 +128,5 @@ class Backtracking:
         if self.spectral:
             barzilai = step_sq / change.clamp_min(torch.finfo(change.dtype).tiny)
             grown = torch.where(change > 0, torch.minimum(barzilai, 1e3 * tau), 10 * tau).clamp_min(1e-10)
+        grown = torch.where(step_sq > 0, grown, tau)  # a block that could not move has learned nothing
         return torch.where(accepted, grown, tau * self.shrink)

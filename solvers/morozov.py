@@ -127,7 +127,9 @@ def morozov(
     """
     low, high = lam_range
     if not (0 < low <= start <= high):
-        raise ValueError(f"lam_range must satisfy 0 < low <= start <= high, got {lam_range} with start={start}")
+        raise ValueError(
+            f"lam_range must satisfy 0 < low <= start <= high, got {lam_range} with start={start}"
+        )
     if candidates < 2 or max_rounds < 1 or not 0 < rtol < 1:
         raise ValueError(
             f"candidates must be at least 2, max_rounds at least 1 and rtol in (0, 1), got {candidates}, {max_rounds}, {rtol}"
@@ -135,7 +137,9 @@ def morozov(
     if not bool((level > 0).all()):
         raise ValueError(f"level must be positive, got {level.tolist()}")
     search = _Search(level, low, high, rtol)
-    steps = torch.linspace(-(candidates - 1) / 2, (candidates - 1) / 2, candidates, dtype=level.dtype, device=level.device)
+    steps = torch.linspace(
+        -(candidates - 1) / 2, (candidates - 1) / 2, candidates, dtype=level.dtype, device=level.device
+    )
     lam = (start * 10**steps).clamp(low, high).expand(level.shape[0], -1)
     search.learn(search.rows, lam, solve(search.rows, lam, None))
     for _ in range(max_rounds - 1):
@@ -162,7 +166,10 @@ class _Search:
             at = (self.rows[:, None], self.best[:, None].expand(-1, lam.shape[1]))
             wide_lam = self.lam[at].index_copy(0, samples, lam)
             wide = Trial(
-                {name: self.trial.blocks[name][at].index_copy(0, samples, v) for name, v in trial.blocks.items()},
+                {
+                    name: self.trial.blocks[name][at].index_copy(0, samples, v)
+                    for name, v in trial.blocks.items()
+                },
                 self.trial.residual[at].index_copy(0, samples, trial.residual),
                 self.trial.status[at].index_copy(0, samples, trial.status),
                 self.trial.iterations[at].index_copy(0, samples, trial.iterations),

@@ -45,7 +45,9 @@ def block_spaces(domain: Any, names: Sequence[str]) -> dict[str, Any]:
         return {names[0]: domain}
     if not isinstance(domain, odl.ProductSpace) or len(domain) != len(names):
         parts = len(domain) if isinstance(domain, odl.ProductSpace) else 1
-        raise ValueError(f"init must have one block for each of the {parts} parts of {domain!r}, got {list(names)}")
+        raise ValueError(
+            f"init must have one block for each of the {parts} parts of {domain!r}, got {list(names)}"
+        )
     return dict(zip(names, domain.spaces, strict=True))
 
 
@@ -89,7 +91,9 @@ class Objective:
             If a term has neither a gradient nor, on a block of its own, a prox.
         """
         if not isinstance(functional, Functional):
-            raise TypeError(f"objective must be an ODL functional or an Objective, got {type(functional).__name__}")
+            raise TypeError(
+                f"objective must be an ODL functional or an Objective, got {type(functional).__name__}"
+            )
         spaces = block_spaces(functional.domain, names)
         smooth, proximable = [], {}
         for scale, term in _terms(functional):

@@ -120,7 +120,11 @@ def pdhg(
         If a functional has no prox.
     """
     check_stopping(max_iter, tol)
-    saddle = f if isinstance(f, SaddlePoint) else SaddlePoint(f, _as_tuple(g, "g"), _as_tuple(operators, "operators"))
+    saddle = (
+        f
+        if isinstance(f, SaddlePoint)
+        else SaddlePoint(f, _as_tuple(g, "g"), _as_tuple(operators, "operators"))
+    )
     if isinstance(f, SaddlePoint) and init is None:
         init = g
     door = _enter(saddle, init)
@@ -129,7 +133,9 @@ def pdhg(
     steps = _Steps(saddle, problem, tau, sigma, door.blocks[name])
 
     began = time.perf_counter()
-    x, status, iterations, residuals = _iterate(problem, steps, door.blocks[name], name, max_iter, tol, callback, progress)
+    x, status, iterations, residuals = _iterate(
+        problem, steps, door.blocks[name], name, max_iter, tol, callback, progress
+    )
     value = problem.f(x)
     for gj, K in zip(problem.g, problem.forward, strict=True):
         value = value + gj(K(x))
@@ -170,7 +176,9 @@ class _Steps:
         if not self.balanced:
             sigmas = list(sigma) if isinstance(sigma, (tuple, list)) else [sigma] * count
             if len(sigmas) != count or not (tau > 0 and all(s > 0 for s in sigmas)):
-                raise ValueError(f"tau and sigma must be positive, one sigma or one for each of the {count} operators, got {tau!r}, {sigma!r}")
+                raise ValueError(
+                    f"tau and sigma must be positive, one sigma or one for each of the {count} operators, got {tau!r}, {sigma!r}"
+                )
             self.tau, self.sigma = float(tau), [float(s) for s in sigmas]
             self.norms = [(self.tau * s * count) ** -0.5 for s in self.sigma]  # what such steps are meant for
             return
@@ -202,7 +210,14 @@ def _shaped(step: Tensor | float, like: Tensor) -> Tensor | float:
 
 
 def _iterate(
-    problem: _Problem, steps: _Steps, x: Tensor, name: str, max_iter: int, tol: float, callback: Callback | None, progress: bool
+    problem: _Problem,
+    steps: _Steps,
+    x: Tensor,
+    name: str,
+    max_iter: int,
+    tol: float,
+    callback: Callback | None,
+    progress: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Run the iteration; return x, status, iterations and the history of residuals."""
     samples = torch.arange(x.shape[0], device=x.device)

@@ -35,8 +35,8 @@ class State:
         g_i(v_i), ``(B,)``, for the blocks that have a proximable part.
     steps, residuals : dict of str to Tensor
         Step size and residual of every block, ``(B,)``.
-    rejections : Tensor
-        Trials rejected in a row, ``(B,)``.
+    rejections : dict of str to Tensor
+        Trials rejected in a row for every block, ``(B,)``.
     """
 
     blocks: Blocks
@@ -45,7 +45,7 @@ class State:
     proximable: Mapping[str, Tensor]
     steps: Mapping[str, Tensor]
     residuals: Mapping[str, Tensor]
-    rejections: Tensor
+    rejections: Mapping[str, Tensor]
 
     @property
     def value(self) -> Tensor:
@@ -56,6 +56,11 @@ class State:
     def residual(self) -> Tensor:
         """Largest residual over the blocks, ``(B,)``."""
         return torch.stack(tuple(self.residuals.values())).amax(0)
+
+    @property
+    def idle(self) -> Tensor:
+        """Trials that every block has had rejected in a row, ``(B,)``; 0 if one of them has just moved."""
+        return torch.stack(tuple(self.rejections.values())).amin(0)
 
     def take(self, index: Tensor) -> State:
         """The samples in `index`."""
@@ -68,7 +73,9 @@ class State:
     def where(self, mask: Tensor, other: State) -> State:
         """The samples of this state where `mask` is true, those of `other` elsewhere."""
 
-        def pick(new: Tensor | Mapping[str, Tensor], old: Tensor | Mapping[str, Tensor]) -> Tensor | Mapping[str, Tensor]:
+        def pick(
+            new: Tensor | Mapping[str, Tensor], old: Tensor | Mapping[str, Tensor]
+        ) -> Tensor | Mapping[str, Tensor]:
             if isinstance(new, Tensor):
                 return where(mask, new, old)
             return {name: where(mask, new[name], old[name]) for name in new}
@@ -124,9 +131,10 @@ class ProxGradient:
             gradients={name: where(accepted, new, state.gradients[name]) for name, new in gradients.items()},
             smooth=torch.where(accepted, smooth, state.smooth),
             proximable={
-                name: torch.where(accepted, parts.get(name, part), part) for name, part in state.proximable.items()
+                name: torch.where(accepted, parts.get(name, part), part)
+                for name, part in state.proximable.items()
             },
             steps={**state.steps, block: search.next_step(accepted, change, step_sq, tau)},
             residuals={**state.residuals, block: step_sq.sqrt() / tau * size / scale},
-            rejections=torch.where(accepted, 0, state.rejections + 1),
+            rejections={**state.rejections, block: torch.where(accepted, 0, state.rejections[block] + 1)},
         )

@@ -1,0 +1,119 @@
+"""The command ``genreg``: demo, train, reconstruct, benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["main"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="genreg", description="Generative regularisers for inverse problems."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    demo = commands.add_parser("demo", help="reconstruct random shapes from tomographic data by five methods")
+    demo.add_argument("--output", type=Path, default=Path("genreg-demo.png"), help="figure (PNG)")
+    demo.add_argument("--images", type=int, default=12)
+    demo.add_argument("--angles", type=int, default=40)
+    demo.add_argument(
+        "--noise", type=float, default=0.05, help="relative to the root mean square of the data"
+    )
+    demo.add_argument("--seed", type=int, default=2023)
+    demo.add_argument("--quick", action="store_true", help="two images, to see that it works")
+
+    train = commands.add_parser("train", help="train one of the shipped models")
+    train.add_argument("name", help="name of a recipe, for example shapes-vae")
+    train.add_argument("--out", type=Path, default=Path("runs"), help="folder for weights and checkpoints")
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in that folder")
+    train.add_argument("--device", default="cpu")
+    train.add_argument("--quick", action="store_true", help="a few steps, to see that it works")
+
+    rec = commands.add_parser("reconstruct", help="reconstruct a data file as a small configuration says")
+    rec.add_argument("config", type=Path, help="TOML file, see genreg.configuration")
+    rec.add_argument("--data", type=Path, help="data file (npy, npz, mat, h5); overrides the configuration")
+    rec.add_argument("--output", type=Path, help="image file (npy); overrides the configuration")
+    rec.add_argument("--silent", action="store_true", help="no progress bar")
+
+    bench = commands.add_parser("benchmark", help="run a benchmark of a source checkout")
+    bench.add_argument("name", nargs="?", help="script in benchmarks/, without .py; lists them if left out")
+    bench.add_argument("options", nargs=argparse.REMAINDER, help="passed on, for example --quick")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; errors of the user end in one line and the status 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _COMMANDS[options.command](options)
+    except (ValueError, TypeError, FileNotFoundError, NotImplementedError, ImportError) as error:
+        print(f"genreg {options.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from genreg.demo import demo
+
+    demo(
+        images=options.images,
+        angles=options.angles,
+        noise=options.noise,
+        seed=options.seed,
+        output=options.output,
+        quick=options.quick,
+    )
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from genreg.recipes import train
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = train(
+        options.name, out=options.out, resume=options.resume, device=options.device, quick=options.quick
+    )
+    print(f"Weights: {path}")
+    return 0
+
+
+def _reconstruct(options: argparse.Namespace) -> int:
+    from genreg.configuration import reconstruct_file
+
+    rec, output = reconstruct_file(
+        options.config, data=options.data, output=options.output, progress=not options.silent
+    )
+    print(
+        f"λ = {float(rec.lam):.4g}, residual / noise level = {float(rec.discrepancy):.3f}, "
+        f"{rec.time:.1f} s\n{rec.advice()}\nImage: {output} (and {output.with_suffix('.png').name})"
+    )
+    return 0
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    import runpy
+
+    folder = Path(__file__).resolve().parent.parent / "benchmarks"
+    scripts = {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
+    if not scripts:
+        raise FileNotFoundError(
+            f"benchmarks come with the source, not with the installed package; none in {folder}"
+        )
+    if options.name is None:
+        print("\n".join(scripts))
+        return 0
+    if options.name not in scripts:
+        raise ValueError(f"name must be one of {list(scripts)}, got {options.name!r}")
+    sys.argv = [str(scripts[options.name]), *options.options]
+    runpy.run_path(str(scripts[options.name]), run_name="__main__")
+    return 0
+
+
+_COMMANDS = {"demo": _demo, "train": _train, "reconstruct": _reconstruct, "benchmark": _benchmark}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

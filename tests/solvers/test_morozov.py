@@ -1,0 +1,91 @@
+"""The discrepancy principle on ridge regression, where the residual is known for every parameter."""
+
+import pytest
+import torch
+
+from genreg.solvers import Status, Trial, morozov
+
+B, M, N = 4, 9, 5
+
+
+class Ridge:
+    """x = argmin ‖Ax - y‖² + λ‖x‖², solved exactly; remembers how often it was called."""
+
+    def __init__(self):
+        self.A = torch.randn(M, N, dtype=torch.float64)
+        self.y = torch.randn(B, M, dtype=torch.float64)
+        self.solved = 0
+        self.warm = []
+
+    def __call__(self, samples, lam, init):
+        self.solved += lam.numel()
+        self.warm.append(init is not None)
+        eye = torch.eye(N, dtype=torch.float64)
+        normal = self.A.T @ self.A + lam[..., None, None] * eye
+        x = torch.linalg.solve(normal, (self.y[samples] @ self.A)[:, None, :, None])[..., 0]
+        if init is not None:
+            assert init["x"].shape == x.shape
+        residual = (x @ self.A.T - self.y[samples][:, None]).square().sum(-1)
+        status = torch.full_like(lam, Status.CONVERGED, dtype=torch.int64)
+        return Trial({"x": x}, residual, status, torch.ones_like(status))
+
+    def limits(self):
+        """Smallest and largest residual that any λ can give."""
+        least = self.y - self.y @ self.A @ torch.linalg.inv(self.A.T @ self.A) @ self.A.T
+        return least.square().sum(1), self.y.square().sum(1)
+
+
+def test_meets_the_level_from_below_for_every_sample():
+    ridge = Ridge()
+    low, high = ridge.limits()
+    level = low + torch.tensor([0.03, 0.3, 0.6, 0.97], dtype=torch.float64) * (high - low)
+    choice = morozov(ridge, level, rtol=0.01)
+    assert (choice.status == Status.CONVERGED).all()
+    assert (choice.residual <= level).all() and (choice.residual >= 0.98 * level).all()
+    beyond = ridge(torch.arange(B), 1.05 * choice.lam[:, None], None).residual[:, 0]
+    assert (beyond > choice.residual).all() and (beyond > 0.99 * level).all()
+    assert ridge.warm[0] is False and ridge.warm[1] is True
+    assert choice.tried_lam.shape == choice.tried_residual.shape == (B, choice.tried_lam.shape[1])
+    exact = ridge(torch.arange(B), choice.lam[:, None], None)
+    assert torch.allclose(choice.blocks["x"], exact.blocks["x"][:, 0])
+
+
+def test_level_below_the_reach_of_the_model_and_above_all_data():
+    ridge = Ridge()
+    low, high = ridge.limits()
+    level = torch.stack((0.5 * low[0], 2 * high[1], 0.5 * (low + high)[2], 0.5 * low[3]))
+    choice = morozov(ridge, level)
+    ends = [Status.LEVEL_NOT_REACHED, Status.LEVEL_NOT_EXCEEDED, Status.CONVERGED, Status.LEVEL_NOT_REACHED]
+    assert choice.status.tolist() == ends
+    assert torch.allclose(choice.residual[[0, 3]], low[[0, 3]], rtol=1e-3)
+    assert choice.lam[1] == 1e8
+    assert all(Status(s).advice for s in ends)
+
+
+def test_finished_samples_are_not_solved_again():
+    ridge = Ridge()
+    low, high = ridge.limits()
+    level = 0.5 * (low + high)
+    morozov(ridge, level[:1].expand(B), rtol=0.02)
+    together = ridge.solved
+    ridge.solved = 0
+    hard = level.clone()
+    hard[0] = 0.5 * low[0]
+    morozov(ridge, hard, rtol=0.02)
+    assert ridge.solved < 3 * together
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"level": torch.tensor([-1.0])}, "level"),
+        ({"lam_range": (0.0, 1.0)}, "lam_range"),
+        ({"start": 1e9}, "lam_range"),
+        ({"candidates": 1}, "candidates"),
+        ({"rtol": 0.0}, "rtol"),
+    ],
+)
+def test_bad_arguments(change, message):
+    arguments = {"level": torch.ones(B, dtype=torch.float64), **change}
+    with pytest.raises(ValueError, match=message):
+        morozov(Ridge(), **arguments)
