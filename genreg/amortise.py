@@ -145,7 +145,8 @@ def _objective(model: Autoencoder, x: Tensor, rough: Tensor, clean: int, latent_
     """Return the mean objective of a batch whose first ``clean`` images are encoded themselves."""
     z = model.encode(rough[clean:])
     p = _FLOOR + (1 - 2 * _FLOOR) * model.decode(z).float()
-    entropy = nn.functional.binary_cross_entropy(p, x[clean:].clamp(0, 1), reduction="sum")
+    target = x[clean:]
+    entropy = -(target * p.log() + (1 - target) * (1 - p).log()).sum()
     value = entropy + 0.5 * latent_weight * z.square().sum()
     if clean:
         # relative to the noise of the decoder the evidence bound is some 100 times as large

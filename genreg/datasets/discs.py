@@ -23,7 +23,7 @@ _WALL = 1.2  # least material between two holes and between a hole and the rim, 
 _POINTS = 96  # vertices of a contour
 
 
-def discs_with_holes(n: int, *, seed: int, size: int = 64, jitter: float = 1.5) -> Tensor:
+def discs_with_holes(n: int, *, seed: int, size: int = 64, jitter: float = 1.5, first: int = 0) -> Tensor:
     """Random acrylic discs with holes.
 
     Each image shows a disc of 70 mm diameter in a field of view of 75.9 mm, that of the challenge's 512 x
@@ -43,6 +43,9 @@ def discs_with_holes(n: int, *, seed: int, size: int = 64, jitter: float = 1.5) 
     jitter : float, optional
         The centre of a disc is off the middle of the field of view by up to this many mm along each axis;
         0 to 3. The default is as far as the challenge's discs are off.
+    first : int, optional
+        Number of the first image: ``discs_with_holes(n, seed=s, first=k)`` are the images k to k + n - 1 of
+        a longer draw.
 
     Returns
     -------
@@ -53,9 +56,9 @@ def discs_with_holes(n: int, *, seed: int, size: int = 64, jitter: float = 1.5) 
     Raises
     ------
     ValueError
-        If ``n``, ``seed``, ``size`` or ``jitter`` is out of range.
+        If an argument is out of range.
     TypeError
-        If ``n``, ``seed`` or ``size`` is not an integer.
+        If ``n``, ``seed``, ``size`` or ``first`` is not an integer.
 
     References
     ----------
@@ -68,20 +71,21 @@ def discs_with_holes(n: int, *, seed: int, size: int = 64, jitter: float = 1.5) 
     >>> genreg.datasets.discs_with_holes(3, seed=0, size=64).shape
     torch.Size([3, 64, 64])
     """
-    for name, value in (("n", n), ("size", size), ("seed", seed)):
+    for name, value in (("n", n), ("size", size), ("seed", seed), ("first", first)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise TypeError(f"{name} must be an int, got {value!r}")
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    if seed < 0:
-        raise ValueError(f"seed must not be negative, got {seed}")
+    for name, value in (("seed", seed), ("first", first)):
+        if value < 0:
+            raise ValueError(f"{name} must not be negative, got {value}")
     if not 16 <= size <= 512:
         raise ValueError(f"size must be 16 to 512 pixels, got {size}")
     if not 0 <= jitter <= 3:
         raise ValueError(f"jitter must be 0 to 3 mm, got {jitter}")
     images = np.empty((n, size, size), dtype=np.float32)
     for i in range(n):
-        rng = np.random.default_rng((int(seed), i))
+        rng = np.random.default_rng((int(seed), int(first) + i))
         centre = jitter * complex(*rng.uniform(-1.0, 1.0, 2))
         images[i] = _rasterise(centre, _layout(rng), size)
     return torch.from_numpy(images)

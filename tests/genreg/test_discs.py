@@ -11,6 +11,7 @@ def test_same_seed_same_images_and_a_prefix_of_a_longer_draw():
     x = discs_with_holes(5, seed=3, size=32)
     assert torch.equal(x, discs_with_holes(5, seed=3, size=32))
     assert torch.equal(x[:2], discs_with_holes(2, seed=3, size=32))
+    assert torch.equal(x[3:], discs_with_holes(2, seed=3, size=32, first=3))
     assert not torch.equal(x, discs_with_holes(5, seed=4, size=32))
 
 
@@ -70,6 +71,7 @@ def test_most_discs_have_holes_of_varied_number_and_area():
         ({"n": 2.0}, TypeError, "n must be an int"),
         ({"seed": -1}, ValueError, "seed must not be negative"),
         ({"seed": "a"}, TypeError, "seed must be an int"),
+        ({"first": -1}, ValueError, "first must not be negative, got -1"),
         ({"size": 8}, ValueError, "size must be 16 to 512 pixels, got 8"),
         ({"size": 1024}, ValueError, "size must be 16 to 512"),
         ({"size": True}, TypeError, "size must be an int"),
