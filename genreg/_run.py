@@ -140,7 +140,7 @@ class Run:
         self.weights = [p for name, p in model.named_parameters() if name != "log_gamma"]
         if settings.gamma is not None:
             model.log_gamma.data.fill_(math.log(settings.gamma))
-        groups = [{"params": self.weights}]
+        groups: list[dict[str, Any]] = [{"params": self.weights}]
         if settings.gamma is None:
             groups.append({"params": [model.log_gamma], "weight_decay": 0.0})
         self.optimiser = torch.optim.AdamW(

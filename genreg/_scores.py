@@ -159,7 +159,7 @@ def whiten(model: Autoencoder, images: Tensor) -> None:
         covariance = torch.diag(covariance.diagonal() + (2 * codes[:, dim:]).exp().mean(0))
         last.bias[dim:] -= 0.5 * covariance.diagonal().log().to(last.bias.dtype)
     mean, factor = means.mean(0), torch.linalg.cholesky(covariance)
-    first.bias += (first.weight.double() @ mean).to(first.bias.dtype)
+    first.bias.add_((first.weight.double() @ mean).to(first.bias.dtype))
     first.weight.copy_(first.weight.double() @ factor)
     last.weight[:dim] = _solve(factor, last.weight[:dim]).to(last.weight.dtype)
     last.bias[:dim] = _solve(factor, (last.bias[:dim] - mean)[:, None])[:, 0].to(last.bias.dtype)

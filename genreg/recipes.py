@@ -19,7 +19,29 @@ from genreg.datasets import mnist, shapes
 from genreg.networks import Architecture, ConvConfig, DenseConfig, RegionsConfig
 from genreg.training import Sampler, evaluate, fit, latent_statistics, range_error, whiten
 
-__all__ = ["RECIPES", "Recipe", "train"]
+__all__ = ["RECIPES", "Data", "Recipe", "train"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images to train on and to measure with.
+
+    Parameters
+    ----------
+    description
+        What the images are, in words, for the card.
+    training
+        Function without arguments that returns the training images ``(N, n, m)``, or a sampler ``f(n, *,
+        seed)``.
+    validation, test
+        Functions without arguments that return held-out images ``(N, n, m)``: those whose scores the history
+        shows, and those of the score on the card.
+    """
+
+    description: str
+    training: Callable[[], Tensor | Sampler]
+    validation: Callable[[], Tensor]
+    test: Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,14 +52,8 @@ class Recipe:
     ----------
     architecture
         Configuration of the model.
-    images
-        Function without arguments that returns the training images ``(N, n, m)`` or a sampler ``f(n, *,
-        seed)``.
-    validation, test
-        Functions without arguments that return held-out images: those whose scores the history shows, and
-        those of the score on the card.
     data
-        What the images are, in words, for the card.
+        The images.
     settings
         Keyword arguments of `genreg.training.fit`.
     whitened
@@ -47,58 +63,49 @@ class Recipe:
     """
 
     architecture: Architecture
-    images: Callable[[], Tensor | Sampler]
-    validation: Callable[[], Tensor]
-    test: Callable[[], Tensor]
-    data: str
+    data: Data
     settings: Mapping[str, Any] = field(default_factory=dict)
     whitened: bool = False
     half: bool = True
 
 
-def _mnist_part(part: slice) -> Tensor:
-    return mnist(train=True)[0][part]
+_SHAPES = Data(
+    description="56 x 56 images of a disc and a rectangle (genreg.datasets.shapes), new ones in every step",
+    training=lambda: shapes,
+    validation=lambda: shapes(1000, seed=2**40),
+    test=lambda: shapes(1000, seed=2**40 + 1),
+)
+_MNIST = Data(
+    description="MNIST (LeCun, Cortes, Burges; CC BY-SA 3.0), the first 58,000 training images",
+    training=lambda: mnist(train=True)[0][:58_000],
+    validation=lambda: mnist(train=True)[0][58_000:],
+    test=lambda: mnist(train=False)[0],
+)
 
-
-_SHAPES = "56 x 56 images of a disc and a rectangle (genreg.datasets.shapes), new ones in every step"
-_MNIST = "MNIST (LeCun, Cortes, Burges; CC BY-SA 3.0), the first 58,000 training images"
-_shapes_data = {
-    "images": lambda: shapes,
-    "validation": lambda: shapes(1000, seed=2**40),
-    "test": lambda: shapes(1000, seed=2**40 + 1),
-    "data": _SHAPES,
-}
-_mnist_data = {
-    "images": lambda: _mnist_part(slice(0, 58_000)),
-    "validation": lambda: _mnist_part(slice(58_000, 60_000)),
-    "test": lambda: mnist(train=False)[0],
-    "data": _MNIST,
-}
-
-_shapes_architecture = RegionsConfig(image_shape=(56, 56), latent_dim=10, maximum=0.5)
+_REGIONS = RegionsConfig(image_shape=(56, 56), latent_dim=10, maximum=0.5)
 
 RECIPES: dict[str, Recipe] = {
     "shapes-vae": Recipe(
-        architecture=_shapes_architecture,
+        architecture=_REGIONS,
         settings={"steps": 12_000, "batch_size": 128, "lr": 1e-3, "warmup": 200, "kl_weight": 20.0},
         whitened=True,
-        **_shapes_data,
+        data=_SHAPES,
     ),
     "shapes-ae": Recipe(
-        architecture=replace(_shapes_architecture, variational=False),
+        architecture=replace(_REGIONS, variational=False),
         settings={"steps": 10_000, "batch_size": 128, "lr": 1e-3, "warmup": 200},
         whitened=True,
-        **_shapes_data,
+        data=_SHAPES,
     ),
     "mnist-vae": Recipe(
         architecture=ConvConfig(image_shape=(28, 28), latent_dim=8, channels=(16, 32)),
         settings={"steps": 12_000, "batch_size": 128, "lr": 1e-3, "warmup": 200},
-        **_mnist_data,
+        data=_MNIST,
     ),
     "mnist-vae-dense": Recipe(
         architecture=DenseConfig(image_shape=(28, 28), latent_dim=8),
         settings={"steps": 15_000, "batch_size": 128, "lr": 1e-3, "warmup": 200, "input_noise": 15 / 255},
-        **_mnist_data,
+        data=_MNIST,
     ),
 }
 """The recipes by the name of the weights."""
@@ -150,7 +157,7 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings["seed"])
         model = recipe.architecture.build().to(device)
-    images, validation, test = recipe.images(), recipe.validation(), recipe.test().to(device)
+    images, validation, test = recipe.data.training(), recipe.data.validation(), recipe.data.test().to(device)
     card = fit(
         model,
         images,
@@ -165,7 +172,7 @@ def train(
     score = evaluate(model, test) | range_error(model, test[:100], steps=20 if quick else 1000)
     card = {
         "name": name,
-        "data": recipe.data,
+        "data": recipe.data.description,
         "quick": quick,
         **card,
         "latent": latent_statistics(model, test),

@@ -9,11 +9,10 @@ where s(x) exists for a variational model only. Images are tensors ``(B, n, m)``
 `build` makes a model from the dictionary that a card of trained weights stores.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from genreg.networks._autoencoder import Architecture, Autoencoder
-from genreg.networks._config import Config
 from genreg.networks._duff import DuffConfig
 from genreg.networks._grid import GridConfig
 from genreg.networks._regions import RegionsConfig
@@ -31,7 +30,7 @@ __all__ = [
     "build",
 ]
 
-ARCHITECTURES: dict[str, type[Config]] = {
+ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
     c.name: c for c in (DenseConfig, ConvConfig, RegionsConfig, DuffConfig, GridConfig)
 }
 

@@ -82,9 +82,21 @@ class Architecture(Protocol):
     """What a configuration of an architecture offers."""
 
     name: ClassVar[str]
-    image_shape: tuple[int, int]
-    latent_dim: int
-    variational: bool
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Rows and columns of an image."""
+        ...
+
+    @property
+    def latent_dim(self) -> int:
+        """Dimension of the latent space."""
+        ...
+
+    @property
+    def variational(self) -> bool:
+        """Whether the encoder returns a distribution."""
+        ...
 
     def build(self) -> Autoencoder:
         """Return a model with random weights (from torch's global generator)."""
