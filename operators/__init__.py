@@ -1,6 +1,22 @@
 """ODL operators, and the bridge between ODL and torch.
 
 ODL is the language in which a problem is written, torch the engine on which it runs; `to_torch` translates.
+An ODL element is one sample; batches exist only in torch.
+
+Which backend should ODL's spaces have? For what genreg solves it makes no difference to the result, since the
+solvers run on lowered operators in either case.
+
+- **numpy**, ODL's default, is right for most work on the CPU: elements and tensors share memory, ODL's own
+solvers
+  and operators (ray transforms, wavelets, plotting) all support it, and its overhead per operation is the
+  smallest. A problem written on numpy spaces may also be solved on tensors on a GPU; only elements cross
+  over.
+- **pytorch** (``impl="pytorch"``) is right when elements live on a GPU (``device="cuda:0"``), above all when
+ODL's
+  own solvers are to run there. A few of ODL's operators lack it.
+
+ODL 1.0.0 has defects, most of them on pytorch spaces; importing this package repairs them, unless the
+environment variable ``GENREG_NO_ODL_REPAIRS`` is 1.
 """
 
 from genreg.operators import _repairs  # noqa: F401  # first: imports odl, undoes its side effects, repairs it
@@ -18,7 +34,9 @@ from genreg.operators.bridge import (
     weight,
 )
 from genreg.operators.forward import blur, gaussian_measurements, mask, normalised
+from genreg.operators.network import NetworkFunctional, NetworkOperator
 from genreg.operators.ray import ray_transform
+from genreg.operators.testing import derivative_test, dot_test
 
 from genreg.operators import (  # noqa: F401  # isort: skip  # these register in `lower`
     fallback,
@@ -31,10 +49,14 @@ from genreg.operators import (  # noqa: F401  # isort: skip  # these register in
 )
 
 __all__ = [
+    "NetworkFunctional",
+    "NetworkOperator",
     "TorchFunctional",
     "TorchOperator",
     "blur",
     "check_tensor",
+    "derivative_test",
+    "dot_test",
     "gaussian_measurements",
     "lower",
     "mask",

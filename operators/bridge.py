@@ -248,7 +248,7 @@ class TorchFunctional:
         )
 
     def take(self, index: Tensor) -> TorchFunctional:
-        """Return the functional for the samples in `index` of a batch; itself unless it has parameters of each sample."""
+        """Return the functional for the samples `index` of a batch; itself if it has no data per sample."""
         return self if self._take is None else self._take(index)
 
     def _conj_prox_by_moreau(self, t: Tensors, step: Step, scale: Step) -> Tensors:

@@ -24,7 +24,6 @@ from genreg.operators.bridge import (
     TorchFunctional,
     TorchOperator,
     lower,
-    sample_ndims,
     to_torch,
 )
 from genreg.operators.lowering import LOCAL_CLASSES
@@ -37,6 +36,7 @@ from genreg.operators.spaces import (
     to_tensor,
     torch_device,
     torch_dtype,
+    tree_leaves,
     tree_map,
     weight,
 )
@@ -92,7 +92,7 @@ class _Calls:
         self.adjoint_checked = False
 
     def differentiable(self, t: Tensors) -> Tensors:
-        return _pack(self.op.range, iter(_SampleBySample.apply(self, *_leaves(t))))
+        return _pack(self.op.range, iter(_SampleBySample.apply(self, *tree_leaves(t))))
 
     def value(self, t: Tensors) -> Tensors:
         batch, samples = _samples(self.op.domain, t)
@@ -112,7 +112,7 @@ class _Calls:
                 derivative = self.op if x is None else self.op.derivative(_element(domain, x))
                 self._check_adjoint(derivative)
                 out.append(to_tensor(derivative.adjoint(_element(range_, r))))
-        return tree_map(torch.mul, _batched(domain, batch, out, c), self._weights())
+        return tree_map(torch.mul, _batched(domain, batch, out, c), self.domain_weight)
 
     def pushed(self, t: Tensors, h: Tensors) -> Tensors:
         """J h at the points `t`."""
@@ -120,11 +120,6 @@ class _Calls:
         pairs = list(zip(points, _samples(self.op.domain, h)[1], strict=True))
         pairs = [(_element(self.op.domain, x), _element(self.op.domain, d)) for x, d in pairs]
         return self._collected(batch, [self.op.derivative(x)(d) for x, d in pairs], t)
-
-    def _weights(self) -> Any:
-        if isinstance(self.domain_weight, tuple) or is_stacked(self.op.domain):
-            return self.domain_weight
-        return tree_map(lambda _: self.domain_weight, sample_ndims(self.op.domain))
 
     def _collected(self, batch: tuple[int, ...], values: list[Any], like: Tensors) -> Tensors:
         if not self.is_functional:
@@ -173,7 +168,7 @@ class _SampleBySample(torch.autograd.Function):
 
     @staticmethod
     def forward(calls: _Calls, *leaves: Tensor) -> tuple[Tensor, ...]:
-        return _leaves(calls.value(_pack(calls.op.domain, iter(leaves))))
+        return tuple(tree_leaves(calls.value(_pack(calls.op.domain, iter(leaves)))))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -187,7 +182,7 @@ class _SampleBySample(torch.autograd.Function):
 
         def transposed(*leaves: Tensor) -> tuple[Tensor, ...]:
             it = iter(leaves)
-            return _leaves(calls.transposed(_pack(calls.op.domain, it), _pack(calls.op.range, it)))
+            return tuple(tree_leaves(calls.transposed(_pack(calls.op.domain, it), _pack(calls.op.range, it))))
 
         return None, *_Opaque.apply(transposed, *ctx.saved_tensors, *grads)
 
@@ -197,7 +192,7 @@ class _SampleBySample(torch.autograd.Function):
 
         def pushed(*leaves: Tensor) -> tuple[Tensor, ...]:
             it = iter(leaves)
-            return _leaves(calls.pushed(_pack(calls.op.domain, it), _pack(calls.op.domain, it)))
+            return tuple(tree_leaves(calls.pushed(_pack(calls.op.domain, it), _pack(calls.op.domain, it))))
 
         return _Opaque.apply(pushed, *ctx.saved_tensors, *tangents)
 
@@ -212,10 +207,6 @@ def _batch_axis_first(info: Any, in_dims: tuple[Any, ...], leaves: tuple[Tensor,
         x.expand(info.batch_size, *x.shape) if d is None else x.movedim(d, 0)
         for x, d in zip(leaves, in_dims, strict=True)
     ]
-
-
-def _leaves(t: Tensors) -> tuple[Tensor, ...]:
-    return (t,) if isinstance(t, Tensor) else tuple(leaf for part in t for leaf in _leaves(part))
 
 
 def _pack(space: Any, leaves: Any) -> Tensors:

@@ -290,6 +290,11 @@ def tree_map(fn: Callable[..., Tensor], *trees: Any) -> Any:
     return fn(*trees)
 
 
+def tree_leaves(tree: Any) -> list[Any]:
+    """Leaves of a nested tuple, in order; a single tensor is its own leaf."""
+    return [leaf for part in tree for leaf in tree_leaves(part)] if isinstance(tree, tuple | list) else [tree]
+
+
 def riesz(space: Space, g: Tensors) -> Tensors:
     r"""Turn a Euclidean (autograd) gradient into the Riesz gradient of ODL.
 

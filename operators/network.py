@@ -1,0 +1,331 @@
+r"""Torch modules as ODL operators and functionals, so that ODL's algebra and solvers work on networks.
+
+A module acts on batches: it maps ``(B, *domain.shape)`` to ``(B, *range.shape)``, or to ``(B,)`` for a
+functional. A product space that is not a power space gives it one argument per part, and takes a tuple of
+outputs. While it serves here the module is in eval mode and its parameters are frozen.
+
+With the Jacobian J of the module at x and the weights of the spaces, derivatives are
+
+.. math:: G'(x)^* r = \frac{w_Y}{w_X} J^H r , \qquad \nabla f(x) = \frac{1}{w_X} J^H 1 .
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import odl
+import torch
+from torch import Tensor, nn
+
+from genreg.operators.bridge import TorchFunctional, TorchOperator, lower
+from genreg.operators.spaces import (
+    Tensors,
+    is_stacked,
+    riesz,
+    space_shape,
+    to_element,
+    to_tensor,
+    torch_device,
+    torch_dtype,
+    tree_leaves,
+    tree_map,
+    weight,
+)
+
+__all__ = ["NetworkFunctional", "NetworkOperator"]
+
+
+class NetworkOperator(odl.Operator):
+    """A torch module as an operator between ODL spaces.
+
+    Its value at the last point is kept with the graph of autograd, so that the value, the derivative and its
+    adjoint at one point cost one forward pass. Pickling and copying leave it out.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Maps batches to batches, see the module docstring. It is put into eval mode and its parameters are
+        frozen; they keep their device, to which elements are moved.
+    domain, range : odl spaces
+        Tensor spaces or product spaces of these, numpy or pytorch.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        The module itself, not a copy.
+
+    Raises
+    ------
+    TypeError
+        If `module` is not a torch module.
+    ValueError
+        If its data type is not that of the spaces, or its output does not fit `range`.
+    """
+
+    def __init__(self, module: nn.Module, domain: Any, range: Any) -> None:
+        super().__init__(domain, range, linear=False)
+        self.module = _prior(module, domain)
+        self._last: _Evaluation | None = None
+        outputs = _trial(module, domain, self._device)
+        expected = tree_map_spaces(range, lambda s: ((2, *space_shape(s)), torch_dtype(s)))
+        received = tree_map(lambda t: (tuple(t.shape), t.dtype), outputs)
+        if received != expected:
+            raise ValueError(
+                "`module` must map batches of `domain` to batches of `range`, which for two samples "
+                f"are {expected}, got {received}"
+            )
+
+    @property
+    def _device(self) -> torch.device:
+        return _device(self.module, self.domain)
+
+    def _evaluation(self, x: Any) -> _Evaluation:
+        self._last = _evaluated(self.module, to_tensor(x), self._device, self._last)
+        return self._last
+
+    def _call(self, x: Any) -> Any:
+        return to_element(self.range, tree_map(lambda t: t.detach()[0].clone(), self._evaluation(x).value))
+
+    def derivative(self, point: Any) -> NetworkDerivative:
+        """Return the derivative at `point`, a linear operator with an adjoint.
+
+        Parameters
+        ----------
+        point : element of the domain
+            Where to differentiate; it may be overwritten afterwards.
+        """
+        return NetworkDerivative(self, self._evaluation(self.domain.element(point)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_last": None}
+
+
+class NetworkDerivative(odl.Operator):
+    """Derivative of a `NetworkOperator` at a point, by forward differentiation; made by its `derivative`."""
+
+    def __init__(self, operator: NetworkOperator, evaluation: _Evaluation) -> None:
+        super().__init__(operator.domain, operator.range, linear=True)
+        self.operator = operator
+        self._evaluation = evaluation
+
+    def _call(self, h: Any) -> Any:
+        return to_element(self.range, self._evaluation.pushforward(to_tensor(h)))
+
+    @property
+    def adjoint(self) -> NetworkDerivativeAdjoint:
+        """The adjoint in the weighted inner products, by reverse differentiation."""
+        return NetworkDerivativeAdjoint(self)
+
+
+class NetworkDerivativeAdjoint(odl.Operator):
+    """Adjoint of a `NetworkDerivative`."""
+
+    def __init__(self, derivative: NetworkDerivative) -> None:
+        super().__init__(derivative.range, derivative.domain, linear=True)
+        self._derivative = derivative
+
+    def _call(self, r: Any) -> Any:
+        weighted = tree_map(lambda t, w: w * t, to_tensor(r), weight(self.domain))
+        pulled = self._derivative._evaluation.pullback(weighted)
+        return to_element(self.range, riesz(self.range, pulled))
+
+    @property
+    def adjoint(self) -> NetworkDerivative:
+        """The derivative itself."""
+        return self._derivative
+
+
+class NetworkFunctional(odl.functionals.Functional):
+    """A torch module with one output per sample as an ODL functional.
+
+    As with `NetworkOperator`, the value and the gradient at one point cost one forward pass.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Maps batches of `domain` to real values ``(B,)``. It is put into eval mode and its parameters are
+        frozen.
+    domain : odl space
+        Tensor space or product space of these.
+
+    Raises
+    ------
+    TypeError
+        If `module` is not a torch module.
+    ValueError
+        If its data type is not that of the space, or its output is not of shape ``(B,)``.
+    """
+
+    def __init__(self, module: nn.Module, domain: Any) -> None:
+        super().__init__(domain, linear=False)
+        self.module = _prior(module, domain)
+        self._last: _Evaluation | None = None
+        output = _trial(module, domain, self._device)
+        if not isinstance(output, Tensor) or output.shape != (2,) or output.is_complex():
+            received = tree_map(lambda t: (tuple(t.shape), t.dtype), output)
+            raise ValueError(
+                f"`module` must give one real number per sample, a shape of (2,) for two, got {received}"
+            )
+
+    @property
+    def _device(self) -> torch.device:
+        return _device(self.module, self.domain)
+
+    def _evaluation(self, x: Any) -> _Evaluation:
+        self._last = _evaluated(self.module, to_tensor(x), self._device, self._last)
+        return self._last
+
+    def _call(self, x: Any) -> float:
+        return self._evaluation(x).value.item()
+
+    @property
+    def gradient(self) -> NetworkGradient:
+        """The Riesz gradient as an operator on the domain: autograd's divided by the weight."""
+        return NetworkGradient(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_last": None}
+
+
+class NetworkGradient(odl.Operator):
+    """Gradient of a `NetworkFunctional`."""
+
+    def __init__(self, functional: NetworkFunctional) -> None:
+        super().__init__(functional.domain, functional.domain, linear=False)
+        self.functional = functional
+
+    def _call(self, x: Any) -> Any:
+        evaluation = self.functional._evaluation(x)
+        g = evaluation.pullback(torch.ones((), dtype=evaluation.value.dtype))
+        return to_element(self.range, riesz(self.range, g))
+
+
+class _Evaluation:
+    """A module at one point, with the graph of autograd; the graph is made again after unpickling."""
+
+    def __init__(self, module: nn.Module, point: Tensors) -> None:
+        self.module = module
+        self.point = point  # (1, *shape), our own copy
+        self._graph: tuple[Tensors, Tensors] | None = None
+
+    def _recorded(self) -> tuple[Tensors, Tensors]:
+        if self._graph is None:
+            with torch.enable_grad():
+                variable = tree_map(lambda t: t.detach().requires_grad_(), self.point)
+                self._graph = variable, _apply(self.module, variable)
+        return self._graph
+
+    @property
+    def value(self) -> Tensors:
+        """Output of the module, with a batch axis of length 1."""
+        return self._recorded()[1]
+
+    def pullback(self, c: Tensors) -> Tensors:
+        """J^H c, without batch axis, on the device of the module."""
+        variable, value = self._recorded()
+        cotangents = [a.to(v.device)[None] for a, v in zip(tree_leaves(c), tree_leaves(value), strict=True)]
+        leaves = torch.autograd.grad(
+            tree_leaves(value), tree_leaves(variable), cotangents, retain_graph=True, allow_unused=True
+        )
+        found = iter(leaves)
+
+        def sample(t: Tensor) -> Tensor:
+            g = next(found)
+            return torch.zeros_like(t[0]) if g is None else g[0]
+
+        return tree_map(sample, variable)
+
+    def pushforward(self, h: Tensors) -> Tensors:
+        """J h, without batch axis."""
+        tangent = tree_map(lambda a, p: a.to(p.device)[None], h, self.point)
+        _, pushed = torch.func.jvp(lambda t: _apply(self.module, t), (self.point,), (tangent,))
+        return tree_map(lambda t: t[0], pushed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_graph": None}
+
+
+def _evaluated(module: nn.Module, t: Tensors, device: torch.device, last: _Evaluation | None) -> _Evaluation:
+    """Return the evaluation at `t`; `last` if it belongs to an equal point."""
+    t = tree_map(lambda a: a.to(device), t)
+    if last is not None:
+        pairs = zip(tree_leaves(last.point), tree_leaves(t), strict=True)
+        if all(torch.equal(p[0], a) for p, a in pairs):
+            return last
+    return _Evaluation(module, tree_map(lambda a: a[None].clone(), t))
+
+
+def _apply(module: nn.Module, t: Tensors) -> Tensors:
+    return module(t) if isinstance(t, Tensor) else module(*t)
+
+
+def _device(module: nn.Module, domain: Any) -> torch.device:
+    parameter = next(module.parameters(), None)
+    return torch_device(domain) if parameter is None else parameter.device
+
+
+def _prior(module: Any, domain: Any) -> nn.Module:
+    """Check the module and put it into service."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"`module` must be a torch.nn.Module, got {type(module).__name__}")
+    dtype = torch_dtype(domain).to_real()
+    for name, p in module.named_parameters():
+        if p.dtype.to_real() != dtype:
+            raise ValueError(
+                f"`module` must have parameters of the dtype of `domain`, {dtype}, got {p.dtype} for {name}"
+            )
+    return module.eval().requires_grad_(False)
+
+
+def _trial(module: nn.Module, domain: Any, device: torch.device) -> Tensors:
+    """Return the outputs for a batch of two samples, zeros and ones."""
+
+    def batch(space: Any) -> Tensor:
+        shape, dtype = space_shape(space), torch_dtype(space)
+        return torch.stack([torch.zeros(shape, dtype=dtype), torch.ones(shape, dtype=dtype)]).to(device)
+
+    inputs = tree_map_spaces(domain, batch)
+    try:
+        with torch.no_grad():
+            outputs = _apply(module, inputs)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shapes = tree_map(lambda t: tuple(t.shape), inputs)
+        raise ValueError(
+            f"`module` must accept two samples of `domain`, {shapes}; it says: {error}"
+        ) from error
+    if not all(isinstance(leaf, Tensor) for leaf in tree_leaves(outputs)):
+        raise ValueError(f"`module` must return tensors, got {type(outputs).__name__}")
+    return outputs
+
+
+def tree_map_spaces(space: Any, fn: Any) -> Any:
+    """Apply `fn` to each space that one tensor stands for; nested tuples as in the tensors."""
+    return fn(space) if is_stacked(space) else tuple(tree_map_spaces(s, fn) for s in space.spaces)
+
+
+def _on_batches(module: nn.Module, domain: Any, range: Any) -> Any:
+    """Return the module on any number of batch axes; `range` None for a functional."""
+    ndim = tree_leaves(tree_map_spaces(domain, lambda s: len(space_shape(s))))[0]
+
+    def fn(t: Tensors) -> Tensors:
+        first = tree_leaves(t)[0]
+        if first.ndim == ndim + 1:
+            return _apply(module, t)
+        batch = first.shape[: first.ndim - ndim]
+        n = math.prod(batch)
+        flat = tree_map(lambda a: a.reshape(n, *a.shape[len(batch) :]), t)
+        return tree_map(lambda a: a.reshape(*batch, *a.shape[1:]), _apply(module, flat))
+
+    return fn
+
+
+@lower.register
+def _lower_operator(op: NetworkOperator) -> TorchOperator:
+    return TorchOperator(_on_batches(op.module, op.domain, op.range), op.domain, op.range)
+
+
+@lower.register
+def _lower_functional(op: NetworkFunctional) -> TorchFunctional:
+    fn = _on_batches(op.module, op.domain, None)
+    return TorchFunctional(fn, op.domain, name=f"NetworkFunctional({type(op.module).__name__})")
