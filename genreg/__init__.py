@@ -1,1 +1,37 @@
-"""TODO."""
+"""Generative regularisers for inverse problems: written in ODL, solved as batched PyTorch.
+
+A problem is written with ODL's spaces, operators and functionals; `to_torch` lowers it to torch, where a
+trained generator is the prior and a batch of images, parameters and restarts is solved at once.
+"""
+
+from genreg import datasets, evaluation, networks, operators, solvers, training, weights
+from genreg.fidelity import GaussianFidelity
+from genreg.generator import Decoded, Generator, load_generator
+from genreg.operators import NetworkFunctional, NetworkOperator, to_torch
+from genreg.reconstruct import Reconstruction, reconstruct
+from genreg.regularisers import HardConstraint, Regulariser, Tikhonov, TotalVariation
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Decoded",
+    "GaussianFidelity",
+    "Generator",
+    "HardConstraint",
+    "NetworkFunctional",
+    "NetworkOperator",
+    "Reconstruction",
+    "Regulariser",
+    "Tikhonov",
+    "TotalVariation",
+    "datasets",
+    "evaluation",
+    "load_generator",
+    "networks",
+    "operators",
+    "reconstruct",
+    "solvers",
+    "to_torch",
+    "training",
+    "weights",
+]

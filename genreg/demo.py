@@ -78,7 +78,8 @@ def _best_psnr(
     """The λ of the grid with the best mean PSNR, which needs the truth; all λ and images are one batch."""
     count, n = len(grid), len(p.y)
     rec = reconstruct(
-        p.A, p.y.repeat(count, 1, 1), regulariser, noise_std=p.noise_std, lam=grid.repeat_interleave(n), progress=False, **options
+        p.A, p.y.repeat(count, 1, 1), regulariser, noise_std=p.noise_std, lam=grid.repeat_interleave(n),
+        progress=False, **options
     )  # fmt: skip
     scores = psnr(rec.image, p.truth.repeat(count, 1, 1), data_range=1.0).view(count, n)
     best = int(scores.mean(1).argmax())
@@ -166,7 +167,8 @@ def _print(table: list[dict[str, Any]], p: _Problem, seconds: float) -> None:
             f"{row['discrepancy']:15.2f} {row['seconds']:8.3f}"
         )
     print(
-        "\nMorozov: the largest λ that explains the data to the noise level. best: the λ with the best mean PSNR (needs the truth)."
+        "\nMorozov: the largest λ that explains the data to the noise level. "
+        "best: the λ with the best mean PSNR (needs the truth)."
     )
 
 

@@ -48,8 +48,8 @@ def ssim(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
 
     References
     ----------
-    Z. Wang, A. C. Bovik, H. R. Sheikh, E. P. Simoncelli (2004), Image quality assessment: from error visibility to
-    structural similarity, doi:10.1109/TIP.2003.819861.
+    Z. Wang, A. C. Bovik, H. R. Sheikh, E. P. Simoncelli (2004), Image quality assessment: from error
+    visibility to structural similarity, doi:10.1109/TIP.2003.819861.
     """
     from skimage.metrics import structural_similarity
 

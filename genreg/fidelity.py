@@ -20,17 +20,17 @@ __all__ = ["GaussianFidelity"]
 class GaussianFidelity(Functional):
     r"""The fidelity :math:`\frac{1}{2 \sigma^2} \|A(x) - y\|_2^2` of white Gaussian noise.
 
-    The norm is the plain Euclidean one of the samples of the data, :math:`\sum_i |A(x)_i - y_i|^2`, not the weighted norm of
-    the data space: σ is the standard deviation of the noise of one sample, and the negative log-likelihood is this
-    functional up to a constant. Morozov's level for ‖A(x) - y‖² is dim(Y) σ².
+    The norm is the plain Euclidean one of the samples of the data, :math:`\sum_i |A(x)_i - y_i|^2`, not the
+    weighted norm of the data space: σ is the standard deviation of the noise of one sample, and the negative
+    log-likelihood is this functional up to a constant. Morozov's level for ‖A(x) - y‖² is dim(Y) σ².
 
     Parameters
     ----------
     A : odl.Operator
         Forward operator X -> Y, linear or not.
     y : ODL element of Y, or Tensor
-        Data; a tensor may have a leading batch axis, ``(B, *Y.shape)``. A functional with a batch of data has one value
-        for every sample in torch, and cannot be called on a single ODL element.
+        Data; a tensor may have a leading batch axis, ``(B, *Y.shape)``. A functional with a batch of data has
+        one value for every sample in torch, and cannot be called on a single ODL element.
     noise_std : float or Tensor
         σ > 0, or one for every sample, ``(B,)``.
 
@@ -76,7 +76,8 @@ class GaussianFidelity(Functional):
     def on_data(self) -> TorchFunctional:
         r"""The fidelity as a functional of A(x), with its prox: for solvers that treat A as an operator of its own.
 
-        In the inner product of Y with weight w, the prox of step s is :math:`(w q + s y / \sigma^2) / (w + s / \sigma^2)`.
+        In the inner product of Y with weight w, the prox of step s is :math:`(w q + s y / \sigma^2) / (w + s
+        / \sigma^2)`.
         """
         Y, y, precision = self.operator.range, self.data, self.inverse_variance
         w = float(weight(Y))

@@ -18,7 +18,7 @@ __all__ = ["Decoded", "Generator", "load_generator"]
 
 
 class _Decoder(nn.Module):
-    """The mean image of a model as a module ``(B, latent_dim)`` to ``(B, *shape)``; a channel axis of one is dropped."""
+    """The mean image of a model, ``(B, latent_dim)`` to ``(B, *shape)``; a channel axis of one is dropped."""
 
     def __init__(self, model: nn.Module, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -50,17 +50,19 @@ class Decoded:
 class Generator(NetworkOperator):
     r"""A trained decoder as an ODL operator :math:`G: Z \to X`, with its encoder where it has one.
 
-    ``G(z)``, ``G.derivative(z)`` and its ``adjoint`` are those of an ODL operator; `decode` and `encode` work on batches of
-    tensors. The model is put in evaluation mode and its parameters are frozen. If the space has another data type
-    or device than the model, a converted copy is used.
+    ``G(z)``, ``G.derivative(z)`` and its ``adjoint`` are those of an ODL operator; `decode` and `encode` work
+    on batches of tensors. The model is put in evaluation mode and its parameters are frozen. If the space has
+    another data type or device than the model, a converted copy is used.
 
     Parameters
     ----------
     model : torch.nn.Module
-        With ``decode(z)`` (or a plain decoder, called as it is) from ``(B, latent_dim)`` to ``(B, *range.shape)`` or
-        ``(B, 1, *range.shape)``; optionally ``encode(x)`` back, and the logarithm ``log_gamma`` of the decoder's standard deviation.
+        With ``decode(z)`` (or a plain decoder, called as it is) from ``(B, latent_dim)`` to ``(B,
+        *range.shape)`` or ``(B, 1, *range.shape)``; optionally ``encode(x)`` back, and the logarithm
+        ``log_gamma`` of the decoder's standard deviation.
     range : ODL space
-        The image space X, for example a `uniform_discr`. Images are in the model's units, [0, 1] for the shipped models.
+        The image space X, for example a `uniform_discr`. Images are in the model's units, [0, 1] for the
+        shipped models.
     latent_dim : int, optional
         dim Z, where the model has no attribute of that name.
 
@@ -79,7 +81,9 @@ class Generator(NetworkOperator):
             raise TypeError(f"range must be an ODL tensor or function space, got {range!r}")
         dim = getattr(model, "latent_dim", None) if latent_dim is None else latent_dim
         if not isinstance(dim, int) or dim < 1:
-            raise ValueError(f"latent_dim must be a positive integer, given or an attribute of the model; got {dim!r}")
+            raise ValueError(
+                f"latent_dim must be a positive integer, given or an attribute of the model; got {dim!r}"
+            )
         dtype, device = torch_dtype(range), torch_device(range)
         parameter = next(iter(model.parameters()), None)
         if parameter is not None and (parameter.dtype != dtype or parameter.device != device):
@@ -113,7 +117,9 @@ class Generator(NetworkOperator):
             If the model has no encoder.
         """
         if not self.has_encoder:
-            raise NotImplementedError(f"the model {type(self.model).__name__} has no encoder (a method encode)")
+            raise NotImplementedError(
+                f"the model {type(self.model).__name__} has no encoder (a method encode)"
+            )
         with torch.no_grad():
             return self.model.encode(x)
 
@@ -134,8 +140,9 @@ def load_generator(name_or_path: str | Path, range: Any) -> Generator:
     Parameters
     ----------
     name_or_path : str or Path
-        Name of shipped weights (``"shapes-vae"``, ``"shapes-ae"``, ``"mnist-vae"``, ``"mnist-vae-dense"``, ``"disc-vae"``), or the path of a
-        ``.safetensors`` file with its card beside it, as `genreg.weights.save` writes it.
+        Name of shipped weights (``"shapes-vae"``, ``"shapes-ae"``, ``"mnist-vae"``, ``"mnist-vae-dense"``,
+        ``"disc-vae"``), or the path of a ``.safetensors`` file with its card beside it, as
+        `genreg.weights.save` writes it.
     range : ODL space
         The image space X; its shape must be that of the model's images.
 

@@ -49,8 +49,8 @@ class Reconstruction:
     time : float
         Wall-clock seconds of the whole batch, the search for λ included.
     history : dict of str to Tensor
-        The solver's history (its restarts are the batch axis) for a fixed λ; ``lam`` and ``residual`` of all λ tried, ``(B, n)``,
-        for Morozov's principle.
+        The solver's history (its restarts are the batch axis) for a fixed λ; ``lam`` and ``residual`` of all
+        λ tried, ``(B, n)``, for Morozov's principle.
     data : ODL element or Tensor
         The data y.
     """
@@ -117,7 +117,10 @@ def reconstruct(
     callback: Callback | None = None,
     progress: bool = True,
 ) -> Reconstruction:
-    r"""Reconstruct images from data: :math:`\min_v \frac{1}{2 \sigma^2} \|A(\mathrm{image}(v)) - y\|^2 + \lambda R(v)`.
+    r"""Reconstruct images from data.
+
+    The blocks v of the regulariser minimise
+    :math:`\frac{1}{2 \sigma^2} \|A(\mathrm{image}(v)) - y\|^2 + \lambda R(v)`.
 
     Parameters
     ----------
@@ -164,7 +167,9 @@ def reconstruct(
         raise TypeError(f"regulariser must be a genreg regulariser, got {type(regulariser).__name__}")
     fidelity = GaussianFidelity(A, y, noise_std)
     if A.domain != regulariser.image.range:
-        raise ValueError(f"A and regulariser must share the image space, got {A.domain!r} and {regulariser.image.range!r}")
+        raise ValueError(
+            f"A and regulariser must share the image space, got {A.domain!r} and {regulariser.image.range!r}"
+        )
     if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
         raise ValueError(f"restarts must be a positive integer, got {restarts!r}")
     if not (isinstance(factor, (int, float)) and factor > 0 and math.isfinite(factor)):
@@ -173,7 +178,9 @@ def reconstruct(
     solve = _BatchedSolve(
         fidelity,
         regulariser,
-        functools.partial(solver or type(regulariser).solver, callback=callback, progress=progress, **options),
+        functools.partial(
+            solver or type(regulariser).solver, callback=callback, progress=progress, **options
+        ),
         _starting_points(fidelity, regulariser, init, restarts, seed or 0),
         restarts,
     )

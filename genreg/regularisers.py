@@ -1,13 +1,13 @@
 r"""Regularisers: ODL functionals of blocks v that stand for an image.
 
-A reconstruction minimises :math:`\mathcal{D}(A(\mathrm{image}(v))) + \lambda R(v)`. Every regulariser has named blocks, the
-operator ``image`` from the blocks to the image, its value, a way to find a starting point, and the form in which its
-problem is best solved.
+A reconstruction minimises :math:`\mathcal{D}(A(\mathrm{image}(v))) + \lambda R(v)`. Every regulariser has
+named blocks, the operator ``image`` from the blocks to the image, its value, a way to find a starting point,
+and the form in which its problem is best solved.
 
 References
 ----------
-M. Duff, N. D. F. Campbell, M. J. Ehrhardt (2021), Regularising inverse problems with generative machine learning
-models, arXiv:2107.11191.
+M. Duff, N. D. F. Campbell, M. J. Ehrhardt (2021), Regularising inverse problems with generative machine
+learning models, arXiv:2107.11191.
 """
 
 from __future__ import annotations
@@ -22,9 +22,16 @@ from torch import Tensor
 
 from genreg.fidelity import GaussianFidelity
 from genreg.generator import Generator
-from genreg.operators import TorchFunctional, lower, riesz, to_element, to_tensor, to_torch, torch_dtype, weight
+from genreg.operators import (
+    TorchFunctional,
+    lower,
+    riesz,
+    to_element,
+    to_tensor,
+    to_torch,
+    torch_dtype,
+)
 from genreg.solvers import Objective, SaddlePoint, gradient_descent, pdhg, rough_reconstruction
-from genreg.solvers.line_search import inner
 from genreg.solvers.objective import Blocks, block_spaces, pack
 
 __all__ = ["HardConstraint", "Regulariser", "Tikhonov", "TotalVariation"]
@@ -48,7 +55,9 @@ class Regulariser(Functional):
     solver: Any = staticmethod(gradient_descent)
 
     @abstractmethod
-    def start(self, fidelity: GaussianFidelity, init: str | None, restarts: int, generator: torch.Generator) -> Blocks:
+    def start(
+        self, fidelity: GaussianFidelity, init: str | None, restarts: int, generator: torch.Generator
+    ) -> Blocks:
         """Starting points, ``(B * restarts, *shape)``, the restarts of a sample next to each other."""
 
     def initial(self, y: Any, A: odl.Operator, *, init: str | None = None, seed: int = 0) -> dict[str, Any]:
@@ -119,12 +128,12 @@ class _RegulariserGradient(odl.Operator):
 class HardConstraint(Regulariser):
     r"""Solutions in the range of a generator: image G(z), value :math:`\|z\|_2^2` (Duff et al., eq. 18).
 
-    The reconstruction is :math:`G(\hat z)` with :math:`\hat z \in \arg\min_z \frac{1}{2\sigma^2}\|A(G(z)) - y\|^2 + \lambda \|z\|^2`.
-    For λ = ½ and z ~ N(0, I) that is the maximum a posteriori estimate of z.
+    The reconstruction is :math:`G(\hat z)` with :math:`\hat z \in \arg\min_z \frac{1}{2\sigma^2}\|A(G(z)) -
+    y\|^2 + \lambda \|z\|^2`. For λ = ½ and z ~ N(0, I) that is the maximum a posteriori estimate of z.
 
-    Starting points: ``"encoder"`` encodes a rough reconstruction (a few conjugate gradient steps), further restarts are
-    drawn from N(0, I); ``"random"`` draws all of them; ``"zero"`` starts at z = 0, the mode of the prior, with restarts drawn.
-    The default is the encoder where the model has one, otherwise zero.
+    Starting points: ``"encoder"`` encodes a rough reconstruction (a few conjugate gradient steps), further
+    restarts are drawn from N(0, I); ``"random"`` draws all of them; ``"zero"`` starts at z = 0, the mode of
+    the prior, with restarts drawn. The default is the encoder where the model has one, otherwise zero.
 
     Parameters
     ----------
@@ -133,7 +142,8 @@ class HardConstraint(Regulariser):
 
     References
     ----------
-    A. Bora, A. Jalal, E. Price, A. G. Dimakis (2017), Compressed sensing using generative models, arXiv:1703.03208.
+    A. Bora, A. Jalal, E. Price, A. G. Dimakis (2017), Compressed sensing using generative models,
+    arXiv:1703.03208.
     """
 
     blocks = ("z",)
@@ -144,7 +154,9 @@ class HardConstraint(Regulariser):
         super().__init__(space=G.domain, linear=False)
         self.image = G
 
-    def start(self, fidelity: GaussianFidelity, init: str | None, restarts: int, generator: torch.Generator) -> Blocks:
+    def start(
+        self, fidelity: GaussianFidelity, init: str | None, restarts: int, generator: torch.Generator
+    ) -> Blocks:
         """See the class."""
         G = self.image
         init = init or ("encoder" if G.has_encoder else "zero")
@@ -183,7 +195,9 @@ class _OnImages(Regulariser):
         super().__init__(space=space, linear=False)
         self.image = odl.IdentityOperator(space)
 
-    def start(self, fidelity: GaussianFidelity, init: str | None, restarts: int, generator: torch.Generator) -> Blocks:
+    def start(
+        self, fidelity: GaussianFidelity, init: str | None, restarts: int, generator: torch.Generator
+    ) -> Blocks:
         """Start from ``"zero"`` (the default) or from the ``"rough"`` reconstruction."""
         if init not in (None, "zero", "rough"):
             raise ValueError(f"init must be 'zero', 'rough' or blocks, got {init!r}")
@@ -220,8 +234,9 @@ class Tikhonov(_OnImages):
 class TotalVariation(_OnImages):
     r"""Isotropic total variation, :math:`\| |\nabla x|_2 \|_1`, in the norms of the space X.
 
-    The gradient is by forward differences divided by the cell size, with no difference across the boundary; the sum
-    carries the cell volume. Optional bounds on x are imposed as constraints. Problems are solved by `solvers.pdhg`.
+    The gradient is by forward differences divided by the cell size, with no difference across the boundary;
+    the sum carries the cell volume. Optional bounds on x are imposed as constraints. Problems are solved by
+    `solvers.pdhg`.
 
     Parameters
     ----------
@@ -246,7 +261,9 @@ class TotalVariation(_OnImages):
             raise ValueError(f"lower must be smaller than upper, got {lower} and {upper}")
         self.bounds = (lower, upper)
         self.derivative_operator = odl.Gradient(space, method="forward", pad_mode="symmetric")
-        self.functional = odl.functionals.GroupL1Norm(self.derivative_operator.range) * self.derivative_operator
+        self.functional = (
+            odl.functionals.GroupL1Norm(self.derivative_operator.range) * self.derivative_operator
+        )
 
     def problem(self, fidelity: GaussianFidelity, lam: Tensor) -> SaddlePoint:
         """The saddle-point form: bounds on x, the fidelity of A x and λ times the norm of ∇x."""

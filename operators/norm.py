@@ -23,13 +23,13 @@ def operator_norm(
     A : odl.Operator
         Linear, from a tensor or power space.
     weighted : bool
-        Norm in the inner products of the spaces, :math:`\sup \|A x\|_Y / \|x\|_X`; otherwise the Euclidean norm of the
-        samples, which differs by the factor :math:`\sqrt{w_Y / w_X}` of the (constant) weights.
+        Norm in the inner products of the spaces, :math:`\sup \|A x\|_Y / \|x\|_X`; otherwise the Euclidean
+        norm of the samples, which differs by the factor :math:`\sqrt{w_Y / w_X}` of the (constant) weights.
     seed : int
         Seed of the starting point.
     rtol : float
-        Stop when the estimate changes by less than this fraction in one step. The estimate is a lower bound, and
-        as a rule too small by some multiples of this.
+        Stop when the estimate changes by less than this fraction in one step. The estimate is a lower bound,
+        and as a rule too small by some multiples of this.
     max_iter : int
         Steps at most.
 

@@ -1,7 +1,7 @@
 """Solvers on batched torch, with ODL at the door.
 
-Every solver takes ODL functionals and elements, or tensors with a leading batch axis, and returns one `Solution`, in which
-every sample has its own value, status and history.
+Every solver takes ODL functionals and elements, or tensors with a leading batch axis, and returns one
+`Solution`, in which every sample has its own value, status and history.
 """
 
 from genreg.solvers.descent import alternating_gradient_descent, gradient_descent, palm

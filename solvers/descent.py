@@ -1,12 +1,13 @@
 r"""Descent over blocks: gradient descent, alternating descent and PALM.
 
-All solve :math:`\min_v H(v) + \sum_i g_i(v_i)` with a line search for every sample and block. They differ in the number of
-blocks and in whether the :math:`g_i` are there.
+All solve :math:`\min_v H(v) + \sum_i g_i(v_i)` with a line search for every sample and block. They differ in
+the number of blocks and in whether the :math:`g_i` are there.
 
 References
 ----------
-M. Duff, N. D. F. Campbell, M. J. Ehrhardt (2021), Regularising inverse problems with generative machine learning
-models, arXiv:2107.11191, algorithms 1-3.
+M. Duff, N. D. F. Campbell, M. J. Ehrhardt (2021), Regularising inverse problems with generative machine
+learning models, arXiv:2107.11191, algorithms 1-3.
+
 J. Bolte, S. Sabach, M. Teboulle (2014), Proximal alternating linearized minimization,
 doi:10.1007/s10107-013-0701-9.
 """
@@ -94,8 +95,8 @@ def alternating_gradient_descent(
 ) -> Solution:
     r"""Gradient steps in every block in turn (Duff et al., algorithm 2).
 
-    Parameters and results are those of `gradient_descent`, with `init` a dict of blocks in the order of the parts of
-    the functional's domain. By default the line search grows its step after a success.
+    Parameters and results are those of `gradient_descent`, with `init` a dict of blocks in the order of the
+    parts of the functional's domain. By default the line search grows its step after a success.
     """
     return _descend(
         objective, init, None, False, max_iter, tol, line_search or Backtracking(), callback, progress
@@ -114,9 +115,9 @@ def palm(
 ) -> Solution:
     r"""Proximal alternating linearised minimisation with backtracking (Duff et al., algorithm 3).
 
-    In every block in turn :math:`v_i \leftarrow \mathrm{prox}_{\tau g_i}(v_i - \tau \nabla_i H(v))`; with a single
-    block this is proximal gradient descent. Parameters and results are those of `gradient_descent`, with `init` a dict
-    of blocks. Terms of a functional that have no gradient must have a prox on one block.
+    In every block in turn :math:`v_i \leftarrow \mathrm{prox}_{\tau g_i}(v_i - \tau \nabla_i H(v))`; with a
+    single block this is proximal gradient descent. Parameters and results are those of `gradient_descent`,
+    with `init` a dict of blocks. Terms of a functional that have no gradient must have a prox on one block.
     """
     return _descend(
         objective, init, None, True, max_iter, tol, line_search or Backtracking(), callback, progress
@@ -141,8 +142,8 @@ def _descend(
         raise ValueError(f"objective must have {blocks} block for this solver, got {list(objective.spaces)}")
     if objective.proximable and not prox:
         raise NotImplementedError(
-            f"objective must be differentiable for this solver, got terms without a gradient in {list(objective.proximable)}; "
-            "palm takes them by their prox"
+            f"objective must be differentiable for this solver, got terms without a "
+            f"gradient in {list(objective.proximable)}; palm takes them by their prox"
         )
     if not isinstance(init, Mapping) and len(objective.spaces) == 1:
         init = dict.fromkeys(objective.spaces, init)

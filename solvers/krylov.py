@@ -71,7 +71,8 @@ def rough_reconstruction(A: odl.Operator, y: Tensor, *, iterations: int = 10) ->
     Parameters
     ----------
     A : odl.Operator
-        Operator from X to Y; a non-linear one is replaced by its derivative at zero, :math:`A(x) \approx A(0) + A'(0) x`.
+        Operator from X to Y; a non-linear one is replaced by its derivative at zero, :math:`A(x) \approx A(0)
+        + A'(0) x`.
     y : Tensor
         Data, ``(B, *Y.shape)``.
     iterations : int

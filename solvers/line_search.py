@@ -1,29 +1,31 @@
 r"""Backtracking line search, for every sample of a batch by itself.
 
-A trial point is :math:`v^+ = \mathrm{prox}_{\tau g}(v - \tau \nabla H(v))`, with :math:`d = v^+ - v`. Two rules:
+A trial point is :math:`v^+ = \mathrm{prox}_{\tau g}(v - \tau \nabla H(v))`, with :math:`d = v^+ - v`. Two
+rules:
 
 *growth* (the default of the proximal algorithms): accept when
 
 .. math:: H(v^+) \le H(v) + \langle \nabla H(v), d \rangle + \tfrac{1}{2 \tau} \|d\|^2,
 
-which without a prox is the condition of algorithms 1 and 2 of Duff, Campbell and Ehrhardt (2021), and grow τ after a
-success;
+which without a prox is the condition of algorithms 1 and 2 of Duff, Campbell and Ehrhardt (2021), and grow τ
+after a success;
 
-*spectral*: try the step of Barzilai and Borwein, :math:`\tau = \|d\|^2 / \langle d, \Delta \nabla H \rangle`, and accept
-when the objective falls by :math:`10^{-4} \|d\|^2 / (2 \tau)` (monotone SpaRSA).
+*spectral*: try the step of Barzilai and Borwein,
+:math:`\tau = \|d\|^2 / \langle d, \Delta \nabla H \rangle`, and accept when the objective falls by
+:math:`10^{-4} \|d\|^2 / (2 \tau)` (monotone SpaRSA).
 
-Near a minimiser both differences drown in rounding. A trial whose value is within some ten units of rounding of
-:math:`|H|` is therefore judged by gradients instead, :math:`\langle \nabla H(v^+) - \nabla H(v), d \rangle \le
-\|d\|^2 / \tau` (or ≤ 1.9999 times that, for the spectral rule): the same condition to second order, without cancellation.
-So float32 does not stall at the optimum, and values do not drift upwards.
+Near a minimiser both differences drown in rounding. A trial whose value is within some ten units of rounding
+of :math:`|H|` is therefore judged by gradients instead, :math:`\langle \nabla H(v^+) - \nabla H(v), d \rangle
+\le \|d\|^2 / \tau` (or ≤ 1.9999 times that, for the spectral rule): the same condition to second order,
+without cancellation. So float32 does not stall at the optimum, and values do not drift upwards.
 
 References
 ----------
 M. Duff, N. D. F. Campbell, M. J. Ehrhardt (2021), arXiv:2107.11191.
 S. J. Wright, R. D. Nowak, M. A. T. Figueiredo (2009), Sparse reconstruction by separable approximation,
 doi:10.1109/TSP.2009.2016892.
-W. W. Hager, H. Zhang (2005), A new conjugate gradient method with guaranteed descent and an efficient line search,
-doi:10.1137/030601880 (acceptance by gradients near a minimiser).
+W. W. Hager, H. Zhang (2005), A new conjugate gradient method with guaranteed descent and an efficient line
+search, doi:10.1137/030601880 (acceptance by gradients near a minimiser).
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class Backtracking:
     spectral : bool
         Use the spectral rule (see the module's docstring) instead of growth.
     slack : float
-        Units of rounding of \\|H\\| within which values count as equal.
+        Units of rounding of the value of H within which values count as equal.
     max_trials : int
         Rejections in a row after which a sample counts as stalled.
     relative : bool

@@ -1,13 +1,15 @@
 r"""The discrepancy principle, for a batch of problems at once.
 
 Morozov's principle takes the largest λ whose reconstruction explains the data to the level of the noise,
-:math:`\|A x_\lambda - y\|^2 \le c \, \dim(Y) \sigma^2`. The residual grows with λ, so the search keeps, for every sample, the
-largest λ known to meet the level and the smallest known to miss it, and tries several λ between them (or a decade
-apart, while there is none on one side) in one batched solve that starts from the nearest solution known.
+:math:`\|A x_\lambda - y\|^2 \le c \, \dim(Y) \sigma^2`. The residual grows with λ, so the search keeps, for
+every sample, the largest λ known to meet the level and the smallest known to miss it, and tries several λ
+between them (or a decade apart, while there is none on one side) in one batched solve that starts from the
+nearest solution known.
 
 References
 ----------
-V. A. Morozov (1966), On the solution of functional equations by the method of regularization, Soviet Math. Dokl. 7.
+V. A. Morozov (1966), On the solution of functional equations by the method of regularization, Soviet Math.
+Dokl. 7.
 """
 
 from __future__ import annotations
@@ -99,8 +101,9 @@ def morozov(
     Parameters
     ----------
     solve : callable
-        ``solve(samples, lam, init)`` reconstructs the samples with these numbers, b of them, with the parameters
-        ``lam``, ``(b, K)``, from the blocks ``init``, ``(b, K, *shape)``, or from its own starting point for None.
+        ``solve(samples, lam, init)`` reconstructs the samples with these numbers, b of them, with the
+        parameters ``lam``, ``(b, K)``, from the blocks ``init``, ``(b, K, *shape)``, or from its own starting
+        point for None.
     level : Tensor
         Residual to be met, ``(B,)``: :math:`c \dim(Y) \sigma^2`.
     start : float
@@ -117,8 +120,8 @@ def morozov(
     Returns
     -------
     Choice
-        Where no λ meets the level: the λ of the smallest residual, with `Status.LEVEL_NOT_REACHED`. Where all meet it:
-        the largest λ, with `Status.LEVEL_NOT_EXCEEDED`.
+        Where no λ meets the level: the λ of the smallest residual, with `Status.LEVEL_NOT_REACHED`. Where all
+        meet it: the largest λ, with `Status.LEVEL_NOT_EXCEEDED`.
 
     Raises
     ------
@@ -132,7 +135,8 @@ def morozov(
         )
     if candidates < 2 or max_rounds < 1 or not 0 < rtol < 1:
         raise ValueError(
-            f"candidates must be at least 2, max_rounds at least 1 and rtol in (0, 1), got {candidates}, {max_rounds}, {rtol}"
+            "candidates must be at least 2, max_rounds at least 1 and rtol in (0, 1), "
+            f"got {candidates}, {max_rounds}, {rtol}"
         )
     if not bool((level > 0).all()):
         raise ValueError(f"level must be positive, got {level.tolist()}")

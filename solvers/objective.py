@@ -2,8 +2,8 @@ r"""The problems the solvers take.
 
 `Objective` is :math:`\min_v H(v) + \sum_i g_i(v_i)` over named blocks :math:`v = (v_1, v_2, \dots)`, with H
 smooth and every :math:`g_i` proximable. `SaddlePoint` is :math:`\min_x f(x) + \sum_j g_j(K_j x)`, with f and
-the :math:`g_j` proximable and the :math:`K_j` linear. Values have the shape ``(B,)``: every sample of a batch is a
-problem of its own, and may have its own data and parameters.
+the :math:`g_j` proximable and the :math:`K_j` linear. Values have the shape ``(B,)``: every sample of a batch
+is a problem of its own, and may have its own data and parameters.
 """
 
 from __future__ import annotations

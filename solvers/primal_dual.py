@@ -4,23 +4,24 @@ r"""The primal-dual hybrid gradient method, batched, for :math:`\min_x f(x) + \s
     x^{k+1} &= \mathrm{prox}_{\tau f}\bigl(x^k - \tau \textstyle\sum_j K_j^* p_j^k\bigr), \\
     p_j^{k+1} &= \mathrm{prox}_{\sigma_j g_j^*}\bigl(p_j^k + \sigma_j K_j (2 x^{k+1} - x^k)\bigr),
 
-with adjoints and proxes in the inner products of the spaces, so that the iterates are those of ODL's solver. Every
-operator has its own dual step, and so has every sample: :math:`\tau \sum_j \sigma_j \|K_j\|^2 < 1`.
+with adjoints and proxes in the inner products of the spaces, so that the iterates are those of ODL's solver.
+Every operator has its own dual step, and so has every sample: :math:`\tau \sum_j \sigma_j \|K_j\|^2 < 1`.
 
 The steps are balanced unless they are given: the primal and dual residuals
 
 .. math::
-    P^k = (x^{k-1} - x^k) / \tau - K^* (p^{k-1} - p^k), \quad D_j^k = (p_j^{k-1} - p_j^k) / \sigma_j - K_j (x^{k-1} - x^k)
+    P^k &= (x^{k-1} - x^k) / \tau - K^* (p^{k-1} - p^k), \\
+    D_j^k &= (p_j^{k-1} - p_j^k) / \sigma_j - K_j (x^{k-1} - x^k)
 
-are known at no further operator call, and a sample whose one residual is much larger than the other moves its steps in
-that direction, by less and less.
+are known at no further operator call, and a sample whose one residual is much larger than the other moves its
+steps in that direction, by less and less.
 
 References
 ----------
-A. Chambolle, T. Pock (2011), A first-order primal-dual algorithm for convex problems with applications to imaging,
-doi:10.1007/s10851-010-0251-1.
-T. Goldstein, M. Li, X. Yuan (2015), Adaptive primal-dual splitting methods for statistical learning and image
-processing, NeurIPS 28; arXiv:1305.0546.
+A. Chambolle, T. Pock (2011), A first-order primal-dual algorithm for convex problems with applications to
+imaging, doi:10.1007/s10851-010-0251-1.
+
+T. Goldstein, M. Li, X. Yuan (2015), Adaptive primal-dual splitting methods for statistical learning and image processing, NeurIPS 28; arXiv:1305.0546.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ def pdhg(
     operators : odl.Operator or a sequence of them
         Linear operators K_j from X.
     init : ODL element, Tensor or dict of one of them
-        Starting point, by default zero; a tensor may have a leading batch axis. The dual variables start at zero.
+        Starting point, by default zero; a tensor may have a leading batch axis. The dual variables start at
+        zero.
     tau, sigma : float, optional
         Primal and dual step (one for all K_j, or one each), to be given together. By default they are
         balanced for every sample while the method runs.
@@ -109,8 +111,8 @@ def pdhg(
     Returns
     -------
     Solution
-        The block is named as in `init`, or ``"x"``. ``history`` has ``residual``, every 10 iterations; the value is that
-        of f + Σ g_j K_j, infinite where x violates a constraint among the :math:`g_j`.
+        The block is named as in `init`, or ``"x"``. ``history`` has ``residual``, every 10 iterations; the
+        value is that of f + Σ g_j K_j, infinite where x violates a constraint among the :math:`g_j`.
 
     Raises
     ------
@@ -177,7 +179,8 @@ class _Steps:
             sigmas = list(sigma) if isinstance(sigma, (tuple, list)) else [sigma] * count
             if len(sigmas) != count or not (tau > 0 and all(s > 0 for s in sigmas)):
                 raise ValueError(
-                    f"tau and sigma must be positive, one sigma or one for each of the {count} operators, got {tau!r}, {sigma!r}"
+                    f"tau and sigma must be positive, one sigma or one for each of the {count} operators, "
+                    f"got {tau!r}, {sigma!r}"
                 )
             self.tau, self.sigma = float(tau), [float(s) for s in sigmas]
             self.norms = [(self.tau * s * count) ** -0.5 for s in self.sigma]  # what such steps are meant for

@@ -1,9 +1,10 @@
 r"""How one block of the unknowns moves.
 
-An update takes the state of the batch and returns the next one. Every update evaluates the objective and its gradient
-once, at the trial point of all samples; a sample whose trial is rejected stays where it is and tries a smaller step at
-the next turn. So a batch runs at the pace of its samples' successes, no forward pass is wasted on a sample
-that waits for another one's line search, and the gradient at an accepted point is there already.
+An update takes the state of the batch and returns the next one. Every update evaluates the objective and its
+gradient once, at the trial point of all samples; a sample whose trial is rejected stays where it is and tries
+a smaller step at the next turn. So a batch runs at the pace of its samples' successes, no forward pass is
+wasted on a sample that waits for another one's line search, and the gradient at an accepted point is there
+already.
 """
 
 from __future__ import annotations
@@ -101,9 +102,9 @@ def where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
 class ProxGradient:
     r"""The step :math:`v_i \leftarrow \mathrm{prox}_{\tau g_i}(v_i - \tau \nabla_i H(v))` with a line search.
 
-    Without a prox this is a gradient step. The residual is :math:`\|d\| / \tau \cdot (1 + \|v_i\|) / |F|`: the relative change
-    of the objective F, to first order, when the block changes by its own size. It does not depend on the units
-    of the objective.
+    Without a prox this is a gradient step. The residual is :math:`\|d\| / \tau \cdot (1 + \|v_i\|) / |F|`:
+    the relative change of the objective F, to first order, when the block changes by its own size. It does
+    not depend on the units of the objective.
     """
 
     line_search: Backtracking = field(default_factory=Backtracking)

@@ -20,8 +20,8 @@ def denoising(X, lam=0.1):
     return f, lam * odl.functionals.GroupL1Norm(D.range), D, y
 
 
-@pytest.fixture
-def X():
+@pytest.fixture(name="X")
+def space():
     return odl.uniform_discr([0, 0], [2, 3], (10, 12))
 
 
@@ -46,7 +46,7 @@ def test_balanced_steps_reach_the_same_minimum(X):
 
 
 def test_every_sample_has_its_own_parameter(X):
-    f, g, D, y = denoising(X, lam=1.0)
+    f, g, D, _ = denoising(X, lam=1.0)
     lams = torch.tensor([0.02, 0.1, 0.5], dtype=torch.float64)
     batched = SaddlePoint(f, [to_torch(g).scaled(lams)], [D])
     together = pdhg(
