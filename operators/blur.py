@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from odl.core.space.base_tensors import TensorSpace
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from genreg.operators.bridge import torch_device, torch_dtype
@@ -45,6 +44,8 @@ class Blur(TensorOperator):
 
     def __init__(self, space: TensorSpace, kernel: np.ndarray, boundary: str) -> None:
         super().__init__(space, space)
+        from scipy.fft import next_fast_len  # slow to import
+
         self._kernel, self._boundary = kernel, boundary
         self._axes = tuple(range(-space.ndim, 0))
         self._complex = torch_dtype(space).is_complex

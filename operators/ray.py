@@ -23,7 +23,7 @@ from torch import Tensor
 
 from genreg.operators.bridge import TorchOperator, lower, torch_device, torch_dtype
 from genreg.operators.ray_direct import CudaPair, DirectPair
-from genreg.operators.ray_matrix import import_astra, matrix_memory, ray_pair
+from genreg.operators.ray_matrix import import_astra, is_centred, matrix_memory, ray_pair
 from genreg.operators.sparse import LinearPair
 from genreg.operators.tensor_operator import TensorOperator, weighted_adjoint
 
@@ -92,8 +92,9 @@ def ray_transform(
 ) -> RayTransform:
     """Return the ray transform on `space` as a linear ODL operator that lowers to batched torch.
 
-    Values are those of `odl.applications.tomo.RayTransform`, also in double precision; the filtered
-    backprojection of ODL, `fbp_op`, takes the operator.
+    Values are those of `odl.applications.tomo.RayTransform`, also in double precision, except that a detector
+    off the axis counts as such (ODL's CPU back-end takes a parallel-beam detector to be centred). The
+    filtered backprojection of ODL, `fbp_op`, takes the operator.
 
     Parameters
     ----------
@@ -245,18 +246,28 @@ class _BackProjection(ABC):  # noqa: B024
         )
 
 
+def _same_here(op: tomo.RayTransform) -> bool:
+    """Whether ODL's operator computes what the pairs here do.
+
+    It does with ASTRA as its back-end, except that the one on the CPU takes every parallel-beam detector to
+    be centred.
+    """
+    return op.impl == "astra_cuda" or (op.impl == "astra_cpu" and is_centred(op.geometry))
+
+
 @lower.register(tomo.RayTransform)
 def _lower_ray_transform(op: tomo.RayTransform) -> TorchOperator:
-    """Lower ODL's ray transform by the same pairs; back-ends other than ASTRA are called as they are."""
-    if op.impl not in ("astra_cpu", "astra_cuda"):
+    if not _same_here(op):
         return lower.dispatch(odl.Operator)(op)
-    space, geometry = op.domain, op.geometry
+    space, geometry, shape = op.domain, op.geometry, op.range.shape
     method = "cuda" if op.impl == "astra_cuda" else _choose(space, geometry, "auto", _MAX_MEMORY)
     pair = _pair(space, geometry, method, cache=True)
-    adjoint = weighted_adjoint(lambda s: _apply(pair.T, s, op.range.ndim, space.shape), space, op.range)
-    return TorchOperator.pair(lambda t: _apply(pair, t, space.ndim, op.range.shape), adjoint, space, op.range)
+    adjoint = weighted_adjoint(lambda s: _apply(pair.T, s, len(shape), space.shape), space, op.range)
+    return TorchOperator.pair(lambda t: _apply(pair, t, space.ndim, shape), adjoint, space, op.range)
 
 
 @lower.register(_BackProjection)
 def _lower_back_projection(op: Any) -> TorchOperator:
+    if not _same_here(op.adjoint):
+        return lower.dispatch(odl.Operator)(op)
     return _lower_ray_transform(op.adjoint).adjoint

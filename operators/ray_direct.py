@@ -31,7 +31,7 @@ from odl.applications.tomo.geometry import Geometry
 from odl.core.discr import DiscretizedSpace
 from torch import Tensor
 
-from genreg.operators.ray_matrix import import_astra
+from genreg.operators.ray_matrix import import_astra, planar_projector
 from genreg.operators.sparse import LinearPair
 
 __all__ = ["CudaPair", "DirectPair", "stacked_geometry"]
@@ -99,15 +99,7 @@ class DirectPair(_AstraPair):
     def __init__(self, space: DiscretizedSpace, geometry: Geometry, transposed: bool = False) -> None:
         super().__init__(space, geometry, transposed)
         self._astra = import_astra()
-        kind = "linear" if isinstance(geometry, ParallelBeamGeometry) else "line_fanflat"
-        self._projector = _Handle(
-            self._astra.projector,
-            {
-                "type": kind,
-                "VolumeGeometry": astra_volume_geometry(space, "cpu"),
-                "ProjectionGeometry": astra_projection_geometry(geometry, "cpu"),
-            },
-        )
+        self._projector = _Handle(self._astra.projector, planar_projector(space, geometry))
 
     def _project(self, source: Tensor, target: Tensor) -> None:
         call = self._astra.projector.direct_BP if self._transposed else self._astra.projector.direct_FP

@@ -33,7 +33,15 @@ from odl.core.discr import DiscretizedSpace
 
 from genreg.operators.sparse import SparsePair
 
-__all__ = ["cache_directory", "estimate_nonzeros", "import_astra", "matrix_memory", "ray_pair"]
+__all__ = [
+    "cache_directory",
+    "estimate_nonzeros",
+    "import_astra",
+    "is_centred",
+    "matrix_memory",
+    "planar_projector",
+    "ray_pair",
+]
 
 # Part of the key of a cached matrix: raise it when the contents of the files change.
 _FORMAT = 1
@@ -70,6 +78,48 @@ def cache_directory() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "genreg" / "Cache"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genreg"
+
+
+def planar_projector(space: DiscretizedSpace, geometry: Geometry) -> dict[str, Any]:
+    """Return the configuration of ASTRA's CPU projector for images on `space`.
+
+    For parallel beams ODL describes the detector to ASTRA by its width alone, as if it were centred at the axis
+    of rotation and neither moved nor mirrored. Where that is so, its description is taken, and else vectors say
+    where the detector is, in the same frame, which is turned by -90 degrees.
+    """
+    projection = None
+    if not is_centred(geometry):
+        turn = np.kron(np.eye(3), [[0, -1], [1, 0]])
+        vectors = np.concatenate(_parallel_vectors(geometry), axis=1) @ turn
+        projection = import_astra().create_proj_geom("parallel_vec", geometry.det_partition.size, vectors)
+    return {
+        "type": "linear" if isinstance(geometry, ParallelBeamGeometry) else "line_fanflat",
+        "VolumeGeometry": astra_volume_geometry(space, "cpu"),
+        "ProjectionGeometry": projection or astra_projection_geometry(geometry, "cpu"),
+    }
+
+
+def is_centred(geometry: Geometry) -> bool:
+    """Whether the detector of a parallel-beam geometry is where ODL's CPU back-end takes it to be."""
+    if not isinstance(geometry, ParallelBeamGeometry):
+        return True
+    _, centre, step = _parallel_vectors(geometry)
+    pitch = float(geometry.det_partition.cell_sides[0])
+    axis = np.stack([np.cos(geometry.angles), np.sin(geometry.angles)], axis=1)
+    offset = (centre * step).sum(axis=1) / pitch
+    return bool(
+        np.allclose(step, pitch * axis, atol=1e-9 * pitch) and np.allclose(offset, 0, atol=1e-6 * pitch)
+    )
+
+
+def _parallel_vectors(geometry: Geometry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return direction of the rays, centre of the detector and step between bins, each (angles, 2)."""
+    middle = geometry.det_params.mid_pt
+    return (
+        -geometry.det_to_src(geometry.angles, middle),
+        geometry.det_point_position(geometry.angles, middle.item()),
+        geometry.det_axis(geometry.angles) * geometry.det_partition.cell_sides[0],
+    )
 
 
 def estimate_nonzeros(space: DiscretizedSpace, geometry: Geometry) -> int:
@@ -123,39 +173,37 @@ def ray_pair(
         The matrix, shared by all callers that ask for the same one while it is in use.
     """
     astra = import_astra()
-    volume, projection = astra_volume_geometry(space, "cpu"), astra_projection_geometry(geometry, "cpu")
-    kind = "linear" if isinstance(geometry, ParallelBeamGeometry) else "line_fanflat"
-    key = _digest([_FORMAT, astra.__version__, kind, volume, projection])
+    projector = planar_projector(space, geometry)
+    key = _digest([_FORMAT, astra.__version__, projector])
     pair = _PAIRS.get((key, dtype))
     if pair is None:
         shape = (int(np.prod(geometry.partition.shape)), space.size)
         path = cache_directory() / f"ray-{key}.npz"
         matrix = _read(path, shape) if cache else None
         if matrix is None:
-            blocks = math.ceil(estimate_nonzeros(space, geometry) / _BLOCK)
-            matrix = _build(astra, kind, volume, projection, blocks)
+            matrix = _build(astra, projector, math.ceil(estimate_nonzeros(space, geometry) / _BLOCK))
             if cache:
                 _write(path, matrix)
         pair = _PAIRS[key, dtype] = SparsePair.from_scipy(matrix, dtype)
     return pair
 
 
-def _build(astra: Any, kind: str, volume: dict, projection: dict, blocks: int) -> scipy.sparse.csr_array:
+def _build(astra: Any, projector: dict[str, Any], blocks: int) -> scipy.sparse.csr_array:
     """Return ASTRA's matrix in single precision with sorted rows, assembled from blocks of angles."""
+    projection = projector["ProjectionGeometry"]
     name = "Vectors" if "Vectors" in projection else "ProjectionAngles"
+    views = np.asarray(projection[name])
     parts = []
-    for part in np.array_split(np.asarray(projection[name]), max(1, min(blocks, len(projection[name])))):
-        projector = astra.projector.create(
-            {"type": kind, "VolumeGeometry": volume, "ProjectionGeometry": projection | {name: part}}
-        )
+    for part in np.array_split(views, max(1, min(blocks, len(views)))):
+        handle = astra.projector.create(projector | {"ProjectionGeometry": projection | {name: part}})
         try:
-            handle = astra.projector.matrix(projector)
+            matrix_handle = astra.projector.matrix(handle)
             try:
-                matrix = scipy.sparse.csr_array(astra.matrix.get(handle), dtype=np.float32)
+                matrix = scipy.sparse.csr_array(astra.matrix.get(matrix_handle), dtype=np.float32)
             finally:
-                astra.matrix.delete(handle)
+                astra.matrix.delete(matrix_handle)
         finally:
-            astra.projector.delete(projector)
+            astra.projector.delete(handle)
         matrix.sort_indices()
         parts.append(matrix)
     return parts[0] if len(parts) == 1 else scipy.sparse.csr_array(scipy.sparse.vstack(parts, format="csr"))
@@ -184,7 +232,8 @@ def _digest(value: Any) -> str:
 def _read(path: Path, shape: tuple[int, int]) -> scipy.sparse.csr_array | None:
     """Return the cached matrix, or None where there is none or it does not hold what it should."""
     try:
-        with np.load(path, allow_pickle=False) as file:  # the zip format checks a CRC of each array
+        # The zip format checks a CRC of each array.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             matrix = scipy.sparse.csr_array((file["data"], file["indices"], file["indptr"]), shape=shape)
         matrix.check_format(full_check=True)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
