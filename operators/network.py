@@ -315,7 +315,7 @@ def _on_batches(module: nn.Module, domain: Any, range: Any) -> Any:
         batch = first.shape[: first.ndim - ndim]
         n = math.prod(batch)
         flat = tree_map(lambda a: a.reshape(n, *a.shape[len(batch) :]), t)
-        return tree_map(lambda a: a.reshape(*batch, *a.shape[1:]), _apply(module, flat))
+        return tree_map(lambda a: a.reshape(batch + a.shape[1:]), _apply(module, flat))
 
     return fn
 

@@ -1,0 +1,169 @@
+"""Every repair of ODL: the defect is there without it and gone with it. Both run in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import odl
+import pytest
+import torch
+
+from genreg.operators import _repairs
+
+# Each probe sets `result`; True if ODL works.
+PROBES = {
+    "recognise_arrays_quickly": """
+import timeit
+x = odl.rn((16, 16), impl='pytorch', dtype='float32').one()
+x.norm()
+result = min(timeit.repeat(x.norm, number=1, repeat=5)) < 2e-3
+""",
+    "accept_numbers_from_numpy_and_torch": """
+result = True
+for impl in ('numpy', 'pytorch'):
+    X = odl.rn(3, impl=impl)
+    for x in (X.one(), (X ** 2).one()):
+        for two in (np.float64(2), np.float32(2), np.int64(2), np.array(2.0), torch.tensor(2.0)):
+            for f in (lambda: two * x, lambda: x * two, lambda: x / (1 / two), lambda: x + two - 1 + x - x):
+                try:
+                    result = result and f() == 2.0 * x
+                except (RuntimeError, TypeError):
+                    result = False
+    try:
+        result = result and X.element(np.float32(2)) == 2.0 * X.one()
+    except (AttributeError, ValueError):
+        result = False
+""",
+    "let_divergence_write_to_tensors": """
+X = odl.uniform_discr([0, 0], [1, 1], (4, 5), impl='pytorch')
+A, x = odl.Gradient(X), X.element(torch.rand(4, 5).double())
+out = X.zero()
+try:
+    A.adjoint(A(x), out=out)
+    result = out == A.adjoint(A(x))
+except AssertionError:
+    result = False
+""",
+    "compute_inner_products_once": """
+X = odl.uniform_discr([0, 0], [1, 1], (4, 5)) ** 2
+from odl.core.space.weightings import weighting
+calls, original = [], weighting._inner_default
+weighting._inner_default = lambda a, b: calls.append(1) or original(a, b)
+X.one().inner(X.one())
+result = len(calls) == 2
+""",
+    "sum_inner_products_accurately": """
+x = torch.randn(4_000_000, generator=torch.Generator().manual_seed(0))
+exact = x.double().square().sum().item()
+X = odl.rn(len(x), impl='pytorch', dtype='float32')
+result = abs(X.element(x).inner(X.element(x)) / exact - 1) < 1e-5
+""",
+    "give_elements_their_own_memory": """
+x = odl.rn(3, impl='pytorch', dtype='float32').element(2.0)
+x[0] = 7
+result = x.data.tolist() == [7, 2, 2]
+""",
+    "remember_norm_estimates": """
+A = odl.Gradient(odl.uniform_discr([0, 0], [1, 1], (4, 5)))
+result = A.norm(estimate=True) == A.norm(estimate=True)
+""",
+    "default steps of pdhg": """
+from odl import functionals as F
+result = True
+for impl in ('numpy', 'pytorch'):
+    X = odl.uniform_discr([0, 0], [1, 1], (4, 5), impl=impl)
+    A, y, x = odl.Gradient(X, pad_mode='symmetric'), X.one(), X.zero()
+    try:
+        odl.solvers.pdhg(x, F.L2NormSquared(X).translated(y), 0.1 * F.GroupL1Norm(X ** 2), A, niter=200)
+        result = result and (x - y).norm() < 1e-2
+    except (RuntimeError, AssertionError):
+        result = False
+""",
+}
+
+SCRIPT = """
+import json, sys
+{before}
+import genreg.operators
+import os, odl, torch, numpy as np
+results = {{}}
+for name, probe in json.load(sys.stdin).items():
+    scope = dict(odl=odl, np=np, torch=torch)
+    exec(probe, scope)
+    results[name] = bool(scope["result"])
+options = np.get_printoptions()
+results["printing"] = [options["legacy"], options["linewidth"], repr(np.float64(1.5))]
+results["environment"] = os.environ.get("SCIPY_ARRAY_API")
+print(json.dumps(results))
+"""
+
+USE_ODL = """
+import odl
+X = odl.uniform_discr([0, 0], [1, 1], (4, 5), impl='pytorch')
+odl.Gradient(X).adjoint(odl.Gradient(X)(X.one()))
+X.one().inner(X.one())
+"""
+
+
+def start(before, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT.format(before=before)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={k: v for k, v in os.environ.items() if k != "SCIPY_ARRAY_API"} | environment,
+    )
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Results without the repairs, and with them where ODL had been used before the import of genreg."""
+    options = "import numpy as np\nnp.set_printoptions(linewidth=60, precision=3)\n"
+    started = start(options, **{_repairs.SWITCH: "1"}), start(USE_ODL, **{_repairs.SWITCH: "0"})
+    return [json.loads(p.communicate(json.dumps(PROBES))[0].splitlines()[-1]) for p in started]
+
+
+@pytest.mark.skipif(not _repairs.active, reason="repairs are off, or this ODL needs none")
+@pytest.mark.parametrize("name", PROBES)
+class TestRepair:
+    def test_defect_is_gone(self, name):
+        scope = {"odl": odl, "np": np, "torch": torch}
+        exec(PROBES[name], scope)
+        assert scope["result"]
+
+    def test_defect_is_there_without_the_repair(self, name, processes):
+        assert not processes[0][name]
+
+    def test_defect_is_gone_where_odl_was_used_before(self, name, processes):
+        assert processes[1][name]
+
+
+def test_every_repair_has_a_probe():
+    assert {repair.__name__ for repair in _repairs._REPAIRS} <= set(PROBES)
+
+
+def test_side_effects_of_the_import_are_undone(processes):
+    fresh, used = processes
+    assert fresh["printing"] == [False, 60, "np.float64(1.5)"] and fresh["environment"] is None
+    assert used["printing"] == [False, 75, "np.float64(1.5)"]
+
+
+@pytest.mark.parametrize("mine", [{"legacy": "1.13", "linewidth": 80}, {"legacy": False, "linewidth": 71}])
+def test_print_options_of_the_user_stay(mine):
+    before = np.get_printoptions()
+    try:
+        np.set_printoptions(**mine)
+        _repairs._import_odl()
+        assert {k: np.get_printoptions()[k] for k in mine} == mine
+    finally:
+        np.set_printoptions(legacy=before["legacy"], linewidth=before["linewidth"])
+
+
+def test_other_versions_are_left_alone(monkeypatch):
+    monkeypatch.setattr(odl, "__version__", "1.0.1")
+    assert not _repairs._apply()
+    monkeypatch.setattr(odl, "__version__", "1.0.0")
+    monkeypatch.setenv(_repairs.SWITCH, "1")
+    assert not _repairs._apply()
