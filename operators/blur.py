@@ -164,11 +164,11 @@ def blur(
     given = kernel_or_std.detach().cpu().numpy() if isinstance(kernel_or_std, Tensor) else kernel_or_std
     try:
         values = np.asarray(given)
-        values = values.astype(complex if np.iscomplexobj(values) else float)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"`kernel_or_std` must be numbers or an array, got {type(kernel_or_std).__name__}"
-        ) from error
+    except ValueError:  # lists of different lengths
+        values = np.asarray(None)
+    if values.dtype.kind not in "iufcb":
+        raise TypeError(f"`kernel_or_std` must be numbers or an array, got {type(kernel_or_std).__name__}")
+    values = values.astype(complex if np.iscomplexobj(values) else float)
     if values.ndim == 0 or (space.ndim > 1 and values.shape == (space.ndim,)):
         if np.iscomplexobj(values) or not (np.isfinite(values).all() and (values > 0).all()):
             raise ValueError(
