@@ -13,6 +13,8 @@ functional                           prox with step :math:`\tau` at t
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import odl
@@ -29,6 +31,7 @@ from odl.functionals import (
     FunctionalScalarSum,
     FunctionalSum,
     FunctionalTranslation,
+    SeparableSum,
 )
 from odl.functionals.functional import FunctionalDefaultConvexConjugate
 from torch import Tensor
@@ -49,10 +52,31 @@ from genreg.operators.spaces import Tensors, join, split, tree_map
 __all__: list[str] = []
 
 
+def following(build: Callable[..., TorchFunctional], *parts: TorchFunctional) -> TorchFunctional:
+    """Return ``build(*parts)``, which takes samples out of a batch by taking those of its parts."""
+    f = build(*parts)
+    if any(part._take is not None for part in parts):
+        f._take = lambda index: following(build, *(part.take(index) for part in parts))
+    return f
+
+
+def _built_on(*names: str) -> Callable[[Callable[..., TorchFunctional]], Callable[[Any], TorchFunctional]]:
+    """Let a function of an operator and of its lowered parts, given by name, lower the operator."""
+
+    def decorate(build: Callable[..., TorchFunctional]) -> Callable[[Any], TorchFunctional]:
+        @functools.wraps(build)
+        def lowering(op: Any) -> TorchFunctional:
+            return following(functools.partial(build, op), *(to_torch(getattr(op, name)) for name in names))
+
+        return lowering
+
+    return decorate
+
+
 @lower.register(FunctionalComp)
-def _comp(op: Any) -> TorchFunctional:
-    f, a = to_torch(op.left), to_torch(op.right).fn
-    value = f.fn
+@_built_on("left")
+def _comp(op: Any, f: TorchFunctional) -> TorchFunctional:
+    value, a = f.fn, to_torch(op.right).fn
     name = f"{f.name} after {type(op.right).__name__}"
     if isinstance(op.right, odl.ScalingOperator):
         scaled = _at_scaled(f, number(op.right.scalar))
@@ -79,8 +103,9 @@ def _on_component(f: TorchFunctional, space: Any, index: int, name: str) -> Torc
 
 
 @lower.register(FunctionalLeftScalarMult)
-def _left_scalar(op: Any) -> TorchFunctional:
-    f, scale = to_torch(op.functional), number(op.scalar)
+@_built_on("functional")
+def _left_scalar(op: Any, f: TorchFunctional) -> TorchFunctional:
+    scale = number(op.scalar)
     if isinstance(scale, float) and scale >= 0:
         return f.scaled(scale)
     value = f.fn
@@ -88,8 +113,9 @@ def _left_scalar(op: Any) -> TorchFunctional:
 
 
 @lower.register(FunctionalRightScalarMult)
-def _right_scalar(op: Any) -> TorchFunctional:
-    return _at_scaled(to_torch(op.functional), number(op.scalar))
+@_built_on("functional")
+def _right_scalar(op: Any, f: TorchFunctional) -> TorchFunctional:
+    return _at_scaled(f, number(op.scalar))
 
 
 def _at_scaled(f: TorchFunctional, s: Any) -> TorchFunctional:
@@ -106,31 +132,32 @@ def _at_scaled(f: TorchFunctional, s: Any) -> TorchFunctional:
 
 
 @lower.register(FunctionalRightVectorMult)
-def _right_vector(op: Any) -> TorchFunctional:
-    f, vector, times_ = to_torch(op.functional), constant(op.vector), elementwise(op.domain, torch.mul)
-    value = f.fn
+@_built_on("functional")
+def _right_vector(op: Any, f: TorchFunctional) -> TorchFunctional:
+    value, vector, times_ = f.fn, constant(op.vector), elementwise(op.domain, torch.mul)
     return TorchFunctional(
         lambda t: value(times_(t, vector(t))), op.domain, name=f"{f.name} after a multiplication"
     )
 
 
 @lower.register(FunctionalSum)
-def _sum(op: Any) -> TorchFunctional:
-    f, g = to_torch(op.left), to_torch(op.right)
+@_built_on("left", "right")
+def _sum(op: Any, f: TorchFunctional, g: TorchFunctional) -> TorchFunctional:
     left, right = f.fn, g.fn
     return TorchFunctional(lambda t: left(t) + right(t), op.domain, name=f"{f.name} + {g.name}")
 
 
 @lower.register(FunctionalScalarSum)
-def _scalar_sum(op: Any) -> TorchFunctional:
-    f, c = to_torch(op.left), complex(op.scalar).real
-    value = f.fn
+@_built_on("left")
+def _scalar_sum(op: Any, f: TorchFunctional) -> TorchFunctional:
+    value, c = f.fn, complex(op.scalar).real
     return TorchFunctional(lambda t: value(t) + c, op.domain, f._prox, f._conj_prox, name=f.name)
 
 
 @lower.register(FunctionalTranslation)
-def _translation(op: Any) -> TorchFunctional:
-    f, shift = to_torch(op.functional), constant(op.translation)
+@_built_on("functional")
+def _translation(op: Any, f: TorchFunctional) -> TorchFunctional:
+    shift = constant(op.translation)
     value, proximal, conj_proximal, ndims = f.fn, f._prox, f._conj_prox, f._ndims
     minus, plus = elementwise(op.domain, torch.sub), elementwise(op.domain, torch.add)
 
@@ -152,8 +179,9 @@ def _translation(op: Any) -> TorchFunctional:
 
 
 @lower.register(FunctionalQuadraticPerturb)
-def _quadratic_perturb(op: Any) -> TorchFunctional:
-    f, a, c = to_torch(op.functional), float(op.quadratic_coeff), float(op.constant)
+@_built_on("functional")
+def _quadratic_perturb(op: Any, f: TorchFunctional) -> TorchFunctional:
+    a, c = float(op.quadratic_coeff), float(op.constant)
     value, proximal, ndims = f.fn, f._prox, f._ndims
     linear, total = constant(op.linear_term), weighted_sum(op.domain)
     # a |x|^2 + <x, u> in one weighted sum
@@ -186,24 +214,51 @@ def _bregman(op: Any) -> TorchFunctional:
 
 
 @lower.register(FunctionalProduct)
-def _product(op: Any) -> TorchFunctional:
-    f, g = to_torch(op.left), to_torch(op.right)
+@_built_on("left", "right")
+def _product(op: Any, f: TorchFunctional, g: TorchFunctional) -> TorchFunctional:
     left, right = f.fn, g.fn
     return TorchFunctional(lambda t: left(t) * right(t), op.domain, name=f"{f.name} * {g.name}")
 
 
 @lower.register(FunctionalQuotient)
-def _quotient(op: Any) -> TorchFunctional:
-    f, g = to_torch(op.dividend), to_torch(op.divisor)
+@_built_on("dividend", "divisor")
+def _quotient(op: Any, f: TorchFunctional, g: TorchFunctional) -> TorchFunctional:
     left, right = f.fn, g.fn
     return TorchFunctional(lambda t: left(t) / right(t), op.domain, name=f"{f.name} / {g.name}")
 
 
 @lower.register(FunctionalDefaultConvexConjugate)
-def _default_conjugate(op: Any) -> TorchFunctional:
-    f = to_torch(op.convex_conj)
-
+@_built_on("convex_conj")
+def _default_conjugate(op: Any, f: TorchFunctional) -> TorchFunctional:
     def fn(t: Tensors) -> Tensor:
         raise NotImplementedError(f"no values are known for the convex conjugate of {f.name}")
 
     return conjugate(f, fn, f"the conjugate of {f.name}")
+
+
+@lower.register(SeparableSum)
+def _separable_sum(op: Any) -> TorchFunctional:
+    """Sum of functionals of the parts; `prox` also takes a tuple of steps, one per part."""
+    return following(functools.partial(_separable, op.domain), *(to_torch(f) for f in op.functionals))
+
+
+def _separable(space: Any, *parts: TorchFunctional) -> TorchFunctional:
+    def fn(t: Tensors) -> Tensor:
+        return sum(f.fn(x) for f, x in zip(parts, split(space, t), strict=True))
+
+    missing = [f.name for f in parts if not f.has_prox]
+    if missing:
+        return TorchFunctional(fn, space, name=f"SeparableSum, because of its part {missing[0]}")
+
+    def each(step: Any) -> tuple[Step, ...]:
+        return step if isinstance(step, tuple) else (step,) * len(parts)
+
+    def prox(t: Tensors, step: Any) -> Tensors:
+        triples = zip(parts, split(space, t), each(step), strict=True)
+        return join(space, [f._prox(x, s) for f, x, s in triples])
+
+    def conj_prox(t: Tensors, step: Any, scale: Step) -> Tensors:
+        triples = zip(parts, split(space, t), each(step), strict=True)
+        return join(space, [f._conj_prox(x, s, scale) for f, x, s in triples])
+
+    return TorchFunctional(fn, space, prox, conj_prox, name="SeparableSum")

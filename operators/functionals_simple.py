@@ -16,7 +16,6 @@ from odl.functionals import (
     KullbackLeibler,
     QuadraticForm,
     ScalingFunctional,
-    SeparableSum,
 )
 from odl.functionals.default_functionals import KullbackLeiblerConvexConj
 from torch import Tensor
@@ -24,7 +23,7 @@ from torch import Tensor
 from genreg.operators._building_blocks import constant, elementwise, number, weighted_sum, zeros
 from genreg.operators.bridge import Step, TorchFunctional, lower, sample_ndims, spread, to_torch
 from genreg.operators.functionals import conjugate, extremum, indicator, pointwise
-from genreg.operators.spaces import Tensors, join, split, tree_map
+from genreg.operators.spaces import Tensors, tree_map
 
 __all__: list[str] = []
 
@@ -177,31 +176,3 @@ def _quadratic_form(op: Any) -> TorchFunctional:
 
 def _real_product(x: Tensor, y: Tensor) -> Tensor:
     return (x * y.conj()).real if x.is_complex() else x * y
-
-
-@lower.register(SeparableSum)
-def _separable_sum(op: Any) -> TorchFunctional:
-    """Sum of functionals of the parts; `prox` also takes a tuple of steps, one per part."""
-    space, parts = op.domain, [to_torch(f) for f in op.functionals]
-
-    def fn(t: Tensors) -> Tensor:
-        return sum(f.fn(x) for f, x in zip(parts, split(space, t), strict=True))
-
-    if not all(f.has_prox for f in parts):
-        missing = next(f.name for f in parts if not f.has_prox)
-        return TorchFunctional(fn, space, name=f"SeparableSum, because of its part {missing}")
-
-    def each(step: Any) -> tuple[Step, ...]:
-        return step if isinstance(step, tuple) else (step,) * len(parts)
-
-    def prox(t: Tensors, step: Any) -> Tensors:
-        return join(
-            space,
-            [f._prox(x, s) for f, x, s in zip(parts, split(space, t), each(step), strict=True)],
-        )
-
-    def conj_prox(t: Tensors, step: Any, scale: Any) -> Tensors:
-        triples = zip(parts, split(space, t), each(step), each(scale), strict=True)
-        return join(space, [f._conj_prox(x, s, c) for f, x, s, c in triples])
-
-    return TorchFunctional(fn, space, prox, conj_prox, name="SeparableSum")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from odl import functionals as F
 
-from genreg.operators import TorchFunctional, to_element, to_tensor, to_torch
+from genreg.operators import TorchFunctional, lower, to_element, to_tensor, to_torch
 from genreg.operators.spaces import is_stacked, riesz, space_shape, torch_dtype, tree_map
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
@@ -387,3 +387,49 @@ def test_conjugate_without_values():
 def test_empty_box_is_refused():
     with pytest.raises(ValueError, match="`lower` must not exceed `upper`, got 1 and 0"):
         to_torch(F.IndicatorBox(X, 1, 0))
+
+
+class Shrinking(F.Functional):
+    """Multiples of |x|² by numbers that differ from sample to sample, as a functional with data of a batch."""
+
+    def __init__(self, space, lam):
+        super().__init__(space)
+        self.lam = lam
+
+
+@lower.register
+def _(op: Shrinking) -> TorchFunctional:
+    return to_torch(F.L2NormSquared(op.domain)).scaled(op.lam)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda f: 2.0 * f,
+        lambda f: -2.0 * f,
+        lambda f: f * 3.0,
+        lambda f: f * element(X),
+        lambda f: f + F.L1Norm(X),
+        lambda f: f + 2.0,
+        lambda f: f.translated(element(X)),
+        lambda f: f * odl.Laplacian(X),
+        lambda f: F.FunctionalQuadraticPerturb(f, 0.5, element(X)),
+        lambda f: F.FunctionalProduct(f, F.L1Norm(X)),
+        lambda f: F.FunctionalQuotient(F.L1Norm(X), f),
+        lambda f: F.SeparableSum(f, F.L1Norm(X)),
+        lambda f: f * odl.ComponentProjection(X**2, 0),
+    ],
+)
+def test_taking_samples_of_a_batch(build):
+    """The functional for some samples is that of these samples, also where parts have data per sample."""
+    f = to_torch(build(Shrinking(X, torch.arange(1.0, 6.0, dtype=torch.float64))))
+    t, index = random(f.domain, (5,)), torch.tensor([3, 1])
+    torch.testing.assert_close(f.take(index)(t[index]), f(t)[index])
+    torch.testing.assert_close(f.take(index).take(torch.tensor([1]))(t[1:2]), f(t)[1:2])
+    if f.has_prox:
+        torch.testing.assert_close(f.take(index).prox(t[index], 0.5), f.prox(t, 0.5)[index])
+
+
+def test_taking_samples_of_a_functional_without_data():
+    f = to_torch(F.L1Norm(X).translated(element(X)))
+    assert f.take(torch.tensor([1])) is f
