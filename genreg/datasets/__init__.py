@@ -1,7 +1,8 @@
 """Data sets: synthetic shapes and acrylic discs, MNIST, and measured X-ray data."""
 
 from genreg.datasets.discs import discs_with_holes
-from genreg.datasets.htc2022 import HTCData, htc2022
+from genreg.datasets.fan_beam import HTCData
+from genreg.datasets.htc2022 import htc2022
 from genreg.datasets.limited_angle import LimitedAngleDiscs, solid_disc
 from genreg.datasets.mnist import mnist
 from genreg.datasets.synthetic import shapes, shapes_plus

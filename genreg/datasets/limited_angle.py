@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from genreg.datasets.discs import DISC_RADIUS, FIELD_OF_VIEW
-from genreg.datasets.htc2022 import HTCData
+from genreg.datasets.fan_beam import HTCData
 
 __all__ = ["LimitedAngleDiscs", "solid_disc"]
 

@@ -8,7 +8,7 @@ import torch
 
 from genreg.datasets import HTCData, htc2022, solid_disc
 from genreg.datasets.discs import DISC_RADIUS, FIELD_OF_VIEW
-from genreg.datasets.htc2022 import Rim
+from genreg.datasets.fan_beam import Rim
 
 DATA = Path(os.environ.get("GENREG_DATA", "nowhere")) / "htc2022"
 measured = pytest.mark.skipif(not DATA.is_dir(), reason="GENREG_DATA has no folder htc2022")
