@@ -100,11 +100,13 @@ RECIPES: dict[str, Recipe] = {
     "mnist-vae": Recipe(
         architecture=ConvConfig(image_shape=(28, 28), latent_dim=8, channels=(16, 32)),
         settings={"steps": 12_000, "batch_size": 128, "lr": 1e-3, "warmup": 200},
+        whitened=True,
         data=_MNIST,
     ),
     "mnist-vae-dense": Recipe(
         architecture=DenseConfig(image_shape=(28, 28), latent_dim=8),
         settings={"steps": 15_000, "batch_size": 128, "lr": 1e-3, "warmup": 200, "input_noise": 15 / 255},
+        whitened=True,
         data=_MNIST,
     ),
 }
