@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import odl
@@ -33,6 +34,9 @@ Method = Literal["auto", "matrix", "astra", "cuda"]
 
 _METHODS = ("auto", "matrix", "astra", "cuda")
 _MAX_MEMORY = 2 * 2**30
+
+# The pairs of ODL's own ray transforms, kept as long as these, so that lowering one again costs nothing.
+_LOWERED: WeakKeyDictionary[tomo.RayTransform, LinearPair] = WeakKeyDictionary()
 
 
 class RayTransform(TensorOperator):
@@ -110,7 +114,8 @@ def ray_transform(
         parallel-beam images in one call; there the adjoint is ASTRA's backprojection, which is not the exact
         transpose, and **it has not been run on a device yet**. "auto" takes the matrix on the CPU if its
         estimated memory is at most `max_memory` and "astra" otherwise; on CUDA, and in three dimensions, it
-        takes "cuda" where ASTRA can use the device.
+        takes "cuda" where ASTRA can use the device, but the matrix for double precision if it is small
+        enough.
     cache : bool
         Whether matrices are kept on disk, in the folder ``$GENREG_CACHE`` or else in the user's cache folder
         (``~/.cache/genreg``), 8 bytes per entry, for instance 43 MB at 128 x 128 pixels and 180 angles.
@@ -178,12 +183,11 @@ def _check(space: Any, geometry: Any, method: Any, max_memory: Any) -> None:
 
 def _choose(space: DiscretizedSpace, geometry: Geometry, method: str, max_memory: float) -> str:
     """Return the method that is used; raises where the given one can't be."""
-    astra = import_astra()
-    device = torch_device(space)
-    if method == "cuda" or (
-        method == "auto" and (space.ndim == 3 or (device.type == "cuda" and astra.use_cuda()))
-    ):
-        if not astra.use_cuda():
+    on_device, usable = torch_device(space).type == "cuda", import_astra().use_cuda()
+    if method == "auto" and space.ndim == 2:
+        method = _automatic(space, geometry, max_memory, on_device and usable)
+    if method == "cuda" or (method == "auto" and space.ndim == 3):
+        if not usable:
             what = "a three-dimensional ray transform" if space.ndim == 3 else "`method='cuda'`"
             raise RuntimeError(
                 f"{what} needs a CUDA device that ASTRA can use, but astra.use_cuda() is False; "
@@ -192,21 +196,30 @@ def _choose(space: DiscretizedSpace, geometry: Geometry, method: str, max_memory
         return "cuda"
     if space.ndim != 2:
         raise ValueError(f"`method={method!r}` needs a two-dimensional space, got {space.ndim} dimensions")
-    if method == "astra" and device.type != "cpu":
-        raise ValueError(f"`method='astra'` needs a space on the CPU, got {device}")
-    if method == "auto":
-        memory = matrix_memory(space, geometry)
-        if memory > max_memory and device.type == "cpu":
-            if space.dtype_identifier in ("float64", "complex128"):
-                warnings.warn(
-                    f"the matrix would take {memory / 2**20:.0f} MiB, more than `max_memory`: the ray "
-                    "transform is computed in single precision by ASTRA's projector",
-                    UserWarning,
-                    stacklevel=3,
-                )
-            return "astra"
-        return "matrix"
+    if method == "astra" and on_device:
+        raise ValueError(f"`method='astra'` needs a space on the CPU, got {torch_device(space)}")
     return method
+
+
+def _automatic(space: DiscretizedSpace, geometry: Geometry, max_memory: float, cuda: bool) -> str:
+    """Choose for a planar space; `cuda` says whether ASTRA can work on its device."""
+    double = space.dtype_identifier in ("float64", "complex128")
+    memory = matrix_memory(space, geometry)
+    if memory <= max_memory and (double or not cuda):
+        return "matrix"
+    if torch_device(space).type == "cuda" and not cuda:
+        raise ValueError(
+            f"`max_memory` must be at least {memory} bytes, the size of the matrix, where ASTRA can't use the "
+            f"device, got {max_memory}"
+        )
+    if double:
+        warnings.warn(
+            f"the matrix would take {memory / 2**20:.0f} MiB, more than `max_memory`: the ray transform is "
+            "computed in single precision by ASTRA's projector",
+            UserWarning,
+            stacklevel=4,
+        )
+    return "cuda" if cuda else "astra"
 
 
 def _pair(space: DiscretizedSpace, geometry: Geometry, method: str, cache: bool) -> LinearPair:
@@ -261,7 +274,9 @@ def _lower_ray_transform(op: tomo.RayTransform) -> TorchOperator:
         return lower.dispatch(odl.Operator)(op)
     space, geometry, shape = op.domain, op.geometry, op.range.shape
     method = "cuda" if op.impl == "astra_cuda" else _choose(space, geometry, "auto", _MAX_MEMORY)
-    pair = _pair(space, geometry, method, cache=True)
+    pair = _LOWERED.get(op)
+    if pair is None:
+        pair = _LOWERED[op] = _pair(space, geometry, method, cache=True)
     adjoint = weighted_adjoint(lambda s: _apply(pair.T, s, len(shape), space.shape), space, op.range)
     return TorchOperator.pair(lambda t: _apply(pair, t, space.ndim, shape), adjoint, space, op.range)
 

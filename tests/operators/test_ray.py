@@ -9,7 +9,7 @@ import torch
 from odl.applications import tomo
 
 import genreg.operators
-from genreg.operators import ray_direct, ray_matrix, to_torch
+from genreg.operators import ray, ray_direct, ray_matrix, to_torch
 
 astra = pytest.importorskip("astra")
 
@@ -196,7 +196,7 @@ def test_autograd_of_direct_calls():
 
 
 @pytest.mark.parametrize("make", GEOMETRIES)
-def test_odl_ray_transform_lowers_natively(make):
+def test_odl_ray_transform_lowers_natively(make, monkeypatch):
     reference = tomo.RayTransform(*make(), impl="astra_cpu")
     x, y = noise(reference.domain), noise(reference.range)
     with warnings.catch_warnings():
@@ -207,6 +207,9 @@ def test_odl_ray_transform_lowers_natively(make):
     torch.testing.assert_close(adjoint(torch.from_numpy(y.data)), torch.from_numpy(reference.adjoint(y).data))
     torch.testing.assert_close(forward.adjoint(torch.from_numpy(y.data)), adjoint(torch.from_numpy(y.data)))
     torch.testing.assert_close(adjoint.adjoint(batch), forward(batch))
+    assert ray._LOWERED[reference] is not None
+    monkeypatch.setattr(ray, "_pair", None)  # lowered again without building anything
+    torch.testing.assert_close(to_torch(reference)(batch), forward(batch))
 
 
 @pytest.mark.filterwarnings("ignore:.*Ray(Transform|BackProjection):UserWarning")
@@ -370,6 +373,28 @@ def test_memory_limit():
     x = noise(A.domain)
     assert A(x).data.dtype == np.float64
     assert relative(A(x), M(x)) < 1e-6 and relative(A.adjoint(A(x)), M.adjoint(M(x))) < 1e-6
+
+
+def test_choice_on_a_device(monkeypatch):
+    """What "auto" takes, for a space that says it is on a device."""
+    choose = ray._choose
+    monkeypatch.setattr(ray, "torch_device", lambda space: torch.device("cuda:0"))
+    single, double = parallel(), parallel(dtype="float64")
+    memory = ray_matrix.matrix_memory(*double)
+    monkeypatch.setattr(astra, "use_cuda", lambda: True)
+    assert choose(*single, "auto", memory) == "cuda"
+    assert choose(*double, "auto", memory) == "matrix"
+    with pytest.warns(UserWarning, match="single precision"):
+        assert choose(*double, "auto", 0) == "cuda"
+    assert choose(*single, "matrix", 0) == "matrix"
+    with pytest.raises(ValueError, match="`method='astra'` needs a space on the CPU, got cuda:0"):
+        choose(*single, "astra", 0)
+    monkeypatch.setattr(astra, "use_cuda", lambda: False)
+    assert choose(*single, "auto", memory) == "matrix"
+    with pytest.raises(
+        ValueError, match=r"`max_memory` must be at least .* where ASTRA can't use the device"
+    ):
+        choose(*single, "auto", 0)
 
 
 def cylinder(n=4):
