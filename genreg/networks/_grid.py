@@ -41,12 +41,17 @@ class _Place(nn.Module):
 
 
 class _Encoder(nn.Module):
-    def __init__(self, body: nn.Sequential) -> None:
+    def __init__(self, body: nn.Sequential, variational: bool) -> None:
         super().__init__()
         self.body = body
+        self.variational = variational
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(x[:, None]).float().flatten(1)
+        codes = self.body(x[:, None]).to(x.dtype).flatten(1)
+        if not self.variational:
+            return codes
+        mean, log_std = codes.chunk(2, dim=1)
+        return torch.cat([mean, log_std.clamp(-8.0, 2.0)], dim=1)  # one outlier would make the loss infinite
 
 
 class _Decoder(nn.Module):
@@ -131,7 +136,7 @@ class GridConfig(Config):
             ]
         up += [nn.SiLU(), nn.Conv2d(self.decoder[0], 4, 3, padding=1), nn.PixelShuffle(2)]
         encoder, decoder = (
-            _Encoder(nn.Sequential(*down)),
+            _Encoder(nn.Sequential(*down), self.variational),
             _Decoder(nn.Sequential(*up), (codes, rows, columns)),
         )
         return Autoencoder(encoder, decoder, self).to(memory_format=torch.channels_last)
