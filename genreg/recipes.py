@@ -1,6 +1,6 @@
 """The recipes of the shipped weights: ``genreg train NAME`` makes them again.
 
-A recipe takes 10 to 25 minutes on one CPU core. Larger models are trained by the same two calls: build a
+A recipe takes 3 to 8 minutes of one CPU core. Larger models are trained by the same two calls: build a
 configuration of `genreg.networks` with more channels or wider layers, and give `genreg.training.fit` more
 steps, on a GPU if there is one (put the model there; the images follow).
 """

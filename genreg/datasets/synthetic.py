@@ -8,7 +8,8 @@ The images are those of Duff, Campbell and Ehrhardt (2021). A pixel is named by 
                 k in {0, ..., 13}^2,  s in {6, ..., 13}^2,
 
 every parameter uniform and independent. Both are painted with the value 0.5 on black, so where they overlap
-the value is 0.5 as well.
+the value is 0.5 as well. (The authors drew with OpenCV, whose rectangles include the far corner and are
+one pixel longer and wider.)
 """
 
 import torch
