@@ -79,8 +79,8 @@ def _sum_of_parts(sums: list[Callable[[Tensors], Tensor]]) -> Callable[[Tensors]
 
 
 def abs2(t: Tensor) -> Tensor:
-    """Squared modulus, without the square root of `abs`."""
-    return t.real.square() + t.imag.square() if t.is_complex() else t.square()
+    """Squared modulus. A product is faster to differentiate than a square."""
+    return t.real * t.real + t.imag * t.imag if t.is_complex() else t * t
 
 
 def safe_sqrt(s: Tensor) -> Tensor:

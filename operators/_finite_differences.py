@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,12 +40,16 @@ class Stencil:
         The other rows; negative rows and columns count from the end.
     dense : ndarray or None
         D itself, instead of taps and edges, for short axes.
+    lead, trail : int
+        Number of rows at either end whose taps would reach outside.
     """
 
     scale: float
     taps: Row = ()
     edges: tuple[tuple[int, Row], ...] = ()
     dense: np.ndarray | None = None
+    lead: int = 0
+    trail: int = 0
 
     def apply(self, x: Tensor, axis: int, out: Tensor) -> None:
         """Write D x along `axis` (negative) into `out`, which must not overlap `x`."""
@@ -54,7 +57,7 @@ class Stencil:
             matrix = torch.as_tensor(self.dense, dtype=x.dtype, device=x.device)
             out.copy_((x.movedim(axis, -1) @ matrix.T).movedim(-1, axis))
             return
-        first, count = _interior(self.taps, x.shape[axis])
+        first, count = self.lead, x.shape[axis] - self.lead - self.trail
         (o1, _), (o2, c2), *others = self.taps
         rows = out.narrow(axis, first, count)
         torch.add(x.narrow(axis, first + o1, count), x.narrow(axis, first + o2, count), alpha=c2, out=rows)
@@ -66,9 +69,21 @@ class Stencil:
                 line.zero_()
                 continue
             (column, c), *others = entries
-            torch.mul(x.select(axis, column), c, out=line)
+            if c == 1.0:
+                line.copy_(x.select(axis, column))
+            else:
+                torch.mul(x.select(axis, column), c, out=line)
             for column, c in others:
                 line.add_(x.select(axis, column), alpha=c)
+
+    def negated(self) -> Stencil:
+        """Return the same matrix with the opposite sign in its scale; itself if the first tap could not be 1."""
+        first = next((tap for tap in self.taps if tap[1] == -1.0), None)
+        if first is None:
+            return self
+        taps = (first, *(tap for tap in self.taps if tap is not first))
+        edges = tuple((row, tuple((j, -c) for j, c in entries)) for row, entries in self.edges)
+        return replace(self, scale=-self.scale, taps=tuple((o, -c) for o, c in taps), edges=edges)
 
 
 @functools.lru_cache(maxsize=256)
@@ -110,24 +125,17 @@ def _read_off(matrix: np.ndarray) -> Stencil:
     taps = [(int(j) - middle, float(matrix[middle, j])) for j in np.flatnonzero(matrix[middle])]
     taps.sort(key=lambda tap: -tap[1])  # a positive coefficient first: + 1 and - 1 become one subtraction
     scale = taps[0][1]
-    first, count = _interior(taps, n)
+    lead, trail = max(0, -min(o for o, _ in taps)), max(0, *(o for o, _ in taps))
     edges = []
     for i, row in enumerate(matrix):
         regular = np.zeros(n)
         for o, c in taps:
             if 0 <= i + o < n:
                 regular[i + o] = c
-        if not (first <= i < first + count and np.array_equal(row, regular)):
+        if not (lead <= i < n - trail and np.array_equal(row, regular)):
             entries = tuple((_from_nearer_end(j, n), float(row[j]) / scale) for j in np.flatnonzero(row))
             edges.append((_from_nearer_end(i, n), entries))
-    return Stencil(scale, tuple((o, c / scale) for o, c in taps), tuple(edges))
-
-
-def _interior(taps: Sequence[tuple[int, float]], n: int) -> tuple[int, int]:
-    """First row and number of the rows whose taps all lie inside."""
-    offsets = [o for o, _ in taps]
-    first = max(0, -min(offsets))
-    return first, n - first - max(0, *offsets)
+    return Stencil(scale, tuple((o, c / scale) for o, c in taps), tuple(edges), lead=lead, trail=trail)
 
 
 def _from_nearer_end(i: int, n: int) -> int:

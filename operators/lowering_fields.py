@@ -56,6 +56,7 @@ def difference_operator(op: Any, scale: float = 1.0) -> TorchOperator:
 def _prepared(steps: Sequence[Difference], shape: tuple[int, ...], transposed: bool) -> list[Any]:
     """Return (axis, stencil, factor) for each of the differences."""
     made = [(axis, stencil(shape[axis], kind, mode, transposed), c) for axis, kind, mode, c in steps]
+    made = [(axis, s if c * s.scale > 0 else s.negated(), c) for axis, s, c in made]  # spares factors of -1
     return [(axis, s, c * s.scale) for axis, s, c in made]
 
 

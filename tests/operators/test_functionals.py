@@ -107,6 +107,8 @@ CASES = {
     "right-vector": (lambda: F.L2NormSquared(X) * element(X), "g"),
     "translation": (lambda: F.L1Norm(X).translated(element(X)), "gpc"),
     "translation-product": (lambda: F.L2NormSquared(P).translated(element(P)), "gpc"),
+    "translation-squared": (lambda: 0.7 * F.L2NormSquared(X).translated(element(X)), "gpc"),
+    "translation-complex": (lambda: F.L2NormSquared(CX).translated(element(CX)), "gpc"),
     "translation-scaled": (lambda: 0.7 * F.L2Norm(X).translated(element(X)), "gpc"),
     "translation-twice": (lambda: F.Huber(X, 0.2).translated(element(X)).translated(element(X, 6)), "gpc"),
     "quadratic-perturb": (
