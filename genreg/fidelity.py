@@ -59,9 +59,10 @@ class GaussianFidelity(Functional):
 
     @staticmethod
     def misfit(Ax: Tensor, y: Tensor, inverse_variance: Tensor) -> Tensor:
-        r"""Evaluate :math:`\frac{1}{2 \sigma^2} \|Ax - y\|^2` for every sample, ``(B,)``."""
+        r"""Evaluate :math:`\frac{1}{2 \sigma^2} \|Ax - y\|^2` for every sample, ``(*batch, B)``."""
         r = Ax - y
-        return 0.5 * inverse_variance * inner(r, r)
+        square = r.abs().square() if r.is_complex() else r.square()
+        return 0.5 * inverse_variance * square.flatten(r.ndim - y.ndim + 1).sum(-1)
 
     def residual(self, x: Tensor) -> Tensor:
         """Sum of squares ‖A(x) - y‖² for every sample, ``(B,)``."""

@@ -178,9 +178,7 @@ def reconstruct(
     solve = _BatchedSolve(
         fidelity,
         regulariser,
-        functools.partial(
-            solver or type(regulariser).solver, callback=callback, progress=progress, **options
-        ),
+        functools.partial(solver or regulariser.solver, callback=callback, progress=progress, **options),
         _starting_points(fidelity, regulariser, init, restarts, seed or 0),
         restarts,
     )

@@ -31,10 +31,13 @@ from genreg.operators import (
     to_torch,
     torch_dtype,
 )
-from genreg.solvers import Objective, SaddlePoint, gradient_descent, pdhg, rough_reconstruction
+from genreg.solvers import Objective, SaddlePoint, gradient_descent, pdhg, quasi_newton, rough_reconstruction
 from genreg.solvers.objective import Blocks, block_spaces, pack
 
 __all__ = ["HardConstraint", "Regulariser", "Tikhonov", "TotalVariation"]
+
+
+_DENSE_HESSIAN = 256  # latent dimension up to which an n × n matrix for every sample is cheap
 
 
 class Regulariser(Functional):
@@ -135,6 +138,9 @@ class HardConstraint(Regulariser):
     restarts are drawn from N(0, I); ``"random"`` draws all of them; ``"zero"`` starts at z = 0, the mode of
     the prior, with restarts drawn. The default is the encoder where the model has one, otherwise zero.
 
+    Problems are solved by `solvers.quasi_newton`; with more than 256 latent dimensions by
+    `solvers.gradient_descent`.
+
     Parameters
     ----------
     G : Generator
@@ -153,6 +159,7 @@ class HardConstraint(Regulariser):
             raise TypeError(f"G must be a genreg.Generator, got {type(G).__name__}")
         super().__init__(space=G.domain, linear=False)
         self.image = G
+        self.solver = quasi_newton if G.domain.size <= _DENSE_HESSIAN else gradient_descent
 
     def start(
         self, fidelity: GaussianFidelity, init: str | None, restarts: int, generator: torch.Generator

@@ -4,7 +4,7 @@ Every solver takes ODL functionals and elements, or tensors with a leading batch
 `Solution`, in which every sample has its own value, status and history.
 """
 
-from genreg.solvers.descent import alternating_gradient_descent, gradient_descent, palm
+from genreg.solvers.descent import alternating_gradient_descent, gradient_descent, palm, quasi_newton
 from genreg.solvers.driver import Iterate
 from genreg.solvers.krylov import conjugate_gradient, rough_reconstruction
 from genreg.solvers.line_search import Backtracking
@@ -28,5 +28,6 @@ __all__ = [
     "morozov",
     "palm",
     "pdhg",
+    "quasi_newton",
     "rough_reconstruction",
 ]

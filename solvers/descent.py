@@ -24,9 +24,9 @@ from genreg.solvers.driver import Callback, run
 from genreg.solvers.line_search import Backtracking
 from genreg.solvers.objective import Objective
 from genreg.solvers.solution import Solution
-from genreg.solvers.updates import ProxGradient
+from genreg.solvers.updates import ProxGradient, QuasiNewton, Update
 
-__all__ = ["alternating_gradient_descent", "gradient_descent", "palm"]
+__all__ = ["alternating_gradient_descent", "gradient_descent", "palm", "quasi_newton"]
 
 
 def gradient_descent(
@@ -70,17 +70,8 @@ def gradient_descent(
     NotImplementedError
         If the objective is not differentiable.
     """
-    return _descend(
-        objective,
-        init,
-        1,
-        False,
-        max_iter,
-        tol,
-        line_search or Backtracking(spectral=True),
-        callback,
-        progress,
-    )
+    update = ProxGradient(line_search or Backtracking(spectral=True))
+    return _descend(objective, init, update, max_iter, tol, callback, progress, blocks=1, prox=False)
 
 
 def alternating_gradient_descent(
@@ -98,9 +89,8 @@ def alternating_gradient_descent(
     Parameters and results are those of `gradient_descent`, with `init` a dict of blocks in the order of the
     parts of the functional's domain. By default the line search grows its step after a success.
     """
-    return _descend(
-        objective, init, None, False, max_iter, tol, line_search or Backtracking(), callback, progress
-    )
+    update = ProxGradient(line_search or Backtracking())
+    return _descend(objective, init, update, max_iter, tol, callback, progress, prox=False)
 
 
 def palm(
@@ -119,21 +109,40 @@ def palm(
     single block this is proximal gradient descent. Parameters and results are those of `gradient_descent`,
     with `init` a dict of blocks. Terms of a functional that have no gradient must have a prox on one block.
     """
-    return _descend(
-        objective, init, None, True, max_iter, tol, line_search or Backtracking(), callback, progress
-    )
+    update = ProxGradient(line_search or Backtracking())
+    return _descend(objective, init, update, max_iter, tol, callback, progress, prox=True)
+
+
+def quasi_newton(
+    objective: Objective | Functional,
+    init: Any,
+    *,
+    max_iter: int = 200,
+    tol: float = 1e-4,
+    line_search: Backtracking | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""BFGS with backtracking, one dense inverse Hessian for every sample: for latent vectors.
+
+    Parameters and results are those of `gradient_descent`. The objective must be differentiable, and a block
+    small enough for an n × n matrix of every sample.
+    """
+    update = QuasiNewton(line_search or Backtracking())
+    return _descend(objective, init, update, max_iter, tol, callback, progress, blocks=1, prox=False)
 
 
 def _descend(
     objective: Objective | Functional,
     init: Any,
-    blocks: int | None,
-    prox: bool,
+    update: Update,
     max_iter: int,
     tol: float,
-    line_search: Backtracking,
     callback: Callback | None,
     progress: bool,
+    *,
+    blocks: int | None = None,
+    prox: bool,
 ) -> Solution:
     names = tuple(init) if isinstance(init, Mapping) else ("v",)
     if not isinstance(objective, Objective):
@@ -142,13 +151,13 @@ def _descend(
         raise ValueError(f"objective must have {blocks} block for this solver, got {list(objective.spaces)}")
     if objective.proximable and not prox:
         raise NotImplementedError(
-            f"objective must be differentiable for this solver, got terms without a "
-            f"gradient in {list(objective.proximable)}; palm takes them by their prox"
+            "objective must be differentiable for this solver, got terms without a gradient in "
+            f"{list(objective.proximable)}; palm takes them by their prox"
         )
     if not isinstance(init, Mapping) and len(objective.spaces) == 1:
         init = dict.fromkeys(objective.spaces, init)
     door = enter(init, objective.spaces)
-    updates = dict.fromkeys(objective.spaces, ProxGradient(line_search))
+    updates = dict.fromkeys(objective.spaces, update)
     return run(
         objective,
         door,

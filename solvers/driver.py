@@ -95,7 +95,8 @@ def _start(objective: Objective, blocks: Blocks, updates: Mapping[str, Update]) 
         gradients=gradients,
         smooth=smooth,
         proximable={name: g(blocks[name]) for name, g in objective.proximable.items()},
-        steps={name: update.line_search.first_step(gradients[name]) for name, update in updates.items()},
+        steps={name: update.first_step(gradients[name]) for name, update in updates.items()},
+        memory={name: update.first_memory(gradients[name]) for name, update in updates.items()},
         residuals={name: torch.full_like(smooth, torch.inf) for name in updates},
         rejections={name: torch.zeros_like(smooth, dtype=torch.int64) for name in updates},
     )

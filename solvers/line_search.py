@@ -90,39 +90,45 @@ class Backtracking:
         step = torch.full_like(norm, self.initial_step)
         return torch.where(norm > 0, step / norm, step) if self.relative else step
 
-    def accept(
-        self,
-        value: Tensor,
-        trial_value: Tensor,
-        rise: Tensor,
-        slope: Tensor,
-        change: Tensor,
-        step_sq: Tensor,
-        tau: Tensor,
-    ) -> Tensor:
-        """Which samples take the trial point.
+    def bound(
+        self, value: Tensor, rise: Tensor, slope: Tensor, step_sq: Tensor, tau: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Largest H(v⁺), and largest <∇H(v⁺) - ∇H(v), d>, at which a (prox-)gradient step is accepted, ``(B,)``.
 
         Parameters
         ----------
-        value, trial_value : Tensor
-            H(v) and H(v⁺).
+        value : Tensor
+            H(v).
         rise : Tensor
             Σ g(v⁺) - Σ g(v).
-        slope, change, step_sq : Tensor
-            <∇H(v), d>, <∇H(v⁺) - ∇H(v), d> and ‖d‖².
+        slope, step_sq : Tensor
+            <∇H(v), d> and ‖d‖².
         tau : Tensor
             Step sizes.
         """
         quadratic = step_sq / (2 * tau)
         if self.spectral:
-            falls = trial_value + rise <= value - 1e-4 * quadratic
-            curved = change <= 1.9999 * step_sq / tau
-        else:
-            falls = trial_value <= value + slope + quadratic
-            curved = change <= step_sq / tau
+            return value - rise - 1e-4 * quadratic, 1.9999 * step_sq / tau
+        return value + slope + quadratic, step_sq / tau
+
+    def accept(
+        self, value: Tensor, trial: Tensor, highest: Tensor, change: Tensor, steepest: Tensor
+    ) -> Tensor:
+        """Which samples take the trial point.
+
+        Parameters
+        ----------
+        value, trial : Tensor
+            H(v) and H(v⁺).
+        highest : Tensor
+            Largest H(v⁺) to be accepted.
+        change, steepest : Tensor
+            <∇H(v⁺) - ∇H(v), d>, and the largest to be accepted: this decides where the values are equal but
+            for rounding.
+        """
         rounding = self.slack * torch.finfo(value.dtype).eps * value.abs()
-        equal = (trial_value - value).abs() <= rounding
-        return torch.where(equal, curved, falls) & torch.isfinite(trial_value)
+        equal = (trial - value).abs() <= rounding
+        return torch.where(equal, change <= steepest, trial <= highest) & torch.isfinite(trial)
 
     def next_step(self, accepted: Tensor, change: Tensor, step_sq: Tensor, tau: Tensor) -> Tensor:
         """Step size of the next trial."""

@@ -21,7 +21,8 @@ References
 A. Chambolle, T. Pock (2011), A first-order primal-dual algorithm for convex problems with applications to
 imaging, doi:10.1007/s10851-010-0251-1.
 
-T. Goldstein, M. Li, X. Yuan (2015), Adaptive primal-dual splitting methods for statistical learning and image processing, NeurIPS 28; arXiv:1305.0546.
+T. Goldstein, M. Li, X. Yuan (2015), Adaptive primal-dual splitting methods for statistical learning and image
+processing, NeurIPS 28; arXiv:1305.0546.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from genreg.operators.norm import operator_norm
 from genreg.solvers.door import Door, enter
 from genreg.solvers.driver import Callback, Iterate, check_stopping
 from genreg.solvers.line_search import inner
-from genreg.solvers.objective import SaddlePoint
+from genreg.solvers.objective import Objective, SaddlePoint
 from genreg.solvers.solution import Solution, Status
 
 __all__ = ["pdhg"]
@@ -122,6 +123,8 @@ def pdhg(
         If a functional has no prox.
     """
     check_stopping(max_iter, tol)
+    if isinstance(f, Objective):
+        raise TypeError("f must be a functional with a prox or a SaddlePoint, got Objective: pdhg takes no gradients")
     saddle = (
         f
         if isinstance(f, SaddlePoint)

@@ -10,7 +10,7 @@ already.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from genreg.solvers.line_search import Backtracking, inner
 from genreg.solvers.objective import Blocks, Objective
 
-__all__ = ["ProxGradient", "State", "Update"]
+__all__ = ["ProxGradient", "QuasiNewton", "State", "Update"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class State:
         g_i(v_i), ``(B,)``, for the blocks that have a proximable part.
     steps, residuals : dict of str to Tensor
         Step size and residual of every block, ``(B,)``.
+    memory : dict of str to Tensor
+        What the update of a block remembers of every sample, ``(B, ...)``.
     rejections : dict of str to Tensor
         Trials rejected in a row for every block, ``(B,)``.
     """
@@ -45,6 +47,7 @@ class State:
     smooth: Tensor
     proximable: Mapping[str, Tensor]
     steps: Mapping[str, Tensor]
+    memory: Mapping[str, Tensor]
     residuals: Mapping[str, Tensor]
     rejections: Mapping[str, Tensor]
 
@@ -89,6 +92,12 @@ class Update(Protocol):
 
     line_search: Backtracking
 
+    def first_memory(self, gradient: Tensor) -> Tensor:
+        """What the update remembers of every sample, at the start, ``(B, ...)``."""
+
+    def first_step(self, gradient: Tensor) -> Tensor:
+        """First step sizes, ``(B,)``."""
+
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """Return the state after one trial in `block`."""
 
@@ -96,6 +105,61 @@ class Update(Protocol):
 def where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """Choose samples: ``new`` where accepted, ``old`` elsewhere."""
     return torch.where(accepted.view(-1, *(1,) * (new.ndim - 1)), new, old)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A step d in one block, and the objective at its end."""
+
+    state: State
+    block: str
+    point: Tensor
+    step: Tensor
+    smooth: Tensor
+    gradients: Blocks
+    part: Tensor | None  # g_i there
+
+    @classmethod
+    def of(cls, objective: Objective, state: State, block: str, point: Tensor) -> _Trial:
+        smooth, gradients = objective.value_and_gradient({**state.blocks, block: point})
+        g = objective.proximable.get(block)
+        part = g(point) if g else None
+        return cls(state, block, point, point - state.blocks[block], smooth, gradients, part)
+
+    @property
+    def bend(self) -> Tensor:
+        """Change of the gradient of the block, ∇H(v⁺) - ∇H(v)."""
+        return self.gradients[self.block] - self.state.gradients[self.block]
+
+    @property
+    def rise(self) -> Tensor:
+        """g(v⁺) - g(v), ``(B,)``."""
+        return (
+            torch.zeros_like(self.smooth)
+            if self.part is None
+            else self.part - self.state.proximable[self.block]
+        )
+
+    def result(self, accepted: Tensor, steps: Tensor, memory: Tensor, residual: Tensor) -> State:
+        """The state in which the accepted samples have moved."""
+        state, block = self.state, self.block
+        parts = dict(state.proximable)
+        if self.part is not None:
+            parts[block] = torch.where(accepted, self.part, parts[block])
+        size = 1 + inner(state.blocks[block], state.blocks[block]).sqrt()
+        scale = state.value.abs().clamp_min(torch.finfo(self.smooth.dtype).tiny)
+        return State(
+            blocks={**state.blocks, block: where(accepted, self.point, state.blocks[block])},
+            gradients={
+                name: where(accepted, new, state.gradients[name]) for name, new in self.gradients.items()
+            },
+            smooth=torch.where(accepted, self.smooth, state.smooth),
+            proximable=parts,
+            steps={**state.steps, block: steps},
+            memory={**state.memory, block: memory},
+            residuals={**state.residuals, block: residual * size / scale},
+            rejections={**state.rejections, block: torch.where(accepted, 0, state.rejections[block] + 1)},
+        )
 
 
 @dataclass(frozen=True)
@@ -109,33 +173,86 @@ class ProxGradient:
 
     line_search: Backtracking = field(default_factory=Backtracking)
 
+    def first_step(self, gradient: Tensor) -> Tensor:
+        """First step sizes, ``(B,)``."""
+        return self.line_search.first_step(gradient)
+
+    def first_memory(self, gradient: Tensor) -> Tensor:
+        """Nothing is remembered."""
+        return gradient.new_empty((len(gradient), 0))
+
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One trial for every sample."""
         search, tau = self.line_search, state.steps[block]
         v, gradient = state.blocks[block], state.gradients[block]
-        trial = v - tau.view(-1, *(1,) * (v.ndim - 1)) * gradient
+        point = v - tau.view(-1, *(1,) * (v.ndim - 1)) * gradient
         if g := objective.proximable.get(block):
-            trial = g.prox(trial, tau * objective.weight(block))
-        blocks = {**state.blocks, block: trial}
-        smooth, gradients = objective.value_and_gradient(blocks)
-        parts = {block: g(trial)} if g else {}
-        rise = parts[block] - state.proximable[block] if g else torch.zeros_like(smooth)
+            point = g.prox(point, tau * objective.weight(block))
+        trial = _Trial.of(objective, state, block, point)
+        d = trial.step
+        slope, change, step_sq = inner(gradient, d), inner(trial.bend, d), inner(d, d)
+        highest, steepest = search.bound(state.smooth, trial.rise, slope, step_sq, tau)
+        accepted = search.accept(state.smooth, trial.smooth, highest, change, steepest)
+        steps = search.next_step(accepted, change, step_sq, tau)
+        return trial.result(accepted, steps, state.memory[block], step_sq.sqrt() / tau)
 
-        d = trial - v
-        slope, change, step_sq = inner(gradient, d), inner(gradients[block] - gradient, d), inner(d, d)
-        accepted = search.accept(state.smooth, smooth, rise, slope, change, step_sq, tau)
-        size = 1 + inner(v, v).sqrt()
-        scale = state.value.abs().clamp_min(torch.finfo(smooth.dtype).tiny)
-        return replace(
-            state,
-            blocks={**state.blocks, block: where(accepted, trial, v)},
-            gradients={name: where(accepted, new, state.gradients[name]) for name, new in gradients.items()},
-            smooth=torch.where(accepted, smooth, state.smooth),
-            proximable={
-                name: torch.where(accepted, parts.get(name, part), part)
-                for name, part in state.proximable.items()
-            },
-            steps={**state.steps, block: search.next_step(accepted, change, step_sq, tau)},
-            residuals={**state.residuals, block: step_sq.sqrt() / tau * size / scale},
-            rejections={**state.rejections, block: torch.where(accepted, 0, state.rejections[block] + 1)},
-        )
+
+@dataclass(frozen=True)
+class QuasiNewton:
+    r"""The step :math:`v \leftarrow v - \tau M \nabla H(v)` with the BFGS approximation M of the inverse Hessian.
+
+    M is a dense matrix for every sample, so the block must be small: a latent vector, not an image. A step is
+    accepted when :math:`H(v^+) \le H(v) + 10^{-4} \langle \nabla H(v), d \rangle`, starting from τ = 1. Where the
+    curvature along a step is not positive, M is doubled instead of updated. The residual is that of
+    `ProxGradient`.
+
+    References
+    ----------
+    J. Nocedal, S. J. Wright (2006), Numerical optimization, doi:10.1007/978-0-387-40065-5, section 6.1.
+    """
+
+    line_search: Backtracking = field(default_factory=Backtracking)
+
+    def first_step(self, gradient: Tensor) -> Tensor:
+        """First step sizes, ``(B,)``."""
+        return gradient.new_ones(len(gradient))
+
+    def first_memory(self, gradient: Tensor) -> Tensor:
+        """The first M: a multiple of the identity, ``(B, n, n)``."""
+        g = gradient.flatten(1)
+        scale = self.line_search.first_step(gradient)
+        return scale[:, None, None] * torch.eye(g.shape[1], dtype=g.dtype, device=g.device)
+
+    def __call__(self, objective: Objective, state: State, block: str) -> State:
+        """One trial for every sample."""
+        if block in objective.proximable:
+            raise NotImplementedError(
+                f"a quasi-Newton step needs a smooth block, {block!r} has a proximable part"
+            )
+        search, tau, M = self.line_search, state.steps[block], state.memory[block]
+        v, gradient = state.blocks[block], state.gradients[block]
+        direction = -(M @ gradient.flatten(1)[..., None])[..., 0].view_as(v)
+        trial = _Trial.of(objective, state, block, v + tau.view(-1, *(1,) * (v.ndim - 1)) * direction)
+        d, bend = trial.step, trial.bend
+        slope, change = inner(gradient, d), inner(bend, d)
+        accepted = search.accept(
+            state.smooth, trial.smooth, state.smooth + 1e-4 * slope, change, -1.9998 * slope
+        ) & (slope <= 0)
+        # Quadratic interpolation of the values at both ends and the slope.
+        fraction = -slope / (2 * (trial.smooth - state.smooth - slope))
+        shrunk = tau * torch.where(torch.isfinite(fraction), fraction, 0.1).clamp(0.1, search.shrink)
+        steps = torch.where(accepted, 1.0, shrunk)
+        memory = where(accepted, _bfgs(M, d.flatten(1), bend.flatten(1)), M)
+        return trial.result(accepted, steps, memory, inner(gradient, gradient).sqrt())
+
+
+def _bfgs(M: Tensor, s: Tensor, y: Tensor) -> Tensor:
+    """The BFGS update of the inverse Hessians M, ``(B, n, n)``, from steps s and gradient changes y, ``(B, n)``."""
+    sy = (s * y).sum(1)
+    curved = sy > 1e-8 * s.norm(dim=1) * y.norm(dim=1)
+    rho = torch.where(curved, 1 / torch.where(curved, sy, 1), 0)[:, None, None]
+    My = M @ y[..., None]  # (B, n, 1)
+    yMy = y[:, None] @ My
+    outer = s[..., None] @ My.mT
+    updated = M - rho * (outer + outer.mT) + rho * (1 + rho * yMy) * (s[..., None] * s[:, None])
+    return torch.where(curved[:, None, None], updated, 2 * M)
