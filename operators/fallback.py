@@ -9,6 +9,7 @@ that fails it.
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -34,12 +35,12 @@ from genreg.operators.spaces import (
     riesz,
     space_shape,
     to_tensor,
-    torch_device,
     torch_dtype,
     tree_leaves,
     tree_map,
     weight,
 )
+from genreg.operators.testing import gaussian, inner
 
 __all__: list[str] = []
 
@@ -88,8 +89,11 @@ class _Calls:
     def __init__(self, op: Any) -> None:
         self.op = op
         self.is_functional = isinstance(op, odl.functionals.Functional)
-        self.domain_weight = weight(op.domain)
         self.adjoint_checked = False
+
+    @functools.cached_property
+    def domain_weight(self) -> Any:
+        return weight(self.op.domain)
 
     def differentiable(self, t: Tensors) -> Tensors:
         return _pack(self.op.range, iter(_SampleBySample.apply(self, *tree_leaves(t))))
@@ -133,10 +137,10 @@ class _Calls:
             return
         self.adjoint_checked = True
         generator = torch.Generator().manual_seed(0)
-        h, r = (_element(s, _random(s, generator)) for s in (self.op.domain, self.op.range))
+        h, r = gaussian(self.op.domain, generator), gaussian(self.op.range, generator)
         image, back = derivative(h), derivative.adjoint(r)
-        error = abs((_inner(image, r) - _inner(h, back)).real)
-        if error > 1e-3 * math.sqrt(abs(_inner(image, image)) * abs(_inner(r, r))):
+        error = abs((inner(image, r) - inner(h, back)).real)
+        if error > 1e-3 * math.sqrt(abs(inner(image, image)) * abs(inner(r, r))):
             _warn_once(self.op, "has an adjoint that fails the dot test: gradients through it are wrong")
 
 
@@ -238,17 +242,6 @@ def _batched(space: Any, batch: tuple[int, ...], samples: list[Tensors], like: T
 
 def _first_leaf(t: Tensors) -> Tensor:
     return t if isinstance(t, Tensor) else _first_leaf(t[0])
-
-
-def _random(space: Any, generator: torch.Generator) -> Tensors:
-    if not is_stacked(space):
-        return tuple(_random(s, generator) for s in space.spaces)
-    t = torch.randn(space_shape(space), dtype=torch_dtype(space), generator=generator)
-    return t.to(torch_device(space))
-
-
-def _inner(x: Any, y: Any) -> complex:
-    return complex(x.inner(y)) if hasattr(x, "inner") else complex(x) * complex(y).conjugate()
 
 
 def _warn_once(op: Any, message: str) -> None:

@@ -20,6 +20,7 @@ are not: ``riesz(space, g) = g / w`` turns the latter into the former.
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -117,8 +118,8 @@ def to_tensor(x: Any) -> Tensors:
     TypeError
         If `x` is neither an element nor a number.
     """
-    if isinstance(x, int | float | complex):
-        return torch.tensor(x, dtype=torch.complex128 if isinstance(x, complex) else torch.float64)
+    if isinstance(x, Number):
+        return torch.tensor(x, dtype=torch.complex128 if np.iscomplexobj(x) else torch.float64)
     if not isinstance(x, LinearSpaceElement):
         raise TypeError(f"`x` must be an element of an ODL space, got {type(x).__name__}")
     if isinstance(x.space, odl.ProductSpace):

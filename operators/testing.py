@@ -53,9 +53,9 @@ def dot_test(A: Any, *, rtol: float | None = None, seed: int = 0) -> float:
             f"the adjoint must map {A.range!r} to {A.domain!r}, got {adjoint.domain!r} to {adjoint.range!r}"
         )
     generator = torch.Generator().manual_seed(seed)
-    x, y = _gaussian(A.domain, generator), _gaussian(A.range, generator)
+    x, y = gaussian(A.domain, generator), gaussian(A.range, generator)
     Ax, Aty = _image(A, x), _image(adjoint, y)
-    lhs, rhs = _inner(Ax, y), _inner(x, Aty)
+    lhs, rhs = inner(Ax, y), inner(x, Aty)
     both_complex = torch_dtype(A.domain).is_complex and torch_dtype(A.range).is_complex
     difference = abs(lhs - rhs) if both_complex else abs(lhs.real - rhs.real)
     error = _ratio(difference, max(_norm(Ax) * _norm(y), _norm(x) * _norm(Aty)))
@@ -102,11 +102,11 @@ def derivative_test(
         If one of the tests fails.
     """
     generator = torch.Generator().manual_seed(seed)
-    x = _gaussian(op.domain, generator) if x is None else op.domain.element(x)
-    d = _gaussian(op.domain, generator)
+    x = gaussian(op.domain, generator) if x is None else op.domain.element(x)
+    d = gaussian(op.domain, generator)
     d = (1 / _norm(d)) * max(_norm(x), 1e-3) * d
     if isinstance(op, odl.functionals.Functional):
-        slope = _inner(d, op.gradient(x)).real
+        slope = inner(d, op.gradient(x)).real
     else:
         derivative = op.derivative(x)
         _check_linear(derivative, generator)
@@ -129,7 +129,7 @@ def derivative_test(
 
 
 def _check_linear(derivative: Any, generator: torch.Generator) -> None:
-    a, b = _gaussian(derivative.domain, generator), _gaussian(derivative.domain, generator)
+    a, b = gaussian(derivative.domain, generator), gaussian(derivative.domain, generator)
     expected = _minus(derivative(a), derivative(b), 2.0, derivative(a))  # D a - D b - 2 D a
     error = _norm(_minus(derivative(-1.0 * a - b), expected, 0.0, expected))
     scale = _norm(derivative(a)) + _norm(derivative(b))
@@ -141,7 +141,9 @@ def _image(A: Any, x: Any) -> Any:
     return to_element(A.range, A(to_tensor(x))) if isinstance(A, TorchOperator) else A(x)
 
 
-def _gaussian(space: Any, generator: torch.Generator) -> Any:
+def gaussian(space: Any, generator: torch.Generator) -> Any:
+    """Return a Gaussian element of `space`, a number for a field."""
+
     def tensors(s: Any) -> Tensors:
         if not is_stacked(s):
             return tuple(tensors(part) for part in s.spaces)
@@ -150,12 +152,13 @@ def _gaussian(space: Any, generator: torch.Generator) -> Any:
     return to_element(space, tensors(space))
 
 
-def _inner(x: Any, y: Any) -> complex:
+def inner(x: Any, y: Any) -> complex:
+    """Inner product of elements or numbers."""
     return complex(x.inner(y)) if hasattr(x, "inner") else complex(x) * complex(y).conjugate()
 
 
 def _norm(x: Any) -> float:
-    return math.sqrt(abs(_inner(x, x))) if hasattr(x, "inner") else abs(x)
+    return math.sqrt(abs(inner(x, x))) if hasattr(x, "inner") else abs(x)
 
 
 def _minus(a: Any, b: Any, h: float, c: Any) -> Any:

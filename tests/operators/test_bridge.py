@@ -132,7 +132,7 @@ def test_conversion_detaches_and_resolves():
 
 
 def test_numbers():
-    assert to_tensor(2.0) == 2 and to_tensor(1j) == 1j
+    assert to_tensor(2.0) == 2 and to_tensor(1j) == 1j and to_tensor(np.float32(2)) == 2
     assert to_element(odl.RealNumbers(), torch.tensor(3.0)) == 3.0
     assert weight(odl.RealNumbers()) == 1.0 and torch_dtype(odl.ComplexNumbers()) == torch.complex128
 

@@ -435,3 +435,14 @@ def test_taking_samples_of_a_batch(build):
 def test_taking_samples_of_a_functional_without_data():
     f = to_torch(F.L1Norm(X).translated(element(X)))
     assert f.take(torch.tensor([1])) is f
+
+
+@having("p")
+def test_functionals_on_numpy_spaces_run_on_other_devices(name):
+    """Constants follow the argument; the device "meta" computes shapes only, and refuses to mix with the CPU."""
+    f, t = made(name, (2,))
+    f, t = to_torch(f), tree_map(lambda a: a.to("meta"), t)
+    step = torch.rand(2, dtype=torch.float64, device="meta")
+    assert f(t).device.type == "meta" and f(t).shape == (2,)
+    tree_map(lambda a, b: torch.testing.assert_close(a, b), f.prox(t, step), t)
+    tree_map(lambda a, b: torch.testing.assert_close(a, b), f.conj_prox(t, step), t)

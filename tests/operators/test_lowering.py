@@ -325,3 +325,16 @@ def test_tree_map_of_nested_products():
     t = random(nested, (2,))
     expected = tree_map(torch.mul, t, to_tensor(op.multiplicand))
     torch.testing.assert_close(to_torch(op)(t), expected)
+
+
+@cases({k: f for k, f in (LINEAR | NONLINEAR | VALUES_ONLY).items() if "scipy" not in k and "torch" not in k})
+def test_problems_on_numpy_spaces_run_on_other_devices(make):
+    """Constants follow the argument; the device "meta" computes shapes only, and refuses to mix with the CPU."""
+    op = make()
+    lowered, t = to_torch(op), random(op.domain, (2,))
+    result = lowered(tree_map(lambda a: a.to("meta"), t))
+    tree_map(_assert_like, result, lowered(t))
+
+
+def _assert_like(a, b):
+    assert a.device.type == "meta" and a.shape == b.shape and a.dtype == b.dtype
