@@ -20,9 +20,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", type=Path, default=Path("genreg-demo.png"), help="figure (PNG)")
     demo.add_argument("--images", type=int, default=12)
     demo.add_argument("--angles", type=int, default=40)
-    demo.add_argument(
-        "--noise", type=float, default=0.05, help="relative to the root mean square of the data"
-    )
+    demo.add_argument("--noise", type=float, default=0.05, help="relative to the largest value of the data")
     demo.add_argument("--seed", type=int, default=2023)
     demo.add_argument("--quick", action="store_true", help="two images, to see that it works")
 

@@ -34,7 +34,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Problem:
-    """Shapes tomography: 56 x 56 images, parallel beam, relative Gaussian noise."""
+    """Shapes tomography: 56 x 56 images, parallel beam, white Gaussian noise."""
 
     A: odl.Operator
     truth: Tensor
@@ -49,7 +49,7 @@ def _problem(images: int, angles: int, noise: float, seed: int) -> _Problem:
     A = ray_transform(X, tomo.parallel_beam_geometry(X, angles))
     truth = shapes(images, seed=seed)
     clean = to_torch(A)(truth)
-    noise_std = noise * float(clean.square().mean().sqrt())
+    noise_std = noise * float(clean.max())
     generator = torch.Generator().manual_seed(seed)
     return _Problem(A, truth, clean + noise_std * torch.randn(clean.shape, generator=generator), noise_std)
 
@@ -107,7 +107,7 @@ def demo(
     images, angles : int
         Number of images and of projection angles.
     noise : float
-        Standard deviation of the noise over the root mean square of the data.
+        Standard deviation of the noise over the largest value of the data.
     seed : int
         Seed of images and noise; the images are not among those the prior was trained on.
     output : str or Path
@@ -125,7 +125,7 @@ def demo(
     X = p.A.domain
     G = load_generator("shapes-vae", range=X)
     priors: dict[str, tuple[Regulariser, Tensor]] = {
-        "Tikhonov": (Tikhonov(X), torch.logspace(1, 5, 13)),
+        "Tikhonov": (Tikhonov(X, odl.Gradient(X, pad_mode="symmetric")), torch.logspace(0, 4, 13)),
         "TV": (TotalVariation(X, lower=0.0), torch.logspace(0, 4, 13)),
         "VAE, hard constraint": (HardConstraint(G), torch.logspace(-2, 3, 13)),
     }
@@ -180,8 +180,8 @@ def _figure(
     from genreg.plotting import draw_images
 
     shown = [0, 1, 3, 5]  # FBP, then every method by Morozov
-    figure = Figure(figsize=(13, 6.2), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.75, 1))
+    figure = Figure(figsize=(14, 4.7), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(2.1, 1))
     labels = {"truth": truth} | {rows[k].method: rows[k].image for k in shown if k < len(rows)}
     titles = {
         rows[k].method: [f"{v:.1f} dB" for v in psnr(rows[k].image, truth, data_range=1.0)]

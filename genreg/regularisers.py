@@ -31,7 +31,15 @@ from genreg.operators import (
     to_torch,
     torch_dtype,
 )
-from genreg.solvers import Objective, SaddlePoint, gradient_descent, pdhg, quasi_newton, rough_reconstruction
+from genreg.solvers import (
+    Objective,
+    SaddlePoint,
+    conjugate_gradient,
+    gradient_descent,
+    pdhg,
+    quasi_newton,
+    rough_reconstruction,
+)
 from genreg.solvers.objective import Blocks, block_spaces, pack
 
 __all__ = ["HardConstraint", "Regulariser", "Tikhonov", "TotalVariation"]
@@ -219,6 +227,9 @@ class _OnImages(Regulariser):
 class Tikhonov(_OnImages):
     r"""Tikhonov regularisation, :math:`\|L x\|^2` in the norm of the range of L.
 
+    Problems are solved by `solvers.conjugate_gradient`, which needs a linear forward operator; for others pass
+    ``solver=solvers.gradient_descent``.
+
     Parameters
     ----------
     space : ODL space
@@ -226,6 +237,8 @@ class Tikhonov(_OnImages):
     operator : odl.Operator, optional
         L, linear, by default the identity.
     """
+
+    solver = staticmethod(conjugate_gradient)
 
     def __init__(self, space: Any, operator: odl.Operator | None = None) -> None:
         super().__init__(space)

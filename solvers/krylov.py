@@ -1,66 +1,147 @@
-r"""Conjugate gradients, batched."""
+r"""Conjugate gradients, batched: for quadratic objectives, and for a rough reconstruction to start from.
+
+References
+----------
+M. R. Hestenes, E. Stiefel (1952), Methods of conjugate gradients for solving linear systems,
+doi:10.6028/jres.049.044.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import odl
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from genreg.operators import to_torch
+from genreg.operators import to_tensor, to_torch
+from genreg.solvers.door import enter
+from genreg.solvers.driver import Callback, Iterate, check_stopping
 from genreg.solvers.line_search import inner
+from genreg.solvers.objective import Objective
+from genreg.solvers.solution import Solution, Status
 
 __all__ = ["conjugate_gradient", "rough_reconstruction"]
 
 
-def conjugate_gradient(
-    N: Callable[[Tensor], Tensor], b: Tensor, *, init: Tensor | None = None, iterations: int, tol: float = 0.0
-) -> Tensor:
-    r"""Solve :math:`N x = b` for every sample of a batch.
-
-    Parameters
-    ----------
-    N : callable
-        Self-adjoint, positive semi-definite, ``(B, *shape)`` to ``(B, *shape)``.
-    b : Tensor
-        ``(B, *shape)``.
-    init : Tensor, optional
-        Starting point, by default zero.
-    iterations : int
-        Steps at most.
-    tol : float
-        Stop when every sample's residual norm is at most this fraction of ‖b‖.
-
-    Returns
-    -------
-    Tensor
-        ``(B, *shape)``.
-
-    References
-    ----------
-    M. R. Hestenes, E. Stiefel (1952), Methods of conjugate gradients for solving linear systems,
-    doi:10.6028/jres.049.044.
-    """
-    tiny = torch.finfo(b.dtype).tiny
+def _conjugate_directions(N: Callable[[Tensor], Tensor], r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the steps of x, and the residuals r = b - N x after them, for every sample; stops at zero residuals."""
+    tiny = torch.finfo(r.dtype).tiny
 
     def times(step: Tensor, v: Tensor) -> Tensor:
         return step.view(-1, *(1,) * (v.ndim - 1)) * v
 
-    with torch.no_grad():
-        x = torch.zeros_like(b) if init is None else init
-        r = b if init is None else b - N(x)
-        p, rr = r, inner(r, r)
-        stop = tol**2 * inner(b, b)
-        for _ in range(iterations):
-            if bool((rr <= stop).all()):
+    p, rr = r, inner(r, r)
+    while bool((rr > 0).any()):
+        Np = N(p)
+        alpha = rr / inner(Np, p).clamp_min(tiny)
+        r = r - times(alpha, Np)
+        yield times(alpha, p), r
+        rr, old = inner(r, r), rr
+        p = r + times(rr / old.clamp_min(tiny), p)
+
+
+def conjugate_gradient(
+    objective: Objective,
+    init: Any,
+    *,
+    max_iter: int = 500,
+    tol: float = 1e-4,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Minimise a quadratic objective of one block by conjugate gradients.
+
+    The Hessian N acts by differences of gradients, :math:`N p = \nabla H(p) - \nabla H(0)`, exact for a quadratic.
+    Every 50 steps, and when the recursion says so, the residual is computed afresh.
+
+    Parameters
+    ----------
+    objective : Objective
+        Quadratic and bounded below, such as a Gaussian fidelity of a linear operator plus Tikhonov's term.
+    init, max_iter, tol, callback, progress
+        As for `gradient_descent`.
+
+    Returns
+    -------
+    Solution
+        ``history`` has ``residual``. A sample whose objective is not quadratic ends as stalled.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
+    NotImplementedError
+        If the objective has a part without a gradient.
+    """
+    check_stopping(max_iter, tol)
+    if not isinstance(objective, Objective):
+        raise TypeError(f"objective must be an Objective, got {type(objective).__name__}")
+    if objective.proximable or len(objective.spaces) != 1:
+        raise NotImplementedError(
+            "objective must be quadratic in one block, got proximable parts or more blocks"
+        )
+    door = enter(init, objective.spaces)
+    (name,) = door.blocks
+    x = door.blocks[name]
+    began = time.perf_counter()
+
+    def gradient(v: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradients = objective.value_and_gradient({name: v})
+        return value, gradients[name]
+
+    offset = gradient(torch.zeros_like(x))[1]
+    value, g = gradient(x)
+    samples = torch.arange(len(x), device=x.device)
+    status = torch.where(torch.isfinite(value), Status.RUNNING, Status.NON_FINITE)
+    iterations, calls = torch.zeros_like(samples), torch.full_like(samples, 2)
+    history: list[Tensor] = []
+    taken = 0
+    with tqdm(total=max_iter, desc="conjugate gradients", disable=not progress, leave=False) as bar:
+        while True:
+            size = 1 + inner(x, x).sqrt()
+            residual = inner(g, g).sqrt() * size / value.abs().clamp_min(torch.finfo(value.dtype).tiny)
+            history.append(residual)
+            running = status == Status.RUNNING
+            status = torch.where(running & (residual <= tol), Status.CONVERGED, status)
+            if taken >= max_iter:
+                status = torch.where(status == Status.RUNNING, Status.MAX_ITER, status)
+            running = status == Status.RUNNING
+            if not running.any():
                 break
-            Np = N(p)
-            alpha = rr / inner(Np, p).clamp_min(tiny)
-            x, r = x + times(alpha, p), r - times(alpha, Np)
-            rr, old = inner(r, r), rr
-            p = r + times(rr / old.clamp_min(tiny), p)
-    return x
+            start = x, value
+            keep = running.view(-1, *(1,) * (x.ndim - 1))
+            b = torch.where(keep, -g, 0)  # samples that have ended stay where they are
+            for k, (step, r) in enumerate(
+                _conjugate_directions(lambda p: gradient(p)[1] - offset, b), start=1
+            ):
+                x = x + step
+                taken += 1
+                predicted = inner(r, r).sqrt() * (1 + inner(x, x).sqrt()) <= 0.5 * tol * value.abs()
+                if k == 50 or taken >= max_iter or bool((predicted | ~running).all()):
+                    break
+            value, g = gradient(x)
+            worse = running & ~(value <= start[1] * (1 + 1e-6) + 1e-6)
+            x = torch.where(worse.view_as(keep), start[0], x)
+            value = torch.where(worse, start[1], value)
+            status = torch.where(worse, Status.STALLED, status)
+            iterations = torch.where(running, taken, iterations)
+            calls = torch.where(running, calls + k + 1, calls)
+            bar.update(taken - bar.n)
+            if callback and callback(Iterate(taken, {name: x}, value, residual, samples)):
+                status = torch.where(status == Status.RUNNING, Status.STOPPED, status)
+    return Solution(
+        blocks=door.leave({name: x}),
+        value=door.per_sample(value),
+        status=door.per_sample(status),
+        iterations=door.per_sample(iterations),
+        operator_calls=door.per_sample(calls),
+        time=time.perf_counter() - began,
+        history={"residual": door.per_sample(torch.stack(history), axis=1)},
+    )
 
 
 def rough_reconstruction(A: odl.Operator, y: Tensor, *, iterations: int = 10) -> Tensor:
@@ -71,8 +152,8 @@ def rough_reconstruction(A: odl.Operator, y: Tensor, *, iterations: int = 10) ->
     Parameters
     ----------
     A : odl.Operator
-        Operator from X to Y; a non-linear one is replaced by its derivative at zero, :math:`A(x) \approx A(0)
-        + A'(0) x`.
+        Operator from X to Y; a non-linear one is replaced by its derivative at zero,
+        :math:`A(x) \approx A(0) + A'(0) x`.
     y : Tensor
         Data, ``(B, *Y.shape)``.
     iterations : int
@@ -89,9 +170,12 @@ def rough_reconstruction(A: odl.Operator, y: Tensor, *, iterations: int = 10) ->
     """
     if not A.is_linear:
         zero = A.domain.zero()
-        y, A = (
-            y - to_torch(A)(torch.zeros(A.domain.shape, dtype=y.dtype, device=y.device)),
-            A.derivative(zero),
-        )
+        y, A = y - to_torch(A)(to_tensor(zero)[None]), A.derivative(zero)
     forward, adjoint = to_torch(A), to_torch(A.adjoint)
-    return conjugate_gradient(lambda p: adjoint(forward(p)), adjoint(y), iterations=iterations)
+    with torch.no_grad():
+        b = adjoint(y)
+        x = torch.zeros_like(b)
+        steps = _conjugate_directions(lambda p: adjoint(forward(p)), b)
+        for _, (step, _) in zip(range(iterations), steps, strict=False):
+            x = x + step
+    return x

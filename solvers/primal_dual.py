@@ -124,7 +124,9 @@ def pdhg(
     """
     check_stopping(max_iter, tol)
     if isinstance(f, Objective):
-        raise TypeError("f must be a functional with a prox or a SaddlePoint, got Objective: pdhg takes no gradients")
+        raise TypeError(
+            "f must be a functional with a prox or a SaddlePoint, got Objective: pdhg takes no gradients"
+        )
     saddle = (
         f
         if isinstance(f, SaddlePoint)
@@ -190,7 +192,7 @@ class _Steps:
             return
         self.norms = [operator_norm(K) for K in saddle.operators]
         self.strength = [torch.full_like(x.flatten(1)[:, 0].abs(), 1.0) for _ in range(count)]
-        self.speed = 0.5
+        self.speed = 1.0
         self._set()
 
     def _set(self) -> None:
@@ -207,7 +209,7 @@ class _Steps:
             ratio = (residual / primal.clamp_min(torch.finfo(primal.dtype).tiny)).clamp(1e-2, 1e2)
             moved = torch.where((ratio > 1.5) | (ratio < 1 / 1.5), ratio.pow(self.speed), 1.0)
             self.strength[j] = self.strength[j] * moved
-        self.speed *= 0.9
+        self.speed *= 0.95
         self._set()
 
 
