@@ -11,6 +11,7 @@ from torch import Tensor
 from genreg.amortise import fit_encoder
 from genreg.datasets import LimitedAngleDiscs, discs_with_holes
 from genreg.networks import Autoencoder, GridConfig
+from genreg.networks._grid import normalise
 
 __all__ = ["ARCHITECTURE", "encode_limited_angles", "held_out", "training_images"]
 
@@ -67,6 +68,7 @@ def held_out(part: int) -> Tensor:
 
 def encode_limited_angles(model: Autoencoder, quick: bool, progress: bool) -> dict[str, Any]:
     """Train the encoder on rough reconstructions from 30 to 90 degrees; the entries of the card."""
+    normalise(model, training_images()(2000, seed=0))
     pairs = LimitedAngleDiscs(_fine()[:-_HELD_OUT])
     steps = 20 if quick else _ENCODER_STEPS
     settings = fit_encoder(model, pairs, steps=steps, lr=1.5e-3, progress=progress)

@@ -105,6 +105,11 @@ class LimitedAngleDiscs:
         x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
         x = torch.rot90(x, int(draw(4)), (1, 2))
         x = x.flip(2) if draw(2) else x
+        with torch.autocast(x.device.type, enabled=False):  # there are no sparse products in bfloat16
+            return self._pair(x, span, random)
+
+    def _pair(self, x: Tensor, span: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        n = len(x)
         y = self._project(x.contiguous())
         y = y * (1 + 0.012 * torch.randn((n, 1, 1), generator=random))
         y = y * (1 + 0.004 * torch.randn((n, self._views, 1), generator=random))

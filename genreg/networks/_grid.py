@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from genreg.networks._autoencoder import Autoencoder
 from genreg.networks._config import Config
 
-__all__ = ["GridConfig"]
+__all__ = ["GridConfig", "normalise"]
 
 
 class _Residual(nn.Module):
@@ -40,30 +40,83 @@ class _Place(nn.Module):
         return x + self.map
 
 
-class _Encoder(nn.Module):
-    def __init__(self, body: nn.Sequential, variational: bool) -> None:
+class _Affine(nn.Module):
+    """Between the codes c of the convolutions and the latent vector z: c = shift + exp(log_scale) z."""
+
+    shift: Tensor
+    log_scale: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
         super().__init__()
+        self.register_buffer("shift", torch.zeros(latent_dim))
+        self.register_buffer("log_scale", torch.zeros(latent_dim))
+
+
+class _Encoder(_Affine):
+    def __init__(self, body: nn.Sequential, latent_dim: int, variational: bool) -> None:
+        super().__init__(latent_dim)
         self.body = body
         self.variational = variational
 
     def forward(self, x: Tensor) -> Tensor:
         codes = self.body(x[:, None]).to(x.dtype).flatten(1)
+        scale = self.log_scale.exp()
         if not self.variational:
-            return codes
+            return (codes - self.shift) / scale
         mean, log_std = codes.chunk(2, dim=1)
-        return torch.cat([mean, log_std.clamp(-8.0, 2.0)], dim=1)  # one outlier would make the loss infinite
+        # without the bound one outlier would make the loss infinite
+        log_std = log_std.clamp(-8.0, 2.0) - self.log_scale
+        return torch.cat([(mean - self.shift) / scale, log_std], dim=1)
 
 
-class _Decoder(nn.Module):
+class _Decoder(_Affine):
     def __init__(self, body: nn.Sequential, grid: tuple[int, int, int]) -> None:
-        super().__init__()
+        super().__init__(math.prod(grid))
         self.body = body
         self.grid = grid
 
     def forward(self, z: Tensor) -> Tensor:
-        logits = self.body(z.unflatten(1, self.grid)).squeeze(1)
+        codes = torch.addcmul(self.shift, self.log_scale.exp(), z)
+        logits = self.body(codes.unflatten(1, self.grid)).squeeze(1)
         # under autocast the logits are bfloat16, too coarse next to 1
         return torch.sigmoid(logits.to(z.dtype))
+
+
+@torch.no_grad()
+def normalise(model: Autoencoder, images: Tensor) -> None:
+    """Normalise the codes of a grid autoencoder, in place; G(E(x)) is unchanged.
+
+    Shift and scale of every entry of the latent vector change so that the aggregate posterior, the mean of
+    q(z | x) over images, has mean 0 and variance 1 in every entry (with the encoder's points in the place of
+    q for a model that is not variational). z = 0 is then a typical image, and ||z||^2 measures how far an
+    image is from typical ones.
+
+    Parameters
+    ----------
+    model
+        A model that `GridConfig` built.
+    images
+        Images ``(N, n, m)``, many of them.
+
+    Raises
+    ------
+    TypeError
+        If the model is of another kind.
+    """
+    encoder, decoder = model.encoder, model.decoder
+    if not (isinstance(encoder, _Encoder) and isinstance(decoder, _Decoder)):
+        raise TypeError(f"model must be a grid autoencoder, got one of {type(model.config).__name__}")
+    training = model.training
+    model.eval()
+    codes = torch.cat([encoder(x) for x in images.split(500)]).double()
+    model.train(training)
+    means = codes[:, : model.latent_dim]
+    variance = means.var(0)
+    if model.variational:
+        variance = variance + (2 * codes[:, model.latent_dim :]).exp().mean(0)
+    for part in (encoder, decoder):
+        part.shift += part.log_scale.exp() * means.mean(0).to(part.shift.dtype)
+        part.log_scale += 0.5 * variance.log().to(part.log_scale.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +189,7 @@ class GridConfig(Config):
             ]
         up += [nn.SiLU(), nn.Conv2d(self.decoder[0], 4, 3, padding=1), nn.PixelShuffle(2)]
         encoder, decoder = (
-            _Encoder(nn.Sequential(*down), self.variational),
+            _Encoder(nn.Sequential(*down), self.latent_dim, self.variational),
             _Decoder(nn.Sequential(*up), (codes, rows, columns)),
         )
         return Autoencoder(encoder, decoder, self).to(memory_format=torch.channels_last)

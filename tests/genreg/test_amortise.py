@@ -3,6 +3,7 @@ import torch
 
 from genreg.amortise import fit_encoder
 from genreg.networks import ConvConfig, GridConfig, build
+from genreg.networks._grid import normalise
 
 GRID = GridConfig(
     image_shape=(8, 8), latent_dim=8, encoder=(8, 8), decoder=(8, 8), encoder_blocks=1, decoder_blocks=1
@@ -54,6 +55,25 @@ def test_a_change_of_one_code_changes_its_neighbourhood_only():
     assert change[:16, :16].max() > 0
     assert change[32:, :].max() == 0
     assert change[:, 32:].max() == 0
+
+
+@pytest.mark.parametrize("variational", [True, False])
+def test_normalised_codes(variational):
+    torch.manual_seed(0)
+    model = build(GRID.to_dict() | {"variational": variational}).double()
+    x = torch.rand(400, 8, 8, dtype=torch.float64) ** 2
+    before = model(x)
+    normalise(model, x[:200])
+    normalise(model, x)
+    assert (model(x) - before).abs().max() < 1e-12
+    z = model.encode(x)
+    variance = z.var(0)
+    if variational:
+        variance = variance + model.encode_distribution(x)[1].square().mean(0)
+    assert z.mean(0).abs().max() < 1e-6
+    assert (variance - 1).abs().max() < 1e-6
+    with pytest.raises(TypeError, match="model must be a grid autoencoder, got one of ConvConfig"):
+        normalise(ConvConfig(image_shape=(8, 8), latent_dim=4, channels=(8,), hidden=32).build(), x)
 
 
 @pytest.mark.parametrize(
