@@ -131,8 +131,9 @@ def demo(
     }
     rows, curves = [_fbp(p)], {}
     for name, (regulariser, grid) in priors.items():
-        rows.append(_by_morozov(name, p, regulariser))
-        row, curve = _best_psnr(name, p, regulariser, grid[::5] if quick else grid)
+        options = {"restarts": 4} if isinstance(regulariser, HardConstraint) else {}
+        rows.append(_by_morozov(name, p, regulariser, **options))
+        row, curve = _best_psnr(name, p, regulariser, grid[::5] if quick else grid, **options)
         rows.append(row)
         curves[name] = (grid[::5] if quick else grid, curve)
     table = [_score(row, p.truth) for row in rows]

@@ -77,7 +77,8 @@ def test_morozov_beyond_the_range_of_the_generator(A, G):
     rec = reconstruct(A, y, HardConstraint(G), lam="morozov", **QUIET)
     assert rec.status.tolist() == [Status.LEVEL_NOT_REACHED]
     best = reconstruct(A, y, HardConstraint(G), lam=0.0, tol=1e-8, **QUIET)
-    assert torch.allclose(rec.residual, best.residual, rtol=1e-3)
+    assert (rec.residual <= 1.021 * best.residual).all()
+    assert rec.lam > 0
 
 
 def test_restarts_keep_the_best(A, G, y):
