@@ -1,43 +1,56 @@
 r"""Reconstruct a data file as a TOML configuration says: ``genreg reconstruct config.toml``.
 
-A configuration has up to six tables::
+A configuration has up to six tables; what is in brackets here may be left out::
 
     [data]
-    file = "sinogram.npy"          # npy, npz, mat or h5; relative to the configuration
+    file = "sinogram.npy"          # npy, npz, mat or h5, (angles, pixels); relative to the configuration
     key = "exchange/data"          # the array in an npz, mat (dots into structs) or h5 file
-    noise_std = 0.05               # standard deviation of one sample
+    noise_std = 0.05               # standard deviation of one sample of the sinogram that is reconstructed
+    [white = "exchange/data_white"]  # raw projections: keys of the frames without the object,
+    [dark = "exchange/data_dark"]    # and without the beam; the sinogram is -log((data - dark) / (white - dark))
+    [slice = 0]                    # of arrays (angles, slices, pixels)
+    [angles_every = 4]             # take every fourth angle
+    [bin = 2]                      # average neighbouring pixels
 
     [image]
     shape = [56, 56]
-    min = [-1.0, -1.0]
+    min = [-1.0, -1.0]             # corners, in any unit of length
     max = [1.0, 1.0]
 
     [geometry]
-    kind = "parallel"              # or "fan"
-    angles = {start = 0, stop = 180, count = 40}   # degrees; or a list; stop is not included
-    detector = {pixels = 83, size = 2.83}          # number of pixels, total length in the units of the image
-    source_distance = 410.66       # fan beam: source to origin,
-    detector_distance = 143.08     # and origin to detector
+    kind = "parallel"              # or "fan", with a flat detector
+    angles = {start = 0, stop = 180, count = 40}   # degrees, without stop; or a list; or {key = "exchange/theta"}
+    [offset = 90.0]                # degrees added to the angles: turns the image
+    detector = {pixels = 83, size = 2.83}          # number of pixels in the file, their total length
+    [centre = 41.0]                # column, from 0, onto which the axis of rotation projects; the middle if left out
+    source_distance = 410.66       # fan beam: source to axis,
+    detector_distance = 143.08     # and axis to detector
 
     [prior]
     kind = "hard"                  # or "tikhonov", "tv"
-    weights = "shapes-vae"         # hard: shipped name or path
-    lower = 0.0                    # tv: bounds
-    scale = 1.0                    # hard: data are divided by it, so that images are in the model's range
+    weights = "shapes-vae"         # hard: shipped name, or file, relative to the configuration
+    [lower = 0.0]                  # tv: bounds of the image,
+    [upper = 1.0]                  # in the units of the data
+    [scale = 1.0]                  # data are divided by it, so that images are in the range of the model
 
-    [solve]
-    lam = "morozov"                # or a number
-    restarts = 4
-    max_iter = 500
-    seed = 0
+    [solve]                        # see genreg.reconstruct
+    [lam = "morozov"]              # or a number
+    [restarts = 4]
+    [init = "encoder"]
+    [max_iter = 500]
+    [tol = 1e-4]
+    [seed = 0]
 
     [output]
-    file = "image.npy"
+    [file = "image.npy"]           # relative to the configuration; a picture, image.png, is put beside it
+
+At 0 degrees the rays run along the second axis of the image, and the first axis of the image runs along the
+detector; the angle grows from the first axis to the second.
 """
 
 from __future__ import annotations
 
-import tomllib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,22 +58,15 @@ from typing import Any
 import numpy as np
 import odl
 
+from genreg._data_files import averaged, flat_field, load_array
 from genreg._run import atomically
+from genreg._settings import Settings, read, require
 from genreg.generator import load_generator
 from genreg.operators import ray_transform, to_tensor
 from genreg.reconstruct import Reconstruction, reconstruct
 from genreg.regularisers import HardConstraint, Regulariser, Tikhonov, TotalVariation
 
 __all__ = ["load_array", "reconstruct_file"]
-
-_TABLES = {
-    "data": {"file", "key", "noise_std"},
-    "image": {"shape", "min", "max"},
-    "geometry": {"kind", "angles", "detector", "source_distance", "detector_distance"},
-    "prior": {"kind", "weights", "lower", "upper", "scale"},
-    "solve": {"lam", "restarts", "max_iter", "tol", "seed", "init"},
-    "output": {"file"},
-}
 
 
 def reconstruct_file(
@@ -84,7 +90,7 @@ def reconstruct_file(
     Returns
     -------
     Reconstruction
-        The result, in the units of the model (images divided by ``scale``).
+        The result, in the units of the model (data and images divided by ``scale``).
     Path
         The image file, in the units of the data.
 
@@ -96,176 +102,135 @@ def reconstruct_file(
         If the configuration has unknown, missing or contradictory entries, or the data do not fit it.
     """
     config = Path(config)
-    settings = _read(config)
-    file = Path(data) if data is not None else config.parent / _require(settings, "data", "file")
-    array = load_array(file, settings["data"].get("key"))
-    A = _operator(settings)
-    if array.shape != tuple(A.range.shape):
-        raise ValueError(
-            f"data must have the shape {tuple(A.range.shape)} (angles, detector pixels) that the configuration "
-            f"describes, got {array.shape} in {file}"
-        )
-    scale = float(settings["prior"].get("scale", 1.0))
-    if not scale > 0:
-        raise ValueError(f"prior.scale must be positive, got {scale}")
-    solve = dict(settings["solve"])
-    rec = reconstruct(
-        A,
-        A.range.element(np.ascontiguousarray(array / scale, dtype="float32")),
-        _prior(settings, A.domain),
-        noise_std=float(_require(settings, "data", "noise_std")) / scale,
-        progress=progress,
-        **{"lam": "morozov", **solve},
-    )
+    settings = read(config)
+    file = Path(data) if data is not None else config.parent / require(settings, "data", "file")
     target = (
         Path(output) if output is not None else config.parent / settings["output"].get("file", "image.npy")
     )
-    image = to_tensor(rec.image).numpy() * scale
-    with atomically(target) as part, open(part, "wb") as stream:
-        np.save(stream, image)
-    figure = rec.show()
-    with atomically(target.with_suffix(".png")) as part:
-        figure.savefig(part, dpi=150, format="png")
+    if target.suffix != ".npy":
+        raise ValueError(f"output.file must end in .npy, got {target.name!r}")
+    prior, scale = settings["prior"], settings["prior"].get("scale", 1.0)
+    noise_std = require(settings, "data", "noise_std")
+    degrees, sinogram = _measurements(settings, file)
+    A = ray_transform(_space(settings), _geometry(settings, degrees, sinogram.shape[1]))
+    rec = reconstruct(
+        A,
+        A.range.element(np.ascontiguousarray(sinogram / scale, dtype="float32")),
+        _prior(prior, A.domain, scale, config.parent),
+        noise_std=noise_std / scale,
+        progress=progress,
+        **settings["solve"],
+    )
+    _write(to_tensor(rec.image).numpy() * scale, target)
     return rec, target
 
 
-def load_array(file: str | Path, key: str | None = None) -> np.ndarray:
-    """Read a real array from a npy, npz, mat or h5 file.
+def _write(image: np.ndarray, target: Path) -> None:
+    from matplotlib.figure import Figure
 
-    Parameters
-    ----------
-    file : str or Path
-        The file; its suffix names the format.
-    key : str, optional
-        Name of the array in an npz, mat or h5 file: a path for h5, dots into the structs of a mat file.
+    def save(part: Path) -> None:
+        with open(part, "wb") as stream:
+            np.save(stream, image)
 
-    Returns
-    -------
-    numpy.ndarray
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the suffix, the key or the kind of data is not supported.
-    """
-    file = Path(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"data file must exist, got {file}")
-    suffix = file.suffix.lower()
-    if suffix != ".npy" and suffix in _READERS and not key:
-        raise ValueError(f"data.key must name the array in {file.name}, got {key!r}")
-    if suffix not in _READERS:
-        raise ValueError(f"data file must end in {', '.join(_READERS)}, got {file.name!r}")
-    try:
-        array = np.asarray(_READERS[suffix](file, key))
-    except KeyError:
-        raise ValueError(f"data.key must name an array in {file.name}, got {key!r}") from None
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"data must be a real array, got dtype {array.dtype} in {file.name}")
-    return array
+    figure = Figure(figsize=(5.5, 5), layout="constrained")
+    ax = figure.subplots()
+    figure.colorbar(ax.imshow(image, cmap="gray", interpolation="nearest"))
+    ax.set(xticks=[], yticks=[])
+    dpi = max(150, max(image.shape) / 4)  # the image is drawn four inches wide
+    atomically(target, save)
+    atomically(target.with_suffix(".png"), lambda part: figure.savefig(part, dpi=dpi, format="png"))
 
 
-def _from_mat(file: Path, key: str) -> Any:
-    import scipy.io
-
-    names = key.split(".")
-    item = scipy.io.loadmat(file, squeeze_me=True, struct_as_record=False)[names[0]]
-    for name in names[1:]:
-        if name not in getattr(item, "_fieldnames", ()):
-            raise KeyError(name)
-        item = getattr(item, name)
-    return item
-
-
-def _from_h5(file: Path, key: str) -> Any:
-    try:
-        import h5py
-    except ImportError:
-        raise ImportError("h5 files need h5py: pip install 'genreg[data]'") from None
-    with h5py.File(file, "r") as stream:
-        return stream[key][()]
-
-
-def _from_npz(file: Path, key: str) -> Any:
-    with np.load(file, allow_pickle=False) as archive:
-        return archive[key]
-
-
-_READERS = {
-    ".npy": lambda file, key: np.load(file, allow_pickle=False),
-    ".npz": _from_npz,
-    ".mat": _from_mat,
-    ".h5": _from_h5,
-    ".hdf5": _from_h5,
-}
-
-
-def _read(config: Path) -> dict[str, dict[str, Any]]:
-    if not config.is_file():
-        raise FileNotFoundError(f"configuration must exist, got {config}")
-    try:
-        settings = tomllib.loads(config.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"configuration must be TOML, got {config}: {error}") from None
-    for table, entries in settings.items():
-        if table not in _TABLES or not isinstance(entries, dict):
-            raise ValueError(f"configuration may have the tables {list(_TABLES)}, got {table!r}")
-        if unknown := sorted(set(entries) - _TABLES[table]):
-            raise ValueError(f"table [{table}] may have the entries {sorted(_TABLES[table])}, got {unknown}")
-    return {table: settings.get(table, {}) for table in _TABLES}
-
-
-def _require(settings: Mapping[str, Mapping[str, Any]], table: str, entry: str) -> Any:
-    if entry not in settings[table]:
-        raise ValueError(
-            f"configuration must have the entry {entry!r} in [{table}], got {sorted(settings[table])}"
-        )
-    return settings[table][entry]
-
-
-def _operator(settings: Mapping[str, Mapping[str, Any]]) -> odl.Operator:
-    from odl.applications import tomo
-
-    low, high, shape = (_require(settings, "image", entry) for entry in ("min", "max", "shape"))
-    X = odl.uniform_discr(low, high, shape, dtype="float32")
-    detector = _require(settings, "geometry", "detector")
-    half = 0.5 * detector["size"]
-    detector_partition = odl.uniform_partition(-half, half, detector["pixels"])
-    angle_partition = _angles(_require(settings, "geometry", "angles"))
-    kind = _require(settings, "geometry", "kind")
-    if kind == "parallel":
-        geometry = tomo.Parallel2dGeometry(angle_partition, detector_partition)
-    elif kind == "fan":
-        geometry = tomo.FanBeamGeometry(
-            angle_partition,
-            detector_partition,
-            src_radius=_require(settings, "geometry", "source_distance"),
-            det_radius=_require(settings, "geometry", "detector_distance"),
-        )
-    else:
-        raise ValueError(f"geometry.kind must be 'parallel' or 'fan', got {kind!r}")
-    return ray_transform(X, geometry)
-
-
-def _angles(angles: Any) -> Any:
-    """Partition whose midpoints are the angles (given in degrees)."""
-    if isinstance(angles, Mapping):
+def _measurements(settings: Settings, file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Angles in increasing order and the sinogram, of which a part may have been asked for."""
+    data, detector = settings["data"], require(settings, "geometry", "detector")
+    angles = require(settings, "geometry", "angles")
+    if isinstance(angles, Mapping) and "key" in angles:
+        angles = load_array(file, angles["key"], entry="geometry.angles.key").ravel()
+    elif isinstance(angles, Mapping):
         angles = np.linspace(angles["start"], angles["stop"], angles["count"], endpoint=False)
     degrees = np.asarray(angles, dtype=float)
-    if degrees.ndim != 1 or len(degrees) < 2 or not (np.diff(degrees) > 0).all():
-        raise ValueError(f"geometry.angles must be at least two increasing angles, got {angles!r}")
-    return odl.nonuniform_partition(np.deg2rad(degrees))
+
+    sinogram = _slice(load_array(file, data.get("key")), data)
+    expected = (len(degrees), detector["pixels"])
+    if sinogram.shape != expected:
+        hint = "; data.slice picks one of (angles, slices, pixels)" if sinogram.ndim == 3 else ""
+        raise ValueError(
+            f"data must have the shape {expected} (angles, detector pixels) that the configuration describes, "
+            f"got {sinogram.shape} in {file}{hint}"
+        )
+    if bad := int((~np.isfinite(sinogram)).sum()):
+        raise ValueError(f"data must be finite, got {bad} NaN or infinite values in {file}")
+    if "white" in data:
+        frames = {
+            name: _slice(load_array(file, data[name], entry=f"data.{name}"), data)
+            for name in ("white", "dark")
+            if name in data
+        }
+        sinogram = flat_field(sinogram, **frames)
+
+    order = np.argsort(degrees, kind="stable")[:: data.get("angles_every", 1)]
+    degrees = degrees[order]
+    if len(degrees) < 2 or not (np.diff(degrees) > 0).all():
+        raise ValueError(f"geometry.angles must be at least two different angles, got {degrees}")
+    return degrees, averaged(sinogram[order], data.get("bin", 1))
 
 
-def _prior(settings: Mapping[str, Mapping[str, Any]], X: Any) -> Regulariser:
-    prior = settings["prior"]
-    kind = _require(settings, "prior", "kind")
+def _slice(array: np.ndarray, data: Mapping[str, Any]) -> np.ndarray:
+    if "slice" not in data or array.ndim < 3:
+        return array
+    if array.ndim != 3 or data["slice"] >= array.shape[1]:
+        raise ValueError(
+            f"data.slice must be an index of the second axis of {array.shape}, got {data['slice']}"
+        )
+    return array[:, data["slice"]]
+
+
+def _space(settings: Settings) -> odl.DiscretizedSpace:
+    low, high, shape = (require(settings, "image", entry) for entry in ("min", "max", "shape"))
+    sides = [(b - a) / n for a, b, n in zip(low, high, shape, strict=True)]
+    if min(sides) <= 0 or not math.isclose(*sides, rel_tol=1e-5):
+        raise ValueError(
+            f"image.min, image.max and image.shape must describe square pixels, got sides of {sides}"
+        )
+    return odl.uniform_discr(low, high, shape, dtype="float32")
+
+
+def _geometry(settings: Settings, degrees: np.ndarray, pixels: int) -> Any:
+    """Geometry of the angles and of the detector, whose pixels may have been averaged."""
+    from odl.applications import tomo
+
+    entries = settings["geometry"]
+    width, detector = settings["data"].get("bin", 1), entries["detector"]
+    cell = detector["size"] / detector["pixels"]
+    left = -(entries.get("centre", 0.5 * (detector["pixels"] - 1)) + 0.5) * cell
+    detector_partition = odl.uniform_partition(left, left + pixels * width * cell, pixels)
+    angle_partition = _angle_partition(np.deg2rad(degrees + entries.get("offset", 0.0)))
+    if require(settings, "geometry", "kind") == "parallel":
+        return tomo.Parallel2dGeometry(angle_partition, detector_partition)
+    return tomo.FanBeamGeometry(
+        angle_partition,
+        detector_partition,
+        src_radius=require(settings, "geometry", "source_distance"),
+        det_radius=require(settings, "geometry", "detector_distance"),
+    )
+
+
+def _angle_partition(angles: np.ndarray) -> Any:
+    """Partition with these grid points; uniform if they are, as filtered back-projection wants it."""
+    step = (angles[-1] - angles[0]) / (len(angles) - 1)
+    if np.abs(np.diff(angles) - step).max() < 1e-3 * step:
+        return odl.uniform_partition(angles[0] - step / 2, angles[-1] + step / 2, len(angles))
+    return odl.nonuniform_partition(angles)
+
+
+def _prior(prior: Mapping[str, Any], X: Any, scale: float, folder: Path) -> Regulariser:
+    kind = require({"prior": prior}, "prior", "kind")
     if kind == "hard":
-        return HardConstraint(load_generator(_require(settings, "prior", "weights"), range=X))
+        weights = require({"prior": prior}, "prior", "weights")
+        is_file = weights.endswith(".safetensors")
+        return HardConstraint(load_generator(folder / weights if is_file else weights, range=X))
     if kind == "tv":
-        return TotalVariation(X, lower=prior.get("lower"), upper=prior.get("upper"))
-    if kind == "tikhonov":
-        return Tikhonov(X)
-    raise ValueError(f"prior.kind must be 'hard', 'tv' or 'tikhonov', got {kind!r}")
+        bounds = {name: prior[name] / scale for name in ("lower", "upper") if name in prior}
+        return TotalVariation(X, **bounds)
+    return Tikhonov(X)
