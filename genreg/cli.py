@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="genreg", description="Generative regularisers for inverse problems."
     )
+    version = importlib.metadata.version("genreg")
+    parser.add_argument("--version", action="version", version=f"genreg {version}")
     commands = parser.add_subparsers(dest="command", required=True)
 
     demo = commands.add_parser("demo", help="reconstruct random shapes from tomographic data by five methods")
@@ -44,13 +47,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; errors of the user end in one line and the status 2."""
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The arguments, by default those of the process.
+
+    Returns
+    -------
+    int
+        Exit status: 0, or 2 for an error of the user, which ends in one line on the standard error.
+    """
     options = _parser().parse_args(arguments)
     try:
         return _COMMANDS[options.command](options)
-    except (ValueError, TypeError, FileNotFoundError, NotImplementedError, ImportError) as error:
-        print(f"genreg {options.command}: {error}", file=sys.stderr)
+    except (ValueError, TypeError, OSError, NotImplementedError, ImportError) as error:
+        line = " ".join(str(error).split())
+        print(f"genreg {options.command}: {line or type(error).__name__}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"genreg {options.command}: interrupted", file=sys.stderr)
+        return 130
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -70,12 +88,23 @@ def _demo(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from genreg.recipes import train
 
+    _check_device(options.device)
     options.out.mkdir(parents=True, exist_ok=True)
     path = train(
         options.name, out=options.out, resume=options.resume, device=options.device, quick=options.quick
     )
     print(f"Weights: {path}")
     return 0
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=name).cpu()
+    except Exception as error:  # torch has a type for every kind of device that is missing
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device must be a device that torch can use, got {name!r}: {reason}") from None
 
 
 def _reconstruct(options: argparse.Namespace) -> int:
@@ -92,7 +121,7 @@ def _reconstruct(options: argparse.Namespace) -> int:
 
 
 def _benchmark(options: argparse.Namespace) -> int:
-    import runpy
+    import subprocess
 
     folder = Path(__file__).resolve().parent.parent / "benchmarks"
     scripts = {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
@@ -105,9 +134,7 @@ def _benchmark(options: argparse.Namespace) -> int:
         return 0
     if options.name not in scripts:
         raise ValueError(f"name must be one of {list(scripts)}, got {options.name!r}")
-    sys.argv = [str(scripts[options.name]), *options.options]
-    runpy.run_path(str(scripts[options.name]), run_name="__main__")
-    return 0
+    return subprocess.call([sys.executable, str(scripts[options.name]), *options.options])
 
 
 _COMMANDS = {"demo": _demo, "train": _train, "reconstruct": _reconstruct, "benchmark": _benchmark}
