@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import odl
 import torch
 from torch import Tensor
 
+from genreg._run import atomically
 from genreg.datasets import shapes
 from genreg.evaluation import psnr, ssim
 from genreg.generator import load_generator
@@ -111,7 +114,7 @@ def demo(
     seed : int
         Seed of images and noise; the images are not among those the prior was trained on.
     output : str or Path
-        Where to write the figure.
+        Where to write the figure, a PNG or PDF.
     quick : bool
         Two images and three λ, to see that everything works.
 
@@ -119,7 +122,20 @@ def demo(
     -------
     list of dict
         One entry for every line of the table.
+
+    Raises
+    ------
+    ValueError
+        If a number is not positive or the suffix of `output` is another one.
     """
+    for name, value in (("images", images), ("angles", angles)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    if not 0 < noise < math.inf:
+        raise ValueError(f"noise must be positive and finite, got {noise!r}")
+    output = Path(output)
+    if output.suffix not in (".png", ".pdf"):
+        raise ValueError(f"output must end in .png or .pdf, got {output.name!r}")
     began = time.perf_counter()
     p = _problem(2 if quick else images, angles, noise, seed)
     X = p.A.domain
@@ -138,7 +154,8 @@ def demo(
         curves[name] = (grid[::5] if quick else grid, curve)
     table = [_score(row, p.truth) for row in rows]
     _print(table, p, time.perf_counter() - began)
-    _figure(rows, table, curves, p.truth).savefig(output, dpi=130)
+    figure = _figure(rows, table, curves, p.truth)
+    atomically(output, lambda part: figure.savefig(part, dpi=130, format=output.suffix[1:]))
     print(f"Figure: {output}")
     return table
 
@@ -149,7 +166,7 @@ def _score(row: _Row, truth: Tensor) -> dict[str, Any]:
         "method": row.method,
         "lam": row.lam,
         "psnr": float(values.mean()),
-        "psnr_std": float(values.std()),
+        "psnr_std": float(values.std(correction=0)),
         "ssim": float(similarity.mean()),
         "discrepancy": row.discrepancy,
         "seconds": row.seconds,
@@ -182,7 +199,7 @@ def _figure(
 
     shown = [0, 1, 3, 5]  # FBP, then every method by Morozov
     figure = Figure(figsize=(14, 4.7), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(2.1, 1))
+    left, right = np.ravel(figure.subfigures(1, 2, width_ratios=(2.1, 1)))
     labels = {"truth": truth} | {rows[k].method: rows[k].image for k in shown if k < len(rows)}
     titles = {
         rows[k].method: [f"{v:.1f} dB" for v in psnr(rows[k].image, truth, data_range=1.0)]
