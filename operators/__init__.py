@@ -35,6 +35,7 @@ from genreg.operators.bridge import (
 )
 from genreg.operators.forward import blur, gaussian_measurements, mask, normalised
 from genreg.operators.network import NetworkFunctional, NetworkOperator
+from genreg.operators.norm import operator_norm
 from genreg.operators.ray import ray_transform
 from genreg.operators.testing import derivative_test, dot_test
 
@@ -61,6 +62,7 @@ __all__ = [
     "lower",
     "mask",
     "normalised",
+    "operator_norm",
     "ray_transform",
     "riesz",
     "to_element",

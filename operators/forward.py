@@ -7,8 +7,6 @@ products of the two spaces. Spaces may be numpy- or pytorch-backed, real or comp
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,12 +14,11 @@ import odl
 import torch
 from numpy.typing import ArrayLike
 from odl.core.space.base_tensors import TensorSpace
-from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from genreg.operators.blur import Blur, blur
-from genreg.operators.bridge import to_element, to_tensor, to_torch, torch_device, torch_dtype, weight
-from genreg.operators.spaces import Tensors, is_stacked, space_shape, tree_map
+from genreg.operators.bridge import to_element, to_tensor, torch_device, torch_dtype
+from genreg.operators.norm import operator_norm, seeded_generator
 from genreg.operators.tensor_operator import TensorOperator, check_space
 
 __all__ = [
@@ -91,7 +88,9 @@ def gaussian_measurements(space: TensorSpace, m: int, *, seed: int | torch.Gener
     ValueError
         If `m` is not positive or `seed` is negative.
 
-    References ---------- A. Bora, A. Jalal, E. Price, A. G. Dimakis (2017). Compressed sensing using
+    References
+    ----------
+    A. Bora, A. Jalal, E. Price, A. G. Dimakis (2017). Compressed sensing using
     generative models. ICML, PMLR 70, 537-546. arXiv:1703.03208
     """
     check_space(space)
@@ -99,7 +98,7 @@ def gaussian_measurements(space: TensorSpace, m: int, *, seed: int | torch.Gener
         raise TypeError(f"`m` must be an integer, got {m!r}")
     if m <= 0:
         raise ValueError(f"`m` must be positive, got {m}")
-    generator = _generator(seed)
+    generator = seeded_generator(seed)
     matrix = torch.randn(int(m), space.size, generator=generator, dtype=torch.float64) / math.sqrt(m)
     return GaussianMeasurements(space, matrix.to(torch_device(space), torch_dtype(space)))
 
@@ -221,18 +220,16 @@ def normalised(A: odl.Operator, *, seed: int | torch.Generator = 0) -> odl.Opera
     ValueError
         If `A` is not linear, is zero, or gives NaN or infinite values.
 
-    Notes ----- The norm is found by the Lanczos method on :math:`M^H M`, which takes the best estimate from
-    all the vectors of a power iteration, to a relative error of at most 1e-8 in double and 1e-5 in single
-    precision.
+    See Also
+    --------
+    genreg.operators.norm.operator_norm : the norm itself, to a relative error of 1e-8 (single precision 1e-5).
 
-    References ---------- M. A. G. Duff, N. D. F. Campbell, M. J. Ehrhardt (2021). Regularising inverse
-    problems with generative machine learning models. arXiv:2107.11191
+    References
+    ----------
+    M. A. G. Duff, N. D. F. Campbell, M. J. Ehrhardt (2021). Regularising inverse problems with generative
+    machine learning models. arXiv:2107.11191
     """
-    if not isinstance(A, odl.Operator):
-        raise TypeError(f"`A` must be an ODL operator, got {type(A).__name__}")
-    if not A.is_linear:
-        raise ValueError(f"`A` must be linear, got {A!r}")
-    norm = _euclidean_norm(A, _generator(seed))
+    norm = operator_norm(A, weighted=False, seed=seed)
     if not math.isfinite(norm):
         raise ValueError(f"`A` must have finite values, got a norm of {norm}")
     if norm == 0.0:
@@ -242,94 +239,6 @@ def normalised(A: odl.Operator, *, seed: int | torch.Generator = 0) -> odl.Opera
     return result
 
 
-def _euclidean_norm(A: odl.Operator, generator: torch.Generator, max_iter: int = 300) -> float:
-    """Return the largest singular value of the matrix of samples."""
-    forward, backward = to_torch(A), to_torch(A.adjoint)
-    outer, inner = weight(A.range), weight(A.domain)
-    start = _random(A.domain, generator)
-
-    def gram(v: Tensor) -> Tensor:
-        data = _weigh(torch.div, forward(_unpack(v, start)), outer)
-        return _pack(_weigh(torch.mul, backward(data), inner))
-
-    with torch.no_grad():
-        v = _pack(start)
-        rtol = 1e-5 if v.dtype in (torch.float32, torch.complex64) else 1e-8
-        value, error = _lanczos(gram, v / v.norm(), rtol, max_iter)
-    if error > rtol * value:
-        warnings.warn(
-            f"the norm of the operator is known to a relative error of {0.5 * error / value:.1e} only",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    return math.sqrt(max(value, 0.0))
-
-
-def _lanczos(
-    matrix: Callable[[Tensor], Tensor], v: Tensor, rtol: float, max_iter: int
-) -> tuple[float, float]:
-    """Return the largest eigenvalue of a positive semidefinite map and a bound of its error."""
-    size = v.numel()
-    basis = v.new_empty(min(16, size), size)
-    basis[0] = v
-    diagonal: list[float] = []
-    off: list[float] = []
-    value, error = 0.0, math.inf
-    for k in range(min(max_iter, size)):
-        w = matrix(basis[k])
-        diagonal.append(float(torch.vdot(basis[k], w).real))
-        if not math.isfinite(diagonal[-1]):
-            return math.nan, 0.0
-        known = basis[: k + 1]
-        for _ in range(2):  # once more, since rounding spoils the first
-            w = w - (known.conj() @ w) @ known
-        norm = float(w.norm())
-        values, vectors = eigh_tridiagonal(diagonal, off, select="i", select_range=(k, k))
-        value, error = float(values[-1]), norm * abs(float(vectors[-1, -1]))
-        if error <= rtol * value or k + 1 == size:
-            return value, min(error, rtol * value)
-        if k + 1 == len(basis):
-            basis = torch.cat([basis, torch.empty_like(basis)])
-        basis[k + 1] = w / norm
-        off.append(norm)
-    return value, error
-
-
-def _random(space: Any, generator: torch.Generator) -> Tensors:
-    if not is_stacked(space):
-        return tuple(_random(part, generator) for part in space.spaces)
-    dtype = torch_dtype(space)
-    draw = torch.float64 if dtype.is_floating_point else torch.complex128
-    return torch.randn(space_shape(space), generator=generator, dtype=draw).to(torch_device(space), dtype)
-
-
-def _weigh(function: Callable[[Tensor, Any], Tensor], t: Tensors, w: float | Tensor | tuple) -> Tensors:
-    return tree_map(function, t, w) if isinstance(w, tuple) else function(t, w)
-
-
-def _pack(t: Tensors) -> Tensor:
-    """All entries in one vector."""
-    return torch.cat([_pack(part) for part in t]) if isinstance(t, tuple) else t.flatten()
-
-
-def _unpack(v: Tensor, like: Tensors) -> Tensors:
-    """Inverse of `_pack`."""
-    if isinstance(like, Tensor):
-        return v.reshape(like.shape)
-    sizes = [_pack(part).numel() for part in like]
-    return tuple(_unpack(part, item) for part, item in zip(v.split(sizes), like, strict=True))
-
-
 def _vectors(space: TensorSpace, size: int) -> TensorSpace:
     """Return the unweighted space of vectors that goes with `space`."""
     return odl.tensor_space(size, dtype=space.dtype_identifier, impl=space.impl, device=space.device)
-
-
-def _generator(seed: Any) -> torch.Generator:
-    if isinstance(seed, torch.Generator):
-        return seed
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise TypeError(f"`seed` must be an integer or a torch.Generator, got {seed!r}")
-    if seed < 0:
-        raise ValueError(f"`seed` must be non-negative, got {seed}")
-    return torch.Generator().manual_seed(int(seed))

@@ -189,7 +189,7 @@ class _Steps:
             self.tau, self.sigma = float(tau), [float(s) for s in sigmas]
             self.norms = [(self.tau * s * count) ** -0.5 for s in self.sigma]  # what such steps are meant for
             return
-        self.norms = [operator_norm(K) for K in saddle.operators]
+        self.norms = [operator_norm(K, rtol=1e-3) for K in saddle.operators]
         self.strength = [torch.full_like(x.flatten(1)[:, 0].abs(), 1.0) for _ in range(count)]
         self.speed = 1.0
         self._set()

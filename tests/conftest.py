@@ -21,6 +21,7 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # the arrays are tiny; more threads only wait for each other
 
 
 @pytest.fixture

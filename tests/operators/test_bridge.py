@@ -23,7 +23,6 @@ from genreg.operators import (
 )
 from genreg.operators.spaces import is_stacked, join, space_shape, split
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 X = odl.uniform_discr([0, 0], [20, 30], (2, 3), dtype="float32")  # cell volume 100
 XT = odl.uniform_discr([0, 0], [20, 30], (2, 3), dtype="float32", impl="pytorch")

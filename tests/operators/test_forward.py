@@ -8,10 +8,8 @@ import scipy.ndimage
 import torch
 
 import genreg.operators
-from genreg.operators import blur, gaussian_measurements, mask, normalised, to_torch
+from genreg.operators import blur, gaussian_measurements, mask, normalised, operator_norm, to_torch
 
-# PyTorch's forward-mode rules are compiled with torch.jit.script, which warns when they are first imported.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 SPACES = {
     "rn": lambda **options: odl.rn((6, 5), **options),
@@ -286,10 +284,19 @@ def test_normalised_arguments():
         normalised(A, seed="x")
 
 
-def test_unfinished_iteration_warns(monkeypatch):
+def test_unfinished_iteration_warns():
     A = genreg.operators.gaussian_measurements(odl.rn(200), 150, seed=0)
-    from genreg.operators import forward
-
-    monkeypatch.setattr(forward._euclidean_norm, "__defaults__", (3,))
     with pytest.warns(RuntimeWarning, match="known to a relative error of"):
-        normalised(A)
+        operator_norm(A, max_iter=3)
+
+
+def test_norm_between_weighted_spaces():
+    X, Y = odl.uniform_discr(0, 6, 12), odl.uniform_discr(0, 2, 12)  # weights 1/2 and 1/6
+    D = odl.Gradient(odl.uniform_discr([0, 0], [1, 2], (7, 5)), pad_mode="symmetric")
+    matrix = odl.matrix_representation(D).reshape(2 * 35, 35)
+    assert operator_norm(D) == pytest.approx(
+        np.linalg.norm(matrix, 2), rel=1e-7
+    )  # both weights are the cell volume
+    scale = odl.MultiplyOperator(Y.element(np.linspace(1, 3, 12)), domain=X, range=Y)
+    assert operator_norm(scale) == pytest.approx(3 * np.sqrt(1 / 3), rel=1e-7)
+    assert operator_norm(scale, weighted=False) == pytest.approx(3, rel=1e-7)

@@ -10,7 +10,6 @@ from odl import functionals as F
 from genreg.operators import TorchFunctional, lower, to_element, to_tensor, to_torch
 from genreg.operators.spaces import is_stacked, riesz, space_shape, torch_dtype, tree_map
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 X = odl.uniform_discr([0, 0], [0.2, 0.3], (4, 5))  # cell volume 0.003
 CX = odl.uniform_discr([0, 0], [20, 30], (4, 5), dtype="complex128")  # cell volume 30

@@ -21,11 +21,9 @@ P = odl.ProductSpace(X, R3)
 MATRIX = np.random.default_rng(0).standard_normal((3, 6))
 CMATRIX = MATRIX + 1j * MATRIX[::-1]
 
-# torch.func.jvp compiles a few formulas with torch.jit.script when it is first used
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`torch.jit.script` is deprecated:DeprecationWarning",
-    "ignore:Very short array:UserWarning",
-)
+# ODL warns about arrays of two or three entries, which are tested on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:Very short array:UserWarning")
+
 
 BATCHES = [(), (1,), (7,)]
 ROUNDING = {"rtol": 1e-10, "atol": 1e-10}

@@ -20,7 +20,6 @@ from genreg.operators import (
     to_torch,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 Z = odl.rn(3, weighting=0.3)
 X = odl.uniform_discr([0, 0], [20, 30], (2, 3))  # cell volume 100

@@ -13,9 +13,6 @@ from genreg.operators import ray, ray_direct, ray_matrix, to_torch
 
 astra = pytest.importorskip("astra")
 
-# PyTorch's forward-mode rules are compiled with torch.jit.script, which warns when they are first imported.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):

@@ -9,9 +9,6 @@ from torch.autograd import forward_ad
 
 from genreg.operators.sparse import SparsePair
 
-# PyTorch's forward-mode rules are compiled with torch.jit.script, which warns when they are first imported.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-
 
 @pytest.fixture
 def matrix():
