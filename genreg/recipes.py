@@ -92,7 +92,7 @@ RECIPES: dict[str, Recipe] = {
         data=_SHAPES,
     ),
     "shapes-ae": Recipe(
-        architecture=replace(_REGIONS, variational=False),
+        architecture=replace(_REGIONS, variational=False, encoder=(64, 256)),
         settings={"steps": 10_000, "batch_size": 128, "lr": 1e-3, "warmup": 200},
         whitened=True,
         data=_SHAPES,
@@ -171,15 +171,16 @@ def train(
     )
     if recipe.whitened:
         whiten(model, (images if isinstance(images, Tensor) else images(10_000, seed=2**40 + 2)).to(device))
-    score = evaluate(model, test) | range_error(model, test[:100], steps=20 if quick else 1000)
-    card = {
-        "name": name,
-        "data": recipe.data.description,
-        "quick": quick,
-        **card,
-        "latent": latent_statistics(model, test),
-    }
-    card["score"] = {**score, "images": len(test), "range_images": min(100, len(test))}
+    card = {"name": name, "data": recipe.data.description, "quick": quick, **card}
     file, _ = weights.save(Path(out) / name, model, card, half=recipe.half)
+    model, _ = weights.load(file, device=device)  # the scores are those of the weights as stored
+    card["score"] = {
+        **evaluate(model, test),
+        **range_error(model, test[:100], steps=20 if quick else 1000),
+        "images": len(test),
+        "range_images": min(100, len(test)),
+    }
+    card["latent"] = latent_statistics(model, test)
+    weights.save(file, model, card, half=recipe.half)
     checkpoint.unlink()
     return file
