@@ -85,7 +85,7 @@ def _multiply(op: Any) -> TorchOperator:
             domain,
             range_,
         )
-    return TorchOperator.pair(
+    return weighted_pair(
         elementwise(domain, lambda t: t * value(t)),
         elementwise(range_, lambda t: t * value(t).conj()),
         domain,

@@ -66,7 +66,8 @@ def operator_norm(
         raise TypeError(f"`A` must be an ODL operator, got {type(A).__name__}")
     if not A.is_linear:
         raise ValueError(f"`A` must be linear, got {A!r}")
-    forward, backward = to_torch(A), to_torch(A.adjoint)
+    forward = to_torch(A)
+    backward = forward.adjoint
     outer, inner = weight(A.range), weight(A.domain)
     start = _random(A.domain, seeded_generator(seed))
     root = 1.0 if not weighted else _map(lambda w: w**0.5, inner)

@@ -171,7 +171,8 @@ def rough_reconstruction(A: odl.Operator, y: Tensor, *, iterations: int = 10) ->
     if not A.is_linear:
         zero = A.domain.zero()
         y, A = y - to_torch(A)(to_tensor(zero)[None]), A.derivative(zero)
-    forward, adjoint = to_torch(A), to_torch(A.adjoint)
+    forward = to_torch(A)
+    adjoint = forward.adjoint
     with torch.no_grad():
         b = adjoint(y)
         x = torch.zeros_like(b)

@@ -55,7 +55,7 @@ class _Problem:
     def __init__(self, saddle: SaddlePoint) -> None:
         self.f, self.g = saddle.f, saddle.g
         self.forward = [to_torch(K) for K in saddle.operators]
-        self.backward = [to_torch(K.adjoint) for K in saddle.operators]
+        self.backward = [K.adjoint for K in self.forward]
         self.primal_weight = float(weight(saddle.domain))
         self.dual_weights = [_constant_weight(K.range) for K in saddle.operators]
 

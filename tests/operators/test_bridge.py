@@ -23,7 +23,6 @@ from genreg.operators import (
 )
 from genreg.operators.spaces import is_stacked, join, space_shape, split
 
-
 X = odl.uniform_discr([0, 0], [20, 30], (2, 3), dtype="float32")  # cell volume 100
 XT = odl.uniform_discr([0, 0], [20, 30], (2, 3), dtype="float32", impl="pytorch")
 CX = odl.uniform_discr([0, 0], [20, 30], (2, 3), dtype="complex128")

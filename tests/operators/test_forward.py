@@ -10,7 +10,6 @@ import torch
 import genreg.operators
 from genreg.operators import blur, gaussian_measurements, mask, normalised, operator_norm, to_torch
 
-
 SPACES = {
     "rn": lambda **options: odl.rn((6, 5), **options),
     "weighted": lambda **options: odl.uniform_discr([0, 0], [0.03, 0.05], (6, 5), **options),

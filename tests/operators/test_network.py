@@ -20,7 +20,6 @@ from genreg.operators import (
     to_torch,
 )
 
-
 Z = odl.rn(3, weighting=0.3)
 X = odl.uniform_discr([0, 0], [20, 30], (2, 3))  # cell volume 100
 Z32, X32 = odl.rn(3, dtype="float32"), odl.uniform_discr([0, 0], [20, 30], (2, 3), dtype="float32")
