@@ -1,13 +1,17 @@
-"""A linear generator and operator, for which everything has a closed form."""
+"""A linear generator and operator, for which everything has a closed form; a small problem in files."""
+
+import json
 
 import numpy as np
 import odl
 import pytest
 import torch
+from odl.applications import tomo
 from torch import nn
 
 from genreg import Generator, to_torch
-from genreg.operators import gaussian_measurements
+from genreg.configuration import reconstruct_file
+from genreg.operators import gaussian_measurements, ray_transform
 
 
 class LinearModel(nn.Module):
@@ -61,3 +65,88 @@ def closed_form(A, G):
         return torch.linalg.solve(normal, AW.T @ (y - offset).T / sigma**2).T
 
     return solve
+
+
+def toml(value):
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value)
+
+
+def text(settings):
+    return "".join(
+        f"[{table}]\n" + "".join(f"{k} = {toml(v)}\n" for k, v in entries.items())
+        for table, entries in settings.items()
+    )
+
+
+class Case:
+    """A small problem of known truth, its data and its configuration in a folder."""
+
+    sigma = 0.01
+
+    def __init__(self, folder, kind):
+        self.folder = folder
+        self.X = odl.uniform_discr([-1, -1], [1, 1], (16, 16), dtype="float32")
+        angles = odl.uniform_partition(0, 2 * np.pi if kind == "fan" else np.pi, 20)
+        detector = odl.uniform_partition(-2, 2, 32)
+        radii = {"src_radius": 5.0, "det_radius": 3.0}
+        shape = (
+            tomo.FanBeamGeometry(angles, detector, **radii)
+            if kind == "fan"
+            else tomo.Parallel2dGeometry(angles, detector)
+        )
+        self.A = ray_transform(self.X, shape, cache=False)
+        truth = torch.zeros(16, 16)
+        truth[4:9, 3:12], truth[11:13, 6:8] = 1.0, 0.5
+        self.truth = truth.numpy()
+        noise = self.sigma * torch.randn(self.A.range.shape)
+        self.y = (to_torch(self.A)(truth) + noise).numpy()
+        step = 360 / 20 if kind == "fan" else 180 / 20
+        self.degrees = step * (np.arange(20) + 0.5)
+        self.settings = {
+            "data": {"file": "data.npy", "noise_std": self.sigma},
+            "image": {"shape": [16, 16], "min": [-1.0, -1.0], "max": [1.0, 1.0]},
+            "geometry": {
+                "kind": kind,
+                "angles": {"start": step / 2, "stop": 20.5 * step, "count": 20},
+                "detector": {"pixels": 32, "size": 4.0},
+                **({"source_distance": 5.0, "detector_distance": 3.0} if kind == "fan" else {}),
+            },
+            "prior": {"kind": "tikhonov"},
+            "solve": {"lam": 1.0},
+        }
+        np.save(folder / "data.npy", self.y)
+
+    def write(self, **changes):
+        for name, value in changes.items():
+            table, entry = name.split("__")
+            self.settings.setdefault(table, {})[entry] = value
+        (self.folder / "config.toml").write_text(text(self.settings))
+        return self.folder / "config.toml"
+
+    def run(self, **changes):
+        rec, output = reconstruct_file(self.write(**changes), progress=False)
+        return rec, np.load(output)
+
+    def error(self, image):
+        return np.linalg.norm(image - self.truth) / np.linalg.norm(self.truth)
+
+
+@pytest.fixture
+def make_case(tmp_path, monkeypatch):
+    """Problems with parallel or fan beam, with their files in `tmp_path`."""
+    monkeypatch.setenv("GENREG_CACHE", str(tmp_path / "cache"))
+    return lambda kind="parallel": Case(tmp_path, kind)
+
+
+@pytest.fixture(name="case")
+def parallel_case(make_case):
+    return make_case()
+
+
+@pytest.fixture
+def configuration_text():
+    return text
