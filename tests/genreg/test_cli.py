@@ -1,0 +1,133 @@
+"""The command line: every command at its quick size, and errors in one line."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import genreg
+from genreg import weights
+from genreg.cli import main
+
+
+def fails(capsys, *arguments):
+    """The single line of an error of the user."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.endswith("\n") and captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_help_and_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert all(command in out for command in ("demo", "train", "reconstruct", "benchmark"))
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out == f"genreg {genreg.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["nothing"], ["demo", "--angles", "many"], ["reconstruct"]])
+def test_usage_errors(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2 and "usage: genreg" in capsys.readouterr().err
+
+
+def test_module_runs_as_a_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "genreg.cli", "train", "no-such-model"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("genreg train: name must be one of [") and done.stderr.count("\n") == 1
+
+
+# reconstruct
+
+
+def test_reconstruct(case, capsys, tmp_path):
+    config = str(case.write())
+    assert main(["reconstruct", config, "--silent"]) == 0
+    captured = capsys.readouterr()
+    assert "λ = 1, residual / noise level = " in captured.out and "image.npy (and image.png)" in captured.out
+    assert captured.err == ""
+    first = np.load(tmp_path / "image.npy")
+
+    np.save(tmp_path / "zero.npy", np.zeros((20, 32)))
+    out = tmp_path / "other.npy"
+    assert main(["reconstruct", config, "--data", str(tmp_path / "zero.npy"), "--output", str(out)]) == 0
+    assert np.abs(np.load(out)).max() < 1e-6 < np.abs(first).max()
+
+
+def test_reconstruct_errors(case, capsys, tmp_path):
+    message = fails(capsys, "reconstruct", str(case.write(data__noise_std="small")))
+    assert message == "genreg reconstruct: data.noise_std must be a positive number, got 'small'\n"
+    assert "configuration must exist" in fails(capsys, "reconstruct", str(tmp_path / "none.toml"))
+    message = fails(
+        capsys, "reconstruct", str(case.write(data__noise_std=1.0)), "--data", str(tmp_path / "none.npy")
+    )
+    assert "data.file must exist" in message
+
+
+# train
+
+
+def test_train_quickly(tmp_path, capsys):
+    assert main(["train", "shapes-ae", "--quick", "--out", str(tmp_path / "runs")]) == 0
+    assert str(tmp_path / "runs" / "shapes-ae.safetensors") in capsys.readouterr().out
+    model, card = weights.load(tmp_path / "runs" / "shapes-ae.safetensors")
+    assert card["quick"] is True and model.image_shape == (56, 56)
+
+
+def test_train_errors(tmp_path, capsys):
+    assert "got 'shapes'" in fails(capsys, "train", "shapes", "--out", str(tmp_path))
+    for device in ("nonsense", "meta"):
+        message = fails(capsys, "train", "shapes-ae", "--device", device, "--out", str(tmp_path))
+        assert f"--device must be a device that torch can use, got {device!r}" in message
+    (tmp_path / "file").write_text("")
+    assert "file" in fails(capsys, "train", "shapes-ae", "--quick", "--out", str(tmp_path / "file"))
+
+
+# demo and benchmark
+
+
+def test_demo_errors(tmp_path, capsys):
+    assert "images must be a positive integer, got 0" in fails(capsys, "demo", "--images", "0")
+    assert "noise must be positive and finite, got -1.0" in fails(capsys, "demo", "--noise", "-1")
+    message = fails(capsys, "demo", "--output", str(tmp_path / "x.bmp"))
+    assert "output must end in .png or .pdf, got 'x.bmp'" in message
+
+
+def test_benchmarks_are_listed(capsys):
+    assert main(["benchmark"]) == 0
+    names = capsys.readouterr().out.split()
+    assert "ray_transform" in names and not any(name.startswith("_") for name in names)
+    assert f"name must be one of {names}, got 'nothing'" in fails(capsys, "benchmark", "nothing")
+
+
+def test_benchmark_runs_as_a_process(tmp_path, monkeypatch, capfd):
+    """With its own arguments, and its exit status is passed on."""
+    (tmp_path / "benchmarks").mkdir()
+    script = "import sys, _helper; print(_helper.NAME, sys.argv[1:]); raise SystemExit(3)"
+    (tmp_path / "benchmarks" / "tiny.py").write_text(script)
+    (tmp_path / "benchmarks" / "_helper.py").write_text("NAME = 'helped'")
+    monkeypatch.setattr("genreg.cli.__file__", str(tmp_path / "genreg" / "cli.py"))
+    assert main(["benchmark", "tiny", "--quick"]) == 3
+    assert capfd.readouterr().out == "helped ['--quick']\n"
+
+
+def test_benchmarks_are_missing_in_an_installed_package(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("genreg.cli.__file__", str(tmp_path / "genreg" / "cli.py"))
+    assert "benchmarks come with the source" in fails(capsys, "benchmark")
+
+
+def test_interrupt(monkeypatch, capsys):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(main.__globals__["_COMMANDS"], "demo", interrupted)
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err == "genreg demo: interrupted\n"
