@@ -191,10 +191,10 @@ def _sum_of_norms(
 
 
 def _inverse(squared: Tensor, floor: Step) -> Tensor:
-    """1 / max(norm, floor) for squared norms; smooth at 0 because the floor is positive."""
+    """1 / max(norm, floor) for squared norms, which may be overwritten; smooth at 0: the floor is positive."""
     if isinstance(floor, Tensor):
         return torch.maximum(squared, floor.clamp_min(_SMALL).square()).rsqrt()
-    return squared.clamp_min(max(floor, _SMALL) ** 2).rsqrt()
+    return squared.clamp_(min=max(floor, _SMALL) ** 2).rsqrt_()
 
 
 def _outer_weight(space: Any) -> float | None:

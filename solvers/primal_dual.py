@@ -139,9 +139,10 @@ def pdhg(
     steps = _Steps(saddle, problem, tau, sigma, door.blocks[name])
 
     began = time.perf_counter()
-    x, status, iterations, residuals = _iterate(
-        problem, steps, door.blocks[name], name, max_iter, tol, callback, progress
-    )
+    with torch.no_grad():
+        x, status, iterations, residuals = _iterate(
+            problem, steps, door.blocks[name], name, max_iter, tol, callback, progress
+        )
     value = problem.f(x)
     for gj, K in zip(problem.g, problem.forward, strict=True):
         value = value + gj(K(x))
@@ -238,7 +239,7 @@ def _iterate(
         for k in range(1, max_iter + 1):
             x_old, p_old, Kp_old = x, p, Kp
             x = problem.f.prox(_minus(x_old, steps.tau, Kp_old), steps.tau)
-            ahead = torch.sub(2 * x, x_old)
+            ahead = torch.lerp(x_old, x, 2.0)  # 2 x - x_old in one pass
             p = [
                 g.conj_prox(_plus(part, s, K(ahead)), s)
                 for g, part, s, K in zip(problem.g, p_old, steps.sigma, problem.forward, strict=True)
