@@ -44,7 +44,22 @@ def psnr(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
 def ssim(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
     """Structural similarity index of every image, with the Gaussian window of the original paper (σ = 1.5).
 
-    Parameters, result and errors are those of `psnr`.
+    Parameters
+    ----------
+    images, reference : ODL element, Tensor or array
+        ``(n, m)`` or ``(B, n, m)``, at least 11 pixels a side.
+    data_range : float
+        Range of grey values, for example 1 for images in [0, 1].
+
+    Returns
+    -------
+    Tensor
+        ``(B,)``, float64, at most 1.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or are too small, or `data_range` is not positive.
 
     References
     ----------

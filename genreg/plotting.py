@@ -15,7 +15,22 @@ __all__ = ["as_images", "draw_images", "image_grid"]
 
 
 def as_images(images: Any) -> np.ndarray:
-    """Images as an array ``(B, n, m)``."""
+    """Images as an array ``(B, n, m)``; of complex ones the magnitude.
+
+    Parameters
+    ----------
+    images : ODL element, Tensor or array
+        ``(n, m)`` or ``(B, n, m)``.
+
+    Returns
+    -------
+    numpy.ndarray
+
+    Raises
+    ------
+    ValueError
+        If the shape is another one.
+    """
     if is_element(images):
         images = to_tensor(images)
     array = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
@@ -26,7 +41,14 @@ def as_images(images: Any) -> np.ndarray:
 
 
 def image_grid(rows: Mapping[str, Any], **options: Any) -> Any:
-    """Draw rows of images in a figure of their own; see `draw_images` for the arguments.
+    """Draw rows of images in a figure of their own.
+
+    Parameters
+    ----------
+    rows : dict of str to ODL element, Tensor or array
+        Label and images, ``(n, m)`` or ``(B, n, m)``, of every row.
+    **options
+        Those of `draw_images`.
 
     Returns
     -------

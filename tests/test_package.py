@@ -1,0 +1,121 @@
+"""The package as a whole: import, version, layering, wheel."""
+
+import ast
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import genreg
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {
+    "genreg": ROOT / "genreg",
+    "genreg.operators": ROOT / "operators",
+    "genreg.solvers": ROOT / "solvers",
+}
+
+
+def fresh(code, **options):
+    """What a program of its own prints, as JSON."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+IMPORT = """
+import json, sys, time
+import numpy as np
+before = np.get_printoptions()
+import odl, torch
+loaded = set(sys.modules)
+began = time.process_time()
+import genreg
+seconds = time.process_time() - began
+after = np.get_printoptions()
+added = sorted({name.split(".")[0] for name in set(sys.modules) - loaded})
+print(json.dumps([seconds, added, {k: [repr(before[k]), repr(after[k])] for k in before}]))
+"""
+
+
+def test_import_is_cheap():
+    """At most 0.3 s over odl and torch, in time of the processor, which other load on the machine spares."""
+    for attempt in range(3):
+        seconds, added, options = fresh(IMPORT)
+        if seconds < 0.3:
+            break
+    assert seconds < 0.3, f"{seconds} s in the best of {attempt + 1} runs"
+    assert not {"matplotlib", "astra", "h5py", "pooch", "skimage"} & set(added), added
+    changed = {name: pair for name, pair in options.items() if pair[0] != pair[1]}
+    assert not changed, f"numpy's print options: {changed}"
+
+
+def test_version():
+    assert genreg.__version__ == importlib.metadata.version("genreg")
+    assert (
+        f"## [{genreg.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+        or "Unreleased" in (ROOT / "CHANGELOG.md").read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [("genreg.operators", ("genreg.operators",)), ("genreg.solvers", ("genreg.operators", "genreg.solvers"))],
+)
+def test_imports_run_one_way(package, allowed):
+    """operators <- solvers <- genreg."""
+    for path in FOLDERS[package].rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"relative import in {path.name}, line {node.lineno}"
+                names = [node.module]
+                if node.module == "genreg":
+                    names = [f"genreg.{alias.name}" for alias in node.names]
+            wrong = [n for n in names if n.split(".")[0] == "genreg" and not n.startswith(allowed)]
+            assert not wrong, f"{path.name}, line {node.lineno} imports {wrong}"
+
+
+def test_wheel(tmp_path):
+    """A wheel built from the sources holds every module and all weights, and works on its own."""
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns("__pycache__", "*.checkpoint")
+    for name in ("genreg", "operators", "solvers"):
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index", "-q"]
+    done = subprocess.run([*command, "-w", str(tmp_path), str(source)], capture_output=True, text=True)
+    if "setuptools" in done.stderr and "BackendUnavailable" in done.stderr:
+        pytest.skip("setuptools is not installed")
+    assert done.returncode == 0, done.stderr
+
+    (wheel,) = tmp_path.glob("genreg-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "installed")
+    for package, folder in FOLDERS.items():
+        expected = {
+            f"{package.replace('.', '/')}/{path.relative_to(folder).as_posix()}"
+            for pattern in ("*.py", "*.safetensors", "*.json", "py.typed")
+            for path in folder.rglob(pattern)
+        }
+        assert expected <= names, expected - names
+    assert not [name for name in names if name.startswith(("operators/", "solvers/", "tests/"))]
+
+    code = """if True:
+        import json, genreg
+        model, card = genreg.weights.load("shapes-vae")
+        print(json.dumps([genreg.__file__, genreg.operators.__file__, genreg.solvers.__file__, card["name"]]))
+    """
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    *files, name = fresh(code, env=env, cwd=tmp_path)
+    assert all(Path(file).is_relative_to(tmp_path / "installed") for file in files) and name == "shapes-vae"
