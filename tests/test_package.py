@@ -46,11 +46,11 @@ print(json.dumps([seconds, added, {k: [repr(before[k]), repr(after[k])] for k in
 
 def test_import_is_cheap():
     """At most 0.3 s over odl and torch, in time of the processor, which other load on the machine spares."""
-    for attempt in range(3):
-        seconds, added, options = fresh(IMPORT)
-        if seconds < 0.3:
-            break
-    assert seconds < 0.3, f"{seconds} s in the best of {attempt + 1} runs"
+    seconds, added, options = fresh(IMPORT)
+    for _ in range(2):  # the first run may have compiled the modules
+        if seconds >= 0.3:
+            seconds, added, options = fresh(IMPORT)
+    assert seconds < 0.3
     assert not {"matplotlib", "astra", "h5py", "pooch", "skimage"} & set(added), added
     changed = {name: pair for name, pair in options.items() if pair[0] != pair[1]}
     assert not changed, f"numpy's print options: {changed}"
@@ -58,10 +58,7 @@ def test_import_is_cheap():
 
 def test_version():
     assert genreg.__version__ == importlib.metadata.version("genreg")
-    assert (
-        f"## [{genreg.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
-        or "Unreleased" in (ROOT / "CHANGELOG.md").read_text()
-    )
+    assert f"[{genreg.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
 @pytest.mark.parametrize(
