@@ -8,13 +8,12 @@ milliseconds and ratios of medians. deepinv is skipped where it is not installed
 """
 
 import argparse
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 
 import odl
 import torch
+from _timing import interleaved
 from odl.applications import tomo
 
 import genreg.operators
@@ -61,19 +60,6 @@ def contenders(size: int, angles: int, batch: int) -> tuple[dict[str, tuple[Call
     return result, remarks
 
 
-def measure(functions: dict[str, Callable], repeats: int) -> dict[str, float]:
-    """Return medians in milliseconds over interleaved repeats."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
-        function()
-    for _ in range(repeats):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -92,9 +78,11 @@ def main() -> None:
             f"{size} x {size}, {angles} angles, batch {batch}, {arguments.threads} threads, {repeats} repeats"
         )
         print(f"{'':12} {'forward':>12} {'ratio':>7} {'adjoint':>12} {'ratio':>7}")
-        columns = [measure({name: pair[k] for name, pair in pairs.items()}, repeats) for k in (0, 1)]
+        columns = [interleaved({name: pair[k] for name, pair in pairs.items()}, repeats) for k in (0, 1)]
     for name in pairs:
-        cells = " ".join(f"{times[name]:>9.2f} ms {times[name] / times['genreg']:>7.1f}" for times in columns)
+        cells = " ".join(
+            f"{1e3 * times[name]:>9.2f} ms {times[name] / times['genreg']:>7.1f}" for times in columns
+        )
         print(f"{name:12} {cells}")
     for remark in remarks:
         print(remark)
