@@ -179,7 +179,7 @@ def run(
                 running, _judge(state, iterations, max_iter=max_iter, tol=tol, limit=limit), status
             )
 
-            bar.update(int(iterations.max()) - bar.n)
+            bar.update(max(int(iterations.max()) - bar.n, 0))
             if callback and callback(Iterate(trips, state.blocks, state.value, state.residual, index)):
                 status = torch.where(status == Status.RUNNING, Status.STOPPED, status)
 

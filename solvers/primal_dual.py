@@ -59,6 +59,10 @@ class _Problem:
         self.primal_weight = float(weight(saddle.domain))
         self.dual_weights = [_constant_weight(K.range) for K in saddle.operators]
 
+    def value(self, x: Tensor) -> Tensor:
+        """Objective f(x) + Σ g_j(K_j x), ``(B,)``."""
+        return sum((g(K(x)) for g, K in zip(self.g, self.forward, strict=True)), self.f(x))
+
     def adjoint(self, p: Sequence[Tensor]) -> Tensor:
         total = self.backward[0](p[0])
         for K, part in zip(self.backward[1:], p[1:], strict=True):
@@ -143,9 +147,7 @@ def pdhg(
         x, status, iterations, residuals = _iterate(
             problem, steps, door.blocks[name], name, max_iter, tol, callback, progress
         )
-    value = problem.f(x)
-    for gj, K in zip(problem.g, problem.forward, strict=True):
-        value = value + gj(K(x))
+        value = problem.value(x)
     return Solution(
         blocks=door.leave({name: x}),
         value=door.per_sample(value),
@@ -255,7 +257,7 @@ def _iterate(
             status = torch.where(running & ~torch.isfinite(residual), Status.NON_FINITE, status)
             if k == max_iter:
                 status = torch.where(status == Status.RUNNING, Status.MAX_ITER, status)
-            if callback and callback(Iterate(k, {name: x}, problem.f(x), residual, samples)):
+            if callback and callback(Iterate(k, {name: x}, problem.value(x), residual, samples)):
                 status = torch.where(status == Status.RUNNING, Status.STOPPED, status)
             iterations = torch.where(running, k, iterations)
             final = torch.where(_shaped(running, x), x, final)
