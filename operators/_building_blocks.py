@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge import TorchOperator, to_torch
-from genreg.operators.spaces import Tensors, is_stacked, space_shape, to_tensor, tree_map, weight
+from genreg.operators.spaces import Tensors, is_stacked, space_shape, to_tensor, tree_map
+from genreg.operators.weights import weight
 
 __all__: list[str] = []
 

@@ -32,15 +32,14 @@ from genreg.operators.spaces import (
     Tensors,
     _element,
     is_stacked,
-    riesz,
     space_shape,
     to_tensor,
     torch_dtype,
     tree_leaves,
     tree_map,
-    weight,
 )
 from genreg.operators.testing import gaussian, inner
+from genreg.operators.weights import riesz, weight
 
 __all__: list[str] = []
 

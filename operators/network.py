@@ -18,20 +18,26 @@ import odl
 import torch
 from torch import Tensor, nn
 
+from genreg.operators._evaluation import (
+    Evaluation,
+    apply,
+    as_prior,
+    device_of,
+    evaluated,
+    tree_map_spaces,
+    trial,
+)
 from genreg.operators.bridge import TorchFunctional, TorchOperator, lower
 from genreg.operators.spaces import (
     Tensors,
-    is_stacked,
-    riesz,
     space_shape,
     to_element,
     to_tensor,
-    torch_device,
     torch_dtype,
     tree_leaves,
     tree_map,
-    weight,
 )
+from genreg.operators.weights import riesz, weight
 
 __all__ = ["NetworkFunctional", "NetworkOperator"]
 
@@ -65,9 +71,9 @@ class NetworkOperator(odl.Operator):
 
     def __init__(self, module: nn.Module, domain: Any, range: Any) -> None:
         super().__init__(domain, range, linear=False)
-        self.module = _prior(module, domain)
-        self._last: _Evaluation | None = None
-        outputs = _trial(module, domain, self._device)
+        self.module = as_prior(module, domain)
+        self._last: Evaluation | None = None
+        outputs = trial(module, domain, self._device)
         expected = tree_map_spaces(range, lambda s: ((2, *space_shape(s)), torch_dtype(s)))
         received = tree_map(lambda t: (tuple(t.shape), t.dtype), outputs)
         if received != expected:
@@ -78,10 +84,10 @@ class NetworkOperator(odl.Operator):
 
     @property
     def _device(self) -> torch.device:
-        return _device(self.module, self.domain)
+        return device_of(self.module, self.domain)
 
-    def _evaluation(self, x: Any) -> _Evaluation:
-        self._last = _evaluated(self.module, to_tensor(x), self._device, self._last)
+    def _evaluation(self, x: Any) -> Evaluation:
+        self._last = evaluated(self.module, to_tensor(x), self._device, self._last)
         return self._last
 
     def _call(self, x: Any) -> Any:
@@ -104,7 +110,7 @@ class NetworkOperator(odl.Operator):
 class NetworkDerivative(odl.Operator):
     """Derivative of a `NetworkOperator` at a point, by forward differentiation; made by its `derivative`."""
 
-    def __init__(self, operator: NetworkOperator, evaluation: _Evaluation) -> None:
+    def __init__(self, operator: NetworkOperator, evaluation: Evaluation) -> None:
         super().__init__(operator.domain, operator.range, linear=True)
         self.operator = operator
         self._evaluation = evaluation
@@ -159,9 +165,9 @@ class NetworkFunctional(odl.functionals.Functional):
 
     def __init__(self, module: nn.Module, domain: Any) -> None:
         super().__init__(domain, linear=False)
-        self.module = _prior(module, domain)
-        self._last: _Evaluation | None = None
-        output = _trial(module, domain, self._device)
+        self.module = as_prior(module, domain)
+        self._last: Evaluation | None = None
+        output = trial(module, domain, self._device)
         if not isinstance(output, Tensor) or output.shape != (2,) or output.is_complex():
             received = tree_map(lambda t: (tuple(t.shape), t.dtype), output)
             raise ValueError(
@@ -170,10 +176,10 @@ class NetworkFunctional(odl.functionals.Functional):
 
     @property
     def _device(self) -> torch.device:
-        return _device(self.module, self.domain)
+        return device_of(self.module, self.domain)
 
-    def _evaluation(self, x: Any) -> _Evaluation:
-        self._last = _evaluated(self.module, to_tensor(x), self._device, self._last)
+    def _evaluation(self, x: Any) -> Evaluation:
+        self._last = evaluated(self.module, to_tensor(x), self._device, self._last)
         return self._last
 
     def _call(self, x: Any) -> float:
@@ -201,109 +207,6 @@ class NetworkGradient(odl.Operator):
         return to_element(self.range, riesz(self.range, g))
 
 
-class _Evaluation:
-    """A module at one point, with the graph of autograd; the graph is made again after unpickling."""
-
-    def __init__(self, module: nn.Module, point: Tensors) -> None:
-        self.module = module
-        self.point = point  # (1, *shape), our own copy
-        self._graph: tuple[Tensors, Tensors] | None = None
-
-    def _recorded(self) -> tuple[Tensors, Tensors]:
-        if self._graph is None:
-            with torch.enable_grad():
-                variable = tree_map(lambda t: t.detach().requires_grad_(), self.point)
-                self._graph = variable, _apply(self.module, variable)
-        return self._graph
-
-    @property
-    def value(self) -> Tensors:
-        """Output of the module, with a batch axis of length 1."""
-        return self._recorded()[1]
-
-    def pullback(self, c: Tensors) -> Tensors:
-        """J^H c, without batch axis, on the device of the module."""
-        variable, value = self._recorded()
-        cotangents = [a.to(v.device)[None] for a, v in zip(tree_leaves(c), tree_leaves(value), strict=True)]
-        leaves = torch.autograd.grad(
-            tree_leaves(value), tree_leaves(variable), cotangents, retain_graph=True, allow_unused=True
-        )
-        found = iter(leaves)
-
-        def sample(t: Tensor) -> Tensor:
-            g = next(found)
-            return torch.zeros_like(t[0]) if g is None else g[0]
-
-        return tree_map(sample, variable)
-
-    def pushforward(self, h: Tensors) -> Tensors:
-        """J h, without batch axis."""
-        tangent = tree_map(lambda a, p: a.to(p.device)[None], h, self.point)
-        _, pushed = torch.func.jvp(lambda t: _apply(self.module, t), (self.point,), (tangent,))
-        return tree_map(lambda t: t[0], pushed)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_graph": None}
-
-
-def _evaluated(module: nn.Module, t: Tensors, device: torch.device, last: _Evaluation | None) -> _Evaluation:
-    """Return the evaluation at `t`; `last` if it belongs to an equal point."""
-    t = tree_map(lambda a: a.to(device), t)
-    if last is not None:
-        pairs = zip(tree_leaves(last.point), tree_leaves(t), strict=True)
-        if all(torch.equal(p[0], a) for p, a in pairs):
-            return last
-    return _Evaluation(module, tree_map(lambda a: a[None].clone(), t))
-
-
-def _apply(module: nn.Module, t: Tensors) -> Tensors:
-    return module(t) if isinstance(t, Tensor) else module(*t)
-
-
-def _device(module: nn.Module, domain: Any) -> torch.device:
-    parameter = next(module.parameters(), None)
-    return torch_device(domain) if parameter is None else parameter.device
-
-
-def _prior(module: Any, domain: Any) -> nn.Module:
-    """Check the module and put it into service."""
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"`module` must be a torch.nn.Module, got {type(module).__name__}")
-    dtype = torch_dtype(domain).to_real()
-    for name, p in module.named_parameters():
-        if p.dtype.to_real() != dtype:
-            raise ValueError(
-                f"`module` must have parameters of the dtype of `domain`, {dtype}, got {p.dtype} for {name}"
-            )
-    return module.eval().requires_grad_(False)
-
-
-def _trial(module: nn.Module, domain: Any, device: torch.device) -> Tensors:
-    """Return the outputs for a batch of two samples, zeros and ones."""
-
-    def batch(space: Any) -> Tensor:
-        shape, dtype = space_shape(space), torch_dtype(space)
-        return torch.stack([torch.zeros(shape, dtype=dtype), torch.ones(shape, dtype=dtype)]).to(device)
-
-    inputs = tree_map_spaces(domain, batch)
-    try:
-        with torch.no_grad():
-            outputs = _apply(module, inputs)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        shapes = tree_map(lambda t: tuple(t.shape), inputs)
-        raise ValueError(
-            f"`module` must accept two samples of `domain`, {shapes}; it says: {error}"
-        ) from error
-    if not all(isinstance(leaf, Tensor) for leaf in tree_leaves(outputs)):
-        raise ValueError(f"`module` must return tensors, got {type(outputs).__name__}")
-    return outputs
-
-
-def tree_map_spaces(space: Any, fn: Any) -> Any:
-    """Apply `fn` to each space that one tensor stands for; nested tuples as in the tensors."""
-    return fn(space) if is_stacked(space) else tuple(tree_map_spaces(s, fn) for s in space.spaces)
-
-
 def _on_batches(module: nn.Module, domain: Any, range: Any) -> Any:
     """Return the module on any number of batch axes; `range` None for a functional."""
     ndim = tree_leaves(tree_map_spaces(domain, lambda s: len(space_shape(s))))[0]
@@ -311,11 +214,11 @@ def _on_batches(module: nn.Module, domain: Any, range: Any) -> Any:
     def fn(t: Tensors) -> Tensors:
         first = tree_leaves(t)[0]
         if first.ndim == ndim + 1:
-            return _apply(module, t)
+            return apply(module, t)
         batch = first.shape[: first.ndim - ndim]
         n = math.prod(batch)
         flat = tree_map(lambda a: a.reshape(n, *a.shape[len(batch) :]), t)
-        return tree_map(lambda a: a.reshape(batch + a.shape[1:]), _apply(module, flat))
+        return tree_map(lambda a: a.reshape(batch + a.shape[1:]), apply(module, flat))
 
     return fn
 

@@ -35,14 +35,12 @@ __all__ = [
     "check_tensor",
     "is_stacked",
     "join",
-    "riesz",
     "space_shape",
     "split",
     "to_element",
     "to_tensor",
     "torch_device",
     "torch_dtype",
-    "weight",
 ]
 
 Tensors = Tensor | tuple["Tensors", ...]  # one tensor, or a nested tuple for a product space
@@ -229,61 +227,6 @@ def check_tensor(t: Any, space: Space, name: str, *, any_device: bool = False) -
     return tuple(t.shape[: t.ndim - k])
 
 
-def weight(space: Space) -> float | Tensor | tuple:
-    r"""Return the weight :math:`w` of the inner product :math:`\langle x, y\rangle = \sum w\, x\, \bar y`.
-
-    Returns
-    -------
-    float, Tensor or tuple
-        A number where the weight is constant, else a tensor that broadcasts against the elements; a tuple of
-        these for a product space that is not a power space. Weights of the product space itself are
-        multiplied in.
-
-    Raises
-    ------
-    NotImplementedError
-        If the inner product has no such form: exponents other than 2, matrix weights, custom inner products.
-    """
-    if isinstance(space, Field):
-        return 1.0
-    w = space.weighting
-    if getattr(w, "exponent", 2.0) != 2.0 or not (hasattr(w, "const") or hasattr(w, "array")):
-        raise NotImplementedError(f"{space!r} has no inner product with a weight: {w!r}")
-    if isinstance(space, odl.ProductSpace):
-        return _product_weight(space)
-    constant = float(w.const) if hasattr(w, "const") else _weight_tensor(w.array, space)
-    if getattr(space, "is_uniformly_weighted", True) or not getattr(space, "is_uniform", False):
-        return constant
-    # Nodes on the boundary: the outermost cells count by the fraction that lies inside the domain.
-    for axis, (left, right) in enumerate(space.partition.boundary_cell_fractions):
-        line = torch.ones(space.shape[axis], dtype=torch_dtype(space).to_real(), device=torch_device(space))
-        line[0] *= left
-        line[-1] *= right
-        constant = constant * line.reshape([-1 if a == axis else 1 for a in range(space.ndim)])
-    return constant
-
-
-def _product_weight(space: Space) -> float | Tensor | tuple:
-    n, w = len(space), space.weighting
-    outer = [float(w.const)] * n if hasattr(w, "const") else [float(o) for o in w.array]
-    if not is_stacked(space):
-        return tuple(_scaled(o, weight(s)) for o, s in zip(outer, space.spaces, strict=True))
-    inner = weight(space[0])
-    if len(set(outer)) == 1:
-        return _scaled(outer[0], inner)
-    column = torch.tensor(outer, dtype=torch_dtype(space).to_real(), device=torch_device(space))
-    return inner * column.reshape(-1, *(1,) * (len(space.shape) - 1))
-
-
-def _scaled(scale: float, w: float | Tensor | tuple) -> float | Tensor | tuple:
-    return tuple(_scaled(scale, part) for part in w) if isinstance(w, tuple) else scale * w
-
-
-def _weight_tensor(array: Any, space: Space) -> Tensor:
-    array = array.data if isinstance(array, LinearSpaceElement) else array
-    return torch.as_tensor(array, dtype=torch_dtype(space).to_real(), device=torch_device(space))
-
-
 def tree_map(fn: Callable[..., Tensor], *trees: Any) -> Any:
     """Apply `fn` to the tensors of equally nested trees; leaves of the first tree decide the nesting."""
     if isinstance(trees[0], tuple | list):
@@ -294,31 +237,6 @@ def tree_map(fn: Callable[..., Tensor], *trees: Any) -> Any:
 def tree_leaves(tree: Any) -> list[Any]:
     """Leaves of a nested tuple, in order; a single tensor is its own leaf."""
     return [leaf for part in tree for leaf in tree_leaves(part)] if isinstance(tree, tuple | list) else [tree]
-
-
-def riesz(space: Space, g: Tensors) -> Tensors:
-    r"""Turn a Euclidean (autograd) gradient into the Riesz gradient of ODL.
-
-    ODL's gradient :math:`g_R` satisfies :math:`f'(x)h = \mathrm{Re}\langle g_R, h\rangle_X`, autograd's
-    satisfies :math:`f'(x)h = \mathrm{Re}\sum \bar g h`; hence :math:`g_R = g / w`, the weights of product
-    spaces included.
-
-    Parameters
-    ----------
-    space : odl space
-        Space of the variable.
-    g : Tensor or tuple
-        Autograd's gradient(s), with any batch axes.
-
-    Returns
-    -------
-    Tensor or tuple
-        The Riesz gradient(s), of the same shape; `g` itself where the weight is 1.
-    """
-    w = weight(space)
-    if isinstance(w, float):
-        return g if w == 1.0 else g / w
-    return tree_map(torch.div, g, w)
 
 
 def _base(space: Space) -> Space:

@@ -8,7 +8,8 @@ import torch
 from odl import functionals as F
 
 from genreg.operators import TorchFunctional, lower, to_element, to_tensor, to_torch
-from genreg.operators.spaces import is_stacked, riesz, space_shape, torch_dtype, tree_map
+from genreg.operators.spaces import is_stacked, space_shape, torch_dtype, tree_map
+from genreg.operators.weights import riesz
 
 X = odl.uniform_discr([0, 0], [0.2, 0.3], (4, 5))  # cell volume 0.003
 CX = odl.uniform_discr([0, 0], [20, 30], (4, 5), dtype="complex128")  # cell volume 30

@@ -9,7 +9,8 @@ import scipy.sparse
 import torch
 
 from genreg.operators import to_element, to_tensor, to_torch
-from genreg.operators.spaces import is_stacked, riesz, space_shape, torch_dtype, tree_map, weight
+from genreg.operators.spaces import is_stacked, space_shape, torch_dtype, tree_map
+from genreg.operators.weights import riesz, weight
 
 X = odl.uniform_discr([0, 0], [0.2, 0.3], (4, 5))  # cell volume 0.003
 XT = odl.uniform_discr([0, 0], [0.2, 0.3], (4, 5), impl="pytorch")
