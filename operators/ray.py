@@ -259,13 +259,17 @@ class _BackProjection(ABC):  # noqa: B024
         )
 
 
+# ODL names a back-end by its key if the user gave it, and by its class if ODL chose it.
+_ON_CPU, _ON_CUDA = ("astra_cpu", "AstraCpuImpl"), ("astra_cuda", "AstraCudaImpl")
+
+
 def _same_here(op: tomo.RayTransform) -> bool:
     """Whether ODL's operator computes what the pairs here do.
 
     It does with ASTRA as its back-end, except that the one on the CPU takes every parallel-beam detector to
     be centred.
     """
-    return op.impl == "astra_cuda" or (op.impl == "astra_cpu" and is_centred(op.geometry))
+    return op.impl in _ON_CUDA or (op.impl in _ON_CPU and is_centred(op.geometry))
 
 
 @lower.register(tomo.RayTransform)
@@ -273,7 +277,7 @@ def _lower_ray_transform(op: tomo.RayTransform) -> TorchOperator:
     if not _same_here(op):
         return lower.dispatch(odl.Operator)(op)
     space, geometry, shape = op.domain, op.geometry, op.range.shape
-    method = "cuda" if op.impl == "astra_cuda" else _choose(space, geometry, "auto", _MAX_MEMORY)
+    method = "cuda" if op.impl in _ON_CUDA else _choose(space, geometry, "auto", _MAX_MEMORY)
     pair = _LOWERED.get(op)
     if pair is None:
         pair = _LOWERED[op] = _pair(space, geometry, method, cache=True)
