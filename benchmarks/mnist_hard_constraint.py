@@ -28,14 +28,16 @@ def adam(objective, z: torch.Tensor, steps: int) -> tuple[float, int]:
     """Minimise for one image; return the objective and the number of steps."""
     z = z.clone().requires_grad_()
     optimiser = torch.optim.Adam([z], lr=0.01)
-    for step in range(steps):
+    taken = 0
+    while taken < steps:
+        taken += 1
         optimiser.zero_grad()
         value = objective(z)
         value.backward()
         if float(z.grad.norm()) / z.numel() < 1e-5:
             break
         optimiser.step()
-    return float(objective(z).detach()), step + 1
+    return float(objective(z).detach()), taken
 
 
 def main() -> None:
