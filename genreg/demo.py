@@ -199,7 +199,7 @@ def _figure(
 
     shown = [0, 1, 3, 5]  # FBP, then every method by Morozov
     figure = Figure(figsize=(14, 4.7), layout="constrained")
-    left, right = np.ravel(figure.subfigures(1, 2, width_ratios=(2.1, 1)))
+    left, right = np.ravel(figure.subfigures(1, 2, width_ratios=(2.1, 1)))  # type: ignore[arg-type]
     labels = {"truth": truth} | {rows[k].method: rows[k].image for k in shown if k < len(rows)}
     titles = {
         rows[k].method: [f"{v:.1f} dB" for v in psnr(rows[k].image, truth, data_range=1.0)]

@@ -121,7 +121,7 @@ class Generator(NetworkOperator):
                 f"the model {type(self.model).__name__} has no encoder (a method encode)"
             )
         with torch.no_grad():
-            return self.model.encode(x)
+            return self.model.encode(x)  # type: ignore[operator]
 
     def sample(self, n: int, *, seed: int) -> Tensor:
         """Mean images ``(n, *range.shape)`` of n draws of z ~ N(0, I)."""

@@ -187,7 +187,7 @@ def reconstruct(
         if lam != "morozov":
             raise ValueError(f"lam must be a number, a tensor or 'morozov', got {lam!r}")
         choice = morozov(solve, factor * fidelity.level)
-        history = {"lam": choice.tried_lam, "residual": choice.tried_residual}
+        history: Mapping[str, Tensor] = {"lam": choice.tried_lam, "residual": choice.tried_residual}
     else:
         lam = _parameter(lam, fidelity.data)
         trial = solve(torch.arange(len(lam), device=lam.device), lam[:, None], None)
@@ -276,9 +276,9 @@ def _finish(
         image = to_torch(regulariser.image)(v)
         value = 0.5 * choice.residual * fidelity.inverse_variance + choice.lam * to_torch(regulariser)(v)
     blocks, level = choice.blocks, fidelity.level
-    numbers = (choice.lam, choice.residual, level, value, choice.status, choice.iterations)
+    numbers = [choice.lam, choice.residual, level, value, choice.status, choice.iterations]
     if not fidelity.batched:
-        image, numbers = image[0], tuple(n[0] for n in numbers)
+        image, numbers = image[0], [n[0] for n in numbers]
         blocks = {name: v[0] for name, v in blocks.items()}
     data = fidelity.data if fidelity.batched else fidelity.data[0]
     if fidelity.from_element:

@@ -192,4 +192,4 @@ class GridConfig(Config):
             _Encoder(nn.Sequential(*down), self.latent_dim, self.variational),
             _Decoder(nn.Sequential(*up), (codes, rows, columns)),
         )
-        return Autoencoder(encoder, decoder, self).to(memory_format=torch.channels_last)
+        return Autoencoder(encoder, decoder, self).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
