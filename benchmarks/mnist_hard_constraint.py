@@ -5,10 +5,10 @@
     python benchmarks/mnist_hard_constraint.py --adam 100 # Adam on all of them: some minutes
 
 150 Gaussian measurements, noise 0.1, min_z ‖A G(z) - y‖² / (2σ²) + λ‖z‖² with λ = ½, the prior mnist-vae.
-Both start from the same z and minimise the same objective on the same model: ours all images in one batch by `quasi_newton`, the
-other each image by itself by Adam (learning rate 0.01) until ‖gradient‖ / dim(Z) < 1e-5 or 5,000 steps. The
-images Adam runs on are spread over the batch, and the runs are interleaved. Goal: 60 times the throughput at
-a lower or equal mean objective.
+Both start from the same z and minimise the same objective on the same model: ours all images in one batch by
+`quasi_newton`, the other each image by itself by Adam (learning rate 0.01) until ‖gradient‖ / dim(Z) < 1e-5
+or 5,000 steps. The images Adam runs on are spread over the batch, and the runs are interleaved. Goal: 60
+times the throughput at a lower or equal mean objective.
 """
 
 import argparse
