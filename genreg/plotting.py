@@ -58,7 +58,8 @@ def image_grid(rows: Mapping[str, Any], **options: Any) -> Any:
 
     count = max(len(as_images(item)[: options.get("columns", 8)]) for item in rows.values())
     lines = 2 * len(rows) - 1 if options.get("errors") else len(rows)
-    figure = Figure(figsize=(1.35 * count + 0.6, 1.45 * lines), layout="constrained")
+    across, down = (lines, count) if options.get("transposed") else (count, lines)
+    figure = Figure(figsize=(1.35 * across + 0.6, 1.45 * down), layout="constrained")
     draw_images(figure, rows, **options)
     return figure
 
