@@ -43,7 +43,7 @@ __all__ = [
     "torch_dtype",
 ]
 
-Tensors = Tensor | tuple["Tensors", ...]  # one tensor, or a nested tuple for a product space
+Tensors = Any  # a tensor, or a nested tuple of them for a product space: only the space knows which
 Space = Any  # odl.core.set.LinearSpace or Field; ODL ships no type information
 
 
