@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint examples bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/genreg demo
@@ -15,7 +15,14 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	rm -rf build/typed && mkdir -p build/typed && cp -r genreg build/typed
+	cp -r operators solvers build/typed/genreg
+	cd build/typed && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/setup.cfg --cache-dir $(CURDIR)/.mypy_cache
+
+examples: $(VENV)/.installed
+	mkdir -p build/examples
+	for script in examples/*.py; do \
+		(cd build/examples && $(CURDIR)/$(BIN)/python $(CURDIR)/$$script --quick) || exit 1; done
 
 bench: $(VENV)/.installed
 	for script in benchmarks/*.py; do $(BIN)/python $$script --quick || exit 1; done
