@@ -45,7 +45,7 @@ from genreg.solvers.solution import Solution, Status
 
 __all__ = ["pdhg"]
 
-_CHECK_EVERY = 10  # iterations between two looks at the residuals
+_CHECK_EVERY, _CHECK_FIXED_EVERY = 10, 25  # iterations between looks at the residuals
 _MARGIN = 0.99  # τ Σ σ_j ‖K_j‖² of the balanced steps
 
 
@@ -108,14 +108,14 @@ def pdhg(
     tol : float
         A sample has converged when :math:`\|P\| \le tol \|K\| \|p\|` and :math:`\|D\| \le tol \|K\| \|x\|`.
     callback : callable, optional
-        Called with an `Iterate` every 10 iterations; a true answer ends the run.
+        Called with an `Iterate` every 10 iterations, 25 with given steps; a true answer ends the run.
     progress : bool
         Show a progress bar.
 
     Returns
     -------
     Solution
-        The block is named as in `init`, or ``"x"``. ``history`` has ``residual``, every 10 iterations; the
+        The block is named as in `init`, or ``"x"``. ``history`` has ``residual``, as often; the
         value is that of f + Σ g_j K_j, infinite where x violates a constraint among the :math:`g_j`.
 
     Raises
@@ -237,6 +237,7 @@ def _iterate(
     p = [torch.zeros_like(K(x)) for K in problem.forward]
     Kp = torch.zeros_like(x)
     final = x
+    every = _CHECK_EVERY if steps.balanced else _CHECK_FIXED_EVERY
     with tqdm(total=max_iter, desc="pdhg", disable=not progress, leave=False) as bar:
         for k in range(1, max_iter + 1):
             x_old, p_old, Kp_old = x, p, Kp
@@ -247,7 +248,7 @@ def _iterate(
                 for g, part, s, K in zip(problem.g, p_old, steps.sigma, problem.forward, strict=True)
             ]
             Kp = problem.adjoint(p)
-            if k % _CHECK_EVERY and k < max_iter:
+            if k % every and k < max_iter:
                 continue
             primal, dual = _residuals(problem, steps, x, x_old - x, p, p_old, Kp_old - Kp)
             residual = torch.stack((primal, *dual)).amax(0)
