@@ -223,7 +223,12 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="two problems, few iterations: a check that it runs"
     )
-    parser.add_argument("--out", type=Path, default=Path("htc2022.png"), help="file of the figure")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("htc2022.png"),
+        help="name of the figures, before _training and _test",
+    )
     parser.add_argument("--progress", action="store_true", help="show progress bars")
     arguments = parser.parse_args()
     folder = os.environ.get("GENREG_DATA")
@@ -251,8 +256,10 @@ def main() -> int:
             f"{scores[2]:10.3f} {generated.residual:5.2f} {generated.seconds:5.1f}",
             flush=True,
         )
-    figure(rows, arguments.out)
-    print(f"figure: {arguments.out}")
+    for part, suffix in (("t", "_training"), ("0", "_test")):
+        file = arguments.out.with_stem(arguments.out.stem + suffix)
+        figure([row for row in rows if row[0].startswith(part)], file)
+        print(f"figure: {file}")
     return 0
 
 

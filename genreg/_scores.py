@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from genreg._run import SCHEDULES
-from genreg.networks import Autoencoder
+from genreg.networks import Autoencoder, GridConfig
+from genreg.networks._grid import normalise
 
 __all__ = ["evaluate", "latent_statistics", "range_error", "whiten"]
 
@@ -136,7 +137,8 @@ def whiten(model: Autoencoder, images: Tensor) -> None:
     Parameters
     ----------
     model
-        A model whose encoder ends and whose decoder begins with a dense layer.
+        A model whose encoder ends and whose decoder begins with a dense layer, or a grid autoencoder, for
+        which L is always diagonal.
     images
         Images ``(N, n, m)`` on the device of the model, with N above the latent dimension.
 
@@ -145,6 +147,9 @@ def whiten(model: Autoencoder, images: Tensor) -> None:
     TypeError
         If these layers are of another kind.
     """
+    if isinstance(model.config, GridConfig):
+        normalise(model, images)
+        return
     last = list(model.encoder.modules())[-1]
     first = next(m for m in model.decoder.modules() if not list(m.children()))
     if not (isinstance(last, nn.Linear) and isinstance(first, nn.Linear)):

@@ -4,7 +4,10 @@ import pytest
 import torch
 
 import genreg.datasets
+from genreg import weights
+from genreg._discs_recipe import QuarterTurns
 from genreg.datasets.discs import DISC_ATTENUATION, DISC_RADIUS, FIELD_OF_VIEW, discs_with_holes
+from genreg.training import evaluate
 
 
 def test_same_seed_same_images_and_a_prefix_of_a_longer_draw():
@@ -146,3 +149,25 @@ def test_fewer_views_say_less(pairs):
 def test_bad_pairs(keywords, message):
     with pytest.raises(ValueError, match=message):
         genreg.datasets.LimitedAngleDiscs(**{"images": torch.zeros(2, 32, 32)} | keywords)
+
+
+# The shipped model
+
+
+def test_disc_vae_describes_new_discs():
+    model, _ = weights.load("disc-vae")
+    images = discs_with_holes(30, seed=99, size=64, jitter=0.2)
+    assert evaluate(model, images)["psnr"] > 25
+    z = model.encode(images)
+    assert abs(z.mean()) < 0.2
+    typical = model.decode(torch.zeros(1, model.latent_dim))[0]  # the mode of the prior
+    assert (typical - genreg.datasets.solid_disc(64)).abs().mean() < 0.05
+
+
+def test_quarter_turns():
+    images = torch.rand(5, 4, 4)
+    sampler = QuarterTurns(images)
+    x = sampler(50, seed=3)
+    assert torch.equal(x, sampler(50, seed=3))
+    orbit = torch.cat([torch.rot90(i, k, (1, 2)) for i in (images, images.flip(2)) for k in range(4)])
+    assert all(any(torch.equal(a, b) for b in orbit) for a in x)
