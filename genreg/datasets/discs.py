@@ -111,9 +111,6 @@ def _vertices(contour: np.ndarray) -> list[tuple[float, float]]:
     return list(zip(contour.real.tolist(), contour.imag.tolist(), strict=True))
 
 
-# Layouts ----------------------------------------------------------------------------------------------------
-
-
 def _layout(rng: np.random.Generator) -> list[np.ndarray]:
     """Contours of all holes of one disc: complex arrays in mm, relative to the disc's centre."""
     kind = rng.random()
@@ -201,9 +198,6 @@ def _stretch(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
         return direction * (turned.real * ratio + 1j * turned.imag / ratio)
 
     return apply
-
-
-# Shapes: contours of radius about one -----------------------------------------------------------------------
 
 
 def _resampled(vertices: np.ndarray) -> np.ndarray:
