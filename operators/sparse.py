@@ -159,6 +159,9 @@ class SparsePair(LinearPair):
             )
 
     def _product(self, x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(x.device.type):  # torch has no sparse products in half precision
+            with torch.autocast(x.device.type, enabled=False):
+                return self._product(x.to(self.dtype))
         matrix = self._matrix
         batch = x.shape[:-1]
         count = math.prod(batch)

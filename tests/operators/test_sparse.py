@@ -97,3 +97,16 @@ def test_bad_arguments(pair):
         pair(torch.zeros(2, 6, dtype=torch.float64))
     with pytest.raises(ValueError, match="`dtype` must be"):
         SparsePair.from_scipy(scipy.sparse.eye_array(3), torch.float16)
+
+
+def test_products_keep_their_precision_under_autocast(matrix):
+    pair = SparsePair.from_scipy(matrix)
+    for batch in ((), (3,)):
+        x = torch.randn(*batch, 5)
+        expected = pair(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(pair(x), expected)
+            assert torch.equal(pair(x.bfloat16()), pair(x.bfloat16().float()))
+            leaf = x.clone().requires_grad_()
+            pair(leaf).sum().backward()
+        torch.testing.assert_close(leaf.grad, pair.T(torch.ones(*batch, 7)))
