@@ -11,6 +11,7 @@ from genreg.operators.spaces import (
     Tensors,
     is_stacked,
     space_shape,
+    to_tensor,
     torch_device,
     torch_dtype,
     tree_leaves,
@@ -63,23 +64,44 @@ class Evaluation:
         return self.__dict__ | {"_graph": None}
 
 
-def evaluated(module: nn.Module, t: Tensors, device: torch.device, last: Evaluation | None) -> Evaluation:
-    """Return the evaluation at `t`; `last` if it belongs to an equal point."""
-    t = tree_map(lambda a: a.to(device), t)
-    if last is not None:
-        pairs = zip(tree_leaves(last.point), tree_leaves(t), strict=True)
-        if all(torch.equal(p[0], a) for p, a in pairs):
-            return last
-    return Evaluation(module, tree_map(lambda a: a[None].clone(), t))
+class LastPoint:
+    """A module in service as a prior, with its evaluation at the last point; copies and pickles leave that out.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        It is put into eval mode and its parameters are frozen.
+    domain : odl space
+        Space of the points.
+    """
+
+    def __init__(self, module: nn.Module, domain: Any) -> None:
+        self.module = as_prior(module, domain)
+        self.domain = domain
+        self._last: Evaluation | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the module's parameters, of the domain if it has none."""
+        parameter = next(self.module.parameters(), None)
+        return torch_device(self.domain) if parameter is None else parameter.device
+
+    def __call__(self, x: Any) -> Evaluation:
+        """Return the evaluation at the element `x`, the last one if it belongs to an equal point."""
+        t = tree_map(lambda a: a.to(self.device), to_tensor(x))
+        if self._last is not None:
+            pairs = zip(tree_leaves(self._last.point), tree_leaves(t), strict=True)
+            if all(torch.equal(p[0], a) for p, a in pairs):
+                return self._last
+        self._last = Evaluation(self.module, tree_map(lambda a: a[None].clone(), t))
+        return self._last
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_last": None}
 
 
 def apply(module: nn.Module, t: Tensors) -> Tensors:
     return module(t) if isinstance(t, Tensor) else module(*t)
-
-
-def device_of(module: nn.Module, domain: Any) -> torch.device:
-    parameter = next(module.parameters(), None)
-    return torch_device(domain) if parameter is None else parameter.device
 
 
 def as_prior(module: Any, domain: Any) -> nn.Module:

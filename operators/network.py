@@ -18,15 +18,7 @@ import odl
 import torch
 from torch import Tensor, nn
 
-from genreg.operators._evaluation import (
-    Evaluation,
-    apply,
-    as_prior,
-    device_of,
-    evaluated,
-    tree_map_spaces,
-    trial,
-)
+from genreg.operators._evaluation import Evaluation, LastPoint, apply, tree_map_spaces, trial
 from genreg.operators.bridge import TorchFunctional, TorchOperator, lower
 from genreg.operators.spaces import (
     Tensors,
@@ -71,9 +63,9 @@ class NetworkOperator(odl.Operator):
 
     def __init__(self, module: nn.Module, domain: Any, range: Any) -> None:
         super().__init__(domain, range, linear=False)
-        self.module = as_prior(module, domain)
-        self._last: Evaluation | None = None
-        outputs = trial(module, domain, self._device)
+        self._at = LastPoint(module, domain)
+        self.module = self._at.module
+        outputs = trial(module, domain, self._at.device)
         expected = tree_map_spaces(range, lambda s: ((2, *space_shape(s)), torch_dtype(s)))
         received = tree_map(lambda t: (tuple(t.shape), t.dtype), outputs)
         if received != expected:
@@ -82,16 +74,8 @@ class NetworkOperator(odl.Operator):
                 f"are {expected}, got {received}"
             )
 
-    @property
-    def _device(self) -> torch.device:
-        return device_of(self.module, self.domain)
-
-    def _evaluation(self, x: Any) -> Evaluation:
-        self._last = evaluated(self.module, to_tensor(x), self._device, self._last)
-        return self._last
-
     def _call(self, x: Any) -> Any:
-        return to_element(self.range, tree_map(lambda t: t.detach()[0].clone(), self._evaluation(x).value))
+        return to_element(self.range, tree_map(lambda t: t.detach()[0].clone(), self._at(x).value))
 
     def derivative(self, point: Any) -> NetworkDerivative:
         """Return the derivative at `point`, a linear operator with an adjoint.
@@ -101,10 +85,7 @@ class NetworkOperator(odl.Operator):
         point : element of the domain
             Where to differentiate; it may be overwritten afterwards.
         """
-        return NetworkDerivative(self, self._evaluation(self.domain.element(point)))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_last": None}
+        return NetworkDerivative(self, self._at(self.domain.element(point)))
 
 
 class NetworkDerivative(odl.Operator):
@@ -165,33 +146,22 @@ class NetworkFunctional(odl.functionals.Functional):
 
     def __init__(self, module: nn.Module, domain: Any) -> None:
         super().__init__(domain, linear=False)
-        self.module = as_prior(module, domain)
-        self._last: Evaluation | None = None
-        output = trial(module, domain, self._device)
+        self._at = LastPoint(module, domain)
+        self.module = self._at.module
+        output = trial(module, domain, self._at.device)
         if not isinstance(output, Tensor) or output.shape != (2,) or output.is_complex():
             received = tree_map(lambda t: (tuple(t.shape), t.dtype), output)
             raise ValueError(
                 f"`module` must give one real number per sample, a shape of (2,) for two, got {received}"
             )
 
-    @property
-    def _device(self) -> torch.device:
-        return device_of(self.module, self.domain)
-
-    def _evaluation(self, x: Any) -> Evaluation:
-        self._last = evaluated(self.module, to_tensor(x), self._device, self._last)
-        return self._last
-
     def _call(self, x: Any) -> float:
-        return self._evaluation(x).value.item()
+        return self._at(x).value.item()
 
     @property
     def gradient(self) -> NetworkGradient:
         """The Riesz gradient as an operator on the domain: autograd's divided by the weight."""
         return NetworkGradient(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_last": None}
 
 
 class NetworkGradient(odl.Operator):
@@ -202,7 +172,7 @@ class NetworkGradient(odl.Operator):
         self.functional = functional
 
     def _call(self, x: Any) -> Any:
-        evaluation = self.functional._evaluation(x)
+        evaluation = self.functional._at(x)
         g = evaluation.pullback(torch.ones((), dtype=evaluation.value.dtype))
         return to_element(self.range, riesz(self.range, g))
 

@@ -120,8 +120,7 @@ def morozov(
     Returns
     -------
     Choice
-        Where no λ meets the level: the λ of the smallest residual (the largest λ within `rtol` of it), with
-        `Status.LEVEL_NOT_REACHED`. Where all
+        Where no λ meets the level: the λ of the smallest residual, with `Status.LEVEL_NOT_REACHED`. Where all
         meet it: the largest λ, with `Status.LEVEL_NOT_EXCEEDED`.
 
     Raises
@@ -197,9 +196,8 @@ class _Search:
         self.lower = torch.where(meets, self.lam, 0.0).amax(1)  # largest λ that meets the level, 0 if none
         above = ~meets & (self.lam > self.lower[:, None])
         self.upper = torch.where(above, self.lam, torch.inf).amin(1)  # smallest λ above it that misses
-        # Without a λ that meets the level: the largest one whose residual is the smallest, but for the tolerance.
-        least = residual <= (1 + self.rtol) * residual.amin(1, keepdim=True)
-        self.best = torch.where(torch.where(self.meets_any[:, None], meets, least), self.lam, -1.0).argmax(1)
+        largest = torch.where(meets, self.lam, -1.0).argmax(1)
+        self.best = torch.where(self.meets_any, largest, residual.argmin(1))
         # The residual has settled above the level: a smaller λ changes nothing any more.
         lowest = residual.gather(1, self.lam.argsort(1)[:, :2])
         settled = (lowest[:, 0] >= (1 - 1e-3) * lowest[:, 1]) | (self.lam.amin(1) <= self.low)

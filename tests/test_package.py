@@ -91,8 +91,6 @@ def test_wheel(tmp_path):
         shutil.copy(ROOT / name, source)
     command = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index", "-q"]
     done = subprocess.run([*command, "-w", str(tmp_path), str(source)], capture_output=True, text=True)
-    if "setuptools" in done.stderr and "BackendUnavailable" in done.stderr:
-        pytest.skip("setuptools is not installed")
     assert done.returncode == 0, done.stderr
 
     (wheel,) = tmp_path.glob("genreg-*.whl")

@@ -7,9 +7,11 @@ import pytest
 import torch
 from odl import functionals as F
 
-from genreg.operators import TorchFunctional, lower, to_element, to_tensor, to_torch
-from genreg.operators.spaces import is_stacked, space_shape, torch_dtype, tree_map
+from genreg.operators import TorchFunctional, lower, to_element, to_torch
+from genreg.operators.spaces import tree_map
 from genreg.operators.weights import riesz
+
+from .samples import BATCHES, ROUNDING, assert_equal_samples, random, samples
 
 X = odl.uniform_discr([0, 0], [0.2, 0.3], (4, 5))  # cell volume 0.003
 CX = odl.uniform_discr([0, 0], [20, 30], (4, 5), dtype="complex128")  # cell volume 30
@@ -17,30 +19,6 @@ R6, R3, C6 = odl.rn(6), odl.rn(3, weighting=0.3), odl.cn(6)
 W6 = odl.rn(6, weighting=[0.5, 1, 2, 3, 1.5, 0.1])
 XT = odl.uniform_discr([0, 0], [0.2, 0.3], (4, 5), impl="pytorch")
 P = odl.ProductSpace(X, R3)
-BATCHES = [(), (1,), (7,)]
-ROUNDING = {"rtol": 1e-10, "atol": 1e-10}
-
-
-def random(space, batch=(), seed=0, positive=False):
-    """Random tensors, distinct from sample to sample."""
-    if isinstance(space, odl.ProductSpace) and not is_stacked(space):
-        return tuple(random(s, batch, seed + 17 * i, positive) for i, s in enumerate(space))
-    generator = torch.Generator().manual_seed(seed)
-    t = torch.randn(batch + space_shape(space), dtype=torch_dtype(space), generator=generator)
-    return t.abs() + 0.1 if positive else t
-
-
-def samples(space, t):
-    """The elements of a batch, one by one."""
-    if not is_stacked(space):
-        parts = zip(*(samples(s, part) for s, part in zip(space, t, strict=True)), strict=True)
-        return [space.element(list(p), copy=False) for p in parts]
-    return [to_element(space, x) for x in t.reshape(-1, *space_shape(space))]
-
-
-def assert_equal_samples(space, t, elements):
-    for got, expected in zip(samples(space, t), elements, strict=True):
-        torch.testing.assert_close(to_tensor(got), to_tensor(expected), **ROUNDING)
 
 
 def element(space, seed=5, positive=False):

@@ -9,8 +9,10 @@ import scipy.sparse
 import torch
 
 from genreg.operators import to_element, to_tensor, to_torch
-from genreg.operators.spaces import is_stacked, space_shape, torch_dtype, tree_map
+from genreg.operators.spaces import space_shape, torch_dtype, tree_map
 from genreg.operators.weights import riesz, weight
+
+from .samples import BATCHES, assert_equal_samples, random, samples
 
 X = odl.uniform_discr([0, 0], [0.2, 0.3], (4, 5))  # cell volume 0.003
 XT = odl.uniform_discr([0, 0], [0.2, 0.3], (4, 5), impl="pytorch")
@@ -24,31 +26,6 @@ CMATRIX = MATRIX + 1j * MATRIX[::-1]
 
 # ODL warns about arrays of two or three entries, which are tested on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:Very short array:UserWarning")
-
-
-BATCHES = [(), (1,), (7,)]
-ROUNDING = {"rtol": 1e-10, "atol": 1e-10}
-
-
-def random(space, batch=(), seed=0):
-    """Random tensors, distinct from sample to sample."""
-    if isinstance(space, odl.ProductSpace) and not is_stacked(space):
-        return tuple(random(s, batch, seed + 17 * i) for i, s in enumerate(space))
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch + space_shape(space), dtype=torch_dtype(space), generator=generator)
-
-
-def samples(space, t):
-    """The elements of a batch, one by one."""
-    if not is_stacked(space):
-        parts = zip(*(samples(s, part) for s, part in zip(space, t, strict=True)), strict=True)
-        return [space.element(list(p), copy=False) for p in parts]
-    return [to_element(space, x) for x in t.reshape(-1, *space_shape(space))]
-
-
-def assert_equal_samples(space, t, elements):
-    for got, expected in zip(samples(space, t), elements, strict=True):
-        torch.testing.assert_close(to_tensor(got), to_tensor(expected), **ROUNDING)
 
 
 def inner(space, a, b):
