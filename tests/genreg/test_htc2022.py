@@ -1,5 +1,4 @@
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +11,6 @@ import torch
 from genreg.datasets import HTCData, htc2022, solid_disc
 from genreg.datasets.discs import DISC_RADIUS, FIELD_OF_VIEW
 from genreg.datasets.fan_beam import Rim
-
-DATA = Path(os.environ.get("GENREG_DATA", "nowhere")) / "htc2022"
-measured = pytest.mark.skipif(not DATA.is_dir(), reason="GENREG_DATA has no folder htc2022")
 
 
 def write(folder, *, name="htc2022_xx_full", variable="CtDataFull", reference=True, **changes):
@@ -181,7 +177,6 @@ def test_rim_and_path_lengths_of_a_synthetic_disc(data, rim):
 
 @pytest.mark.parametrize("rim", [Rim((0.0, 0.0), 1.0, 0.0), Rim((1.2, -0.7), 0.99, 0.0)])
 def test_ray_transform_of_the_aligned_disc_explains_the_data(data, rim):
-    pytest.importorskip("astra")
     from dataclasses import replace
 
     from genreg.operators import ray_transform, to_torch
@@ -220,10 +215,9 @@ def test_upright_keeps_the_batch(data, shape):
     assert data.resized(16).upright(torch.ones(*shape, 16, 16), size=8).shape == (*shape, 8, 8)
 
 
-@measured
+@pytest.mark.usefixtures("data_dir")
 @pytest.mark.parametrize(("name", "gain"), [("ta", 0.995), ("td", 1.02), ("solid_disc", 0.995)])
 def test_projections_of_the_reference_explain_the_measured_data(name, gain):
-    pytest.importorskip("astra")
     from genreg.operators import ray_transform, to_torch
 
     data = htc2022(name, size=128).subset(0, 180, step=30.0)
@@ -242,7 +236,7 @@ def test_projections_of_the_reference_explain_the_measured_data(name, gain):
     assert (A(x) - y).square().mean().sqrt() < 0.8
 
 
-@measured
+@pytest.mark.usefixtures("data_dir")
 def test_limited_angle_files_are_found_by_name():
     data = htc2022("07a")
     assert data.sinogram.shape == (61, 560)
@@ -250,9 +244,8 @@ def test_limited_angle_files_are_found_by_name():
     assert data.reference is not None
 
 
-@measured
+@pytest.mark.usefixtures("data_dir")
 def test_benchmark_reconstructs_a_training_disc_from_30_degrees():
-    pytest.importorskip("astra")
     file = Path(__file__).parents[2] / "benchmarks" / "htc2022.py"
     spec = importlib.util.spec_from_file_location("benchmark_htc2022", file)
     benchmark = importlib.util.module_from_spec(spec)
