@@ -9,7 +9,7 @@ from genreg.solvers.driver import Iterate
 from genreg.solvers.krylov import conjugate_gradient, rough_reconstruction
 from genreg.solvers.line_search import Backtracking
 from genreg.solvers.morozov import Choice, Trial, morozov
-from genreg.solvers.objective import Objective, SaddlePoint
+from genreg.solvers.objective import Objective, SaddlePoint, split
 from genreg.solvers.primal_dual import pdhg
 from genreg.solvers.solution import Solution, Status
 
@@ -30,4 +30,5 @@ __all__ = [
     "pdhg",
     "quasi_newton",
     "rough_reconstruction",
+    "split",
 ]

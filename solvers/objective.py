@@ -14,23 +14,16 @@ from typing import Any
 
 import odl
 import torch
-from odl.functionals import Functional
+from odl.functionals import Functional, FunctionalComp
 from torch import Tensor
 
 from genreg.operators import TorchFunctional, to_torch, weight
 from genreg.operators.bridge import join
+from genreg.solvers.splitting import Term, is_smooth, proximable, split, summed, terms
 
-__all__ = ["Blocks", "Objective", "SaddlePoint", "block_spaces", "pack"]
+__all__ = ["Blocks", "Objective", "SaddlePoint", "block_spaces", "pack", "split"]
 
 Blocks = dict[str, Tensor]
-
-_NONSMOOTH = (
-    odl.functionals.L1Norm,
-    odl.functionals.L2Norm,
-    odl.functionals.GroupL1Norm,
-    odl.functionals.IndicatorBox,
-    odl.functionals.IndicatorNonnegativity,
-)
 
 
 def block_spaces(domain: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -95,28 +88,27 @@ class Objective:
                 f"objective must be an ODL functional or an Objective, got {type(functional).__name__}"
             )
         spaces = block_spaces(functional.domain, names)
-        smooth, proximable = [], {}
-        for scale, term in _terms(functional):
-            if _has_gradient(term):
+        smooth: list[tuple[float, Any]] = []
+        rough: dict[str, TorchFunctional] = {}
+        for scale, term in _blockwise(functional, names):
+            if is_smooth(term):
                 smooth.append((scale, to_torch(term)))
                 continue
-            name, inner = _on_one_block(term, names)
-            lowered = to_torch(inner) if inner is not None else None
-            if lowered is None or not lowered.has_prox or name in proximable:
+            name, part = _on_one_block(term, names)
+            if part is None or name in rough:
                 raise NotImplementedError(
                     f"objective must consist of terms with a gradient and, at most one for a block, terms "
                     f"with a prox on that block; got {term!r}"
                 )
-            proximable[name] = lowered.scaled(scale)
+            rough[name] = proximable(scale, part)
         if not smooth:
             raise NotImplementedError(f"objective must have a term with a gradient, got {functional!r}")
-        domain = functional.domain
+        domain, total = functional.domain, summed(smooth, functional.domain)
 
         def value(blocks: Blocks) -> Tensor:
-            v = pack(domain, blocks)
-            return sum(f(v) if scale == 1 else scale * f(v) for scale, f in smooth)
+            return total(pack(domain, blocks))
 
-        return cls(value, spaces, proximable)
+        return cls(value, spaces, rough)
 
     def value_and_gradient(self, blocks: Blocks) -> tuple[Tensor, Blocks]:
         """H(v), ``(B,)``, and its Euclidean gradient for every block, in one forward and backward pass."""
@@ -193,34 +185,21 @@ class SaddlePoint:
         return self.operators[0].domain
 
 
-def _terms(functional: Functional, scale: float = 1.0) -> Iterator[tuple[float, Functional]]:
-    """Take a sum of scaled functionals apart."""
-    if isinstance(functional, odl.functionals.functional.FunctionalSum):
-        yield from _terms(functional.left, scale)
-        yield from _terms(functional.right, scale)
-    elif isinstance(functional, odl.functionals.functional.FunctionalLeftScalarMult):
-        yield from _terms(functional.functional, scale * float(functional.scalar))
-    else:
-        yield scale, functional
-
-
 def _on_one_block(term: Functional, names: Sequence[str]) -> tuple[str, Functional | None]:
     """The block a term depends on, and the term as a functional on that block (None if it mixes blocks)."""
     if len(names) == 1:
         return names[0], term
-    if isinstance(term, odl.functionals.functional.FunctionalComp) and isinstance(
-        term.right, odl.ComponentProjection
-    ):
+    if isinstance(term, FunctionalComp) and isinstance(term.right, odl.ComponentProjection):
         return names[term.right.index], term.left
     return "", None
 
 
-def _has_gradient(term: Functional) -> bool:
-    while isinstance(term, odl.functionals.functional.FunctionalComp):
-        term = term.left
-    if isinstance(term, _NONSMOOTH):
-        return False
-    try:
-        return term.gradient is not None
-    except NotImplementedError:
-        return False
+def _blockwise(functional: Functional, names: Sequence[str]) -> Iterator[Term]:
+    """Yield the terms of a functional; a sum over several blocks is taken apart into its parts."""
+    for scale, term in terms(functional):
+        if len(names) == 1 or not isinstance(term, odl.functionals.SeparableSum):
+            yield scale, term
+            continue
+        for i, part in enumerate(term.functionals):
+            projection = odl.ComponentProjection(term.domain, i)
+            yield from ((scale * s, f) for s, f in terms(FunctionalComp(part, projection)))
