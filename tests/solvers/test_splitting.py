@@ -129,7 +129,7 @@ class Weighted(odl.functionals.Functional):
 
     @property
     def gradient(self):
-        return odl.ScalingOperator(self.domain, 2 * float(self.factors))
+        return odl.ScalingOperator(self.domain, 2 * float(self.factors[0]))
 
 
 @lower.register(Weighted)
