@@ -1,0 +1,190 @@
+r"""What all data fidelities have in common: values, Riesz gradient and lowering of :math:`\mathcal{D}(A(x); y)`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import odl
+import torch
+from odl.functionals import Functional
+from torch import Tensor
+
+from genreg.operators import TorchFunctional, lower, riesz, to_element, to_tensor, to_torch
+from genreg.solvers import rough_reconstruction
+from genreg.solvers.door import enter, is_element
+
+__all__ = ["Fidelity", "positive", "trailing"]
+
+
+class Fidelity(Functional):
+    r"""Base of the data fidelities, functionals :math:`x \mapsto \mathcal{D}(A(x); y)`.
+
+    In torch it has one value for every sample of the data, ``(B,)``; on ODL elements it can be called where
+    the data are those of one sample.
+
+    Parameters
+    ----------
+    A : odl.Operator
+        Forward operator X -> Y, linear or not.
+    y : ODL element of Y, or Tensor
+        Data; a tensor may have a leading batch axis, ``(B, *Y.shape)``.
+
+    Attributes
+    ----------
+    operator : odl.Operator
+        A.
+    data : Tensor
+        y, ``(B, *Y.shape)``.
+    batched : bool
+        Whether the data were given with a batch axis.
+    from_element : bool
+        Whether the data were given as an ODL element.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `A` is no operator, or `y` does not fit its range or is not finite.
+    """
+
+    operator: odl.Operator
+    data: Tensor
+    batched: bool
+    from_element: bool
+
+    def __init__(self, A: odl.Operator, y: Any) -> None:
+        if not isinstance(A, odl.Operator):
+            raise TypeError(f"A must be an ODL operator, got {type(A).__name__}")
+        super().__init__(space=A.domain, linear=False)
+        self.operator = A
+        door = enter(y, {"y": A.range}, "y")
+        self.data = door.blocks["y"]
+        self.batched = door.batched
+        self.from_element = is_element(y)
+
+    @property
+    @abstractmethod
+    def per_sample(self) -> Mapping[str, Tensor]:
+        """Data and parameters of every sample, the arguments of `misfit`; the leading axis is B."""
+
+    @abstractmethod
+    def misfit(self, Ax: Tensor, *, y: Tensor, **parameters: Tensor) -> Tensor:
+        r"""Evaluate :math:`\mathcal{D}(Ax; y)` for every sample.
+
+        Parameters
+        ----------
+        Ax : Tensor
+            What x predicts, ``(*batch, B, *Y.shape)``.
+        y : Tensor
+            Data, ``(B, *Y.shape)``.
+        **parameters : Tensor
+            The rest of `per_sample`, for the same samples.
+
+        Returns
+        -------
+        Tensor
+            ``(*batch, B)``.
+        """
+
+    @property
+    @abstractmethod
+    def level(self) -> Tensor:
+        """What `discrepancy` is expected to be at the true image, ``(B,)``."""
+
+    def discrepancy(self, x: Tensor) -> Tensor:
+        """What the discrepancy principle compares with `level`, ``(B,)``: the value unless the class says otherwise.
+
+        Parameters
+        ----------
+        x : Tensor
+            Images, ``(B, *X.shape)``.
+        """
+        with torch.no_grad():
+            return to_torch(self)(x)
+
+    @abstractmethod
+    def take(self, index: Tensor) -> Fidelity:
+        """Return the fidelity for the data of the samples in `index`."""
+
+    @abstractmethod
+    def on_data(self) -> TorchFunctional:
+        r"""Return :math:`\mathcal{D}(\cdot; y)` as a functional on Y, with its prox where there is one.
+
+        For solvers that treat A as an operator of its own.
+        """
+
+    def rough(self) -> Tensor:
+        """Return a rough reconstruction to start from, ``(B, *X.shape)``: a few steps of least squares."""
+        return rough_reconstruction(self.operator, self.data)
+
+    def _check_single(self) -> None:
+        if len(self.data) > 1:
+            raise ValueError(
+                f"a fidelity with a batch of {len(self.data)} data has no single value; lower it with to_torch, "
+                "or give it the data of one sample"
+            )
+
+    def _call(self, x: Any) -> float:
+        self._check_single()
+        with torch.no_grad():
+            return float(to_torch(self)(to_tensor(x)[None]))
+
+    @property
+    def gradient(self) -> odl.Operator:
+        r"""Riesz gradient :math:`A'(x)^* \nabla \mathcal{D}(A(x)) / w_Y`, with autograd's :math:`\nabla`."""
+        return _FidelityGradient(self)
+
+
+class _FidelityGradient(odl.Operator):
+    def __init__(self, fidelity: Fidelity) -> None:
+        super().__init__(fidelity.domain, fidelity.domain, linear=False)
+        self.fidelity = fidelity
+
+    def _call(self, x: Any) -> Any:
+        fidelity, A = self.fidelity, self.fidelity.operator
+        fidelity._check_single()
+        with torch.enable_grad():
+            Ax = to_tensor(A(x))[None].clone().requires_grad_()
+            (g,) = torch.autograd.grad(fidelity.misfit(Ax, **fidelity.per_sample).sum(), Ax)
+        return A.derivative(x).adjoint(to_element(A.range, riesz(A.range, g[0])))
+
+
+@lower.register(Fidelity)
+def _(op: Fidelity) -> TorchFunctional:
+    A, per_sample, axes = to_torch(op.operator).fn, op.per_sample, op.data.ndim - 1
+
+    def value(x: Tensor) -> Tensor:
+        Ax = A(x)
+        if Ax.ndim == axes:  # a sample without batch axis
+            return op.misfit(Ax[None], **per_sample)[0]
+        return op.misfit(Ax, **per_sample)
+
+    return TorchFunctional(
+        value, op.domain, name=type(op).__name__, take=lambda index: to_torch(op.take(index))
+    )
+
+
+def positive(value: float | Tensor, name: str, data: Tensor) -> Tensor:
+    """Return a positive parameter as a tensor, one for every sample of `data`, ``(B,)``.
+
+    Raises
+    ------
+    ValueError
+        If it has another shape, or is not positive and finite.
+    """
+    tensor = torch.as_tensor(value, dtype=data.real.dtype, device=data.device)
+    if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != len(data)):
+        raise ValueError(
+            f"{name} must be a number or have the shape ({len(data)},), got {tuple(tensor.shape)}"
+        )
+    if not bool(((tensor > 0) & torch.isfinite(tensor)).all()):
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+    return tensor.expand(len(data))
+
+
+def trailing(value: float | Tensor, data: Tensor) -> float | Tensor:
+    """Append axes to a parameter of every sample, ``(B,)``, so that it multiplies `data`; numbers stay."""
+    if isinstance(value, Tensor) and value.ndim:
+        return value.view(-1, *(1,) * (data.ndim - 1))
+    return value
