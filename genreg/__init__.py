@@ -9,12 +9,25 @@ from genreg.fidelity import GaussianFidelity
 from genreg.generator import Decoded, Generator, load_generator
 from genreg.operators import NetworkFunctional, NetworkOperator, to_torch
 from genreg.reconstruct import Reconstruction, reconstruct
-from genreg.regularisers import HardConstraint, Regulariser, Tikhonov, TotalVariation
+from genreg.regularisers import (
+    AutoencoderResidual,
+    EncoderNorm,
+    FlowPrior,
+    HardConstraint,
+    Regulariser,
+    RelaxedConstraint,
+    SparseDeviation,
+    Tikhonov,
+    TotalVariation,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AutoencoderResidual",
     "Decoded",
+    "EncoderNorm",
+    "FlowPrior",
     "GaussianFidelity",
     "Generator",
     "HardConstraint",
@@ -22,6 +35,8 @@ __all__ = [
     "NetworkOperator",
     "Reconstruction",
     "Regulariser",
+    "RelaxedConstraint",
+    "SparseDeviation",
     "Tikhonov",
     "TotalVariation",
     "datasets",

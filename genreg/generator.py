@@ -31,6 +31,17 @@ class _Decoder(nn.Module):
         return x.squeeze(1) if x.ndim == len(self.shape) + 2 and x.shape[1] == 1 else x
 
 
+class _Encoder(nn.Module):
+    """The mean latent vector of a model, ``(B, *shape)`` to ``(B, latent_dim)``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.encode(x)  # type: ignore[operator]
+
+
 @dataclass(frozen=True)
 class Decoded:
     r"""What a generator says about an image, given z: :math:`x \sim N(\mathrm{mean}, \mathrm{std}^2 I)`.
@@ -122,6 +133,19 @@ class Generator(NetworkOperator):
             )
         with torch.no_grad():
             return self.model.encode(x)  # type: ignore[operator]
+
+    @property
+    def encoder(self) -> NetworkOperator:
+        """The encoder E: X -> Z (its mean) as an ODL operator.
+
+        Raises
+        ------
+        ValueError
+            If the model has no encoder.
+        """
+        if not self.has_encoder:
+            raise ValueError(f"G must have an encoder (a method encode of its model), got {self!r}")
+        return NetworkOperator(_Encoder(self.model), self.range, self.domain)
 
     def sample(self, n: int, *, seed: int) -> Tensor:
         """Mean images ``(n, *range.shape)`` of n draws of z ~ N(0, I)."""

@@ -1,0 +1,29 @@
+"""Regularisers: ODL functionals of named blocks that stand for an image.
+
+`base` says what a regulariser is; `generative` has those made of a generator, `images` those of the image itself
+(the baselines among them), `marginal` those that minimise the latent vector out.
+"""
+
+from genreg.regularisers.base import Regulariser
+from genreg.regularisers.generative import HardConstraint, RelaxedConstraint, SparseDeviation
+from genreg.regularisers.images import (
+    AutoencoderResidual,
+    EncoderNorm,
+    FlowPrior,
+    Tikhonov,
+    TotalVariation,
+)
+from genreg.regularisers.marginal import Marginal
+
+__all__ = [
+    "AutoencoderResidual",
+    "EncoderNorm",
+    "FlowPrior",
+    "HardConstraint",
+    "Marginal",
+    "Regulariser",
+    "RelaxedConstraint",
+    "SparseDeviation",
+    "Tikhonov",
+    "TotalVariation",
+]

@@ -1,0 +1,244 @@
+r"""What every regulariser is: an ODL functional of blocks v that stand for an image.
+
+A reconstruction minimises :math:`\mathcal{D}(A(\mathrm{image}(v))) + \lambda R(v)` with
+
+.. math:: R(v) = S(v; \theta) + \sum_i g_i(v_i; \theta),
+
+S smooth and every :math:`g_i` with a proximal operator on its block; θ are parameters such as μ, each a number
+or one for every sample of a batch.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import odl
+import torch
+from odl.functionals import Functional
+from torch import Tensor
+
+from genreg.fidelity import Fidelity, GaussianFidelity
+from genreg.operators import TorchFunctional, lower, riesz, to_element, to_tensor, to_torch
+from genreg.operators.spaces import split, tree_leaves, tree_map
+from genreg.solvers import Objective, SaddlePoint, gradient_descent
+from genreg.solvers.objective import Blocks, block_spaces, pack
+from genreg.solvers.splitting import terms
+
+__all__ = ["Gradient", "Regulariser", "checked_parameter"]
+
+
+def checked_parameter(value: Any, name: str) -> float | Tensor:
+    """Check that a parameter is a finite number >= 0, or a tensor of such numbers, one for every sample.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
+        raise TypeError(f"{name} must be a number or a tensor (B,), got {type(value).__name__}")
+    tensor = torch.as_tensor(value)
+    if tensor.ndim > 1 or tensor.is_complex():
+        raise ValueError(
+            f"{name} must be a number or have the shape (B,), got {tensor.dtype} of shape {tuple(tensor.shape)}"
+        )
+    if not bool(((tensor >= 0) & torch.isfinite(tensor)).all()):
+        raise ValueError(f"{name} must be non-negative and finite, got {value}")
+    return value if isinstance(value, Tensor) else float(value)
+
+
+class Regulariser(Functional):
+    """Base of the regularisers.
+
+    Attributes
+    ----------
+    blocks : tuple of str
+        Names of the unknowns, in the order of the parts of the domain.
+    image : odl.Operator
+        Maps the blocks to the image.
+    parameters : dict of str to float or Tensor
+        Parameters such as μ; a tensor has one for every sample, ``(B,)``.
+    solver : callable
+        ``solver(problem, init, ...)`` for the problems of this regulariser, unless the user names another.
+    """
+
+    blocks: tuple[str, ...]
+    image: odl.Operator
+    parameters: Mapping[str, float | Tensor] = {}
+    solver: Any = staticmethod(gradient_descent)
+
+    @abstractmethod
+    def smooth(self, blocks: Blocks, **parameters: float | Tensor) -> Tensor:
+        """The smooth part S(v; θ), ``(B,)``."""
+
+    def proximable(self, **parameters: float | Tensor) -> dict[str, TorchFunctional]:
+        """The parts g_i with a proximal operator, by the name of their block; none in the base."""
+        return {}
+
+    @abstractmethod
+    def start(
+        self, fidelity: Fidelity, init: str | None, restarts: int, generator: torch.Generator
+    ) -> Blocks:
+        """Starting points, ``(B * restarts, *shape)``, the restarts of a sample next to each other."""
+
+    def initial(self, y: Any, A: odl.Operator, *, init: str | None = None, seed: int = 0) -> dict[str, Any]:
+        """Find a starting point from the data.
+
+        Parameters
+        ----------
+        y : ODL element of A.range, or Tensor
+            Data; the result is of the same kind.
+        A : odl.Operator
+            Forward operator.
+        init : str, optional
+            What to start from, see the regulariser; by default the best it has.
+        seed : int
+            Seed of random starts.
+
+        Returns
+        -------
+        dict
+            The blocks.
+        """
+        fidelity = GaussianFidelity(A, y, 1.0)
+        generator = torch.Generator(fidelity.data.device).manual_seed(seed)
+        blocks = self.start(fidelity, init, 1, generator)
+        if fidelity.batched:
+            return blocks
+        spaces = block_spaces(self.domain, self.blocks)
+        single = {name: v[0] for name, v in blocks.items()}
+        return {k: to_element(spaces[k], v) for k, v in single.items()} if fidelity.from_element else single
+
+    def problem(self, fidelity: Fidelity, lam: Tensor, **parameters: Tensor) -> Objective | SaddlePoint:
+        """The problem ``fidelity(image(v)) + lam R(v)``, with λ, ``(B,)``, and data for every sample.
+
+        Parameters
+        ----------
+        fidelity : Fidelity
+            The data, B samples.
+        lam : Tensor
+            λ, ``(B,)``.
+        **parameters : Tensor
+            Parameters of R for every sample, ``(B,)``, by default those of the regulariser.
+        """
+        domain = self.domain
+        forward = to_torch(fidelity.operator * self.image)
+        parameters = self.parameters_of(lam) | parameters
+        names = tuple(parameters)
+
+        def smooth(blocks: Blocks, lam: Tensor, **given: Tensor) -> Tensor:
+            mine = {name: given.pop(name) for name in names}
+            return fidelity.misfit(forward(pack(domain, blocks)), **given) + lam * self.smooth(blocks, **mine)
+
+        proximable = {name: g.scaled(lam) for name, g in self.proximable(**parameters).items()}
+        per_sample = {**fidelity.per_sample, "lam": lam, **parameters}
+        return Objective(smooth, block_spaces(domain, self.blocks), proximable, per_sample)
+
+    def parameters_of(self, lam: Tensor) -> dict[str, Tensor]:
+        """The parameters as tensors ``(B,)``, of the kind of `lam`.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is given for another number of samples.
+        """
+        tensors = {name: torch.as_tensor(p).to(lam) for name, p in self.parameters.items()}
+        for name, p in tensors.items():
+            if p.ndim and len(p) != len(lam):
+                raise ValueError(
+                    f"{name} must be a number or have the shape ({len(lam)},), got {tuple(p.shape)}"
+                )
+        return {name: p.expand(len(lam)) for name, p in tensors.items()}
+
+    def named(self, v: Any) -> Blocks:
+        """Blocks by their names, from a tensor, stack or tuple as a lowered functional takes it."""
+        parts = (v,) if len(self.blocks) == 1 else split(self.domain, v)
+        return dict(zip(self.blocks, parts, strict=True))
+
+    def _call(self, v: Any) -> float:
+        with torch.no_grad():
+            return float(to_torch(self)(to_tensor(v)))
+
+    @property
+    def gradient(self) -> odl.Operator:
+        """Riesz gradient, by autograd.
+
+        Raises
+        ------
+        NotImplementedError
+            If a part of R has a proximal operator only.
+        """
+        if self.proximable(**self.parameters):
+            raise NotImplementedError(f"{self!r} is not differentiable: solve with palm")
+        return Gradient(self)
+
+    @property
+    def marginal(self) -> Functional:
+        """The functional of the image alone, :math:`R_G(x) = \\min R` over the other blocks."""
+        return self
+
+
+@lower.register(Regulariser)
+def _(op: Regulariser) -> TorchFunctional:
+    parts = [to_torch(part) for part in _parts(op)]
+    return TorchFunctional(lambda v: sum(part(v) for part in parts), op.domain, name=type(op).__name__)
+
+
+@terms.register(Regulariser)
+def _(op: Regulariser) -> Iterator[tuple[float, Functional]]:
+    for part in _parts(op):
+        yield 1.0, part
+
+
+def _parts(op: Regulariser) -> Iterator[Functional]:
+    """S and the g_i, each as a functional of all blocks."""
+    parameters = op.parameters
+
+    def smooth(v: Any) -> Tensor:
+        return op.smooth(op.named(v), **parameters)
+
+    yield _Lowered(TorchFunctional(smooth, op.domain, name=type(op).__name__))
+    for name, g in op.proximable(**parameters).items():
+        part = _Lowered(g)
+        yield (
+            part if len(op.blocks) == 1 else part * odl.ComponentProjection(op.domain, op.blocks.index(name))
+        )
+
+
+class _Lowered(Functional):
+    """A functional given by its lowered form: differentiable by autograd unless it has a prox."""
+
+    def __init__(self, lowered: TorchFunctional) -> None:
+        super().__init__(space=lowered.domain, linear=False)
+        self.lowered = lowered
+
+    def _call(self, v: Any) -> float:
+        with torch.no_grad():
+            return float(self.lowered(to_tensor(v)))
+
+    @property
+    def gradient(self) -> Gradient:
+        if self.lowered.has_prox:
+            raise NotImplementedError(f"{self.lowered.name} has a proximal operator instead of a gradient")
+        return Gradient(self)
+
+
+@lower.register(_Lowered)
+def _(op: _Lowered) -> TorchFunctional:
+    return op.lowered
+
+
+class Gradient(odl.Operator):
+    """Riesz gradient of a functional whose lowered form autograd can differentiate."""
+
+    def __init__(self, functional: Functional) -> None:
+        super().__init__(functional.domain, functional.domain, linear=False)
+        self.value = to_torch(functional)
+
+    def _call(self, v: Any) -> Any:
+        with torch.enable_grad():
+            leaf = tree_map(lambda t: t.clone().requires_grad_(), to_tensor(v))
+            gradient = iter(torch.autograd.grad(self.value(leaf), tree_leaves(leaf), materialize_grads=True))
+        return to_element(self.domain, riesz(self.domain, tree_map(lambda t: next(gradient), leaf)))

@@ -1,0 +1,311 @@
+r"""Regularisers made of a generator G: solutions in, near, or sparsely off its range.
+
+With a latent term s, by default :math:`\|z\|_2^2`, and the norms of the image space X,
+
+==================  ========  ================  ========================================================
+class               blocks    image             value
+==================  ========  ================  ========================================================
+HardConstraint      z         G(z)              s(z)                                  (eq. 18)
+RelaxedConstraint   x, z      x                 :math:`\|G(z) - x\|^2 + \mu s(z)`     (eq. 19)
+SparseDeviation     u, z      G(z) + u          :math:`\|u\|_1 + \mu s(z)`            (eq. 20), or TV(u)
+==================  ========  ================  ========================================================
+
+References
+----------
+M. Duff, N. D. F. Campbell, M. J. Ehrhardt (2021), Regularising inverse problems with generative machine
+learning models, arXiv:2107.11191.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import odl
+import torch
+from odl.functionals import Functional
+from torch import Tensor
+
+from genreg.fidelity import Fidelity
+from genreg.generator import Generator
+from genreg.operators import TorchFunctional, spaces, to_torch, torch_dtype, weight
+from genreg.regularisers.base import Regulariser, checked_parameter
+from genreg.regularisers.marginal import Marginal, RangeMarginal
+from genreg.solvers import alternating_gradient_descent, gradient_descent, palm, quasi_newton
+from genreg.solvers.objective import Blocks
+from genreg.solvers.splitting import split
+
+__all__ = ["HardConstraint", "RelaxedConstraint", "SparseDeviation"]
+
+_DENSE_HESSIAN = 256  # latent dimension up to which an n × n matrix for every sample is cheap
+_STARTS = ("encoder", "random", "zero")
+
+
+class _Generative(Regulariser):
+    """A generator with a latent term, split into its smooth and its proximable part."""
+
+    def __init__(self, G: Generator, domain: Any, image: Any, latent: Functional | None) -> None:
+        super().__init__(space=domain, linear=False)
+        self.generator = G
+        self.generate = to_torch(G)
+        self.image = image
+        self.latent = odl.functionals.L2NormSquared(G.domain) if latent is None else latent
+        if not isinstance(self.latent, Functional) or self.latent.domain != G.domain:
+            raise ValueError(
+                f"latent must be an ODL functional on the latent space {G.domain!r}, got {latent!r}"
+            )
+        self.latent_smooth, self.latent_prox = split(self.latent)
+
+    def latent_value(self, z: Tensor) -> Tensor | float:
+        """The smooth part of the latent term, ``(B,)``."""
+        return 0.0 * z.sum(-1) if self.latent_smooth is None else self.latent_smooth(z)
+
+    def latent_starts(
+        self, fidelity: Fidelity, init: str, restarts: int, generator: torch.Generator
+    ) -> Tensor:
+        """Latent vectors to start from, ``(B, restarts, dim Z)``, see the classes."""
+        G = self.generator
+        if init not in _STARTS:
+            raise ValueError(f"init must be 'encoder', 'random', 'zero' or blocks, got {init!r}")
+        z = torch.randn(
+            (len(fidelity.data), restarts, *G.domain.shape),
+            generator=generator,
+            dtype=torch_dtype(G.domain),
+            device=fidelity.data.device,
+        )
+        if init == "zero":
+            z[:, 0] = 0
+        elif init == "encoder":
+            if not G.has_encoder:
+                raise ValueError(f"init must be 'random', 'zero' or blocks: {G!r} has no encoder")
+            z[:, 0] = G.encode(fidelity.rough())
+        return z
+
+    @property
+    def default_start(self) -> str:
+        """The encoder where there is one, otherwise zero."""
+        return "encoder" if self.generator.has_encoder else "zero"
+
+    def __repr__(self) -> str:
+        mu = "".join(f", {name}={value}" for name, value in self.parameters.items())
+        return f"{type(self).__name__}({self.generator!r}{mu})"
+
+
+class HardConstraint(_Generative):
+    r"""Solutions in the range of a generator: image G(z), value s(z), by default :math:`\|z\|_2^2` (eq. 18).
+
+    The reconstruction is :math:`G(\hat z)` with :math:`\hat z \in \arg\min_z \mathcal{D}(A(G(z))) + \lambda
+    s(z)`. For the Gaussian fidelity, λ = ½ and z ~ N(0, I) that is the maximum a posteriori estimate of z.
+
+    Starting points: ``"encoder"`` encodes a rough reconstruction, further restarts are drawn from N(0, I);
+    ``"random"`` draws all of them; ``"zero"`` starts at z = 0, the mode of the prior, with restarts drawn. The
+    default is the encoder where the model has one, otherwise zero.
+
+    Problems are solved by `solvers.quasi_newton`; with more than 256 latent dimensions by
+    `solvers.gradient_descent`; by `solvers.palm` where the latent term has a part with a prox only.
+
+    Parameters
+    ----------
+    G : Generator
+        The generator Z -> X.
+    latent : Functional, optional
+        s, any ODL functional on Z, see `genreg.latent`.
+
+    References
+    ----------
+    A. Bora, A. Jalal, E. Price, A. G. Dimakis (2017), Compressed sensing using generative models,
+    arXiv:1703.03208.
+    """
+
+    blocks = ("z",)
+
+    def __init__(self, G: Generator, latent: Functional | None = None) -> None:
+        _check_generator(G)
+        super().__init__(G, G.domain, G, latent)
+        if self.latent_prox is not None:
+            self.solver = palm
+        else:
+            self.solver = quasi_newton if G.domain.size <= _DENSE_HESSIAN else gradient_descent
+
+    def smooth(self, blocks: Blocks, **parameters: float | Tensor) -> Tensor:
+        """The smooth part of s(z)."""
+        return self.latent_value(blocks["z"])
+
+    def proximable(self, **parameters: float | Tensor) -> dict[str, TorchFunctional]:
+        """The proximable part of s(z)."""
+        return {} if self.latent_prox is None else {"z": self.latent_prox}
+
+    def start(
+        self, fidelity: Fidelity, init: str | None, restarts: int, generator: torch.Generator
+    ) -> Blocks:
+        """See the class."""
+        z = self.latent_starts(fidelity, init or self.default_start, restarts, generator)
+        return {"z": z.flatten(0, 1)}
+
+    @property
+    def marginal(self) -> Functional:
+        """s(z) with G(z) = x, and infinite off the range of G."""
+        return RangeMarginal(self, Marginal(RelaxedConstraint(self.generator, 0.0)))
+
+
+class _Deviating(_Generative):
+    """Image and latent vector as two blocks, the first a deviation from G(z)."""
+
+    def __init__(
+        self, G: Generator, mu: float | Tensor, latent: Functional | None, name: str, image: Any = None
+    ) -> None:
+        _check_generator(G)
+        self.parameters = {"mu": checked_parameter(mu, "mu")}
+        self.blocks = (name, "z")
+        domain = odl.ProductSpace(G.range, G.domain)
+        image = odl.ComponentProjection(domain, 0)
+        if name == "u":
+            image = image + G * odl.ComponentProjection(domain, 1)
+        super().__init__(G, domain, image, latent)
+
+    @property
+    def mu(self) -> float | Tensor:
+        """μ, the weight of the latent term."""
+        return self.parameters["mu"]
+
+    def start(
+        self, fidelity: Fidelity, init: str | None, restarts: int, generator: torch.Generator
+    ) -> Blocks:
+        """See the class."""
+        init = init or "hard"
+        kind = self.default_start if init == "hard" else init
+        z = self.latent_starts(fidelity, kind, restarts, generator).flatten(0, 1)
+        if init == "hard":
+            rows = torch.arange(len(fidelity.data), device=z.device).repeat_interleave(restarts)
+            hard = HardConstraint(self.generator, self.latent)
+            problem = hard.problem(fidelity.take(rows), z.new_full((len(z),), 0.5))
+            z = hard.solver(problem, {"z": z}, progress=False).blocks["z"]
+        first = self.blocks[0]
+        with torch.no_grad():
+            x = self.generate(z)
+        return {first: x if first == "x" else torch.zeros_like(x), "z": z}
+
+    def proximable(self, *, mu: float | Tensor, **parameters: float | Tensor) -> dict[str, TorchFunctional]:
+        """The proximable part of μ s(z)."""
+        return {} if self.latent_prox is None else {"z": self.latent_prox.scaled(mu)}
+
+
+class RelaxedConstraint(_Deviating):
+    r"""Solutions near the range of a generator: image x, value :math:`\|G(z) - x\|_X^2 + \mu s(z)` (eq. 19).
+
+    The norm is that of the space X, so on a `uniform_discr` the sum of squares carries the cell volume.
+
+    Starting points: ``"hard"`` (the default) is the maximum a posteriori solution of `HardConstraint`, reached
+    from each of its starting points; ``"encoder"``, ``"random"`` and ``"zero"`` are those of
+    `HardConstraint` as they are. In all of them x = G(z).
+
+    Parameters
+    ----------
+    G : Generator
+        The generator Z -> X.
+    mu : float or Tensor
+        μ >= 0, or one for every sample, ``(B,)``.
+    latent : Functional, optional
+        s, any ODL functional on Z, see `genreg.latent`; by default :math:`\|z\|_2^2`.
+    """
+
+    def __init__(self, G: Generator, mu: float | Tensor, *, latent: Functional | None = None) -> None:
+        super().__init__(G, mu, latent, "x")
+        self.norm = to_torch(odl.functionals.L2NormSquared(G.range))
+        self.solver = palm if self.latent_prox is not None else alternating_gradient_descent
+
+    def smooth(self, blocks: Blocks, *, mu: float | Tensor, **parameters: float | Tensor) -> Tensor:
+        """:math:`\\|G(z) - x\\|^2 + \\mu s(z)`, s its smooth part."""
+        x, z = blocks["x"], blocks["z"]
+        return self.norm(self.generate(z) - x) + mu * self.latent_value(z)
+
+    def at_image(self, x: Tensor, z: Tensor, *, mu: float | Tensor, smoothing: float) -> Tensor:
+        """Smooth part of R as a function of image and latent vector; nothing needs smoothing."""
+        return self.smooth({"x": x, "z": z}, mu=mu)
+
+    @property
+    def marginal(self) -> Functional:
+        r""":math:`R_G(x) = \min_z \|G(z) - x\|^2 + \mu s(z)`, with the envelope gradient 2 (x - G(z))."""
+        return Marginal(self)
+
+
+class SparseDeviation(_Deviating):
+    r"""Solutions sparsely off the range: image G(z) + u, value :math:`\|u\|_1 + \mu s(z)` (eq. 20).
+
+    With ``sparsity="tv"`` (section 5.3) the first term is the isotropic total variation of u,
+    :math:`\| |\nabla u|_2 \|_1`. The norms are those of the space X. Problems are solved by `solvers.palm`,
+    u by its prox.
+
+    Starting points are those of `RelaxedConstraint`, with u = 0.
+
+    Parameters
+    ----------
+    G : Generator
+        The generator Z -> X.
+    mu : float or Tensor
+        μ >= 0, or one for every sample, ``(B,)``.
+    sparsity : {"l1", "tv"}
+        What is small: u itself or its gradient.
+    latent : Functional, optional
+        s, any ODL functional on Z, see `genreg.latent`; by default :math:`\|z\|_2^2`.
+
+    References
+    ----------
+    M. Dhar, A. Grover, S. Ermon (2018), Modeling sparse deviations for compressed sensing using generative
+    models, arXiv:1807.01442.
+    """
+
+    solver = staticmethod(palm)
+
+    def __init__(
+        self,
+        G: Generator,
+        mu: float | Tensor,
+        *,
+        sparsity: str = "l1",
+        latent: Functional | None = None,
+    ) -> None:
+        if sparsity not in ("l1", "tv"):
+            raise ValueError(f"sparsity must be 'l1' or 'tv', got {sparsity!r}")
+        super().__init__(G, mu, latent, "u")
+        X = G.range
+        self.sparsity = sparsity
+        if sparsity == "l1":
+            self.derivative, norm = None, odl.functionals.L1Norm(X)
+        else:
+            if not hasattr(X, "partition"):
+                raise TypeError(f"the range of G must be a uniform_discr for sparsity='tv', got {X!r}")
+            D = odl.Gradient(X, method="forward", pad_mode="symmetric")
+            self.derivative, norm = to_torch(D), odl.functionals.GroupL1Norm(D.range) * D
+        self.norm = to_torch(norm)
+
+    def smooth(self, blocks: Blocks, *, mu: float | Tensor, **parameters: float | Tensor) -> Tensor:
+        """The smooth part of μ s(z)."""
+        return mu * self.latent_value(blocks["z"])
+
+    def proximable(self, *, mu: float | Tensor, **parameters: float | Tensor) -> dict[str, TorchFunctional]:
+        """The norm of u, and the proximable part of μ s(z)."""
+        return {"u": self.norm, **super().proximable(mu=mu)}
+
+    def at_image(self, x: Tensor, z: Tensor, *, mu: float | Tensor, smoothing: float) -> Tensor:
+        r"""R with u = x - G(z), as a function of image and latent vector, smoothed.
+
+        Every :math:`|t|` becomes :math:`\sqrt{t^2 + \epsilon^2} - \epsilon`.
+        """
+        u = x - self.generate(z)
+        square = u.square()
+        if self.derivative is not None:
+            parts = spaces.split(self.derivative.range, self.derivative(u))
+            square = sum(part.square() for part in parts)
+        size = (square + smoothing**2).sqrt() - smoothing
+        cell = float(weight(self.generator.range))
+        return cell * size.flatten(1).sum(1) + mu * self.latent_value(z)
+
+    @property
+    def marginal(self) -> Functional:
+        r""":math:`R_G(x) = \min_z \|x - G(z)\|_1 + \mu s(z)`, smoothed, with its envelope gradient."""
+        return Marginal(self)
+
+
+def _check_generator(G: Any) -> None:
+    if not isinstance(G, Generator):
+        raise TypeError(f"G must be a genreg.Generator, got {type(G).__name__}")

@@ -1,0 +1,249 @@
+"""Regularisers of the image itself: the baselines, and those made of an encoder or a normalising flow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import odl
+import torch
+from odl.functionals import Functional
+from torch import Tensor, nn
+
+from genreg.fidelity import Fidelity
+from genreg.generator import Generator
+from genreg.operators import NetworkFunctional, NetworkOperator, to_torch, torch_dtype
+from genreg.regularisers.base import Regulariser
+from genreg.solvers import SaddlePoint, conjugate_gradient, gradient_descent, pdhg
+from genreg.solvers.objective import Blocks
+
+__all__ = ["AutoencoderResidual", "EncoderNorm", "FlowPrior", "Tikhonov", "TotalVariation"]
+
+
+class _OnImages(Regulariser):
+    """A regulariser given as a functional on the image space; it starts from ``_first``, zero unless said."""
+
+    blocks = ("x",)
+    _first = "zero"
+
+    def __init__(self, space: Any, functional: Functional) -> None:
+        super().__init__(space=space, linear=False)
+        self.image = odl.IdentityOperator(space)
+        self.functional = functional
+        self.value = to_torch(functional)
+
+    def smooth(self, blocks: Blocks, **parameters: float | Tensor) -> Tensor:
+        """The functional at x."""
+        return self.value(blocks["x"])
+
+    def start(
+        self, fidelity: Fidelity, init: str | None, restarts: int, generator: torch.Generator
+    ) -> Blocks:
+        """Start from ``"zero"`` or from the ``"rough"`` reconstruction."""
+        init = init or self._first
+        if init not in ("zero", "rough"):
+            raise ValueError(f"init must be 'zero', 'rough' or blocks, got {init!r}")
+        if init == "rough":
+            x = fidelity.rough()
+        else:
+            shape = (len(fidelity.data), *self.domain.shape)
+            x = torch.zeros(shape, dtype=torch_dtype(self.domain), device=fidelity.data.device)
+        return {"x": x.repeat_interleave(restarts, 0)}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.functional!r})"
+
+
+class Tikhonov(_OnImages):
+    r"""Tikhonov regularisation, :math:`\|L x\|^2` in the norm of the range of L.
+
+    Problems are solved by `solvers.conjugate_gradient`, which needs a linear forward operator and a Gaussian
+    fidelity; for others pass ``solver=solvers.gradient_descent``.
+
+    Parameters
+    ----------
+    space : ODL space
+        The image space X.
+    operator : odl.Operator, optional
+        L, linear, by default the identity.
+    """
+
+    solver = staticmethod(conjugate_gradient)
+
+    def __init__(self, space: Any, operator: odl.Operator | None = None) -> None:
+        _check_space(space)
+        L = odl.IdentityOperator(space) if operator is None else operator
+        if not isinstance(L, odl.Operator) or not L.is_linear or L.domain != space:
+            raise ValueError(f"operator must be a linear ODL operator on {space!r}, got {L!r}")
+        super().__init__(space, odl.functionals.L2NormSquared(L.range) * L)
+
+
+class TotalVariation(_OnImages):
+    r"""Isotropic total variation, :math:`\| |\nabla x|_2 \|_1`, in the norms of the space X.
+
+    The gradient is by forward differences divided by the cell size, with no difference across the boundary;
+    the sum carries the cell volume. Optional bounds on x are imposed as constraints. Problems are solved by
+    `solvers.pdhg`.
+
+    Parameters
+    ----------
+    space : ODL space
+        The image space X, a `uniform_discr`.
+    lower, upper : float, optional
+        Bounds, for example ``lower=0`` for non-negativity.
+
+    References
+    ----------
+    L. I. Rudin, S. Osher, E. Fatemi (1992), Nonlinear total variation based noise removal algorithms,
+    doi:10.1016/0167-2789(92)90242-F.
+    """
+
+    solver = staticmethod(pdhg)
+
+    def __init__(self, space: Any, *, lower: float | None = None, upper: float | None = None) -> None:
+        _check_space(space)
+        if not hasattr(space, "partition"):
+            raise TypeError(f"space must be a discretised function space (uniform_discr), got {space!r}")
+        if lower is not None and upper is not None and not lower < upper:
+            raise ValueError(f"lower must be smaller than upper, got {lower} and {upper}")
+        self.bounds = (lower, upper)
+        self.derivative_operator = odl.Gradient(space, method="forward", pad_mode="symmetric")
+        norm = odl.functionals.GroupL1Norm(self.derivative_operator.range)
+        super().__init__(space, norm * self.derivative_operator)
+
+    def problem(self, fidelity: Fidelity, lam: Tensor, **parameters: Tensor) -> SaddlePoint:
+        """The saddle-point form: bounds on x, the fidelity of A x and λ times the norm of ∇x."""
+        if not fidelity.operator.is_linear:
+            raise ValueError(f"A must be linear for TotalVariation, got {fidelity.operator!r}")
+        box = (
+            odl.functionals.ZeroFunctional(self.domain)
+            if self.bounds == (None, None)
+            else odl.functionals.IndicatorBox(self.domain, *self.bounds)
+        )
+        norm = to_torch(odl.functionals.GroupL1Norm(self.derivative_operator.range)).scaled(lam)
+        return SaddlePoint(box, [fidelity.on_data(), norm], [fidelity.operator, self.derivative_operator])
+
+    @property
+    def gradient(self) -> odl.Operator:
+        """There is none.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        raise NotImplementedError("TotalVariation is not differentiable: solve with pdhg")
+
+    def __repr__(self) -> str:
+        return f"TotalVariation({self.domain!r}, lower={self.bounds[0]}, upper={self.bounds[1]})"
+
+
+class AutoencoderResidual(_OnImages):
+    r"""The distance from an image to its reconstruction, :math:`\|x - G(E(x))\|_X^2`.
+
+    Parameters
+    ----------
+    G : Generator
+        A generator with an encoder E.
+
+    References
+    ----------
+    D. Obmann, J. Schwab, M. Haltmeier (2020), Deep synthesis network for regularizing inverse problems,
+    doi:10.1088/1361-6420/abc7cd; H. Li, J. Schwab, S. Antholzer, M. Haltmeier (2020), NETT: solving inverse
+    problems with deep neural networks, doi:10.1088/1361-6420/ab6d57.
+    """
+
+    solver = staticmethod(gradient_descent)
+    _first = "rough"
+
+    def __init__(self, G: Generator) -> None:
+        E, X = _encoder(G), G.range
+        self.generator = G
+        super().__init__(X, odl.functionals.L2NormSquared(X) * (odl.IdentityOperator(X) - G * E))
+
+    def __repr__(self) -> str:
+        return f"AutoencoderResidual({self.generator!r})"
+
+
+class EncoderNorm(_OnImages):
+    r"""The size of the latent vector of an image, :math:`\|E(x)\|_2^2`.
+
+    Parameters
+    ----------
+    G : Generator
+        A generator with an encoder E.
+    """
+
+    solver = staticmethod(gradient_descent)
+    _first = "rough"
+
+    def __init__(self, G: Generator) -> None:
+        E = _encoder(G)
+        self.generator = G
+        super().__init__(G.range, odl.functionals.L2NormSquared(E.range) * E)
+
+    def __repr__(self) -> str:
+        return f"EncoderNorm({self.generator!r})"
+
+
+class _FlowValue(nn.Module):
+    """The value of `FlowPrior` for images ``(B, *shape)``, ``(B,)``."""
+
+    def __init__(self, flow: nn.Module, determinant: bool) -> None:
+        super().__init__()
+        self.flow = flow
+        self.determinant = determinant
+
+    def forward(self, x: Tensor) -> Tensor:
+        z, log_det = self.flow.to_latent(x)
+        size = z.flatten(1).square().sum(1)
+        return size - 2 * log_det if self.determinant else size
+
+
+class FlowPrior(_OnImages):
+    r"""The size of the latent vector of an image in a normalising flow, :math:`\|G^{-1}(x)\|_2^2`.
+
+    A flow is a bijective generator, so every image has a latent vector. With ``determinant=True`` the value is
+    :math:`\|G^{-1}(x)\|_2^2 - 2 \log |\det \partial G^{-1}(x)|`: twice the negative log-density of the image,
+    up to a constant.
+
+    Parameters
+    ----------
+    flow : torch.nn.Module
+        With ``to_latent(x) -> (z, log_abs_det)``, ``(B, *shape)`` to ``(B, dim)`` and ``(B,)``; for example one
+        that `genreg.flows.fit_flow` has trained.
+    space : ODL space
+        The image space X.
+    determinant : bool
+        Include the determinant.
+
+    References
+    ----------
+    M. Asim, M. Daniels, O. Leong, A. Ahmed, P. Hand (2020), Invertible generative models for inverse problems:
+    mitigating representation error and dataset bias, arXiv:1905.11672.
+    """
+
+    solver = staticmethod(gradient_descent)
+    _first = "rough"
+
+    def __init__(self, flow: nn.Module, space: Any, *, determinant: bool = False) -> None:
+        _check_space(space)
+        if not isinstance(flow, nn.Module) or not hasattr(flow, "to_latent"):
+            raise TypeError(
+                f"flow must be a torch.nn.Module with a method to_latent, got {type(flow).__name__}"
+            )
+        self.flow = flow
+        super().__init__(space, NetworkFunctional(_FlowValue(flow, determinant), space))
+
+    def __repr__(self) -> str:
+        return f"FlowPrior({type(self.flow).__name__}, {self.domain!r})"
+
+
+def _check_space(space: Any) -> None:
+    if isinstance(space, odl.ProductSpace) or not hasattr(space, "dtype"):
+        raise TypeError(f"space must be an ODL tensor or function space, got {space!r}")
+
+
+def _encoder(G: Any) -> NetworkOperator:
+    if not isinstance(G, Generator):
+        raise TypeError(f"G must be a genreg.Generator, got {type(G).__name__}")
+    return G.encoder
