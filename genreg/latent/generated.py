@@ -1,0 +1,200 @@
+r"""Functionals of the generated image G(z)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import odl
+import torch
+from odl.functionals import Functional
+from torch import Tensor, nn
+
+from genreg.latent.terms import positive
+from genreg.operators import (
+    NetworkFunctional,
+    TorchFunctional,
+    lower,
+    to_tensor,
+    to_torch,
+    torch_device,
+    torch_dtype,
+)
+from genreg.operators._building_blocks import weighted_sum
+from genreg.operators.lowering_fields import sum_of_squares
+
+__all__ = ["Discriminator", "ImageVariation"]
+
+
+class _OfImage(Functional):
+    """A differentiable functional of z ↦ G(z), from a module that gives one number for every image."""
+
+    def __init__(self, G: odl.Operator, module: nn.Module) -> None:
+        super().__init__(G.domain, linear=False)
+        self.G = G
+        self.functional = NetworkFunctional(module, G.range) * G
+
+    def _call(self, z: Any) -> float:
+        return self.functional(z)
+
+    @property
+    def gradient(self) -> odl.Operator:
+        """Riesz gradient, by the chain rule."""
+        return self.functional.gradient
+
+
+@lower.register(_OfImage)
+def _(op: _OfImage) -> TorchFunctional:
+    return TorchFunctional(to_torch(op.functional).fn, op.domain, name=type(op).__name__)
+
+
+class ImageVariation(_OfImage):
+    r"""Isotropic total variation of the generated image, smoothed to be differentiable.
+
+    .. math:: \int_\Omega \sqrt{|\nabla G(z)|_2^2 + \varepsilon^2}
+
+    with forward differences divided by the cell size, none across the boundary, and the sum weighted by the
+    cell volume, as in `genreg.TotalVariation`. With TV the total variation itself, the value lies between TV
+    and TV + ε|Ω|; a constant image has the value ε|Ω|.
+
+    Parameters
+    ----------
+    G : odl.Operator
+        The generator Z -> X, with X a `uniform_discr`.
+    smoothing : float
+        The parameter ε > 0, in units of the image per unit of length: gradients well above it count by
+        their length, those below by their square.
+
+    Raises
+    ------
+    TypeError
+        If G is no operator to a `uniform_discr`, or `smoothing` no number.
+    ValueError
+        If `smoothing` is not positive and finite.
+
+    References
+    ----------
+    L. I. Rudin, S. Osher, E. Fatemi (1992), Nonlinear total variation based noise removal algorithms,
+    doi:10.1016/0167-2789(92)90242-F.
+    R. Acar, C. R. Vogel (1994), Analysis of bounded variation penalty methods for ill-posed problems,
+    doi:10.1088/0266-5611/10/6/003.
+    """
+
+    def __init__(self, G: odl.Operator, smoothing: float) -> None:
+        if not isinstance(G, odl.Operator) or not hasattr(G.range, "partition"):
+            raise TypeError(f"G must be an ODL operator to a discretised function space, got {G!r}")
+        self.smoothing = positive(smoothing, "smoothing")
+        super().__init__(G, _SmoothVariation(G.range, self.smoothing))
+
+    def __repr__(self) -> str:
+        return f"ImageVariation({self.G!r}, smoothing={self.smoothing:g})"
+
+
+class _SmoothVariation(nn.Module):
+    """Images ``(B, *X.shape)`` to their smoothed total variation ``(B,)``."""
+
+    def __init__(self, X: Any, smoothing: float) -> None:
+        super().__init__()
+        self.differences = to_torch(odl.Gradient(X, method="forward", pad_mode="symmetric")).fn
+        self.integral = weighted_sum(X)
+        self.axis = -1 - len(X.shape)
+        self.square = smoothing**2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.integral((sum_of_squares(self.differences(x), self.axis) + self.square).sqrt())
+
+
+class Discriminator(_OfImage):
+    r"""What a discriminator holds against the generated image, :math:`\log(1 - D(G(z)))`.
+
+    D(x) is the probability that x is real, so the value falls to minus infinity where D is convinced and
+    rises to 0 where it is not. With the logit :math:`\ell` of that probability it is :math:`-\log(1 +
+    e^\ell)`, which is what is computed where `D` returns logits. The critic of a Wasserstein GAN, whose
+    output is large for real images, serves as well: its value enters as the logit.
+
+    Parameters
+    ----------
+    G : odl.Operator
+        The generator Z -> X.
+    D : torch.nn.Module
+        Maps images ``(B, *X.shape)`` to ``(B,)`` or ``(B, 1)``, by ``D.discriminate(x)`` where there is such
+        a method. It is put in evaluation mode and its parameters are frozen. If X has another data type or
+        device, a converted copy is used.
+    logits : bool
+        Whether `D` returns logits; otherwise it returns probabilities, which are rounded down to the largest
+        number below 1 to keep the value finite.
+
+    Raises
+    ------
+    TypeError
+        If G is no operator to a tensor space, or D no module.
+    ValueError
+        If D is for images of another size, does not return one number for each image, or returns what can't
+        be a probability.
+
+    References
+    ----------
+    I. J. Goodfellow et al. (2014), Generative adversarial nets, arXiv:1406.2661.
+    R. A. Yeh, C. Chen, T. Y. Lim, A. G. Schwing, M. Hasegawa-Johnson, M. N. Do (2017), Semantic image
+    inpainting with deep generative models, arXiv:1607.07539.
+    M. Arjovsky, S. Chintala, L. Bottou (2017), Wasserstein GAN, arXiv:1701.07875.
+    """
+
+    def __init__(self, G: odl.Operator, D: nn.Module, *, logits: bool = True) -> None:
+        if not isinstance(G, odl.Operator) or not hasattr(G.range, "dtype"):
+            raise TypeError(f"G must be an ODL operator to a tensor or function space, got {G!r}")
+        if not isinstance(D, nn.Module):
+            raise TypeError(f"D must be a torch.nn.Module, got {type(D).__name__}")
+        dtype, device = torch_dtype(G.range), torch_device(G.range)
+        if any(p.dtype != dtype or p.device != device for p in D.parameters()):
+            D = copy.deepcopy(D).to(device=device, dtype=dtype)
+        module = _LogFake(D.eval(), logits)
+        _check(module, to_tensor(G(G.domain.zero()))[None])
+        self.D = D
+        self.logits = logits
+        super().__init__(G, module)
+
+    def __repr__(self) -> str:
+        return f"Discriminator({self.G!r}, {type(self.D).__name__}, logits={self.logits})"
+
+
+class _LogFake(nn.Module):
+    """Images ``(B, *X.shape)`` to log(1 - D), ``(B,)``."""
+
+    def __init__(self, D: nn.Module, logits: bool) -> None:
+        super().__init__()
+        self.judge = getattr(D, "discriminate", D)
+        self.D = D
+        self.logits = logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        verdict = self.judge(x).reshape(len(x))
+        if self.logits:
+            return -nn.functional.softplus(verdict)
+        return torch.log1p(-verdict.clamp(max=1 - torch.finfo(x.dtype).eps / 2))
+
+
+def _check(module: _LogFake, image: Tensor) -> None:
+    """Check what a discriminator says about one image, ``(1, *X.shape)``."""
+    shape = tuple(image.shape[1:])
+    own = getattr(module.D, "image_shape", None)
+    if own is not None and tuple(own) != shape:
+        raise ValueError(f"D must accept images of the shape {shape} that G makes, got one for {tuple(own)}")
+    try:
+        with torch.no_grad():
+            verdict = module.judge(image)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"D must accept a batch of one image that G makes, of the shape {(1, *shape)}; it says: {error}"
+        ) from error
+    received = tuple(verdict.shape) if isinstance(verdict, Tensor) else type(verdict).__name__
+    if received not in ((1,), (1, 1)):
+        raise ValueError(
+            f"D must return one number for each image of the shape {shape} that G makes, a shape of (1,) or "
+            f"(1, 1) for one image, got {received}: is it for images of this size?"
+        )
+    if not module.logits and not bool(((verdict >= 0) & (verdict <= 1)).all()):
+        raise ValueError(
+            f"D must return probabilities in [0, 1] with logits=False, got {verdict.item():g}; for logits or "
+            "a critic leave logits=True"
+        )
