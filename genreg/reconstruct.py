@@ -13,13 +13,19 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg.fidelity import GaussianFidelity
+from genreg._batched import (
+    BatchedSolve,
+    checked_fidelity,
+    checked_lam,
+    checked_restarts,
+    starting_points,
+)
+from genreg.fidelity import Fidelity
 from genreg.operators import to_element, to_torch
 from genreg.regularisers import Regulariser
-from genreg.solvers import Choice, Solution, Trial, morozov
-from genreg.solvers.door import enter
+from genreg.solvers import Choice, Solution, morozov
 from genreg.solvers.driver import Callback
-from genreg.solvers.objective import Blocks, block_spaces, pack
+from genreg.solvers.objective import block_spaces, pack
 
 __all__ = ["Reconstruction", "reconstruct"]
 
@@ -37,11 +43,12 @@ class Reconstruction:
     lam : Tensor
         λ of every sample, ``(B,)``; for a single sample, this and all that follow have no batch axis.
     residual : Tensor
-        Sum of squares :math:`\|A x - y\|_2^2`.
+        What the discrepancy principle compares with `level`: for Gaussian noise the sum of squares
+        :math:`\|A x - y\|_2^2`.
     level : Tensor
-        Morozov's level dim(Y) σ².
+        Level of the noise: for Gaussian noise dim(Y) σ².
     value : Tensor
-        Objective, fidelity + λ R.
+        Objective, D + λ R.
     status : Tensor
         Integer tensor of `solvers.Status` members.
     iterations : Tensor
@@ -105,7 +112,8 @@ def reconstruct(
     y: Any,
     regulariser: Regulariser,
     *,
-    noise_std: float | Tensor,
+    noise_std: float | Tensor | None = None,
+    fidelity: Fidelity | Callable[[odl.Operator, Any], Fidelity] | None = None,
     lam: float | Tensor | str = "morozov",
     restarts: int = 1,
     init: Any = None,
@@ -119,8 +127,8 @@ def reconstruct(
 ) -> Reconstruction:
     r"""Reconstruct images from data.
 
-    The blocks v of the regulariser minimise
-    :math:`\frac{1}{2 \sigma^2} \|A(\mathrm{image}(v)) - y\|^2 + \lambda R(v)`.
+    The blocks v of the regulariser minimise :math:`\mathcal{D}(A(\mathrm{image}(v))) + \lambda R(v)`, where D is
+    :math:`\frac{1}{2 \sigma^2} \|\cdot - y\|^2` unless another fidelity is given.
 
     Parameters
     ----------
@@ -129,12 +137,16 @@ def reconstruct(
     y : ODL element of Y, or Tensor
         Data. A tensor may have a leading batch axis; all its samples are solved at once.
     regulariser : Regulariser
-        `HardConstraint`, `TotalVariation`, `Tikhonov`, ...
+        `HardConstraint`, `RelaxedConstraint`, `SparseDeviation`, `TotalVariation`, ...
     noise_std : float or Tensor
-        Standard deviation σ of the noise of one sample of the data, or one for every image, ``(B,)``.
-    lam : float, Tensor or "morozov"
-        λ ≥ 0, one for every image, ``(B,)``, or by the discrepancy principle: the largest λ with
-        :math:`\|A x - y\|^2 \le \mathrm{factor} \cdot \dim(Y) \sigma^2`.
+        Standard deviation σ of Gaussian noise of one sample of the data, or one for every image, ``(B,)``.
+    fidelity : Fidelity or callable, optional
+        In place of `noise_std`, the fidelity of `A` and `y`, or a function ``(A, y)`` that makes it, for example
+        the class `PoissonFidelity`.
+    lam : float, Tensor, "morozov" or "l-curve"
+        λ ≥ 0, one for every image, ``(B,)``; or by the discrepancy principle, the largest λ whose discrepancy
+        (:math:`\|A x - y\|^2` for Gaussian noise) is at most `factor` times its level (:math:`\dim(Y)
+        \sigma^2`); or by the corner of the L-curve.
     restarts : int
         Starting points for every image, solved in the same batch; the smallest objective wins.
     init : str or dict of blocks, optional
@@ -163,108 +175,40 @@ def reconstruct(
     NotImplementedError
         If the solver needs a gradient or prox that the problem does not have.
     """
-    if not isinstance(regulariser, Regulariser):
-        raise TypeError(f"regulariser must be a genreg regulariser, got {type(regulariser).__name__}")
-    fidelity = GaussianFidelity(A, y, noise_std)
-    if A.domain != regulariser.image.range:
-        raise ValueError(
-            f"A and regulariser must share the image space, got {A.domain!r} and {regulariser.image.range!r}"
-        )
-    if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
-        raise ValueError(f"restarts must be a positive integer, got {restarts!r}")
-    if not (isinstance(factor, (int, float)) and factor > 0 and math.isfinite(factor)):
+    fidelity = checked_fidelity(A, y, noise_std, fidelity, regulariser)
+    checked_restarts(restarts)
+    if not (isinstance(factor, int | float) and factor > 0 and math.isfinite(factor)):
         raise ValueError(f"factor must be positive and finite, got {factor!r}")
     options = {k: v for k, v in (("max_iter", max_iter), ("tol", tol)) if v is not None}
-    solve = _BatchedSolve(
+    solve = BatchedSolve(
         fidelity,
         regulariser,
         functools.partial(solver or regulariser.solver, callback=callback, progress=progress, **options),
-        _starting_points(fidelity, regulariser, init, restarts, seed or 0),
-        restarts,
+        starting_points(fidelity, regulariser, init, restarts, seed or 0),
     )
     began = time.perf_counter()
+    history: Mapping[str, Tensor] = {}
     if isinstance(lam, str):
-        if lam != "morozov":
-            raise ValueError(f"lam must be a number, a tensor or 'morozov', got {lam!r}")
-        choice = morozov(solve, factor * fidelity.level)
-        history: Mapping[str, Tensor] = {"lam": choice.tried_lam, "residual": choice.tried_residual}
+        if lam not in _CHOICES:
+            raise ValueError(f"lam must be a number, a tensor or one of {sorted(_CHOICES)}, got {lam!r}")
+        choice = _CHOICES[lam](solve, fidelity, factor)
+        history = {"lam": choice.tried_lam, "residual": choice.tried_residual}
     else:
-        lam = _parameter(lam, fidelity.data)
+        lam = checked_lam(lam, fidelity.data)
         trial = solve(torch.arange(len(lam), device=lam.device), lam[:, None], None)
         choice = Choice.single(lam, trial)
         history = solve.history
     return _finish(fidelity, regulariser, choice, history, time.perf_counter() - began)
 
 
-def _starting_points(
-    fidelity: GaussianFidelity, regulariser: Regulariser, init: Any, restarts: int, seed: int
-) -> Blocks:
-    """Starting points ``(B, restarts, *shape)``; given blocks are the first of them."""
-    generator = torch.Generator(fidelity.data.device).manual_seed(seed)
-    if not (init is None or isinstance(init, str | Mapping)):
-        raise TypeError(f"init must be a string or a dict of blocks, got {type(init).__name__}")
-    kind = init if isinstance(init, str) else None
-    count = len(fidelity.data)
-    starts = {
-        name: v.unflatten(0, (count, restarts))
-        for name, v in regulariser.start(fidelity, kind, restarts, generator).items()
-    }
-    if isinstance(init, Mapping):
-        given = enter(init, block_spaces(regulariser.domain, regulariser.blocks)).blocks
-        for name, v in given.items():
-            if len(v) not in (1, count):
-                raise ValueError(f"init[{name!r}] must have a batch of 1 or {count}, got {len(v)}")
-            starts[name][:, 0] = v
-    return starts
-
-
-class _BatchedSolve:
-    """Solves images × parameters × restarts as one batch and keeps the best restart."""
-
-    def __init__(
-        self,
-        fidelity: GaussianFidelity,
-        regulariser: Regulariser,
-        solver: Callable[..., Solution],
-        starts: Blocks,
-        restarts: int,
-    ) -> None:
-        self.fidelity, self.regulariser, self.solver = fidelity, regulariser, solver
-        self.starts, self.restarts = starts, restarts
-        self.history: Mapping[str, Tensor] = {}
-
-    def __call__(self, samples: Tensor, lam: Tensor, init: Blocks | None) -> Trial:
-        """Solve with the parameters ``lam``, ``(b, K)``; a warm start ``(b, K, *shape)`` needs no restarts."""
-        b, K = lam.shape
-        R = self.restarts if init is None else 1
-        if init is None:
-            init = {name: v[samples, None].expand(-1, K, *v.shape[1:]) for name, v in self.starts.items()}
-            init = {name: v.flatten(1, 2) for name, v in init.items()}
-        rows = samples.repeat_interleave(K * R)
-        data = self.fidelity.take(rows)
-        problem = self.regulariser.problem(data, lam.flatten().repeat_interleave(R))
-        solution = self.solver(problem, {name: v.flatten(0, 1) for name, v in init.items()})
-        self.history = solution.history
-
-        with torch.no_grad():
-            domain = self.regulariser.domain
-            residual = data.residual(to_torch(self.regulariser.image)(pack(domain, solution.blocks)))
-        best = solution.value.nan_to_num(torch.inf).view(b * K, R).argmin(1)
-
-        def pick(value: Tensor) -> Tensor:
-            chosen = value.unflatten(0, (b * K, R))[torch.arange(b * K, device=value.device), best]
-            return chosen.unflatten(0, (b, K))
-
-        return Trial(
-            blocks={name: pick(v) for name, v in solution.blocks.items()},
-            residual=pick(residual),
-            status=pick(solution.status),
-            iterations=pick(solution.iterations),
-        )
+_CHOICES: dict[str, Callable[[BatchedSolve, Fidelity, float], Choice]] = {
+    "morozov": lambda solve, fidelity, factor: morozov(solve, factor * fidelity.level),
+}
+"""How λ is chosen, by the name that `reconstruct` takes."""
 
 
 def _finish(
-    fidelity: GaussianFidelity,
+    fidelity: Fidelity,
     regulariser: Regulariser,
     choice: Choice,
     history: Mapping[str, Tensor],
@@ -274,9 +218,8 @@ def _finish(
     with torch.no_grad():
         v = pack(regulariser.domain, choice.blocks)
         image = to_torch(regulariser.image)(v)
-        value = 0.5 * choice.residual * fidelity.inverse_variance + choice.lam * to_torch(regulariser)(v)
     blocks, level = choice.blocks, fidelity.level
-    numbers = [choice.lam, choice.residual, level, value, choice.status, choice.iterations]
+    numbers = [choice.lam, choice.residual, level, choice.value, choice.status, choice.iterations]
     if not fidelity.batched:
         image, numbers = image[0], [n[0] for n in numbers]
         blocks = {name: v[0] for name, v in blocks.items()}
@@ -299,12 +242,3 @@ def _finish(
         history=history,
         data=data,
     )
-
-
-def _parameter(lam: Any, data: Tensor) -> Tensor:
-    tensor = torch.as_tensor(lam, dtype=data.real.dtype, device=data.device)
-    if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != len(data)):
-        raise ValueError(f"lam must be a number or have the shape ({len(data)},), got {tuple(tensor.shape)}")
-    if not bool(((tensor >= 0) & torch.isfinite(tensor)).all()):
-        raise ValueError(f"lam must be non-negative and finite, got {lam}")
-    return tensor.expand(len(data))

@@ -15,7 +15,8 @@ Dokl. 7.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,15 +36,30 @@ class Trial:
     blocks : dict of str to Tensor
         ``(B, K, *shape)``.
     residual : Tensor
-        Sum of squares ‖Ax - y‖², ``(B, K)``.
+        Sum of squares ‖Ax - y‖², or another measure of the misfit, ``(B, K)``.
+    value, penalty : Tensor
+        Objective and regulariser, ``(B, K)``.
     status, iterations : Tensor
         Status and iterations of the solver, ``(B, K)``.
     """
 
     blocks: Blocks
     residual: Tensor
+    value: Tensor
+    penalty: Tensor
     status: Tensor
     iterations: Tensor
+
+    def map(self, fn: Callable[..., Tensor], *others: Trial) -> Trial:
+        """Apply `fn` to every tensor of these trials."""
+
+        def apply(name: str) -> Any:
+            own, *rest = (getattr(trial, name) for trial in (self, *others))
+            if isinstance(own, Tensor):
+                return fn(own, *rest)
+            return {block: fn(v, *(other[block] for other in rest)) for block, v in own.items()}
+
+        return Trial(**{f.name: apply(f.name) for f in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -52,8 +68,8 @@ class Choice:
 
     Attributes
     ----------
-    lam, residual : Tensor
-        ``(B,)``.
+    lam, residual, value : Tensor
+        λ, residual and objective, ``(B,)``.
     blocks : dict of str to Tensor
         ``(B, *shape)``.
     status : Tensor
@@ -66,6 +82,7 @@ class Choice:
 
     lam: Tensor
     residual: Tensor
+    value: Tensor
     blocks: Blocks
     status: Tensor
     iterations: Tensor
@@ -78,6 +95,7 @@ class Choice:
         return cls(
             lam=lam,
             residual=trial.residual[:, 0],
+            value=trial.value[:, 0],
             blocks={name: v[:, 0] for name, v in trial.blocks.items()},
             status=trial.status[:, 0],
             iterations=trial.iterations[:, 0],
@@ -169,23 +187,10 @@ class _Search:
         else:
             at = (self.rows[:, None], self.best[:, None].expand(-1, lam.shape[1]))
             wide_lam = self.lam[at].index_copy(0, samples, lam)
-            wide = Trial(
-                {
-                    name: self.trial.blocks[name][at].index_copy(0, samples, v)
-                    for name, v in trial.blocks.items()
-                },
-                self.trial.residual[at].index_copy(0, samples, trial.residual),
-                self.trial.status[at].index_copy(0, samples, trial.status),
-                self.trial.iterations[at].index_copy(0, samples, trial.iterations),
-            )
+            wide = self.trial.map(lambda old, new: old[at].index_copy(0, samples, new), trial)
         if hasattr(self, "trial"):
             wide_lam = torch.cat((self.lam, wide_lam), 1)
-            wide = Trial(
-                {name: torch.cat((self.trial.blocks[name], v), 1) for name, v in wide.blocks.items()},
-                torch.cat((self.trial.residual, wide.residual), 1),
-                torch.cat((self.trial.status, wide.status), 1),
-                torch.cat((self.trial.iterations, wide.iterations), 1),
-            )
+            wide = self.trial.map(lambda old, new: torch.cat((old, new), 1), wide)
         self.lam, self.trial = wide_lam, wide
         self._judge()
 
@@ -232,6 +237,7 @@ class _Search:
         return Choice(
             lam=self.lam[at],
             residual=self.trial.residual[at],
+            value=self.trial.value[at],
             blocks={name: v[at] for name, v in self.trial.blocks.items()},
             status=status,
             iterations=self.trial.iterations[at],

@@ -152,6 +152,11 @@ class Regulariser(Functional):
                 )
         return {name: p.expand(len(lam)) for name, p in tensors.items()}
 
+    def value_of(self, blocks: Blocks, **parameters: float | Tensor) -> Tensor:
+        """R(v; θ), ``(B,)``."""
+        parts = self.proximable(**parameters).items()
+        return sum((g(blocks[name]) for name, g in parts), self.smooth(blocks, **parameters))
+
     def named(self, v: Any) -> Blocks:
         """Blocks by their names, from a tensor, stack or tuple as a lowered functional takes it."""
         parts = (v,) if len(self.blocks) == 1 else split(self.domain, v)
@@ -176,14 +181,15 @@ class Regulariser(Functional):
 
     @property
     def marginal(self) -> Functional:
-        """The functional of the image alone, :math:`R_G(x) = \\min R` over the other blocks."""
+        r"""The functional of the image alone, :math:`R_G(x) = \min R` over the other blocks."""
         return self
 
 
 @lower.register(Regulariser)
 def _(op: Regulariser) -> TorchFunctional:
-    parts = [to_torch(part) for part in _parts(op)]
-    return TorchFunctional(lambda v: sum(part(v) for part in parts), op.domain, name=type(op).__name__)
+    return TorchFunctional(
+        lambda v: op.value_of(op.named(v), **op.parameters), op.domain, name=type(op).__name__
+    )
 
 
 @terms.register(Regulariser)

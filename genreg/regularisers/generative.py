@@ -214,7 +214,7 @@ class RelaxedConstraint(_Deviating):
         self.solver = palm if self.latent_prox is not None else alternating_gradient_descent
 
     def smooth(self, blocks: Blocks, *, mu: float | Tensor, **parameters: float | Tensor) -> Tensor:
-        """:math:`\\|G(z) - x\\|^2 + \\mu s(z)`, s its smooth part."""
+        r""":math:`\|G(z) - x\|^2 + \mu s(z)`, s its smooth part."""
         x, z = blocks["x"], blocks["z"]
         return self.norm(self.generate(z) - x) + mu * self.latent_value(z)
 

@@ -27,7 +27,9 @@ class Ridge:
             assert init["x"].shape == x.shape
         residual = (x @ self.A.T - self.y[samples][:, None]).square().sum(-1)
         status = torch.full_like(lam, Status.CONVERGED, dtype=torch.int64)
-        return Trial({"x": x}, residual, status, torch.ones_like(status))
+        penalty = x.square().sum(-1)
+        value = residual + lam * penalty
+        return Trial({"x": x}, residual, value, penalty, status, torch.ones_like(status))
 
     def limits(self):
         """Smallest and largest residual that any λ can give."""

@@ -1,0 +1,172 @@
+"""Images × parameters × restarts as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import odl
+import torch
+from torch import Tensor
+
+from genreg.fidelity import Fidelity, GaussianFidelity
+from genreg.operators import to_torch
+from genreg.regularisers import Regulariser
+from genreg.solvers import Solution, Trial
+from genreg.solvers.door import enter
+from genreg.solvers.objective import Blocks, block_spaces, pack
+
+__all__ = ["BatchedSolve", "checked_fidelity", "checked_lam", "checked_restarts", "starting_points"]
+
+
+def checked_fidelity(
+    A: odl.Operator, y: Any, noise_std: float | Tensor | None, fidelity: Any, regulariser: Regulariser
+) -> Fidelity:
+    """Return the fidelity of data given in one of the ways of `reconstruct`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the arguments do not fit each other.
+    """
+    if not isinstance(regulariser, Regulariser):
+        raise TypeError(f"regulariser must be a genreg regulariser, got {type(regulariser).__name__}")
+    if fidelity is None:
+        if noise_std is None:
+            raise TypeError("noise_std must be given, the standard deviation of the noise, or a fidelity")
+        fidelity = GaussianFidelity(A, y, noise_std)
+    elif noise_std is not None:
+        raise TypeError("noise_std belongs to the Gaussian fidelity: give either noise_std or fidelity")
+    elif not isinstance(fidelity, Fidelity):
+        fidelity = fidelity(A, y) if callable(fidelity) else fidelity
+        if not isinstance(fidelity, Fidelity):
+            raise TypeError(
+                f"fidelity must be a genreg fidelity, or make one of (A, y), got {type(fidelity).__name__}"
+            )
+    if fidelity.operator != A:
+        raise ValueError(f"fidelity must have the operator A, {A!r}, got {fidelity.operator!r}")
+    if A.domain != regulariser.image.range:
+        raise ValueError(
+            f"A and regulariser must share the image space, got {A.domain!r} and {regulariser.image.range!r}"
+        )
+    regulariser.parameters_of(fidelity.data.real.flatten(1)[:, 0])
+    return fidelity
+
+
+def checked_restarts(restarts: Any) -> int:
+    """Return the number of restarts.
+
+    Raises
+    ------
+    ValueError
+        If it is not a positive integer.
+    """
+    if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
+        raise ValueError(f"restarts must be a positive integer, got {restarts!r}")
+    return restarts
+
+
+def checked_lam(lam: Any, data: Tensor) -> Tensor:
+    """Return λ for every sample of `data`, ``(B,)``.
+
+    Raises
+    ------
+    ValueError
+        If it has another shape, is negative or not finite.
+    """
+    tensor = torch.as_tensor(lam, dtype=data.real.dtype, device=data.device)
+    if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != len(data)):
+        raise ValueError(f"lam must be a number or have the shape ({len(data)},), got {tuple(tensor.shape)}")
+    if not bool(((tensor >= 0) & torch.isfinite(tensor)).all()):
+        raise ValueError(f"lam must be non-negative and finite, got {lam}")
+    return tensor.expand(len(data))
+
+
+def starting_points(
+    fidelity: Fidelity, regulariser: Regulariser, init: Any, restarts: int, seed: int
+) -> Blocks:
+    """Starting points ``(B, restarts, *shape)``; given blocks are the first of them."""
+    generator = torch.Generator(fidelity.data.device).manual_seed(seed)
+    if not (init is None or isinstance(init, str | Mapping)):
+        raise TypeError(f"init must be a string or a dict of blocks, got {type(init).__name__}")
+    kind = init if isinstance(init, str) else None
+    count = len(fidelity.data)
+    starts = {
+        name: v.unflatten(0, (count, restarts))
+        for name, v in regulariser.start(fidelity, kind, restarts, generator).items()
+    }
+    if isinstance(init, Mapping):
+        given = enter(init, block_spaces(regulariser.domain, regulariser.blocks)).blocks
+        for name, v in given.items():
+            if len(v) not in (1, count):
+                raise ValueError(f"init[{name!r}] must have a batch of 1 or {count}, got {len(v)}")
+            starts[name][:, 0] = v
+    return starts
+
+
+class BatchedSolve:
+    """Solves images × values of λ × restarts as one batch and keeps the best restart.
+
+    Parameters
+    ----------
+    fidelity : Fidelity
+        The data, B samples.
+    regulariser : Regulariser
+        R.
+    solver : callable
+        ``solver(problem, init)``.
+    starts : dict of str to Tensor
+        Starting points, ``(B, restarts, *shape)``.
+    parameters : dict of str to Tensor, optional
+        Parameters of R for every sample, ``(B,)``, by default its own.
+    """
+
+    def __init__(
+        self,
+        fidelity: Fidelity,
+        regulariser: Regulariser,
+        solver: Callable[..., Solution],
+        starts: Blocks,
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.fidelity, self.regulariser, self.solver = fidelity, regulariser, solver
+        self.starts = starts
+        self.restarts = next(iter(starts.values())).shape[1]
+        self.parameters = regulariser.parameters_of(fidelity.data.real.flatten(1)[:, 0])
+        self.parameters |= parameters or {}
+        self.history: Mapping[str, Tensor] = {}
+
+    def __call__(self, samples: Tensor, lam: Tensor, init: Blocks | None) -> Trial:
+        """Solve with the parameters ``lam``, ``(b, K)``; a warm start ``(b, K, *shape)`` needs no restarts."""
+        b, K = lam.shape
+        R = self.restarts if init is None else 1
+        if init is None:
+            init = {name: v[samples, None].expand(-1, K, *v.shape[1:]) for name, v in self.starts.items()}
+            init = {name: v.flatten(1, 2) for name, v in init.items()}
+        rows = samples.repeat_interleave(K * R)
+        data = self.fidelity.take(rows)
+        parameters = {name: p[rows] for name, p in self.parameters.items()}
+        lams = lam.flatten().repeat_interleave(R)
+        problem = self.regulariser.problem(data, lams, **parameters)
+        solution = self.solver(problem, {name: v.flatten(0, 1) for name, v in init.items()})
+        self.history = solution.history
+
+        with torch.no_grad():
+            domain = self.regulariser.domain
+            image = to_torch(self.regulariser.image)(pack(domain, solution.blocks))
+            residual = data.discrepancy(image)
+            penalty = self.regulariser.value_of(solution.blocks, **parameters)
+        best = solution.value.nan_to_num(torch.inf).view(b * K, R).argmin(1)
+
+        def pick(value: Tensor) -> Tensor:
+            chosen = value.unflatten(0, (b * K, R))[torch.arange(b * K, device=value.device), best]
+            return chosen.unflatten(0, (b, K))
+
+        return Trial(
+            blocks={name: pick(v) for name, v in solution.blocks.items()},
+            residual=pick(residual),
+            value=pick(solution.value),
+            penalty=pick(penalty),
+            status=pick(solution.status),
+            iterations=pick(solution.iterations),
+        )
