@@ -53,7 +53,7 @@ def _convex(t: Tensor, step: Tensor, q: float) -> Tensor:
     u = s.exp()
     remainder = t - (slope + (q - 1) * s).exp()  # the more precise of the two where u is the larger part
     u = torch.where(remainder > t / 2, remainder, u)
-    return torch.where(t > smallest, u, 0.0)
+    return torch.where(t <= smallest, 0.0, u)
 
 
 def _nonconvex(t: Tensor, step: Tensor, q: float) -> Tensor:
@@ -74,14 +74,15 @@ def _nonconvex(t: Tensor, step: Tensor, q: float) -> Tensor:
     for _ in range(_NEWTON):
         slope = q * step * u.pow(q - 1)
         u = u - (u - target + slope) / (1 + (q - 1) * slope / u)
-    return torch.where(t > threshold, u, 0.0)
+    return torch.where(t <= threshold, 0.0, u)
 
 
 def project_to_sphere(t: Tensor, axes: tuple[int, ...], radius: float) -> Tensor:
     """Project samples to the sphere around 0; the sample 0 goes to its point on the first axis."""
     largest = t.abs().amax(axes, keepdim=True)
-    unit = t / torch.where(largest > 0, largest, 1.0)  # squares of its components neither over- nor underflow
+    zero = largest == 0
+    unit = t / torch.where(zero, 1.0, largest)  # squares of its components neither over- nor underflow
     first = torch.zeros_like(unit)
     first[(..., *(0 for _ in axes))] = 1.0
-    unit = torch.where(largest > 0, unit, first)
+    unit = torch.where(zero, first, unit)
     return unit * (radius / torch.linalg.vector_norm(unit, dim=axes, keepdim=True))

@@ -254,6 +254,15 @@ def test_projection_of_zero_is_on_the_first_axis():
     assert p[0, 0, 0] == 2 and p[1, 1, 1] == -2 and p.abs().sum() == 4
 
 
+def test_what_is_no_number_stays_so():
+    t = torch.tensor([[0.5, math.nan]], dtype=torch.float64)
+    for q in QS:
+        p = to_torch(Power(odl.rn(2), q)).prox(t, 0.01)
+        assert p.isnan().tolist() == [[False, True]]
+    assert bool(to_torch(Sphere(odl.rn(2))).prox(t, 1.0).isnan().all())
+    assert to_torch(Sphere(odl.rn(2)))(t).item() == to_torch(Box(odl.rn(2), 1))(t).item() == math.inf
+
+
 def test_nonconvex_terms_have_no_conjugate():
     for f in (Power(odl.rn(3), 0.5), Sphere(odl.rn(3)), 2 * Sphere(odl.rn(3))):
         with pytest.raises(NotImplementedError, match="not convex"):
