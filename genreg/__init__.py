@@ -5,7 +5,7 @@ trained generator is the prior and a batch of images, parameters and restarts is
 """
 
 from genreg import datasets, evaluation, latent, networks, operators, solvers, training, weights
-from genreg.fidelity import GaussianFidelity
+from genreg.fidelity import Fidelity, FunctionalFidelity, GaussianFidelity, PoissonFidelity
 from genreg.generator import Decoded, Generator, load_generator
 from genreg.operators import NetworkFunctional, NetworkOperator, to_torch
 from genreg.reconstruct import Reconstruction, reconstruct
@@ -27,12 +27,15 @@ __all__ = [
     "AutoencoderResidual",
     "Decoded",
     "EncoderNorm",
+    "Fidelity",
     "FlowPrior",
+    "FunctionalFidelity",
     "GaussianFidelity",
     "Generator",
     "HardConstraint",
     "NetworkFunctional",
     "NetworkOperator",
+    "PoissonFidelity",
     "Reconstruction",
     "Regulariser",
     "RelaxedConstraint",

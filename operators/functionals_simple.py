@@ -25,7 +25,7 @@ from genreg.operators.bridge import Step, TorchFunctional, lower, sample_ndims, 
 from genreg.operators.functionals import conjugate, extremum, indicator, pointwise
 from genreg.operators.spaces import Tensors, tree_map
 
-__all__: list[str] = []
+__all__ = ["kullback_leibler_prox"]
 
 
 @lower.register(ConstantFunctional)
@@ -115,18 +115,19 @@ def _kullback_leibler(op: Any) -> TorchFunctional:
     def fn(t: Tensors) -> Tensor:
         return _inf_if_nan(total(tree_map(divergence, t, prior(t))))
 
-    def positive_root(t: Tensor, g: Tensor, step: Step) -> Tensor:
-        """Solve u² - (t - step) u - step g = 0 for u >= 0, without cancellation."""
-        b = t - step
-        root = (b.square() + 4 * step * g).sqrt()
-        return torch.where(b > 0, (b + root) / 2, 2 * step * g / (root - b).clamp_min(1e-30))
-
     ndims = sample_ndims(space)
 
     def prox(t: Tensors, step: Step) -> Tensors:
-        return tree_map(positive_root, t, prior(t), spread(step, ndims))
+        return tree_map(kullback_leibler_prox, t, prior(t), spread(step, ndims))
 
     return TorchFunctional(fn, space, prox, name="KullbackLeibler")
+
+
+def kullback_leibler_prox(t: Tensor, g: Tensor, step: Step) -> Tensor:
+    """Solve u² - (t - step) u - step g = 0 for u >= 0, without cancellation."""
+    b = t - step
+    root = (b.square() + 4 * step * g).sqrt()
+    return torch.where(b > 0, (b + root) / 2, 2 * step * g / (root - b).clamp_min(1e-30))
 
 
 @lower.register(KullbackLeiblerConvexConj)

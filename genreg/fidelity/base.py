@@ -15,7 +15,7 @@ from genreg.operators import TorchFunctional, lower, riesz, to_element, to_tenso
 from genreg.solvers import rough_reconstruction
 from genreg.solvers.door import enter, is_element
 
-__all__ = ["Fidelity", "positive", "trailing"]
+__all__ = ["Fidelity", "per_datum", "positive", "trailing"]
 
 
 class Fidelity(Functional):
@@ -181,6 +181,49 @@ def positive(value: float | Tensor, name: str, data: Tensor) -> Tensor:
     if not bool(((tensor > 0) & torch.isfinite(tensor)).all()):
         raise ValueError(f"{name} must be positive and finite, got {value}")
     return tensor.expand(len(data))
+
+
+def per_datum(value: Any, name: str, data: Tensor) -> Tensor:
+    """Return a parameter of the data as a tensor that broadcasts to `data`, its first axis that of the samples.
+
+    Parameters
+    ----------
+    value : float, Tensor, array or ODL element of Y
+        A number, ``(B,)``, ``Y.shape`` or ``(B, *Y.shape)``; axes of the latter two may have length 1.
+    name : str
+        Name of the argument in error messages.
+    data : Tensor
+        ``(B, *Y.shape)``.
+
+    Raises
+    ------
+    ValueError
+        If the shape is another one or has two meanings, or a value is not finite.
+    """
+    source = to_tensor(value) if is_element(value) else value
+    tensor = torch.as_tensor(source, dtype=data.real.dtype, device=data.device).detach()
+    count, shape = data.shape[0], tuple(data.shape[1:])
+    of_samples = tensor.ndim == 1 and len(tensor) == count
+    if of_samples and count > 1 and shape == (count,) and not is_element(value):
+        raise ValueError(
+            f"{name} of shape ({count},) may be one for every sample or one for every datum: give it the shape "
+            f"({count}, 1) or (1, {count})"
+        )
+    if tensor.ndim == 0 or (of_samples and not (len(shape) == 1 and is_element(value))):
+        tensor = tensor.reshape(-1, *(1,) * len(shape))
+    elif tensor.ndim == len(shape):
+        tensor = tensor[None]
+    pairs = zip(tensor.shape, data.shape, strict=False)
+    if tensor.ndim != data.ndim or any(n not in (1, m) for n, m in pairs):
+        raise ValueError(
+            f"{name} must be a number or have the shape ({count},), {shape} or {(count, *shape)}, got "
+            f"{tuple(torch.as_tensor(source).shape)}"
+        )
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(
+            f"{name} must be finite, got {int((~torch.isfinite(tensor)).sum())} NaN or infinite values"
+        )
+    return tensor.expand(count, *tensor.shape[1:])
 
 
 def trailing(value: float | Tensor, data: Tensor) -> float | Tensor:
