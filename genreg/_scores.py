@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from genreg._run import SCHEDULES
-from genreg.networks import Autoencoder, GridConfig
+from genreg._loop import SCHEDULES
+from genreg.networks import GAN, Autoencoder, GridConfig
 from genreg.networks._grid import normalise
 
 __all__ = ["evaluate", "latent_statistics", "range_error", "whiten"]
@@ -87,12 +87,18 @@ def latent_statistics(model: Autoencoder, images: Tensor) -> dict[str, list[floa
 
 
 def range_error(
-    model: Autoencoder, images: Tensor, *, steps: int = 1000, lr: float = 0.02
+    model: Autoencoder | GAN,
+    images: Tensor,
+    *,
+    steps: int = 1000,
+    lr: float = 0.02,
+    restarts: int | None = None,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Measure how near to images the range of the decoder comes, by descent in the latent space.
 
-    Minimises ||G(z) - x||^2 for each image by Adam from z = E(x), with a rate that falls to zero, and keeps
-    each image's best value.
+    Minimises ||G(z) - x||^2 for each image by Adam from z = E(x), or from several z ~ N(0, I), with a rate
+    that falls to zero, and keeps each image's best value.
 
     Parameters
     ----------
@@ -104,21 +110,41 @@ def range_error(
         Number of steps.
     lr
         First step size.
+    restarts
+        Number of starting points drawn from N(0, I) for each image; where None, the code of the image, for
+        models with an encoder.
+    seed
+        Seed of the starting points.
 
     Returns
     -------
     dict
         ``range_psnr``, the mean over images of -10 log10(mse) in dB (data range 1), and ``range_mse``.
+
+    Raises
+    ------
+    ValueError
+        If `restarts` is not positive, or None for a model without an encoder.
     """
-    z = model.encode(images).detach().requires_grad_()
-    optimiser = torch.optim.Adam([z], lr=lr)
+    if restarts is None and not isinstance(model, Autoencoder):
+        raise ValueError("restarts must be given for a model without an encoder, got None")
+    if restarts is not None and restarts < 1:
+        raise ValueError(f"restarts must be positive or None, got {restarts}")
+    random = torch.Generator().manual_seed(seed)
     best = torch.full((len(images),), math.inf, device=images.device)
-    for step in range(steps + 1):
-        optimiser.param_groups[0]["lr"] = lr * SCHEDULES["cosine"](step / steps)
-        errors = (model.decode(z) - images).square().mean((1, 2))
-        best = torch.minimum(best, errors.detach())
-        (z.grad,) = torch.autograd.grad(errors.sum(), z)
-        optimiser.step()
+    for _ in range(restarts or 1):  # one after the other: more images at once are no faster on a CPU
+        if restarts is None:
+            z = model.encode(images).detach()  # type: ignore[operator]
+        else:
+            z = torch.randn(len(images), model.latent_dim, generator=random, dtype=images.dtype)
+        z = z.to(images.device).requires_grad_()
+        optimiser = torch.optim.Adam([z], lr=lr)
+        for step in range(steps + 1):
+            optimiser.param_groups[0]["lr"] = lr * SCHEDULES["cosine"](step / steps)
+            errors = (model.decode(z) - images).square().mean((1, 2))
+            best = torch.minimum(best, errors.detach())
+            (z.grad,) = torch.autograd.grad(errors.sum(), z)
+            optimiser.step()
     best = best.double()
     psnr = (-10 * best.clamp_min(1e-12).log10()).mean().item()
     return {"range_psnr": psnr, "range_mse": best.mean().item()}

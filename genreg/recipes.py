@@ -1,129 +1,82 @@
-"""The recipes of the shipped weights: ``genreg train NAME`` makes them again.
+"""The recipes of the shipped weights, and of the paper's own models: ``genreg train NAME`` makes them.
 
-A recipe takes 3 to 8 minutes of one CPU core, "disc-vae" half an hour. Larger models are trained by the
-same two calls: build a configuration of `genreg.networks` with more channels or wider layers, and give
-`genreg.training.fit` more steps, on a GPU if there is one (put the model there; the images follow).
+A recipe of shipped weights takes 3 to 8 minutes of one CPU core, "disc-vae", "shapes-gan" and "mnist-gan" half
+an hour. Those whose names end in "-duff" have the architectures and settings of Duff, Campbell and Ehrhardt
+(2021) and want a GPU. Other models are trained by the same calls: build a configuration of `genreg.networks`,
+and give it to `genreg.training.fit` or `genreg.adversarial.fit`, on a GPU if there is one (put the model
+there; the images follow).
 """
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from genreg import _discs_recipe, weights
-from genreg.datasets import mnist, shapes
-from genreg.networks import Architecture, Autoencoder, ConvConfig, DenseConfig, RegionsConfig
-from genreg.training import Sampler, evaluate, fit, latent_statistics, range_error, whiten
+from genreg import _discs_recipe, adversarial, weights
+from genreg._paper_recipes import PAPER
+from genreg._recipe import DISCS, MNIST, SHAPES, Data, Recipe
+from genreg.networks import GAN, Architecture, Autoencoder, ConvConfig, DenseConfig, GanConfig, RegionsConfig
+from genreg.training import evaluate, fit, latent_statistics, range_error, whiten
 
 __all__ = ["RECIPES", "Data", "Recipe", "train"]
 
 
-@dataclass(frozen=True)
-class Data:
-    """Images to train on and to measure with.
+def _critic(kind: type[Any], image_shape: tuple[int, int], **widths: Any) -> Architecture:
+    """Return a configuration whose encoder is a critic."""
+    return kind(image_shape=image_shape, latent_dim=1, variational=False, activation="leaky_relu", **widths)
 
-    Parameters
-    ----------
-    description
-        What the images are, in words, for the card.
-    training
-        Function without arguments that returns the training images ``(N, n, m)``, or a sampler ``f(n, *,
-        seed)``.
-    validation, test
-        Functions without arguments that return held-out images ``(N, n, m)``: those whose scores the history
-        shows, and those of the score on the card.
-    """
-
-    description: str
-    training: Callable[[], Tensor | Sampler]
-    validation: Callable[[], Tensor]
-    test: Callable[[], Tensor]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How shipped weights are made.
-
-    Parameters
-    ----------
-    architecture
-        Configuration of the model.
-    data
-        The images.
-    settings
-        Keyword arguments of `genreg.training.fit`.
-    whitened
-        Whether the latent space is normalised after the training (`genreg.training.whiten`).
-    half
-        Whether the weights are stored in half precision.
-    mixed
-        Whether the layers compute in bfloat16 in training (autocast): twice as fast on CPUs that can.
-    refine
-        Function ``f(model, quick, progress)`` that goes on with the model and returns entries of the card.
-    """
-
-    architecture: Architecture
-    data: Data
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    whitened: bool = False
-    half: bool = True
-    mixed: bool = False
-    refine: Callable[[Autoencoder, bool, bool], Mapping[str, Any]] | None = None
-
-
-_SHAPES = Data(
-    description="56 x 56 images of a disc and a rectangle (genreg.datasets.shapes), new ones in every step",
-    training=lambda: shapes,
-    validation=lambda: shapes(1000, seed=2**40),
-    test=lambda: shapes(1000, seed=2**40 + 1),
-)
-_MNIST = Data(
-    description="MNIST (LeCun, Cortes, Burges; CC BY-SA 3.0), the first 58,000 training images",
-    training=lambda: mnist(train=True)[0][:58_000],
-    validation=lambda: mnist(train=True)[0][58_000:],
-    test=lambda: mnist(train=False)[0],
-)
-
-_DISCS = Data(
-    description=(
-        "64 x 64 images of acrylic discs with holes (genreg.datasets.discs_with_holes, seed 2, jitter 0.2 mm), "
-        "39,000 of them, turned by quarters and mirrored at random"
-    ),
-    training=_discs_recipe.training_images,
-    validation=lambda: _discs_recipe.held_out(0),
-    test=lambda: _discs_recipe.held_out(1),
-)
 
 _REGIONS = RegionsConfig(image_shape=(56, 56), latent_dim=10, maximum=0.5)
+_CONV = ConvConfig(image_shape=(28, 28), latent_dim=8, channels=(16, 32))
 
 RECIPES: dict[str, Recipe] = {
+    **PAPER,
     "shapes-vae": Recipe(
         architecture=_REGIONS,
         settings={"steps": 12_000, "batch_size": 128, "lr": 1e-3, "warmup": 200, "kl_weight": 20.0},
         whitened=True,
-        data=_SHAPES,
+        data=SHAPES,
     ),
     "shapes-ae": Recipe(
         architecture=replace(_REGIONS, variational=False, encoder=(64, 256)),
         settings={"steps": 10_000, "batch_size": 128, "lr": 1e-3, "warmup": 200},
         whitened=True,
-        data=_SHAPES,
+        data=SHAPES,
+    ),
+    "shapes-gan": Recipe(
+        architecture=GanConfig(generator=_REGIONS, critic=_critic(DenseConfig, (56, 56), encoder=(256, 256))),
+        settings={"steps": 5000, "lr": 3e-4, "schedule": "cosine", "ema": 0.999},
+        data=SHAPES,
+        mixed=True,
     ),
     "mnist-vae": Recipe(
-        architecture=ConvConfig(image_shape=(28, 28), latent_dim=8, channels=(16, 32)),
+        architecture=_CONV,
         settings={"steps": 12_000, "batch_size": 128, "lr": 1e-3, "warmup": 200},
         whitened=True,
-        data=_MNIST,
+        data=MNIST,
+    ),
+    "mnist-ae": Recipe(
+        architecture=replace(_CONV, variational=False),
+        settings={"steps": 8000, "batch_size": 128, "lr": 1e-3, "warmup": 200},
+        whitened=True,
+        data=MNIST,
+    ),
+    "mnist-gan": Recipe(
+        architecture=GanConfig(
+            generator=_CONV, critic=_critic(ConvConfig, (28, 28), channels=(16, 32), hidden=64)
+        ),
+        settings={"steps": 5000, "critic_steps": 3, "lr": 5e-4, "schedule": "cosine", "ema": 0.999},
+        data=MNIST,
+        mixed=True,
     ),
     "mnist-vae-dense": Recipe(
         architecture=DenseConfig(image_shape=(28, 28), latent_dim=8),
         settings={"steps": 15_000, "batch_size": 128, "lr": 1e-3, "warmup": 200, "input_noise": 15 / 255},
         whitened=True,
-        data=_MNIST,
+        data=MNIST,
     ),
     "disc-vae": Recipe(
         architecture=_discs_recipe.ARCHITECTURE,
@@ -137,7 +90,7 @@ RECIPES: dict[str, Recipe] = {
             "weight_decay": 1e-4,
         },
         whitened=True,
-        data=_DISCS,
+        data=DISCS,
         mixed=True,
         refine=_discs_recipe.encode_limited_angles,
     ),
@@ -195,7 +148,7 @@ def train(
     # without its cache, which would go on with the weights of the first step
     mixed = torch.autocast(torch.device(device).type, torch.bfloat16, recipe.mixed, cache_enabled=False)
     with mixed:
-        card = fit(
+        card = (adversarial.fit if isinstance(model, GAN) else fit)(  # type: ignore[operator]
             model,
             images,
             validation=validation,
@@ -211,13 +164,21 @@ def train(
     card = {"name": name, "data": recipe.data.description, "quick": quick, **card}
     file, _ = weights.save(Path(out) / name, model, card, half=recipe.half)
     model, _ = weights.load(file, device=device)  # the scores are those of the weights as stored
-    card["score"] = {
-        **evaluate(model, test),
-        **range_error(model, test[:100], steps=20 if quick else 1000),
-        "images": len(test),
-        "range_images": min(100, len(test)),
-    }
-    card["latent"] = latent_statistics(model, test)
+    card |= _scores(model, test, quick)
     weights.save(file, model, card, half=recipe.half)
     checkpoint.unlink()
     return file
+
+
+def _scores(model: Autoencoder | GAN, test: Tensor, quick: bool) -> dict[str, Any]:
+    """Return the entries of the card that say how good a model is."""
+    few = test[:100]
+    if isinstance(model, GAN):
+        descent: dict[str, Any] = {"steps": 20, "restarts": 2} if quick else {"steps": 300, "restarts": 16}
+        score = range_error(model, few, lr=0.1, **descent)
+        return {"score": {**score, "restarts": descent["restarts"], "range_images": len(few)}}
+    score = {**evaluate(model, test), **range_error(model, few, steps=20 if quick else 1000)}
+    return {
+        "score": {**score, "images": len(test), "range_images": len(few)},
+        "latent": latent_statistics(model, test),
+    }

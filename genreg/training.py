@@ -12,25 +12,18 @@ mean squared error per pixel, unless `fit` is told to keep gamma.
 """
 
 import dataclasses
-import math
 import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from genreg._batches import Sampler, batches, checked, checked_source
+from genreg._loop import check_every, drive
 from genreg._run import SCHEDULES, Run, Settings, loss
 from genreg._scores import evaluate, latent_statistics, range_error, whiten
 from genreg.networks import Autoencoder
 
 __all__ = ["SCHEDULES", "Sampler", "evaluate", "fit", "latent_statistics", "loss", "range_error", "whiten"]
-
-Sampler = Callable[..., Tensor]
-"""A function ``sampler(n, *, seed)`` that draws images ``(n, rows, columns)``, such as
-`genreg.datasets.shapes`."""
 
 
 def fit(
@@ -140,79 +133,38 @@ def fit(
         ema=ema,
         seed=seed,
     )
-    for name, number in (("validate_every", validate_every), ("checkpoint_every", checkpoint_every)):
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
-    if resume and checkpoint is None:
-        raise ValueError("resume needs the file to resume from: give checkpoint")
-    device = model.log_gamma.device
-    if isinstance(images, Tensor):
-        images = _checked(images, model, "images").to(device)
-    elif not callable(images):
+    check_every(resume, checkpoint, validate_every=validate_every, checkpoint_every=checkpoint_every)
+    if not isinstance(model, Autoencoder):
         raise TypeError(
-            f"images must be a tensor or a function sampler(n, *, seed), got {type(images).__name__}"
+            f"model must be an Autoencoder, got {type(model).__name__}; a GAN is trained by "
+            "genreg.adversarial.fit"
         )
-    else:
-        _checked(images(1, seed=settings.seed_of(0)), model, "what the sampler in images returns")
-    if validation is not None:
-        validation = _checked(validation, model, "validation").to(device)
+    device = model.log_gamma.device
+    images = checked_source(images, model, settings)
+    held_out = None if validation is None else checked(validation, model, "validation")
     run = Run(model, settings)
-    if resume and checkpoint is not None and Path(checkpoint).exists():
-        run.load(Path(checkpoint))
-    bar = tqdm(total=steps, initial=run.step, desc="train", disable=not progress, mininterval=1.0)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        while run.step < steps:
-            torch.manual_seed(settings.seed_of(run.step))
-            value = run.advance(_batch(images, run.step, settings).to(device))
-            bar.update()
-            if run.step % validate_every == 0 or run.step == steps:
-                entry = {"step": run.step, "train_loss": value.item()}
-                if not math.isfinite(entry["train_loss"]):
-                    raise FloatingPointError(
-                        f"the loss is {entry['train_loss']} at step {run.step}: lower lr ({lr}) or set clip"
-                    )
-                with run.averaged():
-                    entry |= {} if validation is None else evaluate(model, validation)
-                run.history.append(entry | {"gamma": model.log_gamma.exp().item()})
-                bar.set_postfix({key: f"{entry[key]:.4g}" for key in ("train_loss", "psnr") if key in entry})
-            if checkpoint is not None and (run.step % checkpoint_every == 0 or run.step == steps):
-                run.save(Path(checkpoint))
-    bar.close()
-    run.finish()
+
+    def measure() -> dict[str, float]:
+        with run.averaged():
+            scores = {} if held_out is None else evaluate(model, held_out)
+        return scores | {"gamma": model.log_gamma.exp().item()}
+
+    drive(
+        run,
+        batches(images, settings, device),
+        measure=measure,
+        validate_every=validate_every,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+        progress=progress,
+        device=device,
+    )
     card: dict[str, Any] = {
         "architecture": model.config.to_dict(),
         "training": dataclasses.asdict(settings),
         "history": run.history,
     }
-    if validation is not None:
-        card["score"] = evaluate(model, validation)
+    if held_out is not None:
+        card["score"] = evaluate(model, held_out)
     return card
-
-
-def _batch(images: Tensor | Sampler, step: int, settings: Settings) -> Tensor:
-    """Return the images of a step, a function of the step and the seed alone."""
-    size = settings.batch_size
-    if not isinstance(images, Tensor):
-        return images(size, seed=settings.seed_of(step))
-    per_epoch = max(1, len(images) // size)
-    epoch, position = divmod(step, per_epoch)
-    if len(images) < size:
-        return images[torch.randint(len(images), (size,))]
-    generator = torch.Generator().manual_seed(settings.seed_of(settings.steps + epoch))
-    order = torch.randperm(len(images), generator=generator)
-    return images[order[position * size : (position + 1) * size].to(images.device)]
-
-
-def _checked(images: Tensor, model: Autoencoder, name: str) -> Tensor:
-    if not isinstance(images, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(images).__name__}")
-    if images.ndim != 3 or tuple(images.shape[1:]) != model.image_shape or len(images) == 0:
-        rows, columns = model.image_shape
-        raise ValueError(f"{name} must have the shape (N, {rows}, {columns}), got {tuple(images.shape)}")
-    if not images.is_floating_point():
-        raise TypeError(f"{name} must be floating point, got {images.dtype}")
-    if not torch.isfinite(images).all():
-        raise ValueError(
-            f"{name} must be finite, got {int((~torch.isfinite(images)).sum())} NaN or infinite pixels"
-        )
-    return images.to(model.log_gamma.dtype)

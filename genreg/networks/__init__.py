@@ -12,30 +12,38 @@ where s(x) exists for a variational model only. Images are tensors ``(B, n, m)``
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from genreg.networks._adversarial import AUTOENCODERS, GAN, GanConfig, from_dict
 from genreg.networks._autoencoder import Architecture, Autoencoder
 from genreg.networks._duff import DuffConfig
+from genreg.networks._flow import Flow, FlowConfig
 from genreg.networks._grid import GridConfig
 from genreg.networks._regions import RegionsConfig
 from genreg.networks._small import ConvConfig, DenseConfig
 
 __all__ = [
     "ARCHITECTURES",
+    "GAN",
     "Architecture",
     "Autoencoder",
     "ConvConfig",
     "DenseConfig",
     "DuffConfig",
+    "Flow",
+    "FlowConfig",
+    "GanConfig",
     "GridConfig",
     "RegionsConfig",
     "build",
 ]
 
-ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
-    c.name: c for c in (DenseConfig, ConvConfig, RegionsConfig, DuffConfig, GridConfig)
+ARCHITECTURES: dict[str, Callable[..., Architecture | FlowConfig | GanConfig]] = {
+    **AUTOENCODERS,
+    FlowConfig.name: FlowConfig,
+    GanConfig.name: GanConfig,
 }
 
 
-def build(config: Mapping[str, Any]) -> Autoencoder:
+def build(config: Mapping[str, Any]) -> Autoencoder | Flow | GAN:
     """Build a model with random weights from the "architecture" entry of a card.
 
     Parameters
@@ -45,7 +53,7 @@ def build(config: Mapping[str, Any]) -> Autoencoder:
 
     Returns
     -------
-    Autoencoder
+    Autoencoder, Flow or GAN
         The model, in training mode.
 
     Raises
@@ -53,12 +61,4 @@ def build(config: Mapping[str, Any]) -> Autoencoder:
     ValueError
         If the name is unknown, or a field is unknown, missing or out of range.
     """
-    settings = dict(config)
-    name = settings.pop("name", None)
-    if name not in ARCHITECTURES:
-        raise ValueError(f"architecture name must be one of {sorted(ARCHITECTURES)}, got {name!r}")
-    try:
-        architecture = ARCHITECTURES[name](**settings)
-    except TypeError as error:
-        raise ValueError(f"settings of architecture {name!r} don't fit: {error}") from None
-    return architecture.build()
+    return from_dict(config, ARCHITECTURES).build()

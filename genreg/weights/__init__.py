@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg._run import atomically
-from genreg.networks import Autoencoder, build
+from genreg._loop import atomically
+from genreg.networks import GAN, Autoencoder, build
 
 __all__ = ["load", "read_card", "save", "shipped"]
 
@@ -30,7 +30,7 @@ def shipped() -> list[str]:
 
 
 def save(
-    path: str | os.PathLike[str], model: Autoencoder, card: Mapping[str, Any], *, half: bool = False
+    path: str | os.PathLike[str], model: Autoencoder | GAN, card: Mapping[str, Any], *, half: bool = False
 ) -> tuple[Path, Path]:
     """Write the weights of a model and their card, each file atomically.
 
@@ -87,7 +87,7 @@ def save(
 
 def load(
     name_or_path: str | os.PathLike[str], *, device: torch.device | str = "cpu"
-) -> tuple[Autoencoder, dict[str, Any]]:
+) -> tuple[Autoencoder | GAN, dict[str, Any]]:
     """Read a model and its card.
 
     Parameters
@@ -100,7 +100,7 @@ def load(
 
     Returns
     -------
-    model : Autoencoder
+    model : Autoencoder or GAN
         The model in single precision and in evaluation mode.
     card : dict
         Its card.

@@ -4,7 +4,17 @@ import json
 import pytest
 import torch
 
-from genreg.networks import ARCHITECTURES, ConvConfig, DenseConfig, DuffConfig, RegionsConfig, build
+from genreg.networks import (
+    ARCHITECTURES,
+    GAN,
+    ConvConfig,
+    DenseConfig,
+    DuffConfig,
+    GanConfig,
+    GridConfig,
+    RegionsConfig,
+    build,
+)
 
 SMALL = [
     DenseConfig(image_shape=(6, 5), latent_dim=3, encoder=(7,), decoder=(8, 9)),
@@ -118,4 +128,63 @@ def test_bad_configurations(config, message):
 
 
 def test_every_architecture_is_listed():
-    assert {"dense", "conv", "regions", "duff"} <= set(ARCHITECTURES)
+    assert {"dense", "conv", "regions", "duff", "gan"} <= set(ARCHITECTURES)
+
+
+# generative adversarial networks
+
+
+@pytest.mark.parametrize("config", SMALL, ids=names)
+@pytest.mark.parametrize("batch", [1, 7])
+def test_a_gan_is_one_decoder_and_another_encoder(config, batch):
+    gan = GanConfig(generator=config)
+    model = gan.build().eval()
+    assert isinstance(model, GAN) and not hasattr(model, "encode")
+    assert (model.image_shape, model.latent_dim) == (config.image_shape, config.latent_dim)
+    z = torch.randn(batch, config.latent_dim)
+    x = model.decode(z)
+    assert x.shape == (batch, *config.image_shape) and torch.equal(model(z), x)
+    assert model.discriminate(x).shape == (batch,)
+    assert torch.equal(model.discriminate(x)[:1], model.discriminate(x[:1])) or batch > 1
+    again = build(json.loads(json.dumps(gan.to_dict())))
+    assert again.config == gan and again.config.critic.latent_dim == 1
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.eval().decode(z), x)
+
+
+def test_parameter_count_of_the_papers_gan():
+    with torch.device("meta"):
+        model = GanConfig(generator=DuffConfig.shapes(dense_output=True)).build()
+        vae = DuffConfig.shapes(dense_output=True).build()
+    assert parameters(model.decoder) == parameters(vae.decoder)
+    conv = 16 * 64 + 64 + 2 * (16 * 64 * 64 + 64)
+    assert parameters(model.critic) == conv + 64 * 14**2 + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"generator": "dense"}, TypeError, "generator must be a configuration of an autoencoder .* got str"),
+        ({"generator": GanConfig(generator=SMALL[0])}, TypeError, "generator must be .* got GanConfig"),
+        ({"critic": 3}, TypeError, "critic must be a configuration of an autoencoder .* got int"),
+        ({"critic": SMALL[0]}, ValueError, r"critic must have latent_dim 1, .*, got 3, True and \(6, 5\)"),
+        (
+            {"critic": DenseConfig(image_shape=(5, 6), latent_dim=1, variational=False)},
+            ValueError,
+            r"image_shape \(6, 5\), got 1, False and \(5, 6\)",
+        ),
+        ({"generator": {"name": "magic"}}, ValueError, "architecture name must be one of .* got 'magic'"),
+    ],
+)
+def test_bad_gans(change, error, message):
+    with pytest.raises(error, match=message):
+        GanConfig(**{"generator": SMALL[0]} | change)
+
+
+def test_a_grid_generator_needs_a_critic_of_its_own():
+    grid = GridConfig(image_shape=(16, 16), latent_dim=8, encoder=(2, 4, 4), decoder=(2, 4, 4))
+    with pytest.raises(ValueError, match="latent_dim"):
+        GanConfig(generator=grid)
+    critic = DenseConfig(image_shape=(16, 16), latent_dim=1, variational=False, encoder=(4,))
+    model = GanConfig(generator=grid, critic=critic).build()
+    assert model.discriminate(model.decode(torch.randn(2, 8))).shape == (2,)

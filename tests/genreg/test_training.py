@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from genreg import recipes, training, weights
+from genreg._batches import batches
 from genreg.datasets import shapes
 from genreg.networks import Autoencoder, ConvConfig, DenseConfig, DuffConfig
 
@@ -54,9 +55,10 @@ def test_fit_reduces_the_loss(config, schedule):
 
 def test_fit_draws_every_image_once_an_epoch():
     images = torch.arange(12.0)[:, None, None].expand(12, 4, 6) / 12
-    seen = torch.cat([training._batch(images, step, SETTINGS)[:, 0, 0] for step in range(3)])
+    batch = batches(images, SETTINGS, torch.device("cpu"))
+    seen = torch.cat([batch(step)[:, 0, 0] for step in range(3)])
     assert sorted(seen.tolist()) == sorted(images[:, 0, 0].tolist())
-    again = torch.cat([training._batch(images, step, SETTINGS)[:, 0, 0] for step in range(3, 6)])
+    again = torch.cat([batch(step)[:, 0, 0] for step in range(3, 6)])
     assert sorted(again.tolist()) == sorted(seen.tolist()) and again.tolist() != seen.tolist()
 
 
@@ -322,7 +324,7 @@ def test_recipes_train_and_save(tmp_path):
         recipes.train("nonsense", tmp_path)
 
 
-@pytest.mark.parametrize("name", sorted(recipes.RECIPES))
+@pytest.mark.parametrize("name", weights.shipped())
 def test_shipped_weights_come_from_the_recipes(name):
     card = weights.read_card(name)
     recipe = recipes.RECIPES[name]
