@@ -186,8 +186,9 @@ def fit_flow(
         raise TypeError(f"images must be a floating point tensor, got {kind}")
     if images.ndim != 3:
         raise ValueError(f"images must have the shape (N, rows, columns), got {tuple(images.shape)}")
+    rows, columns = images.shape[1:]
     config = FlowConfig(
-        image_shape=tuple(images.shape[1:]),
+        image_shape=(rows, columns),
         transforms=transforms,
         hidden=hidden,
         bins=bins,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from genreg._loop import atomically
-from genreg.networks import GAN, Autoencoder, build
+from genreg.networks import GAN, Autoencoder, Flow, build
 
 __all__ = ["load", "read_card", "save", "shipped"]
 
@@ -30,7 +30,11 @@ def shipped() -> list[str]:
 
 
 def save(
-    path: str | os.PathLike[str], model: Autoencoder | GAN, card: Mapping[str, Any], *, half: bool = False
+    path: str | os.PathLike[str],
+    model: Autoencoder | Flow | GAN,
+    card: Mapping[str, Any],
+    *,
+    half: bool = False,
 ) -> tuple[Path, Path]:
     """Write the weights of a model and their card, each file atomically.
 
@@ -87,7 +91,7 @@ def save(
 
 def load(
     name_or_path: str | os.PathLike[str], *, device: torch.device | str = "cpu"
-) -> tuple[Autoencoder | GAN, dict[str, Any]]:
+) -> tuple[Autoencoder | Flow | GAN, dict[str, Any]]:
     """Read a model and its card.
 
     Parameters
@@ -100,7 +104,7 @@ def load(
 
     Returns
     -------
-    model : Autoencoder or GAN
+    model : Autoencoder, Flow or GAN
         The model in single precision and in evaluation mode.
     card : dict
         Its card.
