@@ -1,4 +1,4 @@
-"""The command ``genreg``: demo, train, reconstruct, benchmark."""
+"""The command ``genreg``: demo, train, evaluate, reconstruct, benchmark."""
 
 from __future__ import annotations
 
@@ -33,6 +33,19 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in that folder")
     train.add_argument("--device", default="cpu")
     train.add_argument("--quick", action="store_true", help="a few steps, to see that it works")
+
+    measure = commands.add_parser("evaluate", help="measure a generative model and write a report")
+    measure.add_argument("model", help="name of shipped weights, or a safetensors file")
+    measure.add_argument("--images", type=int, default=1000, help="number of test images")
+    measure.add_argument(
+        "--data", type=Path, help="test images (npy), by default those of the model's recipe"
+    )
+    measure.add_argument("--reference", type=Path, help="other images of the same kind (npy), for scale")
+    measure.add_argument("--output", type=Path, default=Path("report.html"), help="report (HTML)")
+    measure.add_argument("--json", type=Path, help="all numbers (JSON)")
+    measure.add_argument("--seed", type=int, default=0)
+    measure.add_argument("--quick", action="store_true", help="100 images, to see that it works")
+    measure.add_argument("--silent", action="store_true", help="no progress bar")
 
     rec = commands.add_parser("reconstruct", help="reconstruct a data file as a small configuration says")
     rec.add_argument("config", type=Path, help="TOML file, see genreg.configuration")
@@ -97,6 +110,32 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate(options: argparse.Namespace) -> int:
+    import json
+
+    from genreg._data_files import load_array
+    from genreg._run import atomically
+    from genreg.evaluation import evaluate
+    from genreg.evaluation.report import check_name
+    from genreg.evaluation.summary import lines
+
+    check_name(options.output)
+    result = evaluate(
+        options.model,
+        None if options.data is None else load_array(options.data),
+        reference=None if options.reference is None else load_array(options.reference),
+        count=options.images,
+        seed=options.seed,
+        quick=options.quick,
+        progress=not options.silent,
+    )
+    if options.json is not None:
+        text = json.dumps(result.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        atomically(options.json, lambda target: target.write_text(text, encoding="utf-8"))
+    print("\n".join(lines(result)) + f"\nReport: {result.report(options.output)}")
+    return 0
+
+
 def _check_device(name: str) -> None:
     import torch
 
@@ -137,7 +176,13 @@ def _benchmark(options: argparse.Namespace) -> int:
     return subprocess.call([sys.executable, str(scripts[options.name]), *options.options])
 
 
-_COMMANDS = {"demo": _demo, "train": _train, "reconstruct": _reconstruct, "benchmark": _benchmark}
+_COMMANDS = {
+    "demo": _demo,
+    "train": _train,
+    "evaluate": _evaluate,
+    "reconstruct": _reconstruct,
+    "benchmark": _benchmark,
+}
 
 
 if __name__ == "__main__":

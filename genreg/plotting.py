@@ -40,13 +40,15 @@ def as_images(images: Any) -> np.ndarray:
     return array[None] if array.ndim == 2 else array
 
 
-def image_grid(rows: Mapping[str, Any], **options: Any) -> Any:
+def image_grid(rows: Mapping[str, Any], *, size: float = 1.35, **options: Any) -> Any:
     """Draw rows of images in a figure of their own.
 
     Parameters
     ----------
     rows : dict of str to ODL element, Tensor or array
         Label and images, ``(n, m)`` or ``(B, n, m)``, of every row.
+    size : float
+        Width of an image in inches.
     **options
         Those of `draw_images`.
 
@@ -59,7 +61,7 @@ def image_grid(rows: Mapping[str, Any], **options: Any) -> Any:
     count = max(len(as_images(item)[: options.get("columns", 8)]) for item in rows.values())
     lines = 2 * len(rows) - 1 if options.get("errors") else len(rows)
     across, down = (lines, count) if options.get("transposed") else (count, lines)
-    figure = Figure(figsize=(1.35 * across + 0.6, 1.45 * down), layout="constrained")
+    figure = Figure(figsize=(size * across + 0.6, (size + 0.1) * down), layout="constrained")
     draw_images(figure, rows, **options)
     return figure
 

@@ -1,4 +1,4 @@
-"""How good a reconstruction is."""
+r"""How near images are to their references: one number for every image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from genreg.plotting import as_images
 
-__all__ = ["psnr", "ssim"]
+__all__ = ["l1_error", "nrmse", "psnr", "ssim"]
 
 
 def psnr(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
@@ -34,10 +34,67 @@ def psnr(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
     """
     from skimage.metrics import peak_signal_noise_ratio
 
-    pairs = _pairs(images, reference, data_range)
+    _check_range(data_range)
+    pairs = _pairs(images, reference)
     return torch.tensor(
         [peak_signal_noise_ratio(true, image, data_range=data_range) for image, true in pairs],
         dtype=torch.float64,
+    )
+
+
+def nrmse(images: Any, reference: Any) -> torch.Tensor:
+    r"""Root mean squared error relative to the reference, :math:`\|\hat x - x\|_2 / \|x\|_2`, of every image.
+
+    The normalisation is the Euclidean norm of the reference, so 0 is perfect and a black image scores 1.
+
+    Parameters
+    ----------
+    images, reference : ODL element, Tensor or array
+        ``(n, m)`` or ``(B, n, m)``: :math:`\hat x` and x.
+
+    Returns
+    -------
+    Tensor
+        ``(B,)``, float64.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or an image of the reference is zero everywhere.
+    """
+    from skimage.metrics import normalized_root_mse
+
+    pairs = _pairs(images, reference)
+    if any(not true.any() for _, true in pairs):
+        raise ValueError(
+            "reference must have no image that is zero everywhere, for NRMSE divides by its norm"
+        )
+    return torch.tensor(
+        [normalized_root_mse(true, image, normalization="euclidean") for image, true in pairs],
+        dtype=torch.float64,
+    )
+
+
+def l1_error(images: Any, reference: Any) -> torch.Tensor:
+    r"""Mean absolute error :math:`\|\hat x - x\|_1 / N` of every image, with N the number of pixels.
+
+    Parameters
+    ----------
+    images, reference : ODL element, Tensor or array
+        ``(n, m)`` or ``(B, n, m)``: :math:`\hat x` and x.
+
+    Returns
+    -------
+    Tensor
+        ``(B,)``, float64, in grey values.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    """
+    return torch.tensor(
+        [np.abs(image - true).mean() for image, true in _pairs(images, reference)], dtype=torch.float64
     )
 
 
@@ -69,17 +126,22 @@ def ssim(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
     from skimage.metrics import structural_similarity
 
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    pairs = _pairs(images, reference, data_range)
+    _check_range(data_range)
+    pairs = _pairs(images, reference)
     return torch.tensor(
         [structural_similarity(true, image, data_range=data_range, **settings) for image, true in pairs],
         dtype=torch.float64,
     )
 
 
-def _pairs(images: Any, reference: Any, data_range: float) -> list[tuple[np.ndarray, np.ndarray]]:
+def _check_range(data_range: float) -> None:
+    if not data_range > 0:
+        raise ValueError(f"data_range must be positive, got {data_range}")
+
+
+def _pairs(images: Any, reference: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Image and reference, float64, of every sample."""
     images, reference = as_images(images).astype(np.float64), as_images(reference).astype(np.float64)
     if images.shape != reference.shape:
         raise ValueError(f"images must have the shape of reference, {reference.shape}, got {images.shape}")
-    if not data_range > 0:
-        raise ValueError(f"data_range must be positive, got {data_range}")
     return list(zip(images, reference, strict=True))

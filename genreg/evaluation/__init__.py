@@ -1,0 +1,53 @@
+"""How good a reconstruction is, and how good a generative model.
+
+`psnr`, `ssim`, `nrmse` and `l1_error` compare images. `evaluate` measures a generator by the criteria of Duff,
+Campbell and Ehrhardt (2021, arXiv:2107.11191, section 4) and writes a report; the functions that it consists of
+can be called on their own.
+"""
+
+from genreg.evaluation.distribution import (
+    EarthMover,
+    MeanDiscrepancy,
+    earth_mover,
+    emd,
+    mmd,
+    nearest_distance,
+)
+from genreg.evaluation.figures import earth_mover_figure
+from genreg.evaluation.inputs import held_out
+from genreg.evaluation.latent import PriorFit, encodings, far_from_prior, interpolate, prior_fit
+from genreg.evaluation.metrics import l1_error, nrmse, psnr, ssim
+from genreg.evaluation.reconstruction import RangeFit, deciles, fit_range
+from genreg.evaluation.sbc import Calibration, calibration
+from genreg.evaluation.slopes import Smoothness, jacobian, smoothness
+from genreg.evaluation.suite import Evaluation, evaluate
+
+__all__ = [
+    "Calibration",
+    "EarthMover",
+    "Evaluation",
+    "MeanDiscrepancy",
+    "PriorFit",
+    "RangeFit",
+    "Smoothness",
+    "calibration",
+    "deciles",
+    "earth_mover",
+    "earth_mover_figure",
+    "emd",
+    "encodings",
+    "evaluate",
+    "far_from_prior",
+    "fit_range",
+    "held_out",
+    "interpolate",
+    "jacobian",
+    "l1_error",
+    "mmd",
+    "nearest_distance",
+    "nrmse",
+    "prior_fit",
+    "psnr",
+    "smoothness",
+    "ssim",
+]
