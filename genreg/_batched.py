@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import odl
@@ -118,7 +118,10 @@ class BatchedSolve:
     starts : dict of str to Tensor
         Starting points, ``(B, restarts, *shape)``.
     parameters : dict of str to Tensor, optional
-        Parameters of R for every sample, ``(B,)``, by default its own.
+        All parameters of R for every sample, ``(B,)``, by default its own.
+    absolute : collection of str
+        Those parameters that are given as the weight of their term in the objective, λ times the parameter of R,
+        so that the term does not change with λ; it is no part of the penalty then, but of the misfit.
     """
 
     def __init__(
@@ -128,12 +131,14 @@ class BatchedSolve:
         solver: Callable[..., Solution],
         starts: Blocks,
         parameters: Mapping[str, Tensor] | None = None,
+        absolute: Collection[str] = (),
     ) -> None:
         self.fidelity, self.regulariser, self.solver = fidelity, regulariser, solver
         self.starts = starts
         self.restarts = next(iter(starts.values())).shape[1]
-        self.parameters = regulariser.parameters_of(fidelity.data.real.flatten(1)[:, 0])
-        self.parameters |= parameters or {}
+        if parameters is None:
+            parameters = regulariser.parameters_of(fidelity.data.real.flatten(1)[:, 0])
+        self.parameters, self.absolute = parameters, absolute
         self.history: Mapping[str, Tensor] = {}
 
     def __call__(self, samples: Tensor, lam: Tensor, init: Blocks | None) -> Trial:
@@ -145,8 +150,9 @@ class BatchedSolve:
             init = {name: v.flatten(1, 2) for name, v in init.items()}
         rows = samples.repeat_interleave(K * R)
         data = self.fidelity.take(rows)
-        parameters = {name: p[rows] for name, p in self.parameters.items()}
         lams = lam.flatten().repeat_interleave(R)
+        parameters = {name: p[rows] for name, p in self.parameters.items()}
+        parameters |= {name: parameters[name] / lams for name in self.absolute}
         problem = self.regulariser.problem(data, lams, **parameters)
         solution = self.solver(problem, {name: v.flatten(0, 1) for name, v in init.items()})
         self.history = solution.history
@@ -155,7 +161,8 @@ class BatchedSolve:
             domain = self.regulariser.domain
             image = to_torch(self.regulariser.image)(pack(domain, solution.blocks))
             residual = data.discrepancy(image)
-            penalty = self.regulariser.value_of(solution.blocks, **parameters)
+            penalised = parameters | {name: torch.zeros_like(lams) for name in self.absolute}
+            penalty = self.regulariser.value_of(solution.blocks, **penalised)
         best = solution.value.nan_to_num(torch.inf).view(b * K, R).argmin(1)
 
         def pick(value: Tensor) -> Tensor:

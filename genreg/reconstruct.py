@@ -23,7 +23,7 @@ from genreg._batched import (
 from genreg.fidelity import Fidelity
 from genreg.operators import to_element, to_torch
 from genreg.regularisers import Regulariser
-from genreg.solvers import Choice, Solution, morozov
+from genreg.solvers import Choice, Solution, Trial, l_curve, morozov
 from genreg.solvers.driver import Callback
 from genreg.solvers.objective import block_spaces, pack
 
@@ -57,7 +57,7 @@ class Reconstruction:
         Wall-clock seconds of the whole batch, the search for λ included.
     history : dict of str to Tensor
         The solver's history (its restarts are the batch axis) for a fixed λ; ``lam`` and ``residual`` of all
-        λ tried, ``(B, n)``, for Morozov's principle.
+        λ tried, ``(B, n)``, where λ is chosen.
     data : ODL element or Tensor
         The data y.
     """
@@ -177,8 +177,7 @@ def reconstruct(
     """
     fidelity = checked_fidelity(A, y, noise_std, fidelity, regulariser)
     checked_restarts(restarts)
-    if not (isinstance(factor, int | float) and factor > 0 and math.isfinite(factor)):
-        raise ValueError(f"factor must be positive and finite, got {factor!r}")
+    checked_factor(factor)
     options = {k: v for k, v in (("max_iter", max_iter), ("tol", tol)) if v is not None}
     solve = BatchedSolve(
         fidelity,
@@ -189,9 +188,9 @@ def reconstruct(
     began = time.perf_counter()
     history: Mapping[str, Tensor] = {}
     if isinstance(lam, str):
-        if lam not in _CHOICES:
-            raise ValueError(f"lam must be a number, a tensor or one of {sorted(_CHOICES)}, got {lam!r}")
-        choice = _CHOICES[lam](solve, fidelity, factor)
+        if lam not in CHOICES:
+            raise ValueError(f"lam must be a number, a tensor or one of {sorted(CHOICES)}, got {lam!r}")
+        choice = CHOICES[lam](solve, factor * fidelity.level)
         history = {"lam": choice.tried_lam, "residual": choice.tried_residual}
     else:
         lam = checked_lam(lam, fidelity.data)
@@ -201,10 +200,29 @@ def reconstruct(
     return _finish(fidelity, regulariser, choice, history, time.perf_counter() - began)
 
 
-_CHOICES: dict[str, Callable[[BatchedSolve, Fidelity, float], Choice]] = {
-    "morozov": lambda solve, fidelity, factor: morozov(solve, factor * fidelity.level),
+def checked_factor(factor: Any) -> float:
+    """Return the factor on Morozov's level.
+
+    Raises
+    ------
+    ValueError
+        If it is not a positive number.
+    """
+    if not (isinstance(factor, int | float) and factor > 0 and math.isfinite(factor)):
+        raise ValueError(f"factor must be positive and finite, got {factor!r}")
+    return factor
+
+
+def _by_l_curve(solve: Callable[..., Trial], level: Tensor) -> Choice:
+    grid = torch.logspace(-6, 6, 25, dtype=level.dtype, device=level.device)
+    return l_curve(solve, torch.arange(len(level), device=level.device), lam=grid)
+
+
+CHOICES: dict[str, Callable[[Callable[..., Trial], Tensor], Choice]] = {
+    "l-curve": _by_l_curve,
+    "morozov": morozov,
 }
-"""How λ is chosen, by the name that `reconstruct` takes."""
+"""How λ is chosen, by the name that `reconstruct` takes: functions of the solve and Morozov's level."""
 
 
 def _finish(

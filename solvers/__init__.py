@@ -7,6 +7,7 @@ Every solver takes ODL functionals and elements, or tensors with a leading batch
 from genreg.solvers.descent import alternating_gradient_descent, gradient_descent, palm, quasi_newton
 from genreg.solvers.driver import Iterate
 from genreg.solvers.krylov import conjugate_gradient, rough_reconstruction
+from genreg.solvers.l_curve import l_curve
 from genreg.solvers.line_search import Backtracking
 from genreg.solvers.morozov import Choice, Trial, morozov
 from genreg.solvers.objective import Objective, SaddlePoint, split
@@ -25,6 +26,7 @@ __all__ = [
     "alternating_gradient_descent",
     "conjugate_gradient",
     "gradient_descent",
+    "l_curve",
     "morozov",
     "palm",
     "pdhg",

@@ -68,8 +68,8 @@ class Choice:
 
     Attributes
     ----------
-    lam, residual, value : Tensor
-        λ, residual and objective, ``(B,)``.
+    lam, residual, value, penalty : Tensor
+        λ, residual, objective and regulariser, ``(B,)``.
     blocks : dict of str to Tensor
         ``(B, *shape)``.
     status : Tensor
@@ -83,6 +83,7 @@ class Choice:
     lam: Tensor
     residual: Tensor
     value: Tensor
+    penalty: Tensor
     blocks: Blocks
     status: Tensor
     iterations: Tensor
@@ -96,6 +97,7 @@ class Choice:
             lam=lam,
             residual=trial.residual[:, 0],
             value=trial.value[:, 0],
+            penalty=trial.penalty[:, 0],
             blocks={name: v[:, 0] for name, v in trial.blocks.items()},
             status=trial.status[:, 0],
             iterations=trial.iterations[:, 0],
@@ -238,6 +240,7 @@ class _Search:
             lam=self.lam[at],
             residual=self.trial.residual[at],
             value=self.trial.value[at],
+            penalty=self.trial.penalty[at],
             blocks={name: v[at] for name, v in self.trial.blocks.items()},
             status=status,
             iterations=self.trial.iterations[at],

@@ -24,6 +24,7 @@ class Status(IntEnum):
     STOPPED = 5
     LEVEL_NOT_REACHED = 6
     LEVEL_NOT_EXCEEDED = 7
+    NO_CORNER = 8
 
     @property
     def advice(self) -> str:
@@ -45,6 +46,8 @@ _ADVICE = {
     "range of the generator, use more restarts, or check noise_std.",
     Status.LEVEL_NOT_EXCEEDED: "The residual is below the noise level for the largest parameter tried: "
     "raise the upper end of lam_range, or check noise_std.",
+    Status.NO_CORNER: "The L-curve has no corner among the parameters tried: widen the grid or make it finer, or "
+    "choose the parameter by Morozov's principle.",
 }
 
 
