@@ -51,13 +51,14 @@ class Recipe:
     settings
         Keyword arguments of `genreg.training.fit`, or of `genreg.adversarial.fit` for a GAN.
     whitened
-        Whether the latent space is normalised after the training (`genreg.training.whiten`).
+        Whether the latent space is normalised after the training (`genreg.training.whiten`); autoencoders only.
     half
         Whether the weights are stored in half precision.
     mixed
         Whether the layers compute in bfloat16 in training (autocast): twice as fast on CPUs that can.
     refine
-        Function ``f(model, quick, progress)`` that goes on with the model and returns entries of the card.
+        Function ``f(model, quick, progress)`` that goes on with the model and returns entries of the card;
+        autoencoders only.
     """
 
     architecture: Architecture | GanConfig

@@ -10,7 +10,7 @@ there; the images follow).
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,13 +18,15 @@ from torch import Tensor
 from genreg import _discs_recipe, adversarial, weights
 from genreg._paper_recipes import PAPER
 from genreg._recipe import DISCS, MNIST, SHAPES, Data, Recipe
-from genreg.networks import GAN, Architecture, Autoencoder, ConvConfig, DenseConfig, GanConfig, RegionsConfig
+from genreg.networks import GAN, Autoencoder, ConvConfig, DenseConfig, GanConfig, RegionsConfig
 from genreg.training import evaluate, fit, latent_statistics, range_error, whiten
 
 __all__ = ["RECIPES", "Data", "Recipe", "train"]
 
+C = TypeVar("C", DenseConfig, ConvConfig)
 
-def _critic(kind: type[Any], image_shape: tuple[int, int], **widths: Any) -> Architecture:
+
+def _critic(kind: type[C], image_shape: tuple[int, int], **widths: Any) -> C:
     """Return a configuration whose encoder is a critic."""
     return kind(image_shape=image_shape, latent_dim=1, variational=False, activation="leaky_relu", **widths)
 
@@ -48,7 +50,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "shapes-gan": Recipe(
         architecture=GanConfig(generator=_REGIONS, critic=_critic(DenseConfig, (56, 56), encoder=(256, 256))),
-        settings={"steps": 5000, "lr": 3e-4, "schedule": "cosine", "ema": 0.999},
+        settings={"steps": 2000, "lr": 3e-4, "schedule": "cosine", "ema": 0.999},
         data=SHAPES,
         mixed=True,
     ),
@@ -60,15 +62,16 @@ RECIPES: dict[str, Recipe] = {
     ),
     "mnist-ae": Recipe(
         architecture=replace(_CONV, variational=False),
-        settings={"steps": 8000, "batch_size": 128, "lr": 1e-3, "warmup": 200},
+        settings={"steps": 4000, "batch_size": 128, "lr": 2e-3, "warmup": 200},
         whitened=True,
         data=MNIST,
+        mixed=True,
     ),
     "mnist-gan": Recipe(
         architecture=GanConfig(
             generator=_CONV, critic=_critic(ConvConfig, (28, 28), channels=(16, 32), hidden=64)
         ),
-        settings={"steps": 5000, "critic_steps": 3, "lr": 5e-4, "schedule": "cosine", "ema": 0.999},
+        settings={"steps": 2500, "critic_steps": 3, "lr": 5e-4, "schedule": "cosine", "ema": 0.999},
         data=MNIST,
         mixed=True,
     ),
@@ -147,24 +150,23 @@ def train(
     images, validation, test = recipe.data.training(), recipe.data.validation(), recipe.data.test().to(device)
     # without its cache, which would go on with the weights of the first step
     mixed = torch.autocast(torch.device(device).type, torch.bfloat16, recipe.mixed, cache_enabled=False)
+    run: dict[str, Any] = {
+        "validation": validation,
+        "checkpoint": checkpoint,
+        "resume": resume,
+        "progress": progress,
+        **settings,
+    }
     with mixed:
-        card = (adversarial.fit if isinstance(model, GAN) else fit)(  # type: ignore[operator]
-            model,
-            images,
-            validation=validation,
-            checkpoint=checkpoint,
-            resume=resume,
-            progress=progress,
-            **settings,
-        )
-    if recipe.whitened:
+        card = adversarial.fit(model, images, **run) if isinstance(model, GAN) else fit(model, images, **run)
+    if recipe.whitened and isinstance(model, Autoencoder):
         whiten(model, (images if isinstance(images, Tensor) else images(10_000, seed=2**40 + 2)).to(device))
-    if recipe.refine is not None:
+    if recipe.refine is not None and isinstance(model, Autoencoder):
         card = {**card, **recipe.refine(model, quick, progress)}
     card = {"name": name, "data": recipe.data.description, "quick": quick, **card}
     file, _ = weights.save(Path(out) / name, model, card, half=recipe.half)
-    model, _ = weights.load(file, device=device)  # the scores are those of the weights as stored
-    card |= _scores(model, test, quick)
+    stored: Any = weights.load(file, device=device)[0]
+    card |= _scores(stored, test, quick)  # of the weights as stored
     weights.save(file, model, card, half=recipe.half)
     checkpoint.unlink()
     return file

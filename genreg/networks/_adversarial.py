@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor, nn
 
 from genreg.networks._autoencoder import Architecture
+from genreg.networks._config import Config
 from genreg.networks._duff import DuffConfig
 from genreg.networks._grid import GridConfig
 from genreg.networks._regions import RegionsConfig
@@ -105,15 +106,15 @@ class GanConfig:
 
     name: ClassVar[str] = "gan"
 
-    generator: Architecture
-    critic: Architecture | None = None
+    generator: Config
+    critic: Config = None  # type: ignore[assignment]  # None becomes a configuration below
 
     def __post_init__(self) -> None:
         for part in ("generator", "critic"):
             value = getattr(self, part)
             if isinstance(value, Mapping):  # from the JSON of a card
                 object.__setattr__(self, part, from_dict(value, AUTOENCODERS))
-            elif not isinstance(value, tuple(AUTOENCODERS.values())) and (value, part) != (None, "critic"):
+            elif not isinstance(value, Config) and (value, part) != (None, "critic"):
                 raise TypeError(
                     f"{part} must be a configuration of an autoencoder ({', '.join(sorted(AUTOENCODERS))}), "
                     f"got {type(value).__name__}"

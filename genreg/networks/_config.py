@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from genreg.networks._autoencoder import Autoencoder
+
 __all__ = ["ACTIVATIONS", "Config", "mlp", "saturation"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -47,6 +49,10 @@ class Config:
     def codes(self) -> int:
         """Number of outputs of the encoder."""
         return 2 * self.latent_dim if self.variational else self.latent_dim
+
+    def build(self) -> Autoencoder:
+        """Return a model with random weights (from torch's global generator)."""
+        raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-able dictionary that `build` takes."""
