@@ -51,8 +51,7 @@ class GaussianFidelity(Fidelity):
         """The data y and 1 / σ²."""
         return {"y": self.data, "inverse_variance": self.inverse_variance}
 
-    @staticmethod
-    def misfit(Ax: Tensor, y: Tensor, inverse_variance: Tensor) -> Tensor:
+    def misfit(self, Ax: Tensor, *, y: Tensor, inverse_variance: Tensor) -> Tensor:
         r"""Evaluate :math:`\frac{1}{2 \sigma^2} \|Ax - y\|^2` for every sample, ``(*batch, B)``."""
         r = Ax - y
         square = r.abs().square() if r.is_complex() else r.square()
@@ -96,7 +95,7 @@ class GaussianFidelity(Fidelity):
             return (q - step * y) * (strength / (strength + step))
 
         return TorchFunctional(
-            lambda q: self.misfit(q, y, precision),
+            lambda q: self.misfit(q, y=y, inverse_variance=precision),
             Y,
             prox=prox,
             conj_prox=conj_prox,
