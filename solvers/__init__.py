@@ -4,8 +4,9 @@ Every solver takes ODL functionals and elements, or tensors with a leading batch
 `Solution`, in which every sample has its own value, status and history.
 """
 
-from genreg.solvers.descent import alternating_gradient_descent, gradient_descent, palm, quasi_newton
+from genreg.solvers.descent import alternating_gradient_descent, gradient_descent, ipalm, palm, quasi_newton
 from genreg.solvers.driver import Iterate
+from genreg.solvers.inertial import Inertial
 from genreg.solvers.krylov import conjugate_gradient, rough_reconstruction
 from genreg.solvers.l_curve import l_curve
 from genreg.solvers.line_search import Backtracking
@@ -13,12 +14,16 @@ from genreg.solvers.morozov import Choice, Trial, morozov
 from genreg.solvers.objective import Objective, SaddlePoint, split
 from genreg.solvers.primal_dual import pdhg
 from genreg.solvers.solution import Solution, Status
+from genreg.solvers.updates import ProxGradient, QuasiNewton
 
 __all__ = [
     "Backtracking",
     "Choice",
+    "Inertial",
     "Iterate",
     "Objective",
+    "ProxGradient",
+    "QuasiNewton",
     "SaddlePoint",
     "Solution",
     "Status",
@@ -26,6 +31,7 @@ __all__ = [
     "alternating_gradient_descent",
     "conjugate_gradient",
     "gradient_descent",
+    "ipalm",
     "l_curve",
     "morozov",
     "palm",

@@ -1,4 +1,4 @@
-r"""Descent over blocks: gradient descent, alternating descent and PALM.
+r"""Descent over blocks: gradient descent, alternating descent, PALM and its inertial form.
 
 All solve :math:`\min_v H(v) + \sum_i g_i(v_i)` with a line search for every sample and block. They differ in
 the number of blocks and in whether the :math:`g_i` are there.
@@ -10,6 +10,9 @@ learning models, arXiv:2107.11191, algorithms 1-3.
 
 J. Bolte, S. Sabach, M. Teboulle (2014), Proximal alternating linearized minimization,
 doi:10.1007/s10107-013-0701-9.
+
+T. Pock, S. Sabach (2016), Inertial proximal alternating linearized minimization (iPALM) for nonconvex and
+nonsmooth problems, doi:10.1137/16M1064064.
 """
 
 from __future__ import annotations
@@ -21,12 +24,13 @@ from odl.functionals import Functional
 
 from genreg.solvers.door import enter
 from genreg.solvers.driver import Callback, run
+from genreg.solvers.inertial import Inertial
 from genreg.solvers.line_search import Backtracking
 from genreg.solvers.objective import Objective
 from genreg.solvers.solution import Solution
 from genreg.solvers.updates import ProxGradient, QuasiNewton, Update
 
-__all__ = ["alternating_gradient_descent", "gradient_descent", "palm", "quasi_newton"]
+__all__ = ["alternating_gradient_descent", "gradient_descent", "ipalm", "palm", "quasi_newton"]
 
 
 def gradient_descent(
@@ -81,16 +85,18 @@ def alternating_gradient_descent(
     max_iter: int = 500,
     tol: float = 1e-4,
     line_search: Backtracking | None = None,
+    updates: Mapping[str, Update] | None = None,
     callback: Callback | None = None,
     progress: bool = True,
 ) -> Solution:
     r"""Gradient steps in every block in turn (Duff et al., algorithm 2).
 
     Parameters and results are those of `gradient_descent`, with `init` a dict of blocks in the order of the
-    parts of the functional's domain. By default the line search grows its step after a success.
+    parts of the functional's domain. By default the line search grows its step after a success. `updates` is
+    that of `palm`.
     """
     update = ProxGradient(line_search or Backtracking())
-    return _descend(objective, init, update, max_iter, tol, callback, progress, prox=False)
+    return _descend(objective, init, update, max_iter, tol, callback, progress, prox=False, updates=updates)
 
 
 def palm(
@@ -100,6 +106,7 @@ def palm(
     max_iter: int = 500,
     tol: float = 1e-4,
     line_search: Backtracking | None = None,
+    updates: Mapping[str, Update] | None = None,
     callback: Callback | None = None,
     progress: bool = True,
 ) -> Solution:
@@ -108,9 +115,34 @@ def palm(
     In every block in turn :math:`v_i \leftarrow \mathrm{prox}_{\tau g_i}(v_i - \tau \nabla_i H(v))`; with a
     single block this is proximal gradient descent. Parameters and results are those of `gradient_descent`,
     with `init` a dict of blocks. Terms of a functional that have no gradient must have a prox on one block.
+
+    `updates` names blocks that are to move in another way, such as ``{"z": QuasiNewton()}`` for a latent
+    vector without a proximable part.
     """
     update = ProxGradient(line_search or Backtracking())
-    return _descend(objective, init, update, max_iter, tol, callback, progress, prox=True)
+    return _descend(objective, init, update, max_iter, tol, callback, progress, prox=True, updates=updates)
+
+
+def ipalm(
+    objective: Objective | Functional,
+    init: Any,
+    *,
+    max_iter: int = 500,
+    tol: float = 1e-4,
+    line_search: Backtracking | None = None,
+    updates: Mapping[str, Update] | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Inertial proximal alternating linearised minimisation (Pock and Sabach), monotone by adaptive restart.
+
+    In every block in turn :math:`v_i \leftarrow \mathrm{prox}_{\tau g_i}(v_i + \beta_k (v_i -
+    v_i^{\mathrm{old}}) - \tau \nabla_i H(v))`, see `genreg.solvers.inertial`; an iteration costs what one of `palm`
+    does. Parameters and results are those of `palm`; ``updates={"z": QuasiNewton()}`` is a good choice for a
+    latent vector without a proximable part.
+    """
+    update = Inertial(line_search) if line_search else Inertial()
+    return _descend(objective, init, update, max_iter, tol, callback, progress, prox=True, updates=updates)
 
 
 def quasi_newton(
@@ -143,6 +175,7 @@ def _descend(
     *,
     blocks: int | None = None,
     prox: bool,
+    updates: Mapping[str, Update] | None = None,
 ) -> Solution:
     names = tuple(init) if isinstance(init, Mapping) else ("v",)
     if not isinstance(objective, Objective):
@@ -157,11 +190,20 @@ def _descend(
     if not isinstance(init, Mapping) and len(objective.spaces) == 1:
         init = dict.fromkeys(objective.spaces, init)
     door = enter(init, objective.spaces)
-    updates = dict.fromkeys(objective.spaces, update)
+    others = dict(updates or {})
+    for name, other in others.items():
+        if name not in objective.spaces:
+            raise ValueError(
+                f"updates must name blocks of the objective, {list(objective.spaces)}, got {name!r}"
+            )
+        if isinstance(other, QuasiNewton) and name in objective.proximable:
+            raise NotImplementedError(
+                f"updates[{name!r}] must take a proximable part, QuasiNewton needs a smooth block"
+            )
     return run(
         objective,
         door,
-        updates,
+        {name: others.get(name, update) for name in objective.spaces},
         max_iter=max_iter,
         tol=tol,
         callback=callback,

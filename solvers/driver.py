@@ -147,6 +147,7 @@ def run(
     iterations = torch.zeros_like(index)
     status = torch.where(torch.isfinite(state.value), Status.RUNNING, Status.NON_FINITE)
     limit = max(update.line_search.max_trials for update in updates.values())
+    evaluations = sum(update.evaluations for update in updates.values())
 
     if max_iter == 0:
         status = torch.where(status == Status.RUNNING, Status.MAX_ITER, status)
@@ -157,7 +158,7 @@ def run(
             running = status == Status.RUNNING
             if (ended := active & ~running).any():
                 at = ended.nonzero().squeeze(1)
-                record.write(index[at], state.take(at), status[at], iterations[at], 1 + trips * len(updates))
+                record.write(index[at], state.take(at), status[at], iterations[at], 1 + trips * evaluations)
             if not running.any():
                 break
             if running.float().mean() < _COMPACT_BELOW:

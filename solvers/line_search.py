@@ -126,9 +126,13 @@ class Backtracking:
             <∇H(v⁺) - ∇H(v), d>, and the largest to be accepted: this decides where the values are equal but
             for rounding.
         """
-        rounding = self.slack * torch.finfo(value.dtype).eps * value.abs()
-        equal = (trial - value).abs() <= rounding
-        return torch.where(equal, change <= steepest, trial <= highest) & torch.isfinite(trial)
+        return torch.where(self.equal(value, trial), change <= steepest, trial <= highest) & torch.isfinite(
+            trial
+        )
+
+    def equal(self, value: Tensor, trial: Tensor) -> Tensor:
+        """Where two values of H are equal but for rounding."""
+        return (trial - value).abs() <= self.slack * torch.finfo(value.dtype).eps * value.abs()
 
     def next_step(self, accepted: Tensor, change: Tensor, step_sq: Tensor, tau: Tensor) -> Tensor:
         """Step size of the next trial."""

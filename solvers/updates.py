@@ -19,7 +19,7 @@ from torch import Tensor
 from genreg.solvers.line_search import Backtracking, inner
 from genreg.solvers.objective import Blocks, Objective
 
-__all__ = ["ProxGradient", "QuasiNewton", "State", "Update"]
+__all__ = ["ProxGradient", "QuasiNewton", "State", "Trial", "Update", "where"]
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,23 @@ class State:
 
 
 class Update(Protocol):
-    """Moves one block of the state."""
+    """Moves one block of the state.
 
-    line_search: Backtracking
+    Attributes
+    ----------
+    line_search : Backtracking
+        Its settings.
+    evaluations : int
+        Evaluations of the objective with its gradient that one trial takes.
+    """
+
+    @property
+    def line_search(self) -> Backtracking:
+        """See above."""
+
+    @property
+    def evaluations(self) -> int:
+        """See above."""
 
     def first_memory(self, gradient: Tensor) -> Tensor:
         """What the update remembers of every sample, at the start, ``(B, ...)``."""
@@ -108,8 +122,8 @@ def where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Trial:
-    """A step d in one block, and the objective at its end."""
+class Trial:
+    """A step d in one block, and the objective at its end; what updates are written with."""
 
     state: State
     block: str
@@ -120,7 +134,8 @@ class _Trial:
     part: Tensor | None  # g_i there
 
     @classmethod
-    def of(cls, objective: Objective, state: State, block: str, point: Tensor) -> _Trial:
+    def of(cls, objective: Objective, state: State, block: str, point: Tensor) -> Trial:
+        """Evaluate the objective with the block at `point`."""
         smooth, gradients = objective.value_and_gradient({**state.blocks, block: point})
         g = objective.proximable.get(block)
         part = g(point) if g else None
@@ -133,7 +148,7 @@ class _Trial:
 
     @property
     def rise(self) -> Tensor:
-        """g(v⁺) - g(v), ``(B,)``."""
+        """Change of the proximable part, g(v⁺) - g(v), ``(B,)``."""
         return (
             torch.zeros_like(self.smooth)
             if self.part is None
@@ -172,6 +187,7 @@ class ProxGradient:
     """
 
     line_search: Backtracking = field(default_factory=Backtracking)
+    evaluations: int = 1
 
     def first_step(self, gradient: Tensor) -> Tensor:
         """First step sizes, ``(B,)``."""
@@ -188,7 +204,7 @@ class ProxGradient:
         point = v - tau.view(-1, *(1,) * (v.ndim - 1)) * gradient
         if g := objective.proximable.get(block):
             point = g.prox(point, tau * objective.weight(block))
-        trial = _Trial.of(objective, state, block, point)
+        trial = Trial.of(objective, state, block, point)
         d = trial.step
         slope, change, step_sq = inner(gradient, d), inner(trial.bend, d), inner(d, d)
         highest, steepest = search.bound(state.smooth, trial.rise, slope, step_sq, tau)
@@ -212,6 +228,7 @@ class QuasiNewton:
     """
 
     line_search: Backtracking = field(default_factory=Backtracking)
+    evaluations: int = 1
 
     def first_step(self, gradient: Tensor) -> Tensor:
         """First step sizes, ``(B,)``."""
@@ -232,7 +249,7 @@ class QuasiNewton:
         search, tau, M = self.line_search, state.steps[block], state.memory[block]
         v, gradient = state.blocks[block], state.gradients[block]
         direction = -(M @ gradient.flatten(1)[..., None])[..., 0].view_as(v)
-        trial = _Trial.of(objective, state, block, v + tau.view(-1, *(1,) * (v.ndim - 1)) * direction)
+        trial = Trial.of(objective, state, block, v + tau.view(-1, *(1,) * (v.ndim - 1)) * direction)
         d, bend = trial.step, trial.bend
         slope, change = inner(gradient, d), inner(bend, d)
         accepted = search.accept(
