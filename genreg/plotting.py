@@ -11,7 +11,7 @@ import torch
 from genreg.operators import to_tensor
 from genreg.solvers.door import is_element
 
-__all__ = ["as_images", "draw_images", "image_grid"]
+__all__ = ["as_images", "draw_images", "image_grid", "mosaic"]
 
 
 def as_images(images: Any) -> np.ndarray:
@@ -40,15 +40,42 @@ def as_images(images: Any) -> np.ndarray:
     return array[None] if array.ndim == 2 else array
 
 
-def image_grid(rows: Mapping[str, Any], *, size: float = 1.35, **options: Any) -> Any:
+def mosaic(images: Any, *, gap: int = 2) -> np.ndarray:
+    """Lay rows and columns of images out as one, which is drawn much faster than a grid of axes.
+
+    Parameters
+    ----------
+    images : Tensor or array
+        ``(rows, columns, n, m)``.
+    gap : int
+        Pixels between images; they are NaN.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(rows * (n + gap) - gap, columns * (m + gap) - gap)``.
+
+    Raises
+    ------
+    ValueError
+        If the shape is another one.
+    """
+    array = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
+    if array.ndim != 4:
+        raise ValueError(f"images must have the shape (rows, columns, n, m), got {array.shape}")
+    rows, columns, n, m = array.shape
+    padded = np.pad(array, [(0, 0), (0, 0), (0, gap), (0, gap)], constant_values=np.nan)
+    joint = padded.swapaxes(1, 2).reshape(rows * (n + gap), columns * (m + gap))
+    return joint[: rows * (n + gap) - gap, : columns * (m + gap) - gap]
+
+
+def image_grid(rows: Mapping[str, Any], **options: Any) -> Any:
     """Draw rows of images in a figure of their own.
 
     Parameters
     ----------
     rows : dict of str to ODL element, Tensor or array
         Label and images, ``(n, m)`` or ``(B, n, m)``, of every row.
-    size : float
-        Width of an image in inches.
     **options
         Those of `draw_images`.
 
@@ -61,7 +88,7 @@ def image_grid(rows: Mapping[str, Any], *, size: float = 1.35, **options: Any) -
     count = max(len(as_images(item)[: options.get("columns", 8)]) for item in rows.values())
     lines = 2 * len(rows) - 1 if options.get("errors") else len(rows)
     across, down = (lines, count) if options.get("transposed") else (count, lines)
-    figure = Figure(figsize=(size * across + 0.6, (size + 0.1) * down), layout="constrained")
+    figure = Figure(figsize=(1.35 * across + 0.6, 1.45 * down), layout="constrained")
     draw_images(figure, rows, **options)
     return figure
 

@@ -14,7 +14,7 @@ from genreg.evaluation.latent import PriorFit
 from genreg.evaluation.reconstruction import RangeFit, deciles
 from genreg.evaluation.sbc import Calibration
 from genreg.evaluation.slopes import Smoothness
-from genreg.plotting import image_grid
+from genreg.plotting import mosaic
 
 __all__ = [
     "calibration_figure",
@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 BLUE, ORANGE, GREY = "#2f6f9f", "#d9822b", "#8a8a8a"
+GAP = 2  # pixels between images
 _UNITS = {"NRMSE": "NRMSE", "PSNR": "PSNR [dB]", "SSIM": "SSIM", "l1 error": "mean absolute error"}
 
 
@@ -48,7 +49,11 @@ def histogram_figure(fit: RangeFit) -> Any:
     figure, axes = _axes(1, 4, height=2.6)
     for ax, (name, values) in zip(axes[0], fit.scores.items(), strict=True):
         array = values.numpy()
-        ax.hist(array, bins=30, color=BLUE)
+        ends = np.quantile(array[np.isfinite(array)], [0, 1]) if np.isfinite(array).any() else (0, 1)
+        width = max(
+            ends[1] - ends[0], 1e-3 * abs(ends[1]), 1e-9
+        )  # a histogram of equal numbers has a width too
+        ax.hist(array, bins=30, range=(ends[0], ends[0] + width), color=BLUE)
         ax.axvline(np.median(array), color=ORANGE, label=f"median {np.median(array):.4g}")
         ax.set_xlabel(_UNITS[name], fontsize=9)
         ax.locator_params(axis="x", nbins=4)
@@ -61,20 +66,25 @@ def decile_figure(fit: RangeFit) -> Any:
     """Test images at the deciles of NRMSE, their best approximations, and the differences."""
     chosen = deciles(fit.nrmse)
     truth, images = fit.truth.cpu()[chosen], fit.images.cpu()[chosen]
-    errors = fit.nrmse[chosen]
     limit = max(float((images - truth).abs().max()), 1e-12)
-    return image_grid(
-        {"test image": truth, "nearest in range": images},
-        errors=True,
-        columns=11,
-        size=0.9,
-        error_max=limit,
-        titles={
-            "test image": [f"{10 * k} %" for k in range(11)],
-            "nearest in range": [f"NRMSE {errors[0]:.3f}", *(f"{e:.3f}" for e in errors[1:])],
-            "error": [f"± {limit:.2g}"] + [""] * 10,
-        },
-    )
+    grey = {"cmap": "gray", "vmin": 0.0, "vmax": max(float(truth.max()), 1e-12)}
+    rows: list[tuple[str, Tensor, list[str], dict[str, Any]]] = [
+        ("test image", truth, [f"{10 * k} %" for k in range(11)], grey),
+        ("nearest in range", images, [f"{e:.3f}" for e in fit.nrmse[chosen]], grey),
+        (
+            f"error, ±{limit:.2g}",
+            images - truth,
+            [""] * 11,
+            {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit},
+        ),
+    ]
+    n, m = truth.shape[1:]
+    figure, axes = _axes(3, 1, height=3 * (9.0 / 11 * n / m + 0.25))
+    for ax, (label, row, titles, style) in zip(axes[:, 0], rows, strict=True):
+        _mosaic(ax, row[None], **style)
+        ax.set_xticks(_centres(11, m), titles, fontsize=8)
+        ax.set_ylabel(label, fontsize=8)
+    return figure
 
 
 def earth_mover_figure(models: Mapping[str, EarthMover]) -> Any:
@@ -150,34 +160,50 @@ def prior_figure(fit: PriorFit) -> Any:
 
 def far_figure(images: Tensor, scales: Sequence[float]) -> Any:
     """Generated images row by row of the scale of z, as in figure 5 of Duff et al."""
-    rows = {f"s = {s:g}": row for s, row in zip(scales, images.cpu(), strict=True)}
-    return image_grid(rows, size=1.0, vmax=float(images.max()))
+    rows, columns, n, m = images.shape
+    figure, axes = _axes(1, 1, width=7.5, height=7.0 * rows * n / (columns * m) + 0.2)
+    _mosaic(axes[0, 0], images, cmap="gray", vmin=0.0, vmax=float(images.max()))
+    axes[0, 0].set_yticks(_centres(rows, n), [f"s = {s:g}" for s in scales], fontsize=9)
+    return figure
 
 
 def interpolation_figure(images: Tensor, corners: Tensor) -> Any:
     """The two-way interpolation, as in figure 6 of Duff et al., between the test images at its sides."""
-    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
-    steps = len(images)
-    figure = Figure(figsize=(0.85 * (steps + 2.4), 0.85 * steps), layout="constrained")
-    grid = figure.add_gridspec(
-        steps, steps + 2, width_ratios=[1.2, *[1] * steps, 1.2], wspace=0.02, hspace=0.02
-    )
-    style = {"cmap": "gray", "vmin": 0.0, "vmax": float(torch.maximum(images.max(), corners.max()))}
-    style["interpolation"] = "nearest"
-    for i in range(steps):
-        for j in range(steps):
-            ax = figure.add_subplot(grid[i, j + 1])
-            ax.imshow(images[i, j].cpu(), **style)
-            ax.set(xticks=[], yticks=[])
-            if i in (0, steps - 1) and j in (0, steps - 1):
-                ax.spines[:].set(color=ORANGE, linewidth=2)
-    for k, (row, column) in enumerate(((0, 0), (0, -1), (-1, 0), (-1, -1))):
-        ax = figure.add_subplot(grid[row, column])
-        ax.imshow(corners[k].cpu(), **style)
-        ax.set(xticks=[], yticks=[])
-        ax.set_title("test image", fontsize=8, pad=2)
+    steps, _, n, m = images.shape
+    joint = torch.full((steps, steps + 2, n, m), torch.nan)
+    joint[:, 1:-1] = images.cpu()
+    joint[[0, 0, -1, -1], [0, -1, 0, -1]] = corners.cpu().to(joint)
+    figure, axes = _axes(1, 1, width=7.5, height=7.0 * steps * n / ((steps + 2) * m) + 0.4)
+    ax = axes[0, 0]
+    _mosaic(ax, joint, cmap="gray", vmin=0.0, vmax=float(torch.maximum(images.max(), corners.max())))
+    rows, columns = _centres(steps, n), _centres(steps + 2, m)
+    for y in (rows[0], rows[-1]):
+        for x in (columns[1], columns[-2]):
+            ax.add_patch(
+                Rectangle(
+                    (x - m / 2, y - n / 2), m, n, fill=False, edgecolor=ORANGE, linewidth=2, clip_on=False
+                )
+            )
+        for x in (columns[0], columns[-1]):
+            ax.annotate(
+                "test image", (x, y - n / 2 - 1), ha="center", va="bottom", fontsize=8, annotation_clip=False
+            )
     return figure
+
+
+def _mosaic(ax: Any, images: Tensor, **style: Any) -> None:
+    """Draw images ``(rows, columns, n, m)`` in one frame without ticks."""
+    ax.imshow(mosaic(images, gap=GAP), interpolation="nearest", **style)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    ax.set(xticks=[], yticks=[])
+
+
+def _centres(count: int, size: int) -> np.ndarray:
+    """Coordinates of the centres of the images of a mosaic along one axis."""
+    return np.arange(count) * (size + GAP) + (size - 1) / 2
 
 
 def calibration_figure(items: Mapping[str, Calibration], bins: int = 20) -> Any:
@@ -213,7 +239,7 @@ def calibration_figure(items: Mapping[str, Calibration], bins: int = 20) -> Any:
     ax = axes[0, -1]
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=1)
     for (title, item), colour in zip(items.items(), (ORANGE, BLUE), strict=False):
-        ax.plot(item.levels, item.coverage.mean(1), "o-", color=colour, label=title, markersize=4)
+        ax.plot(item.levels, item.coverage.mean(1).numpy(), "o-", color=colour, label=title, markersize=4)
     ax.set(xlim=(0, 1), ylim=(0, 1.02))
     ax.set_xlabel("central interval", fontsize=9)
     ax.set_ylabel("share of true z within", fontsize=9)

@@ -25,7 +25,7 @@ def psnr(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
     Returns
     -------
     Tensor
-        ``(B,)``, float64.
+        ``(B,)``, float64; infinite for equal images.
 
     Raises
     ------
@@ -36,10 +36,9 @@ def psnr(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
 
     _check_range(data_range)
     pairs = _pairs(images, reference)
-    return torch.tensor(
-        [peak_signal_noise_ratio(true, image, data_range=data_range) for image, true in pairs],
-        dtype=torch.float64,
-    )
+    with np.errstate(divide="ignore"):
+        scores = [peak_signal_noise_ratio(true, image, data_range=data_range) for image, true in pairs]
+    return torch.tensor(scores, dtype=torch.float64)
 
 
 def nrmse(images: Any, reference: Any) -> torch.Tensor:

@@ -22,6 +22,7 @@ from genreg.solvers.objective import Blocks
 __all__ = ["RangeFit", "deciles", "fit_range"]
 
 _DENSE_HESSIAN = 256  # latent dimension up to which an n × n matrix for every sample is cheap
+_NEGLIGIBLE = 1e-4  # NRMSE about which a descent need not go on
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def fit_range(
     max_iter : int
         Iterations of every image, those of the choice included.
     tol : float
-        Tolerance of the descent, see the solver.
+        Tolerance of the descent, see the solver; relative to the squared distance, or to that of an NRMSE of
+        1e-4 where the distance is less.
     batch_size : int
         Descents in one batch at most.
     progress : bool
@@ -166,11 +168,14 @@ def _descend(G: Generator, x: Tensor, z: Tensor, max_iter: int, tol: float) -> t
 
 
 def _solve(G: Generator, x: Tensor, z: Tensor, max_iter: int, tol: float) -> Solution:
-    def distance(blocks: Blocks, x: Tensor) -> Tensor:
-        return (G.decode(blocks["z"]).mean - x).square().flatten(1).sum(1)
+    # A constant does not move the minimiser, but the tolerance is relative to the value, which may go to zero.
+    least = _NEGLIGIBLE**2 * x.square().flatten(1).sum(1)
+
+    def distance(blocks: Blocks, x: Tensor, least: Tensor) -> Tensor:
+        return (G.decode(blocks["z"]).mean - x).square().flatten(1).sum(1) + least
 
     solver = quasi_newton if math.prod(G.domain.shape) <= _DENSE_HESSIAN else gradient_descent
-    objective = Objective(distance, {"z": G.domain}, per_sample={"x": x})
+    objective = Objective(distance, {"z": G.domain}, per_sample={"x": x, "least": least})
     return solver(objective, {"z": z}, max_iter=max_iter, tol=tol, progress=False)
 
 

@@ -45,7 +45,7 @@ def reconstruction(e: Evaluation, image: dict[str, str]) -> str:
         + "<p class='note'>NRMSE = ‖G(z*) − x‖₂ / ‖x‖₂, with the Euclidean norm of the true image; PSNR and SSIM "
         f"with data range {fit.data_range:g} (dB; Gaussian window, σ = 1.5); l1 error = ‖G(z*) − x‖₁ / pixels.</p>"
         + image["histograms"]
-        + "<p>The images at the 0, 10, …, 100 % quantiles of NRMSE, with the difference below.</p>"
+        + "<p>The images at the 0, 10, …, 100 % quantiles of NRMSE, which stands below the nearest image, and the difference.</p>"
         + image["deciles"]
     )
 

@@ -1,5 +1,6 @@
 """The command line: every command at its quick size, and errors in one line."""
 
+import json
 import subprocess
 import sys
 
@@ -24,7 +25,7 @@ def test_help_and_version(capsys):
         main(["--help"])
     assert end.value.code == 0
     out = capsys.readouterr().out
-    assert all(command in out for command in ("demo", "train", "reconstruct", "benchmark"))
+    assert all(command in out for command in ("demo", "train", "evaluate", "reconstruct", "benchmark"))
     with pytest.raises(SystemExit) as end:
         main(["--version"])
     assert end.value.code == 0 and capsys.readouterr().out == f"genreg {genreg.__version__}\n"
@@ -89,6 +90,35 @@ def test_train_errors(tmp_path, capsys):
         assert f"--device must be a device that torch can use, got {device!r}" in message
     (tmp_path / "file").write_text("")
     assert "file" in fails(capsys, "train", "shapes-ae", "--quick", "--out", str(tmp_path / "file"))
+
+
+# evaluate
+
+
+def test_evaluate(tmp_path, capsys):
+    images = genreg.datasets.shapes(40, seed=5)
+    np.save(tmp_path / "test.npy", images[:20].numpy())
+    np.save(tmp_path / "other.npy", images[20:].numpy())
+    options = ["--data", "test.npy", "--reference", "other.npy", "--output", "r.html", "--json", "r.json"]
+    options = [str(tmp_path / o) if o[0] != "-" else o for o in options]
+    assert main(["evaluate", "shapes-ae", *options, "--seed", "4", "--quick", "--silent"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "" and "shapes-ae: 20 test images" in captured.out
+    assert f"Report: {tmp_path / 'r.html'}" in captured.out
+    numbers = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert numbers["model"] == "shapes-ae" and numbers["settings"]["seed"] == 4
+    assert numbers["earth mover's distance"]["images"] == 20
+    assert "Evaluation of shapes-ae" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_evaluate_errors(tmp_path, capsys):
+    message = fails(capsys, "evaluate", "shapes-ae", "--output", str(tmp_path / "report.pdf"))
+    assert "must end in .html, got 'report.pdf'" in message
+    assert "got 'nothing'" in fails(capsys, "evaluate", "nothing")
+    assert "at least 20, got 3" in fails(capsys, "evaluate", "shapes-ae", "--images", "3", "--silent")
+    np.save(tmp_path / "test.npy", np.zeros((30, 4, 4)))
+    message = fails(capsys, "evaluate", "shapes-ae", "--data", str(tmp_path / "test.npy"))
+    assert "images must have the shape (N, 56, 56), got (30, 4, 4)" in message
 
 
 # demo and benchmark

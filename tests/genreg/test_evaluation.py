@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from genreg.evaluation import psnr, ssim
-from genreg.plotting import as_images, draw_images, image_grid
+from genreg.plotting import as_images, draw_images, image_grid, mosaic
 
 
 @pytest.mark.parametrize("batch", [(), (1,), (7,)])
@@ -108,3 +108,18 @@ def test_single_element_is_drawn():
     X = odl.uniform_discr([0, 0], [1, 1], (4, 6), dtype="float32")
     (array,) = drawn(image_grid({"x": X.one()}))
     assert array.shape == (4, 6)
+
+
+def test_mosaic():
+    images = torch.arange(24.0).view(2, 3, 2, 2)
+    joint = mosaic(images, gap=1)
+    assert joint.shape == (5, 8)
+    assert np.array_equal(joint[3:5, 6:8], images[1, 2].numpy())
+    assert np.isnan(joint[2]).all() and np.isnan(joint[:, 2]).all() and np.isnan(joint).sum() == 40 - 24
+    with pytest.raises(ValueError, match=r"\(rows, columns, n, m\), got \(3, 2, 2\)"):
+        mosaic(images[0])
+
+
+def test_psnr_of_equal_images_is_infinite():
+    true = torch.rand(2, 12, 12)
+    assert psnr(true, true, data_range=1.0).isinf().all()
