@@ -1,25 +1,28 @@
-"""How much does λ matter? A grid of λ, all images and several starting points are one batch.
+"""How do λ and μ matter? Every λ, μ and image is a problem of one batch: the study of a parameter is one call.
 
-λ, like every scalar of a problem, may differ from sample to sample, so that a parameter study costs one call.
+As figures 8, 9 and 11 of Duff, Campbell and Ehrhardt (arXiv:2107.11191): the discrepancy of the data against λ,
+with Morozov's level, and images along λ, for the three generative regularisers and total variation. One figure
+for every regulariser, and the parameters that Morozov's principle, the L-curve and the true images choose.
 """
 
 import argparse
+from pathlib import Path
 
 import odl
 import torch
-from matplotlib.figure import Figure
 from odl.applications import tomo
 
 import genreg
-from genreg.evaluation import psnr
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer images and values of λ")
-    parser.add_argument("--output", default="lambda-sweep.png", help="figure")
+    parser.add_argument("--quick", action="store_true", help="fewer images, values and iterations")
+    parser.add_argument("--output", default="lambda_sweep", help="folder of the figures and tables")
     options = parser.parse_args(arguments)
-    images, values = (2, 5) if options.quick else (8, 13)
+    images, values, max_iter = (2, 4, 40) if options.quick else (5, 9, 1000)
+    folder = Path(options.output)
+    folder.mkdir(exist_ok=True)
 
     X = odl.uniform_discr([-1, -1], [1, 1], (56, 56), dtype="float32")
     A = genreg.operators.ray_transform(X, tomo.parallel_beam_geometry(X, 20))
@@ -29,36 +32,38 @@ def main(arguments=None):
     y = clean + noise_std * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
 
     G = genreg.load_generator("shapes-vae", range=X)
-    priors = {
-        "hard constraint": (genreg.HardConstraint(G), torch.logspace(-2, 3, values), 3),
-        "total variation": (genreg.TotalVariation(X, lower=0.0), torch.logspace(0, 4, values), 1),
+    mu = [1e-4, 1e-2] if options.quick else [1e-4, 1e-3, 1e-2]
+    studies = {
+        "hard": (genreg.HardConstraint(G), (-2, 3), None),
+        "relaxed": (genreg.RelaxedConstraint(G, 1.0), (2, 6), mu),
+        "sparse": (genreg.SparseDeviation(G, 1.0), (1, 5), mu),
+        "tv": (genreg.TotalVariation(X, lower=0.0), (0, 4), None),
     }
-    ax = Figure(figsize=(6, 4), layout="constrained").subplots()
-    curves = {}
-    for name, (R, grid, restarts) in priors.items():
-        rec = genreg.reconstruct(
+    sweeps = {}
+    for name, (R, (low, high), mus) in studies.items():
+        result = genreg.sweep(
             A,
-            y.repeat(values, 1, 1),  # (values * images, angles, pixels)
+            y,
             R,
+            lam=torch.logspace(low, high, values),
+            mu=mus,
             noise_std=noise_std,
-            lam=grid.repeat_interleave(images),
-            restarts=restarts,
+            max_iter=max_iter,
+            reference=truth,
+            data_range=1.0,
             progress=False,
         )
-        scores = psnr(rec.image, truth.repeat(values, 1, 1), data_range=1.0).view(values, images)
-        curves[name] = scores.mean(1)
-        best = int(curves[name].argmax())
-        print(
-            f"{name}: {len(rec.image) * restarts} problems in {rec.time:.1f} s, "
-            f"best {curves[name][best]:.1f} dB at λ = {grid[best]:.3g}"
-        )
-        (line,) = ax.semilogx(grid, curves[name], marker="o", label=name)
-        ax.fill_between(grid, scores.amin(1), scores.amax(1), alpha=0.15, color=line.get_color())
-    ax.set(xlabel="λ", ylabel="PSNR, dB", title=f"{images} images: mean, worst and best")
-    ax.grid(alpha=0.3)
-    ax.legend()
-    ax.figure.savefig(options.output, dpi=150)
-    return curves
+        sweeps[name] = result
+        result.show().savefig(folder / f"{name}.png", dpi=150)
+        result.to_csv(folder / f"{name}.csv")
+        best, morozov = result.best("psnr"), result.choose("morozov")
+        corner = result.choose("l-curve", mu=best.mu)
+        print(f"{name}: {result.lam.numel()} problems in {result.time:.1f} s")
+        pair = f"λ = {best.lam:.3g}" + ("" if best.mu is None else f", μ = {best.mu:.3g}")
+        print(f"  best mean PSNR {best.mean:.1f} ± {best.std:.1f} dB at {pair}")
+        print(f"  Morozov {morozov.psnr.mean():.1f} dB, L-curve {corner.psnr.mean():.1f} dB")
+        print(morozov)
+    return sweeps
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from genreg.regularisers import (
     Tikhonov,
     TotalVariation,
 )
+from genreg.sweep import Sweep, sweep
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ __all__ = [
     "Regulariser",
     "RelaxedConstraint",
     "SparseDeviation",
+    "Sweep",
     "Tikhonov",
     "TotalVariation",
     "datasets",
@@ -51,6 +53,7 @@ __all__ = [
     "operators",
     "reconstruct",
     "solvers",
+    "sweep",
     "to_torch",
     "training",
     "weights",

@@ -125,7 +125,8 @@ class Regulariser(Functional):
         """
         domain = self.domain
         forward = to_torch(fidelity.operator * self.image)
-        parameters = self.parameters_of(lam) | parameters
+        if not self.parameters.keys() <= parameters.keys():
+            parameters = self.parameters_of(lam) | parameters
         names = tuple(parameters)
 
         def smooth(blocks: Blocks, lam: Tensor, **given: Tensor) -> Tensor:
@@ -144,7 +145,10 @@ class Regulariser(Functional):
         ValueError
             If a parameter is given for another number of samples.
         """
-        tensors = {name: torch.as_tensor(p).to(lam) for name, p in self.parameters.items()}
+        tensors = {
+            name: torch.as_tensor(p, dtype=lam.dtype, device=lam.device)
+            for name, p in self.parameters.items()
+        }
         for name, p in tensors.items():
             if p.ndim and len(p) != len(lam):
                 raise ValueError(
