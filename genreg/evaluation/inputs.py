@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from genreg import weights
-from genreg.generator import Generator, load_generator
+from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
 
 __all__ = ["checked", "held_out", "load"]
@@ -66,9 +66,10 @@ def held_out(name: str, n: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def load(name_or_path: str | os.PathLike[str]) -> Generator:
     """Load a generator on a space of the shape of its images."""
-    shape = tuple(weights.read_card(name_or_path)["architecture"]["image_shape"])
-    space = odl.uniform_discr([-1, -1], [1, 1], shape, dtype="float32")
-    return load_generator(name_or_path, space)  # type: ignore[arg-type]
+    model, card = weights.load(name_or_path)
+    G = Generator(model, odl.uniform_discr([-1, -1], [1, 1], tuple(model.image_shape), dtype="float32"))
+    G.card = card
+    return G
 
 
 def checked(argument: str, images: Any, G: Generator) -> Tensor:

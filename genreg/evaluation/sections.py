@@ -45,15 +45,15 @@ def reconstruction(e: Evaluation, image: dict[str, str]) -> str:
         + "<p class='note'>NRMSE = ‖G(z*) − x‖₂ / ‖x‖₂, with the Euclidean norm of the true image; PSNR and SSIM "
         f"with data range {fit.data_range:g} (dB; Gaussian window, σ = 1.5); l1 error = ‖G(z*) − x‖₁ / pixels.</p>"
         + image["histograms"]
-        + "<p>The images at the 0, 10, …, 100 % quantiles of NRMSE, which stands below the nearest image, and the difference.</p>"
-        + image["deciles"]
+        + "<p>The images at the 0, 10, …, 100 % quantiles of NRMSE, which stands below the nearest image, and the "
+        "difference.</p>" + image["deciles"]
     )
 
 
 def distribution(e: Evaluation, image: dict[str, str]) -> str:
     """Generated against test images."""
     d = e.earth_mover
-    rows = [("EMD(generated, test)", d.raw), ("per pixel", d.per_pixel)]
+    rows: list[tuple[str, float | None]] = [("EMD(generated, test)", d.raw), ("per pixel", d.per_pixel)]
     if d.reference is not None:
         rows += [
             ("EMD(reference, test)", d.reference),
