@@ -13,6 +13,7 @@ from genreg.solvers.line_search import Backtracking
 from genreg.solvers.morozov import Choice, Trial, morozov
 from genreg.solvers.objective import Objective, SaddlePoint, split
 from genreg.solvers.primal_dual import pdhg
+from genreg.solvers.projected import projected_gradient
 from genreg.solvers.solution import Solution, Status
 from genreg.solvers.updates import ProxGradient, QuasiNewton
 
@@ -36,6 +37,7 @@ __all__ = [
     "morozov",
     "palm",
     "pdhg",
+    "projected_gradient",
     "quasi_newton",
     "rough_reconstruction",
     "split",

@@ -70,11 +70,11 @@ class _Record:
         self.values = [self.value.clone()]
         self.residuals = [self.residual.clone()]
 
-    def write(self, index: Tensor, state: State, status: Tensor, iterations: Tensor, calls: int) -> None:
+    def write(self, index: Tensor, state: State, status: Tensor, iterations: Tensor) -> None:
         for name, v in state.blocks.items():
             self.blocks[name][index] = v
         self.value[index], self.residual[index] = state.value, state.residual
-        self.status[index], self.iterations[index], self.calls[index] = status, iterations, calls
+        self.status[index], self.iterations[index], self.calls[index] = status, iterations, state.calls
 
     def remember(self, index: Tensor, state: State) -> None:
         value, residual = self.values[-1].clone(), self.residuals[-1].clone()
@@ -99,6 +99,7 @@ def _start(objective: Objective, blocks: Blocks, updates: Mapping[str, Update]) 
         memory={name: update.first_memory(gradients[name]) for name, update in updates.items()},
         residuals={name: torch.full_like(smooth, torch.inf) for name in updates},
         rejections={name: torch.zeros_like(smooth, dtype=torch.int64) for name in updates},
+        calls=torch.ones_like(smooth, dtype=torch.int64),
     )
 
 
@@ -147,7 +148,6 @@ def run(
     iterations = torch.zeros_like(index)
     status = torch.where(torch.isfinite(state.value), Status.RUNNING, Status.NON_FINITE)
     limit = max(update.line_search.max_trials for update in updates.values())
-    evaluations = sum(update.evaluations for update in updates.values())
 
     if max_iter == 0:
         status = torch.where(status == Status.RUNNING, Status.MAX_ITER, status)
@@ -158,7 +158,7 @@ def run(
             running = status == Status.RUNNING
             if (ended := active & ~running).any():
                 at = ended.nonzero().squeeze(1)
-                record.write(index[at], state.take(at), status[at], iterations[at], 1 + trips * evaluations)
+                record.write(index[at], state.take(at), status[at], iterations[at])
             if not running.any():
                 break
             if running.float().mean() < _COMPACT_BELOW:

@@ -52,7 +52,6 @@ class Inertial:
     """
 
     line_search: Backtracking = field(default_factory=lambda: Backtracking(grow=1.02, slack=100.0))
-    evaluations: int = 1
 
     def first_step(self, gradient: Tensor) -> Tensor:
         """First step sizes, ``(B,)``."""

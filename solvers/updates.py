@@ -40,6 +40,8 @@ class State:
         What the update of a block remembers of every sample, ``(B, ...)``.
     rejections : dict of str to Tensor
         Trials rejected in a row for every block, ``(B,)``.
+    calls : Tensor
+        Evaluations of the objective with its gradient so far, ``(B,)``.
     """
 
     blocks: Blocks
@@ -50,6 +52,7 @@ class State:
     memory: Mapping[str, Tensor]
     residuals: Mapping[str, Tensor]
     rejections: Mapping[str, Tensor]
+    calls: Tensor
 
     @property
     def value(self) -> Tensor:
@@ -88,23 +91,11 @@ class State:
 
 
 class Update(Protocol):
-    """Moves one block of the state.
-
-    Attributes
-    ----------
-    line_search : Backtracking
-        Its settings.
-    evaluations : int
-        Evaluations of the objective with its gradient that one trial takes.
-    """
+    """Moves one block of the state."""
 
     @property
     def line_search(self) -> Backtracking:
-        """See above."""
-
-    @property
-    def evaluations(self) -> int:
-        """See above."""
+        """Its settings."""
 
     def first_memory(self, gradient: Tensor) -> Tensor:
         """What the update remembers of every sample, at the start, ``(B, ...)``."""
@@ -174,6 +165,7 @@ class Trial:
             memory={**state.memory, block: memory},
             residuals={**state.residuals, block: residual * size / scale},
             rejections={**state.rejections, block: torch.where(accepted, 0, state.rejections[block] + 1)},
+            calls=state.calls + 1,
         )
 
 
@@ -187,7 +179,6 @@ class ProxGradient:
     """
 
     line_search: Backtracking = field(default_factory=Backtracking)
-    evaluations: int = 1
 
     def first_step(self, gradient: Tensor) -> Tensor:
         """First step sizes, ``(B,)``."""
@@ -228,7 +219,6 @@ class QuasiNewton:
     """
 
     line_search: Backtracking = field(default_factory=Backtracking)
-    evaluations: int = 1
 
     def first_step(self, gradient: Tensor) -> Tensor:
         """First step sizes, ``(B,)``."""
