@@ -8,7 +8,17 @@ from scipy import stats
 from scipy.special import rel_entr
 from torch import nn
 
-from genreg import FunctionalFidelity, GaussianFidelity, NetworkOperator, PoissonFidelity, solvers, to_torch
+from genreg import (
+    FunctionalFidelity,
+    GaussianFidelity,
+    NetworkOperator,
+    PoissonFidelity,
+    Tikhonov,
+    TotalVariation,
+    reconstruct,
+    solvers,
+    to_torch,
+)
 from genreg.fidelity._transmission import transmission_prox
 from genreg.operators import derivative_test
 from genreg.operators.tensor_operator import TensorOperator
@@ -374,6 +384,37 @@ def test_functional_fidelity_refuses_what_the_functional_lacks(A, Y, fidelity):
         f.on_data().prox(torch.ones(1, 12, dtype=torch.float64), 1.0)
     with pytest.raises(ValueError, match=r"level must be positive, got \[nan\]"):
         solvers.morozov(lambda *_: None, f.level)
+
+
+def test_reconstruction_from_counts_meets_the_level(A, X, fidelity):
+    f = fidelity("transmission with background")
+    settings = {"tol": 1e-4, "max_iter": 60, "progress": False}
+    R = Tikhonov(X, odl.Gradient(X, pad_mode="symmetric"))
+    rec = reconstruct(A, f.data, R, fidelity=f, solver=solvers.quasi_newton, **settings)
+    assert torch.allclose(rec.residual, f.discrepancy(rec.image))
+    met = rec.status == Status.CONVERGED
+    assert met.any() and ((rec.discrepancy[met] <= 1.0) & (rec.discrepancy[met] > 0.9)).all()
+    alone = fidelity("transmission with background", 0)
+    single = reconstruct(
+        A, alone.data[0], R, fidelity=alone, lam=rec.lam[0], solver=solvers.quasi_newton, **settings
+    )
+    assert torch.allclose(single.image, rec.image[0], atol=1e-3)
+
+
+def test_outliers_do_not_bend_a_reconstruction_by_absolute_values(X, x):
+    Y = odl.rn(60)  # three times as many data as pixels
+    A = Rays(X, Y)
+    y = to_torch(A)(x)[0]
+    y[3] += 50.0
+    f = FunctionalFidelity(A, odl.functionals.L1Norm(Y), y)
+    rec = reconstruct(A, y, TotalVariation(X), fidelity=f, lam=1e-3, max_iter=3000, progress=False)
+    residual = to_torch(A)(rec.image) - y
+    assert residual[3] == pytest.approx(-50.0, abs=1.0)
+    residual[3] = 0.0
+    assert residual.abs().max() < 1e-2
+    assert torch.isnan(rec.level)
+    with pytest.raises(ValueError, match="level must be positive"):
+        reconstruct(A, y, TotalVariation(X), fidelity=f, progress=False)
 
 
 def test_parameters_of_data_may_have_any_shape_that_fits(A, Y, x):
