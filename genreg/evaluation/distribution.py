@@ -93,8 +93,10 @@ class EarthMover:
 def earth_mover(generated: Tensor, test: Tensor, reference: Tensor | None = None) -> EarthMover:
     """Compare generated with test images by the earth mover's distance.
 
-    The first k images of each set count, with k the size of the smallest: an empirical EMD falls with the
-    number of images, so that only sets of one size compare.
+    Both distances, of generated from test images and of reference from test images, are those of `emd`: the raw
+    grey values, uniform weights, no scaling. The first k images of each set count, with k the size of the
+    smallest: an empirical EMD falls with the number of images, so that only sets of one size compare. What is
+    reported is the first distance as it is, per pixel, and divided by the second.
 
     Parameters
     ----------

@@ -71,8 +71,8 @@ def distribution(e: Evaluation, image: dict[str, str]) -> str:
         f"<p>Earth mover's distance between {d.images} generated and {d.images} test images: exact optimal "
         "transport with uniform weights and the squared Euclidean distance as ground metric, in squared grey "
         "values summed over the pixels. Two finite sets of real images have a distance too, which is the "
-        "reference: a perfect generator reaches the ratio 1, up to chance; a ratio below 1 means that generated "
-        "images vary less than real ones.</p>"
+        "reference: a perfect generator reaches the ratio 1, up to chance; below 1 is no better than 1, images "
+        "that vary less than real ones, or blurred ones, get there.</p>"
         + _table(("", "value"), rows)
         + image["earth-mover"]
         + "<p>Maximum mean discrepancy: unbiased estimate of MMD² with Gaussian kernels at multiples of the median "

@@ -95,7 +95,8 @@ def test_train_errors(tmp_path, capsys):
 # evaluate
 
 
-def test_evaluate(tmp_path, capsys):
+def test_evaluate(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("genreg.evaluation.report._embedded", lambda name, figure: name)
     images = genreg.datasets.shapes(40, seed=5)
     np.save(tmp_path / "test.npy", images[:20].numpy())
     np.save(tmp_path / "other.npy", images[20:].numpy())
