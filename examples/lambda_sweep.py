@@ -20,7 +20,7 @@ def main(arguments=None):
     parser.add_argument("--quick", action="store_true", help="fewer images, values and iterations")
     parser.add_argument("--output", default="lambda_sweep", help="folder of the figures and tables")
     options = parser.parse_args(arguments)
-    images, values, max_iter = (2, 4, 40) if options.quick else (5, 9, 1000)
+    images, values, max_iter = (2, 4, 40) if options.quick else (3, 9, 400)
     folder = Path(options.output)
     folder.mkdir(exist_ok=True)
 

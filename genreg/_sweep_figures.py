@@ -35,9 +35,9 @@ def sweep_figure(sweep: Sweep, image: int, columns: int) -> Any:
     width = max(3.6 * min(panels, 2) + 2.4 * (panels > 2), 1.25 * across + 0.8)
     below = 1.5 * len(strip[0]) + 0.1 if strip else 0.0
     figure = Figure(figsize=(width, 2.9 + below), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[2.9, below]) if strip else (figure, None)
+    parts: Any = figure.subfigures(2, 1, height_ratios=[2.9, below]) if strip else [figure]
     ratios = [1.5] * (panels - (sweep.reference is not None)) + [1.0] * (sweep.reference is not None)
-    axes = top.subplots(1, panels, width_ratios=ratios, squeeze=False)[0]
+    axes = parts[0].subplots(1, panels, width_ratios=ratios, squeeze=False)[0]
     _curves(sweep, axes)
     if sweep.reference is not None:
         axes[-1].imshow(as_images(sweep.reference[image])[0], cmap="gray", interpolation="nearest")
@@ -47,12 +47,12 @@ def sweep_figure(sweep: Sweep, image: int, columns: int) -> Any:
         rows, titles, marked = strip
         shown = sweep.reference[image] if sweep.reference is not None else torch.cat(list(rows.values()))
         draw_images(
-            bottom, rows, columns=columns, vmin=0.0, vmax=float(as_images(shown).max()), titles=titles
+            parts[1], rows, columns=columns, vmin=0.0, vmax=float(as_images(shown).max()), titles=titles
         )
         for k in marked:
-            bottom.axes[k].spines[:].set(color=_MARK, linewidth=2.5)
+            parts[1].axes[k].spines[:].set(color=_MARK, linewidth=2.5)
         if marked:
-            bottom.supxlabel("framed: the largest λ that meets the level", fontsize=7, color=_MARK)
+            parts[1].supxlabel("framed: the largest λ that meets the level", fontsize=7, color=_MARK)
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections import Counter
 from dataclasses import dataclass
 from os import PathLike
@@ -140,7 +141,7 @@ class Sweep:
         elif kind == "l-curve":
             at, status = self._by_l_curve(columns)
         elif kind == "psnr":
-            at = self._psnr()[:, columns].nan_to_num(-torch.inf).flatten(1).argmax(1)
+            at = self._psnr()[:, columns].nan_to_num(-torch.inf).flatten(1).argmax(1).to(status.device)
             status = status.flatten(1).gather(1, at[:, None])[:, 0]
         else:
             raise ValueError(f"kind must be 'morozov', 'l-curve' or 'psnr', got {kind!r}")
@@ -165,12 +166,12 @@ class Sweep:
 
     def _column(self, mu: float) -> slice:
         index = (
-            [] if self.mu is None else torch.isclose(self.mu.double(), torch.tensor(mu).double()).nonzero()
+            [] if self.mu is None else [m for m, own in enumerate(self.mu.tolist()) if math.isclose(own, mu)]
         )
         if len(index) != 1:
             has = "none" if self.mu is None else self.mu.tolist()
             raise ValueError(f"mu must be one of the sweep, {has}, got {mu!r}")
-        return slice(int(index[0]), int(index[0]) + 1)
+        return slice(index[0], index[0] + 1)
 
     def _psnr(self) -> Tensor:
         if self.psnr is None:

@@ -158,7 +158,7 @@ def sweep(
             with torch.no_grad():
                 flat = {name: v.flatten(0, 1) for name, v in blocks.items()}
                 images = to_torch(regulariser.image)(pack(regulariser.domain, flat))
-            if truth is not None:
+            if truth is not None and data_range is not None:
                 repeated = truth[of.cpu()].repeat_interleave(part["lam"].shape[1], 0)
                 part["psnr"] = psnr(images, repeated, data_range=data_range).view(part["lam"].shape)
             if keep_images:

@@ -11,8 +11,11 @@ is the turn of the tangent between its neighbours over the length of the curve b
 solver is never differentiated twice, as it is with three points alone.
 
 A trial that another trial beats in its own objective :math:`D + \lambda P` is no minimiser, but a bad local
-minimum or an unfinished solve, and is left out; those that remain are monotone in D and P. So are points
-nearer to their neighbours than the solver can tell, as at the flat ends of the curve.
+minimum or an unfinished solve, and is left out; those that remain are monotone in D and P. Left out are also
+points nearer to their neighbours than the solver can tell, as at the ends of the curve.
+
+A curve may turn so little that its corner means nothing, as that of sparse deviations from a generator with the
+truth in its range: where the noise is known, Morozov's principle is the safer choice.
 
 References
 ----------

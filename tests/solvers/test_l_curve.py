@@ -119,6 +119,12 @@ def test_a_straight_curve_has_no_corner():
     assert not found.found and found.below == found.above == float(lam[0, found.index])
 
 
+def test_a_curve_that_turns_away_from_the_origin_has_no_corner():
+    lam = torch.logspace(1, 3, 9, dtype=torch.float64)[None]
+    misfit, penalty = 1 + lam**2 / (1 + lam) ** 2, (1 + lam) ** -2  # the large λ of one singular value
+    assert not corner(lam, misfit, penalty)[0].found
+
+
 def test_what_cannot_be_on_the_curve_is_left_out():
     """Zero or NaN penalties and repeated points neither raise nor make a corner."""
     nan = float("nan")
