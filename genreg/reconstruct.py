@@ -218,9 +218,17 @@ def _by_l_curve(solve: Callable[..., Trial], level: Tensor) -> Choice:
     return l_curve(solve, torch.arange(len(level), device=level.device), lam=grid)
 
 
+def _by_morozov(solve: Callable[..., Trial], level: Tensor) -> Choice:
+    if level.isnan().any():
+        raise ValueError(
+            "lam='morozov' needs the level of the noise: FunctionalFidelity takes it as level, or give lam as a number"
+        )
+    return morozov(solve, level)
+
+
 CHOICES: dict[str, Callable[[Callable[..., Trial], Tensor], Choice]] = {
     "l-curve": _by_l_curve,
-    "morozov": morozov,
+    "morozov": _by_morozov,
 }
 """How λ is chosen, by the name that `reconstruct` takes: functions of the solve and Morozov's level."""
 

@@ -122,8 +122,14 @@ class Regulariser(Functional):
             λ, ``(B,)``.
         **parameters : Tensor
             Parameters of R for every sample, ``(B,)``, by default those of the regulariser.
+
+        Raises
+        ------
+        NotImplementedError
+            If the fidelity is not differentiable.
         """
         domain = self.domain
+        _ = fidelity.gradient  # refuses a fidelity that has none
         forward = to_torch(fidelity.operator * self.image)
         if not self.parameters.keys() <= parameters.keys():
             parameters = self.parameters_of(lam) | parameters

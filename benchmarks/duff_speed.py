@@ -1,0 +1,181 @@
+"""Iterations and speed on the problems of Duff, Campbell and Ehrhardt (arXiv:2107.11191).
+
+    python benchmarks/duff_speed.py           # some minutes on 2 cores
+    python benchmarks/duff_speed.py --quick   # a few images and iterations, to see that it works
+
+1. Iterations until ‖v_k - v_(k-1)‖² / ‖v_(k-1)‖² < 1e-8 over all blocks, the authors' rule, from one random
+   start with their λ and μ: the median over 100 images (they count one image), and evaluations of the objective
+   with its gradient (one application of A and one of its adjoint each), rejected trials included.
+2. Inertia: iterations of `palm` and `ipalm` on the sparse problem until the objective is within 1e-3 and 1e-5 of
+   the best that either reaches in many iterations.
+3. Table 1a's reconstructions, 100 images with three regularisers and fixed parameters, in batches and one at a
+   time (on some of the images).
+"""
+
+import argparse
+import functools
+import time
+
+import torch
+from _duff import make
+from _timing import interleaved
+
+import genreg
+from genreg import solvers
+from genreg.solvers import Backtracking
+
+MODEL = {"1a": "mnist-vae", "1b": "shapes-vae"}
+PARAMETERS = {  # λ, μ of the authors' public code for the VAE, and their iterations
+    "1a": {"Tikhonov": (7.8125, None, 32), "hard": (0.0305, None, 54), "relaxed": (31.25, 0.0305, 325)},
+    "1b": {"Tikhonov": (0.195, None, 157), "hard": (0.0244, None, 37), "relaxed": (0.39, 0.625, 255)},
+}
+
+
+class Counter:
+    """A callback that notes when every sample's relative change falls below a tolerance."""
+
+    def __init__(self, blocks: dict, tol: float = 1e-8) -> None:
+        self.last = {name: v.clone() for name, v in blocks.items()}
+        count = len(next(iter(blocks.values())))
+        self.tol = tol
+        self.moved = torch.zeros(count, dtype=torch.int64)
+        self.iterations = torch.full((count,), -1)
+        self.trips = torch.full((count,), -1)
+
+    def __call__(self, iterate) -> bool:
+        at = iterate.samples
+        change = sum((v - self.last[k][at]).flatten(1).square().sum(1) for k, v in iterate.blocks.items())
+        size = sum(self.last[k][at].flatten(1).square().sum(1) for k in iterate.blocks)
+        for name, v in iterate.blocks.items():
+            self.last[name][at] = v
+        moved = change > 0
+        self.moved[at[moved]] += 1
+        done = at[moved & (change < self.tol * size) & (self.iterations[at] < 0)]
+        self.iterations[done], self.trips[done] = self.moved[done], iterate.iteration
+        return bool((self.iterations >= 0).all())
+
+
+def iterations(name: str, quick: bool) -> None:
+    problem = make(name, report=3 if quick else 100)
+    A, y = problem.A, problem.y_test
+    G = genreg.load_generator(MODEL[name], range=problem.space)
+    fidelity = genreg.GaussianFidelity(A, y, problem.noise_std)
+    algorithms = {
+        "Tikhonov": {"gradient_descent": solvers.gradient_descent, "conjugate_gradient": solvers.conjugate_gradient},
+        "hard": {
+            "algorithm 1": functools.partial(solvers.gradient_descent, line_search=Backtracking()),
+            "quasi_newton": solvers.quasi_newton,
+        },
+        "relaxed": {"algorithm 2": solvers.alternating_gradient_descent, "default": None},
+    }  # fmt: skip
+    print(f"\n{problem.title}: iterations to a relative change of 1e-8")
+    print("| problem | solver | iterations | evaluations | paper | not reached |\n|---|---|---|---|---|---|")
+    for kind, (lam, mu, paper) in PARAMETERS[name].items():
+        regulariser = {
+            "Tikhonov": lambda: genreg.Tikhonov(problem.space),
+            "hard": lambda: genreg.HardConstraint(G),
+            "relaxed": lambda mu=mu: genreg.RelaxedConstraint(G, mu),
+        }[kind]()
+        init = None if kind == "Tikhonov" else "random"
+        start = regulariser.start(fidelity, init, 1, torch.Generator().manual_seed(0))
+        task = regulariser.problem(fidelity, torch.full((len(y),), lam))
+        for label, solver in algorithms[kind].items():
+            counter = Counter(start)
+            solver = solver or regulariser.solver
+            solver(task, start, max_iter=50 if quick else 5000, tol=0.0, callback=counter, progress=False)
+            reached = counter.iterations >= 0
+            median = counter.iterations[reached].median().item() if reached.any() else float("nan")
+            calls = counter.trips[reached].median().item() * len(start) if reached.any() else float("nan")
+            missing = int((~reached).sum())
+            print(f"| {kind} | {label} | {median:.0f} | {calls:.0f} | {paper} | {missing} |", flush=True)
+
+
+def inertia(name: str, lam: float, mu: float, quick: bool) -> None:
+    problem = make(name, report=3 if quick else 20)
+    G = genreg.load_generator(MODEL[name], range=problem.space)
+    fidelity = genreg.GaussianFidelity(problem.A, problem.y_test, problem.noise_std)
+    sparse = genreg.SparseDeviation(G, mu)
+    start = sparse.start(fidelity, "encoder", 1, torch.Generator().manual_seed(0))
+    task = sparse.problem(fidelity, torch.full((len(problem.y_test),), lam))
+    runs = {}
+    for label, solver in (("palm", solvers.palm), ("ipalm", solvers.ipalm)):
+        solution = solver(task, start, max_iter=50 if quick else 4000, tol=0.0, progress=False)
+        runs[label] = solution.history["value"]
+    best = torch.stack([v[:, -1] for v in runs.values()]).amin(0)
+    print(f"\n{problem.title}, sparse deviations: iterations, and the ratio")
+    for rtol in (1e-3, 1e-5):
+        needed = {}
+        for label, values in runs.items():
+            reached = values <= best[:, None] * (1 + rtol)
+            first = torch.where(reached.any(1), reached.int().argmax(1), values.shape[1])
+            needed[label] = first.double()
+        ratio = (needed["palm"] / needed["ipalm"].clamp_min(1)).median()
+        text = ", ".join(f"{label} {n.median():.0f}" for label, n in needed.items())
+        print(f"  to {rtol:.0e} of the best: {text} (medians); median ratio {ratio:.1f} (goal 3)", flush=True)
+
+
+def throughput(quick: bool) -> None:
+    problem = make("1a", report=3 if quick else 100)
+    y, A, singles = problem.y_test, problem.A, 2 if quick else 5
+    G = genreg.load_generator(MODEL["1a"], range=problem.space)
+    regularisers = {
+        "hard": (genreg.HardConstraint(G), 2.0),
+        "sparse": (genreg.SparseDeviation(G, 2.0 / 32), 32.0),
+        "relaxed": (genreg.RelaxedConstraint(G, 2.0 / 100), 100.0),
+    }
+    options = {"noise_std": problem.noise_std, "progress": False, "max_iter": 20 if quick else 400}
+
+    def batch(kind: str) -> None:
+        regulariser, lam = regularisers[kind]
+        genreg.reconstruct(A, y, regulariser, lam=lam, **options)
+
+    def single(kind: str) -> None:
+        regulariser, lam = regularisers[kind]
+        for k in range(0, len(y), max(1, len(y) // singles)):
+            genreg.reconstruct(A, y[k], regulariser, lam=lam, **options)
+
+    count = len(range(0, len(y), max(1, len(y) // singles)))
+    print(f"\n{problem.title}: {len(y)} reconstructions")
+    total = {"batch": 0.0, "single": 0.0}
+    for kind in regularisers:
+        functions = {"batch": functools.partial(batch, kind), "single": functools.partial(single, kind)}
+        times = interleaved(functions, 1 if quick else 3)
+        one = times["single"] / count
+        total["batch"] += times["batch"]
+        total["single"] += one * len(y)
+        print(
+            f"  {kind:8s} {times['batch']:6.2f} s in one batch, {one:6.3f} s one at a time: "
+            f"{one * len(y) / times['batch']:.1f} times the throughput",
+            flush=True,
+        )
+    print(
+        f"  all three: {total['batch']:.1f} s (goal 60), {total['single'] / total['batch']:.1f} times (goal 15)"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--part", choices=("iterations", "inertia", "throughput"), action="append")
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    began = time.perf_counter()
+    parts = options.part or ["iterations", "inertia", "throughput"]
+    try:
+        if "iterations" in parts:
+            iterations("1a", options.quick)
+            iterations("1b", options.quick)
+        if "inertia" in parts:
+            inertia("1a", 31.25, 0.0625, options.quick)
+            inertia("1b", 10.0, 0.05, options.quick)
+        if "throughput" in parts:
+            throughput(options.quick)
+    except FileNotFoundError as error:
+        print(f"skipped: {error}")
+    print(f"\n{time.perf_counter() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
