@@ -59,7 +59,8 @@ def sweep_figure(sweep: Sweep, image: int, columns: int) -> Any:
 def _curves(sweep: Sweep, axes: Any) -> None:
     """Discrepancy and PSNR, means over the images; geometric for the discrepancy."""
     M = sweep.lam.shape[1]
-    discrepancy = sweep.discrepancy.double().cpu()
+    known = not bool(sweep.level.isnan().any())
+    discrepancy = (sweep.discrepancy if known else sweep.residual).double().cpu()
     mean = discrepancy.log().mean(0).exp()
     if sweep.principle is None:
         grid, label = sweep.lam[0, 0].cpu(), "λ"
@@ -67,9 +68,11 @@ def _curves(sweep: Sweep, axes: Any) -> None:
     else:
         grid, label = torch.arange(M) if sweep.mu is None else sweep.mu.cpu(), "μ"
         _lines(axes[0], grid, mean.T, discrepancy.mT, None)
-    axes[0].axhline(sweep.factor, color=_MARK, linestyle="--", linewidth=1, label="Morozov's level")
-    axes[0].set(yscale="log", xlabel=label, ylabel="discrepancy / level")
-    axes[0].legend(fontsize=7, frameon=False)
+    if known:
+        axes[0].axhline(sweep.factor, color=_MARK, linestyle="--", linewidth=1, label="Morozov's level")
+    axes[0].set(yscale="log", xlabel=label, ylabel="discrepancy / level" if known else "discrepancy")
+    if axes[0].get_legend_handles_labels()[1]:
+        axes[0].legend(fontsize=7, frameon=False)
     if sweep.psnr is not None:
         score = sweep.psnr if sweep.principle is None else sweep.psnr.mT
         _lines(axes[1], grid, score.mean(0), score, sweep.mu if sweep.principle is None else None)

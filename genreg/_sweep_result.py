@@ -37,7 +37,7 @@ class Sweep:
         What the discrepancy principle compares with `level`, ``(B, M, L)``: for Gaussian noise
         :math:`\|A x - y\|_2^2`.
     level : Tensor
-        Level of the noise, ``(B,)``: for Gaussian noise dim(Y) σ².
+        Level of the noise, ``(B,)``: for Gaussian noise dim(Y) σ²; NaN where the fidelity does not know it.
     factor : float
         Factor on the level in Morozov's principle.
     value, penalty : Tensor
@@ -90,13 +90,14 @@ class Sweep:
         Raises
         ------
         ValueError
-            If `by` is neither, or the sweep has no reference.
+            If `by` is neither, or the sweep has no reference, or the fidelity no level.
         """
         if by == "psnr":
             measure = self._psnr()
             mean = measure.mean(0)
             at = mean.nan_to_num(-torch.inf).argmax()
         elif by == "discrepancy":
+            self._check_level()
             measure = self.discrepancy
             mean = measure.mean(0)
             at = (mean / self.factor).log().abs().nan_to_num(torch.inf).argmin()
@@ -131,8 +132,8 @@ class Sweep:
         Raises
         ------
         ValueError
-            If `kind` or `mu` is unknown, there is no reference, or not what the L-curve needs: a grid of at
-            least 3 λ and one μ.
+            If `kind` or `mu` is unknown, there is no reference or no level, or not what the L-curve needs: a
+            grid of at least 3 λ and one μ.
         """
         columns = slice(None) if mu is None else self._column(mu)
         status = self.status[:, columns]
@@ -178,7 +179,14 @@ class Sweep:
             raise ValueError("psnr needs a reference: give sweep the arguments reference and data_range")
         return self.psnr
 
+    def _check_level(self) -> None:
+        if self.level.isnan().any():
+            raise ValueError(
+                "discrepancies need a level of the noise, which the fidelity of this sweep does not know"
+            )
+
     def _by_morozov(self, columns: slice) -> tuple[Tensor, Tensor]:
+        self._check_level()
         residual = self.residual[:, columns].nan_to_num(torch.inf)
         count = residual.shape[1] * residual.shape[2]
         meets = (residual <= self.factor * self.level[:, None, None]).flatten(1)

@@ -3,6 +3,7 @@
 import csv
 
 import numpy as np
+import odl
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from genreg import (
     to_torch,
 )
 from genreg.evaluation import psnr
+from genreg.fidelity import FunctionalFidelity
 from genreg.solvers import Solution, Status
 
 SIGMA = 0.3
@@ -338,6 +340,17 @@ def test_figure_of_a_grid(A, G, y, truth, scored, kept):
     assert len(figure.axes[0].lines) == 2 + 1
     with pytest.raises(ValueError, match="image must be from 0 to 2"):
         s.show(image=3)
+
+
+def test_fidelity_without_a_level(A, G, y):
+    fidelity = FunctionalFidelity(A, 2.0 * odl.functionals.L2NormSquared(A.range), y)
+    R = HardConstraint(G)
+    s = sweep(A, y, R, fidelity=fidelity, lam=LAMS, progress=False)
+    assert len(s.show().axes) == 1 + 4 and s.show().axes[0].get_ylabel() == "discrepancy"
+    for call in (lambda: s.choose("morozov"), lambda: s.best("discrepancy")):
+        with pytest.raises(ValueError, match="need a level of the noise"):
+            call()
+    assert s.choose("l-curve").lam.shape == (3,)
 
 
 def test_figure_of_chosen_lam(A, G, noisy):
