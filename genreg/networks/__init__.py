@@ -6,7 +6,8 @@ A model is a Gaussian with the mean G(z) and one standard deviation gamma for al
 
 where s(x) exists for a variational model only. Images are tensors ``(B, n, m)`` without a channel axis, in
 [0, 1]; latent vectors are ``(B, latent_dim)``. Architectures are frozen dataclasses with a method ``build``;
-`build` makes a model from the dictionary that a card of trained weights stores.
+`build` makes a model from the dictionary that a card of trained weights stores. A `GAN` has the decoder of
+one autoencoder and, as its critic, the encoder of another.
 """
 
 from collections.abc import Callable, Mapping
