@@ -4,7 +4,18 @@ A problem is written with ODL's spaces, operators and functionals; `to_torch` lo
 trained generator is the prior and a batch of images, parameters and restarts is solved at once.
 """
 
-from genreg import datasets, evaluation, flows, latent, networks, operators, solvers, training, weights
+from genreg import (
+    adversarial,
+    datasets,
+    evaluation,
+    flows,
+    latent,
+    networks,
+    operators,
+    solvers,
+    training,
+    weights,
+)
 from genreg.fidelity import Fidelity, FunctionalFidelity, GaussianFidelity, PoissonFidelity
 from genreg.generator import Decoded, Generator, load_generator
 from genreg.operators import NetworkFunctional, NetworkOperator, to_torch
@@ -44,6 +55,7 @@ __all__ = [
     "Sweep",
     "Tikhonov",
     "TotalVariation",
+    "adversarial",
     "datasets",
     "evaluation",
     "flows",

@@ -1,10 +1,10 @@
 """The recipes of the shipped weights, and of the paper's own models: ``genreg train NAME`` makes them.
 
-A recipe of shipped weights takes 3 to 8 minutes of one CPU core, "disc-vae", "shapes-gan" and "mnist-gan" half
-an hour. Those whose names end in "-duff" have the architectures and settings of Duff, Campbell and Ehrhardt
-(2021) and want a GPU. Other models are trained by the same calls: build a configuration of `genreg.networks`,
-and give it to `genreg.training.fit` or `genreg.adversarial.fit`, on a GPU if there is one (put the model
-there; the images follow).
+A recipe of shipped weights takes 2 to 8 minutes of one CPU core, "disc-vae" half an hour. Those whose names
+end in "-duff" have the architectures and settings of Duff, Campbell and Ehrhardt (2021) and want a GPU. Other
+models are trained by the same calls: build a configuration of `genreg.networks`, and give it to
+`genreg.training.fit` or `genreg.adversarial.fit`, on a GPU if there is one (put the model there; the images
+follow).
 """
 
 import os
