@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--output", type=Path, default=Path("report.html"), help="report (HTML)")
     measure.add_argument("--json", type=Path, help="all numbers (JSON)")
     measure.add_argument("--seed", type=int, default=0)
-    measure.add_argument("--quick", action="store_true", help="100 images, to see that it works")
+    measure.add_argument("--quick", action="store_true", help="at most 100 images, to see that it works")
     measure.add_argument("--silent", action="store_true", help="no progress bar")
 
     rec = commands.add_parser("reconstruct", help="reconstruct a data file as a small configuration says")

@@ -167,7 +167,7 @@ def evaluate(
     seed : int
         Seed of all random numbers.
     quick : bool
-        At most 100 images and fewer draws, to see that it works.
+        At most 100 images (40 for more than 64 latent dimensions) and fewer draws, to see that it works.
     progress : bool
         Show progress bars.
 
@@ -191,7 +191,8 @@ def evaluate(
     G = G if isinstance(G, Generator) else load(G)
     name = str(G.card.get("name", type(G.model).__name__))
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(10)]
-    count = min(count, 100) if quick else count
+    dim = math.prod(G.domain.shape)
+    count = min(count, 100 if dim <= 64 else 40) if quick else count
     if images is None:
         images, other = held_out(name, count, seed=seeds[0])
         reference = other if reference is None else reference
@@ -199,7 +200,7 @@ def evaluate(
     reference = None if reference is None else checked("reference", reference, G)[:count]
     if len(test) < LEAST:
         raise ValueError(f"images and count must be at least {LEAST}, got {len(test)}")
-    if math.prod(G.domain.shape) < 2:
+    if dim < 2:
         raise ValueError("G must have at least two latent dimensions, got 1")
     if restarts is None:
         restarts = (1 if quick else 2) if G.has_encoder else (4 if quick else 10)
@@ -237,11 +238,10 @@ def evaluate(
     calibrations: list[Calibration | None] = [None, None]
     with clock("calibration"):
         if can_calibrate(G):
-            draws = 500 if quick else 2000
+            draws = 250 if quick else 2000
             calibrations = [calibration(G, draws=draws, noise=s, seed=seeds[6]) for s in (1.0, 0.0)]
     with clock("smoothness"):
-        points = max(4, (200 if quick else 20_000) // math.prod(G.domain.shape))
-        points = min(20 if quick else 200, points)
+        points = min(20, max(2, 200 // dim)) if quick else min(200, max(4, 20_000 // dim))
         slopes = smoothness(G, points=points, seed=seeds[7])
     clock.close()
     return Evaluation(
