@@ -56,7 +56,7 @@ def histogram_figure(fit: RangeFit) -> Any:
         ax.hist(array, bins=30, range=(ends[0], ends[0] + width), color=BLUE)
         ax.axvline(np.median(array), color=ORANGE, label=f"median {np.median(array):.4g}")
         ax.set_xlabel(_UNITS[name], fontsize=9)
-        ax.locator_params(axis="x", nbins=4)
+        ax.locator_params(axis="x", nbins=3)
         ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     axes[0, 0].set_ylabel("test images", fontsize=9)
     return figure
@@ -238,8 +238,9 @@ def calibration_figure(items: Mapping[str, Calibration], bins: int = 20) -> Any:
     figure.legend(handles, labels, fontsize=8, loc="outside lower left", ncols=2, frameon=False)
     ax = axes[0, -1]
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=1)
-    for (title, item), colour in zip(items.items(), (ORANGE, BLUE), strict=False):
-        ax.plot(item.levels, item.coverage.mean(1).numpy(), "o-", color=colour, label=title, markersize=4)
+    for (title, item), style in zip(items.items(), ("o-", "s--"), strict=False):
+        colour = ORANGE if style == "o-" else BLUE
+        ax.plot(item.levels, item.coverage.mean(1).numpy(), style, color=colour, label=title, markersize=4)
     ax.set(xlim=(0, 1), ylim=(0, 1.02))
     ax.set_xlabel("central interval", fontsize=9)
     ax.set_ylabel("share of true z within", fontsize=9)
