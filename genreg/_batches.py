@@ -17,12 +17,12 @@ Sampler = Callable[..., Tensor]
 `genreg.datasets.shapes`."""
 
 
-def batches(images: Tensor | Sampler, settings: Plan, device: torch.device) -> Callable[[int], Tensor]:
+def batches(images: Tensor | Sampler, settings: Plan, like: Tensor) -> Callable[[int], Tensor]:
     """Return the function k -> k-th batch, which depends on k, the seed and, for few images, torch's generator."""
     size = settings.batch_size
 
     def sampled(k: int) -> Tensor:
-        return images(size, seed=settings.seed_of(k)).to(device)  # type: ignore[operator]
+        return images(size, seed=settings.seed_of(k)).to(like)  # type: ignore[operator]
 
     def drawn(k: int) -> Tensor:
         if len(images) < size:  # type: ignore[arg-type]

@@ -238,7 +238,7 @@ def fit(
 
     drive(
         run,
-        batches(images, settings, device),
+        batches(images, settings, next(model.parameters())),
         measure=measure,
         validate_every=validate_every,
         checkpoint=checkpoint,

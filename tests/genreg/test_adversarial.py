@@ -175,6 +175,12 @@ def test_same_seed_same_result(images):
     assert set(card["history"][0]) == {"step", "wasserstein", "penalty", "generator_loss"}
 
 
+def test_a_sampler_of_another_precision_is_converted():
+    model = built().double()
+    adversarial.fit(model, blobs, steps=1, batch_size=4, progress=False)
+    assert next(model.parameters()).dtype == torch.float64
+
+
 def test_every_step_of_the_critic_sees_new_images():
     seeds = []
 
