@@ -9,6 +9,7 @@ from genreg.solvers.driver import Iterate
 from genreg.solvers.inertial import Inertial
 from genreg.solvers.krylov import conjugate_gradient, rough_reconstruction
 from genreg.solvers.l_curve import l_curve
+from genreg.solvers.limited_memory import lbfgs
 from genreg.solvers.line_search import Backtracking
 from genreg.solvers.morozov import Choice, Trial, morozov
 from genreg.solvers.objective import Objective, SaddlePoint, split
@@ -34,6 +35,7 @@ __all__ = [
     "gradient_descent",
     "ipalm",
     "l_curve",
+    "lbfgs",
     "morozov",
     "palm",
     "pdhg",

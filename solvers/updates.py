@@ -19,7 +19,7 @@ from torch import Tensor
 from genreg.solvers.line_search import Backtracking, inner
 from genreg.solvers.objective import Blocks, Objective
 
-__all__ = ["ProxGradient", "QuasiNewton", "State", "Trial", "Update", "where"]
+__all__ = ["ProxGradient", "QuasiNewton", "State", "Trial", "Update", "descent_step", "where"]
 
 
 @dataclass(frozen=True)
@@ -236,21 +236,37 @@ class QuasiNewton:
             raise NotImplementedError(
                 f"a quasi-Newton step needs a smooth block, {block!r} has a proximable part"
             )
-        search, tau, M = self.line_search, state.steps[block], state.memory[block]
+        M = state.memory[block]
         v, gradient = state.blocks[block], state.gradients[block]
         direction = -(M @ gradient.flatten(1)[..., None])[..., 0].view_as(v)
-        trial = Trial.of(objective, state, block, v + tau.view(-1, *(1,) * (v.ndim - 1)) * direction)
+        trial, accepted, steps = descent_step(objective, state, block, direction, self.line_search)
         d, bend = trial.step, trial.bend
-        slope, change = inner(gradient, d), inner(bend, d)
-        accepted = search.accept(
-            state.smooth, trial.smooth, state.smooth + 1e-4 * slope, change, -1.9998 * slope
-        ) & (slope <= 0)
-        # Quadratic interpolation of the values at both ends and the slope.
-        fraction = -slope / (2 * (trial.smooth - state.smooth - slope))
-        shrunk = tau * torch.where(torch.isfinite(fraction), fraction, 0.1).clamp(0.1, search.shrink)
-        steps = torch.where(accepted, 1.0, shrunk)
         memory = where(accepted, _bfgs(M, d.flatten(1), bend.flatten(1)), M)
         return trial.result(accepted, steps, memory, inner(gradient, gradient).sqrt())
+
+
+def descent_step(
+    objective: Objective, state: State, block: str, direction: Tensor, search: Backtracking
+) -> tuple[Trial, Tensor, Tensor]:
+    """Try the step τ times `direction` of a quasi-Newton method; τ is 1 again after a success.
+
+    Returns
+    -------
+    trial : Trial
+        The step.
+    accepted : Tensor
+        Whether the objective falls enough, by 10⁻⁴ times what the slope promises, ``(B,)``.
+    steps : Tensor
+        The next τ, ``(B,)``: after a failure by quadratic interpolation of the values and the slope.
+    """
+    tau, v = state.steps[block], state.blocks[block]
+    trial = Trial.of(objective, state, block, v + tau.view(-1, *(1,) * (v.ndim - 1)) * direction)
+    slope, change = inner(state.gradients[block], trial.step), inner(trial.bend, trial.step)
+    highest, steepest = state.smooth + 1e-4 * slope, -1.9998 * slope
+    accepted = search.accept(state.smooth, trial.smooth, highest, change, steepest) & (slope <= 0)
+    fraction = -slope / (2 * (trial.smooth - state.smooth - slope))
+    shrunk = tau * torch.where(torch.isfinite(fraction), fraction, 0.1).clamp(0.1, search.shrink)
+    return trial, accepted, torch.where(accepted, 1.0, shrunk)
 
 
 def _bfgs(M: Tensor, s: Tensor, y: Tensor) -> Tensor:

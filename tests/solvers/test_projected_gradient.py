@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from genreg.operators import NetworkOperator, gaussian_measurements, to_tensor, to_torch
-from genreg.solvers import Status, projected_gradient, quasi_newton
+from genreg.solvers import Status, projected_gradient
 
 B, N, K, M = 3, 8, 3, 6
 
@@ -99,9 +99,7 @@ def test_nonlinear_operator_and_generator(parts, step):
         progress=False,
     )
     assert (solution.value < 1e-3 * solution.history["value"][0]).all()
-    objective = odl.functionals.L2NormSquared(F.range).translated(F.range.element(y[0].numpy())) * F * G
-    reference = quasi_newton(objective, 0.5 * truth[0], tol=1e-9, progress=False)
-    assert torch.allclose(solution.blocks["z"][0], reference.blocks["v"], atol=1e-2)
+    assert torch.allclose(solution.blocks["z"], truth, atol=0.05)
 
 
 @pytest.mark.parametrize(
