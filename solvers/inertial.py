@@ -34,7 +34,7 @@ from torch import Tensor
 
 from genreg.solvers.line_search import Backtracking, inner
 from genreg.solvers.objective import Objective
-from genreg.solvers.updates import State, Trial, where
+from genreg.solvers.updates import State, TrialStep, where
 
 __all__ = ["Inertial"]
 
@@ -74,7 +74,7 @@ class Inertial:
         point = ahead - tau.view(trailing) * gradient
         if g := objective.proximable.get(block):
             point = g.prox(point, tau * objective.weight(block))
-        trial = Trial.of(objective, state, block, point)
+        trial = TrialStep.of(objective, state, block, point)
         d, pull = trial.step, point - ahead
         slope, change, step_sq = inner(gradient, d), inner(trial.bend, d), inner(d, d)
 
@@ -85,7 +85,10 @@ class Inertial:
             state.smooth, trial.smooth, state.smooth - trial.rise, change, -2 * (slope + trial.rise)
         )
         inert = (beta > 0) & (inner(last, last) > 0)
-        accepted = bounded & (falls | ~inert)
+        # Without inertia a bounded step falls, unless the prox is inexact: then wait for a better one.
+        rounding = 10 * torch.finfo(tau.dtype).eps * state.value.abs()
+        level = trial.smooth - state.smooth + trial.rise <= rounding
+        accepted = bounded & torch.where(inert, falls, level)
 
         onward = accepted & (inner(pull, d) >= 0)
         since = torch.where(bounded, since + 1, 0)

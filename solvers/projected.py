@@ -30,7 +30,7 @@ from genreg.solvers.krylov import rough_reconstruction
 from genreg.solvers.line_search import Backtracking, inner
 from genreg.solvers.objective import Objective
 from genreg.solvers.solution import Solution
-from genreg.solvers.updates import State, Trial, where
+from genreg.solvers.updates import State, TrialStep, where
 
 __all__ = ["projected_gradient"]
 
@@ -244,7 +244,7 @@ class _Projected:
             z, point, calls = self.project(
                 x - tau.view(-1, *(1,) * (x.ndim - 1)) * gradient, state.blocks["z"]
             )
-        trial = Trial.of(objective, state, block, point)
+        trial = TrialStep.of(objective, state, block, point)
         d = trial.step
         slope, change, step_sq = inner(gradient, d), inner(trial.bend, d), inner(d, d)
         lowered = state.smooth - 1e-4 * step_sq / tau

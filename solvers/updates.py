@@ -19,7 +19,7 @@ from torch import Tensor
 from genreg.solvers.line_search import Backtracking, inner
 from genreg.solvers.objective import Blocks, Objective
 
-__all__ = ["ProxGradient", "QuasiNewton", "State", "Trial", "Update", "descent_step", "where"]
+__all__ = ["ProxGradient", "QuasiNewton", "State", "TrialStep", "Update", "descent_step", "where"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialStep:
     """A step d in one block, and the objective at its end; what updates are written with."""
 
     state: State
@@ -125,7 +125,7 @@ class Trial:
     part: Tensor | None  # g_i there
 
     @classmethod
-    def of(cls, objective: Objective, state: State, block: str, point: Tensor) -> Trial:
+    def of(cls, objective: Objective, state: State, block: str, point: Tensor) -> TrialStep:
         """Evaluate the objective with the block at `point`."""
         smooth, gradients = objective.value_and_gradient({**state.blocks, block: point})
         g = objective.proximable.get(block)
@@ -195,7 +195,7 @@ class ProxGradient:
         point = v - tau.view(-1, *(1,) * (v.ndim - 1)) * gradient
         if g := objective.proximable.get(block):
             point = g.prox(point, tau * objective.weight(block))
-        trial = Trial.of(objective, state, block, point)
+        trial = TrialStep.of(objective, state, block, point)
         d = trial.step
         slope, change, step_sq = inner(gradient, d), inner(trial.bend, d), inner(d, d)
         highest, steepest = search.bound(state.smooth, trial.rise, slope, step_sq, tau)
@@ -247,12 +247,12 @@ class QuasiNewton:
 
 def descent_step(
     objective: Objective, state: State, block: str, direction: Tensor, search: Backtracking
-) -> tuple[Trial, Tensor, Tensor]:
+) -> tuple[TrialStep, Tensor, Tensor]:
     """Try the step τ times `direction` of a quasi-Newton method; τ is 1 again after a success.
 
     Returns
     -------
-    trial : Trial
+    trial : TrialStep
         The step.
     accepted : Tensor
         Whether the objective falls enough, by 10⁻⁴ times what the slope promises, ``(B,)``.
@@ -260,7 +260,7 @@ def descent_step(
         The next τ, ``(B,)``: after a failure by quadratic interpolation of the values and the slope.
     """
     tau, v = state.steps[block], state.blocks[block]
-    trial = Trial.of(objective, state, block, v + tau.view(-1, *(1,) * (v.ndim - 1)) * direction)
+    trial = TrialStep.of(objective, state, block, v + tau.view(-1, *(1,) * (v.ndim - 1)) * direction)
     slope, change = inner(state.gradients[block], trial.step), inner(trial.bend, trial.step)
     highest, steepest = state.smooth + 1e-4 * slope, -1.9998 * slope
     accepted = search.accept(state.smooth, trial.smooth, highest, change, steepest) & (slope <= 0)
