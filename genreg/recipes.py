@@ -54,7 +54,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "shapes-gan": Recipe(
         architecture=GanConfig(generator=_REGIONS, critic=_critic((56, 56), (256, 256))),
-        settings={"steps": 2000, "lr": 3e-4, "schedule": "cosine", "ema": 0.999},
+        settings={"steps": 2500, "lr": 1e-3, "schedule": "cosine", "ema": 0.999},
         data=SHAPES,
         mixed=True,
     ),

@@ -121,7 +121,7 @@ def test_what_cannot_be_saved(tmp_path):
 
 
 SHIPPED = ["mnist-ae", "mnist-vae", "mnist-vae-dense", "shapes-ae", "shapes-vae"]
-GANS = {"mnist-gan": 17.0, "shapes-gan": 23.0}  # least PSNR in dB of the best image in the range
+GANS = {"mnist-gan": 18.0, "shapes-gan": 29.0}  # least PSNR in dB of the best image in the range
 
 
 def test_shipped_weights_are_complete_and_small():
@@ -154,7 +154,7 @@ def test_shipped_gans_reach_held_out_images_and_keep_their_variety(name, request
     assert card["score"]["range_psnr"] > GANS[name]
     images = recipes.RECIPES[name].data.test()[:500]
     score = range_error(model, images[:10], steps=100, lr=0.1, restarts=4)
-    assert score["range_psnr"] > GANS[name] - 1  # few restarts
+    assert score["range_psnr"] > GANS[name] - 2  # few restarts
     z = torch.randn(500, model.latent_dim, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         samples = model.decode(z)
