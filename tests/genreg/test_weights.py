@@ -121,7 +121,7 @@ def test_what_cannot_be_saved(tmp_path):
 
 
 SHIPPED = ["mnist-ae", "mnist-vae", "mnist-vae-dense", "shapes-ae", "shapes-vae"]
-GANS = {"mnist-gan": 18.0, "shapes-gan": 29.0}  # least PSNR in dB of the best image in the range
+GANS = {"mnist-gan": (18.0, 17.0), "shapes-gan": (29.0, 26.0)}  # dB of the best image: card, short search
 
 
 def test_shipped_weights_are_complete_and_small():
@@ -151,10 +151,10 @@ def test_shipped_gans_reach_held_out_images_and_keep_their_variety(name, request
     assert card["name"] == name and not card["quick"] and not hasattr(model, "encode")
     if name.startswith("mnist"):
         request.getfixturevalue("data_dir")  # skips without data
-    assert card["score"]["range_psnr"] > GANS[name]
+    assert card["score"]["range_psnr"] > GANS[name][0]
     images = recipes.RECIPES[name].data.test()[:500]
     score = range_error(model, images[:10], steps=100, lr=0.1, restarts=4)
-    assert score["range_psnr"] > GANS[name] - 2  # few restarts
+    assert score["range_psnr"] > GANS[name][1]
     z = torch.randn(500, model.latent_dim, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         samples = model.decode(z)
