@@ -101,13 +101,13 @@ def inertia(name: str, lam: float, mu: float, quick: bool) -> None:
     for label, solver in (("palm", solvers.palm), ("ipalm", solvers.ipalm)):
         solution = solver(task, start, max_iter=50 if quick else 4000, tol=0.0, progress=False)
         runs[label] = solution.history["value"]
-    best = torch.stack([v[:, -1] for v in runs.values()]).amin(0)
+    best = torch.stack([v[-1] for v in runs.values()]).amin(0)
     print(f"\n{problem.title}, sparse deviations: iterations, and the ratio")
     for rtol in (1e-3, 1e-5):
         needed = {}
         for label, values in runs.items():
-            reached = values <= best[:, None] * (1 + rtol)
-            first = torch.where(reached.any(1), reached.int().argmax(1), values.shape[1])
+            reached = values <= best * (1 + rtol)
+            first = torch.where(reached.any(0), reached.int().argmax(0), len(values))
             needed[label] = first.double()
         ratio = (needed["palm"] / needed["ipalm"].clamp_min(1)).median()
         text = ", ".join(f"{label} {n.median():.0f}" for label, n in needed.items())

@@ -200,6 +200,9 @@ class ProxGradient:
         slope, change, step_sq = inner(gradient, d), inner(trial.bend, d), inner(d, d)
         highest, steepest = search.bound(state.smooth, trial.rise, slope, step_sq, tau)
         accepted = search.accept(state.smooth, trial.smooth, highest, change, steepest)
+        if g:  # a prox that is not exact could let the objective rise
+            falls = state.smooth - trial.rise, change, -2 * (slope + trial.rise)
+            accepted = accepted & search.accept(state.smooth, trial.smooth, *falls)
         steps = search.next_step(accepted, change, step_sq, tau)
         return trial.result(accepted, steps, state.memory[block], step_sq.sqrt() / tau)
 

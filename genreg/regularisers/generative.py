@@ -18,6 +18,8 @@ learning models, arXiv:2107.11191.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import odl
@@ -28,9 +30,10 @@ from torch import Tensor
 from genreg.fidelity import Fidelity
 from genreg.generator import Generator
 from genreg.operators import TorchFunctional, spaces, to_torch, torch_dtype, weight
+from genreg.operators.total_variation import total_variation
 from genreg.regularisers.base import Regulariser, checked_parameter
 from genreg.regularisers.marginal import Marginal, RangeMarginal
-from genreg.solvers import alternating_gradient_descent, gradient_descent, palm, quasi_newton
+from genreg.solvers import QuasiNewton, gradient_descent, ipalm, lbfgs, palm, quasi_newton
 from genreg.solvers.objective import Blocks
 from genreg.solvers.splitting import split
 
@@ -198,6 +201,9 @@ class RelaxedConstraint(_Deviating):
     from each of its starting points; ``"encoder"``, ``"random"`` and ``"zero"`` are those of
     `HardConstraint` as they are. In all of them x = G(z).
 
+    Problems are solved by `solvers.lbfgs` in the variables x - G(z) and z; by `solvers.ipalm` where the latent
+    term has a part with a prox only.
+
     Parameters
     ----------
     G : Generator
@@ -211,7 +217,13 @@ class RelaxedConstraint(_Deviating):
     def __init__(self, G: Generator, mu: float | Tensor, *, latent: Functional | None = None) -> None:
         super().__init__(G, mu, latent, "x")
         self.norm = to_torch(odl.functionals.L2NormSquared(G.range))
-        self.solver = palm if self.latent_prox is not None else alternating_gradient_descent
+        self.solver = ipalm
+        if self.latent_prox is None:
+            self.solver = functools.partial(lbfgs, substitution=(self._shifted(1), self._shifted(-1)))
+
+    def _shifted(self, sign: int) -> Callable[[Blocks], Blocks]:
+        """Map between x and the deviation x - G(z), the variable that solvers find easier."""
+        return lambda v: {"x": v["x"] + sign * self.generate(v["z"]), "z": v["z"]}
 
     def smooth(self, blocks: Blocks, *, mu: float | Tensor, **parameters: float | Tensor) -> Tensor:
         r""":math:`\|G(z) - x\|^2 + \mu s(z)`, s its smooth part."""
@@ -232,8 +244,9 @@ class SparseDeviation(_Deviating):
     r"""Solutions sparsely off the range: image G(z) + u, value :math:`\|u\|_1 + \mu s(z)` (eq. 20).
 
     With ``sparsity="tv"`` (section 5.3) the first term is the isotropic total variation of u,
-    :math:`\| |\nabla u|_2 \|_1`. The norms are those of the space X. Problems are solved by `solvers.palm`,
-    u by its prox.
+    :math:`\| |\nabla u|_2 \|_1`. The norms are those of the space X. Problems are solved by `solvers.ipalm`: u moves
+    by its prox (that of total variation is computed by some inner iterations), z by quasi-Newton steps where it
+    has up to 256 dimensions and a smooth latent term.
 
     Starting points are those of `RelaxedConstraint`, with u = 0.
 
@@ -254,8 +267,6 @@ class SparseDeviation(_Deviating):
     models, arXiv:1807.01442.
     """
 
-    solver = staticmethod(palm)
-
     def __init__(
         self,
         G: Generator,
@@ -267,16 +278,17 @@ class SparseDeviation(_Deviating):
         if sparsity not in ("l1", "tv"):
             raise ValueError(f"sparsity must be 'l1' or 'tv', got {sparsity!r}")
         super().__init__(G, mu, latent, "u")
-        X = G.range
+        if sparsity == "tv" and not hasattr(G.range, "partition"):
+            raise TypeError(f"the range of G must be a uniform_discr for sparsity='tv', got {G.range!r}")
         self.sparsity = sparsity
-        if sparsity == "l1":
-            self.derivative, norm = None, odl.functionals.L1Norm(X)
-        else:
-            if not hasattr(X, "partition"):
-                raise TypeError(f"the range of G must be a uniform_discr for sparsity='tv', got {X!r}")
-            D = odl.Gradient(X, method="forward", pad_mode="symmetric")
-            self.derivative, norm = to_torch(D), odl.functionals.GroupL1Norm(D.range) * D
-        self.norm = to_torch(norm)
+        self.solver = ipalm
+        if self.latent_prox is None and G.domain.size <= _DENSE_HESSIAN:
+            self.solver = functools.partial(ipalm, updates={"z": QuasiNewton()})
+
+    def norm(self) -> TorchFunctional:
+        """The first term, a functional of u; that of total variation keeps its dual field between proxes."""
+        X = self.generator.range
+        return total_variation(X) if self.sparsity == "tv" else to_torch(odl.functionals.L1Norm(X))
 
     def smooth(self, blocks: Blocks, *, mu: float | Tensor, **parameters: float | Tensor) -> Tensor:
         """The smooth part of μ s(z)."""
@@ -284,21 +296,20 @@ class SparseDeviation(_Deviating):
 
     def proximable(self, *, mu: float | Tensor, **parameters: float | Tensor) -> dict[str, TorchFunctional]:
         """The norm of u, and the proximable part of μ s(z)."""
-        return {"u": self.norm, **super().proximable(mu=mu)}
+        return {"u": self.norm(), **super().proximable(mu=mu)}
 
     def at_image(self, x: Tensor, z: Tensor, *, mu: float | Tensor, smoothing: float) -> Tensor:
         r"""R with u = x - G(z), as a function of image and latent vector, smoothed.
 
         Every :math:`|t|` becomes :math:`\sqrt{t^2 + \epsilon^2} - \epsilon`.
         """
-        u = x - self.generate(z)
+        X, u = self.generator.range, x - self.generate(z)
         square = u.square()
-        if self.derivative is not None:
-            parts = spaces.split(self.derivative.range, self.derivative(u))
-            square = sum(part.square() for part in parts)
+        if self.sparsity == "tv":
+            derivative = to_torch(odl.Gradient(X, method="forward", pad_mode="symmetric"))
+            square = sum(part.square() for part in spaces.split(derivative.range, derivative(u)))
         size = (square + smoothing**2).sqrt() - smoothing
-        cell = float(weight(self.generator.range))
-        return cell * size.flatten(1).sum(1) + mu * self.latent_value(z)
+        return float(weight(X)) * size.flatten(1).sum(1) + mu * self.latent_value(z)
 
     @property
     def marginal(self) -> Functional:

@@ -80,7 +80,7 @@ def test_relaxed_constraint_has_the_closed_form(A, G, y, dense):
 def test_sparse_deviation_against_a_bounded_smooth_solver(A, G, y, dense):
     M, W, b, w = (t.numpy() if isinstance(t, torch.Tensor) else t for t in dense)
     rec = reconstruct(
-        A, y, SparseDeviation(G, MU), noise_std=SIGMA, lam=LAM, tol=1e-10, max_iter=5000, progress=False
+        A, y, SparseDeviation(G, MU), noise_std=SIGMA, lam=LAM, tol=1e-7, max_iter=3000, progress=False
     )
     for i in range(3):
         lam, mu = LAM[i].item(), MU[i].item()
