@@ -4,6 +4,7 @@ A problem is written with ODL's spaces, operators and functionals; `to_torch` lo
 trained generator is the prior and a batch of images, parameters and restarts is solved at once.
 """
 
+import genreg.operators  # noqa: F401  (first, as it undoes what the import of ODL changes)
 from genreg import (
     adversarial,
     datasets,

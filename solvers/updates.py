@@ -176,6 +176,11 @@ class ProxGradient:
     Without a prox this is a gradient step. The residual is :math:`\|d\| / \tau \cdot (1 + \|v_i\|) / |F|`:
     the relative change of the objective F, to first order, when the block changes by its own size. It does
     not depend on the units of the objective.
+
+    Parameters
+    ----------
+    line_search : Backtracking
+        Settings of the step size.
     """
 
     line_search: Backtracking = field(default_factory=Backtracking)
@@ -215,6 +220,11 @@ class QuasiNewton:
     accepted when :math:`H(v^+) \le H(v) + 10^{-4} \langle \nabla H(v), d \rangle`, starting from τ = 1. Where the
     curvature along a step is not positive, M is doubled instead of updated. The residual is that of
     `ProxGradient`.
+
+    Parameters
+    ----------
+    line_search : Backtracking
+        Settings of the step size: `shrink`, `slack` and `max_trials`, and the first step of M.
 
     References
     ----------

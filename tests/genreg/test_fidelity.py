@@ -413,7 +413,7 @@ def test_outliers_do_not_bend_a_reconstruction_by_absolute_values(X, x):
     residual[3] = 0.0
     assert residual.abs().max() < 1e-2
     assert torch.isnan(rec.level)
-    with pytest.raises(ValueError, match="level must be positive"):
+    with pytest.raises(ValueError, match="needs the level of the noise"):
         reconstruct(A, y, TotalVariation(X), fidelity=f, progress=False)
 
 

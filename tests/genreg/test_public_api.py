@@ -11,25 +11,32 @@ import genreg
 
 MODULES = [
     "genreg",
+    "genreg.adversarial",
     "genreg.cli",
     "genreg.configuration",
     "genreg.datasets",
     "genreg.demo",
     "genreg.evaluation",
+    "genreg.fidelity",
+    "genreg.flows",
+    "genreg.latent",
     "genreg.networks",
     "genreg.operators",
     "genreg.plotting",
     "genreg.recipes",
+    "genreg.regularisers",
     "genreg.solvers",
+    "genreg.sweep",
     "genreg.training",
     "genreg.weights",
 ]
 FIXED = {
     "genreg": (
-        "to_torch NetworkOperator NetworkFunctional Generator load_generator GaussianFidelity HardConstraint "
-        "Tikhonov TotalVariation reconstruct Reconstruction networks training evaluation datasets solvers operators"
+        "to_torch NetworkOperator NetworkFunctional Generator load_generator GaussianFidelity PoissonFidelity "
+        "HardConstraint RelaxedConstraint SparseDeviation AutoencoderResidual EncoderNorm FlowPrior Tikhonov "
+        "TotalVariation reconstruct Reconstruction networks training evaluation datasets solvers operators"
     ),
-    "genreg.solvers": "gradient_descent alternating_gradient_descent palm pdhg morozov Solution Status Objective",
+    "genreg.solvers": "gradient_descent alternating_gradient_descent palm ipalm pdhg projected_gradient morozov Solution Status Objective",
     "genreg.operators": "to_torch blur gaussian_measurements mask normalised ray_transform dot_test derivative_test",
     "genreg.datasets": "shapes shapes_plus mnist htc2022 discs_with_holes",
 }
