@@ -43,6 +43,7 @@ class Counter:
         self.trips = torch.full((count,), -1)
 
     def __call__(self, iterate) -> bool:
+        """Look at an iterate; true when all samples are done."""
         at = iterate.samples
         change = sum((v - self.last[k][at]).flatten(1).square().sum(1) for k, v in iterate.blocks.items())
         size = sum(self.last[k][at].flatten(1).square().sum(1) for k in iterate.blocks)

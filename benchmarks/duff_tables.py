@@ -71,9 +71,11 @@ class Table:
         self.common = {"noise_std": problem.noise_std, "progress": False}
 
     def grid(self, low: float, high: float, count: int) -> torch.Tensor:
+        """Values from 10^low to 10^high."""
         return torch.logspace(low, high, 2 if self.quick else count)
 
     def sweep(self, regulariser, **options):
+        """Choose λ (and μ) by the mean PSNR of the images to choose with."""
         p = self.problem
         study = genreg.sweep(
             p.A, p.y_train, regulariser, reference=p.train, data_range=PEAK, keep_images=False,
@@ -137,6 +139,7 @@ class Table:
             self.report(f"{label} {kind}", make_regulariser(mu), best.lam, init=start(test), max_iter=400)
 
     def baselines(self) -> None:
+        """TV, without and with bounds, and Tikhonov."""
         X = self.problem.space
         options = {"max_iter": 200 if self.quick else 1000, "tol": 1e-5}
         for name, tv in (
@@ -150,6 +153,7 @@ class Table:
         self.report("Tikhonov", tikhonov, lam)
 
     def markdown(self, paper: dict[str, float]) -> str:
+        """Write the table, with the paper's numbers beside ours."""
         lines = [
             f"**{self.problem.title}**, {len(self.problem.test)} images",
             "",

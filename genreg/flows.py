@@ -213,7 +213,7 @@ def fit_flow(
 
     drive(
         run,
-        batches(images, settings, images.device),
+        batches(images, settings, images),
         measure=measure,
         validate_every=validate_every,
         checkpoint=checkpoint,

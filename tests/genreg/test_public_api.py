@@ -36,7 +36,10 @@ FIXED = {
         "HardConstraint RelaxedConstraint SparseDeviation AutoencoderResidual EncoderNorm FlowPrior Tikhonov "
         "TotalVariation reconstruct Reconstruction networks training evaluation datasets solvers operators"
     ),
-    "genreg.solvers": "gradient_descent alternating_gradient_descent palm ipalm pdhg projected_gradient morozov Solution Status Objective",
+    "genreg.solvers": (
+        "gradient_descent alternating_gradient_descent palm ipalm pdhg projected_gradient morozov Solution Status "
+        "Objective"
+    ),
     "genreg.operators": "to_torch blur gaussian_measurements mask normalised ray_transform dot_test derivative_test",
     "genreg.datasets": "shapes shapes_plus mnist htc2022 discs_with_holes",
 }
