@@ -1,11 +1,12 @@
 """Regularisers: ODL functionals of named blocks that stand for an image.
 
-`base` says what a regulariser is; `generative` has those made of a generator, `images` those of the image itself
-(the baselines among them), `marginal` those that minimise the latent vector out.
+`base` says what a regulariser is; `generative` and `deviations` have those made of a generator, `images` those of
+the image itself (the baselines among them), `marginal` minimises the latent vector out.
 """
 
 from genreg.regularisers.base import Regulariser
-from genreg.regularisers.generative import HardConstraint, RelaxedConstraint, SparseDeviation
+from genreg.regularisers.deviations import RelaxedConstraint, SparseDeviation
+from genreg.regularisers.generative import HardConstraint
 from genreg.regularisers.images import (
     AutoencoderResidual,
     EncoderNorm,

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import odl
 import torch
 from odl.functionals import Functional
 from torch import Tensor
 
+from genreg.fidelity import GaussianFidelity
 from genreg.operators import TorchFunctional, lower, to_tensor, to_torch, torch_dtype
 from genreg.regularisers.base import Gradient
 from genreg.solvers import Objective, palm, quasi_newton
@@ -139,7 +141,7 @@ def _(op: Marginal) -> TorchFunctional:
 class RangeMarginal(Functional):
     r"""The marginal of a hard constraint: s(z) where G(z) = x, infinite where no z gives x.
 
-    x counts as in the range if :math:`\|G(z) - x\| \le` `rtol` :math:`\|x\|` for the nearest z that is found. The
+    z is sought by least squares, :math:`\min_z \|G(z) - x\|`, from one starting point of the hard constraint. The
     functional is infinite next to every point of the range, so it has no gradient: the marginal of
     `RelaxedConstraint` is its differentiable relative.
 
@@ -147,15 +149,13 @@ class RangeMarginal(Functional):
     ----------
     hard : HardConstraint
         The hard constraint.
-    projection : Marginal
-        That of ``RelaxedConstraint(G, mu=0)``, whose minimiser is the projection.
     rtol : float
-        Relative distance within which x counts as in the range.
+        Relative distance :math:`\|G(z) - x\| / \|x\|` within which x counts as in the range.
     """
 
-    def __init__(self, hard: Any, projection: Marginal, *, rtol: float = 1e-3) -> None:
+    def __init__(self, hard: Any, *, rtol: float = 1e-3) -> None:
         super().__init__(space=hard.generator.range, linear=False)
-        self.hard, self.projection, self.rtol = hard, projection, rtol
+        self.hard, self.rtol = hard, rtol
 
     def _call(self, x: Any) -> float:
         return float(to_torch(self)(to_tensor(x)))
@@ -166,15 +166,18 @@ class RangeMarginal(Functional):
 
 @lower.register(RangeMarginal)
 def _(op: RangeMarginal) -> TorchFunctional:
-    R, latent, shape = op.projection.regulariser, to_torch(op.hard), op.domain.shape
+    hard, shape, identity = op.hard, op.domain.shape, odl.IdentityOperator(op.domain)
+    latent = to_torch(hard)
 
     def value(x: Tensor) -> Tensor:
         batch = x.shape[: x.ndim - len(shape)]
-        x = x.reshape(-1, *shape)
-        z = op.projection.minimiser(x)
+        fidelity = GaussianFidelity(identity, x.detach().reshape(-1, *shape), 1.0)
+        start = hard.start(fidelity, None, 1, torch.Generator(x.device))
+        problem = hard.problem(fidelity, x.new_zeros(len(fidelity.data)))
+        z = hard.solver(problem, start, tol=1e-6, progress=False).blocks["z"]
         with torch.no_grad():
-            distance = R.norm(R.generate(z) - x)
-            inside = distance <= op.rtol**2 * R.norm(x)
+            distance = fidelity.residual(hard.generate(z))
+            inside = distance <= op.rtol**2 * fidelity.data.flatten(1).square().sum(1)
             return torch.where(inside, latent(z), torch.inf).reshape(batch)
 
     return TorchFunctional(value, op.domain, name="RangeMarginal")
