@@ -98,12 +98,12 @@ def _embedded(name: str, figure: Any) -> str:
 
 def _page(e: Evaluation, image: dict[str, str]) -> str:
     parts = [
-        ("Range: reconstruction of test images (A1)", sections.reconstruction(e, image)),
-        ("Distribution: earth mover's distance and MMD (A2, A3)", sections.distribution(e, image)),
-        ("Latent space: encodings against the prior (B2)", sections.latent(e, image)),
-        ("Far from the prior (A2, B2)", sections.far(e, image)),
-        ("Interpolation (B1)", sections.interpolation(image)),
-        ("Smoothness of the generator (B1)", sections.smoothness(e, image)),
+        ("Range: reconstruction of test images", sections.reconstruction(e, image)),
+        ("Distribution: earth mover's distance and MMD", sections.distribution(e, image)),
+        ("Latent space: encodings against the prior", sections.latent(e, image)),
+        ("Far from the prior", sections.far(e, image)),
+        ("Interpolation", sections.interpolation(image)),
+        ("Smoothness of the generator", sections.smoothness(e, image)),
         ("Calibration of the encoder", sections.calibration(e, image)),
         ("Settings, times and card", sections.settings(e)),
     ]
@@ -114,8 +114,8 @@ def _page(e: Evaluation, image: dict[str, str]) -> str:
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{_STYLE}</style></head><body>\n<h1>{title}</h1>\n<p class='note'>{about}</p>\n"
         "<p>Criteria of M. Duff, N. D. F. Campbell, M. J. Ehrhardt (2021), Regularising inverse problems with "
-        "generative machine learning models, arXiv:2107.11191, section 4: the range of the generator G contains "
-        "all possible images (A1) and only these (A2), the prior N(0, I) makes them as frequent as they are "
-        f"(A3), G is smooth (B1), and the area of the latent space that stands for images is known (B2).</p>\n"
+        "generative machine learning models, arXiv:2107.11191, in our words: the range of the generator G contains "
+        "all possible images and only these, the prior N(0, I) makes them as frequent as they are, G is smooth, "
+        "and the area of the latent space that stands for images is known.</p>\n"
         f"{body}\n</body></html>\n"
     )

@@ -1,10 +1,10 @@
 r"""All criteria for a generator in one call.
 
-Duff, Campbell and Ehrhardt ask of a generator G and its prior N(0, I) that
+The criteria of Duff, Campbell and Ehrhardt for a generator G and its prior N(0, I), in our words:
 
-* the range of G contains all possible images (A1) and only such images (A2), and the prior makes them as
-  frequent as they are (A3): `fit_range`, `earth_mover`, `mmd`;
-* G is smooth (B1), and the area of the latent space that stands for images is known (B2): `smoothness`,
+* the range of G contains all possible images and only such images, and the prior makes them as frequent as
+  they are: `fit_range`, `earth_mover`, `mmd`;
+* G is smooth, and the area of the latent space that stands for images is known: `smoothness`,
   `interpolate`, `prior_fit`, `far_from_prior`.
 
 To these `calibration` adds whether the encoder knows how uncertain it is.
