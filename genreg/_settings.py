@@ -42,9 +42,10 @@ def read(config: Path) -> Settings:
             if not holds(value):
                 raise ValueError(f"{table}.{entry} must be {requirement}, got {value!r}")
     settings = {table: settings.get(table, {}) for table in _TABLES}
-    for (table, entry), kind in _ONLY_FOR.items():
-        if entry in settings[table] and require(settings, table, "kind") != kind:
-            raise ValueError(f"{table}.{entry} is for kind {kind!r}, got kind {settings[table]['kind']!r}")
+    for (table, entry), kinds in _ONLY_FOR.items():
+        if entry in settings[table] and require(settings, table, "kind") not in kinds:
+            wanted = " or ".join(map(repr, kinds))
+            raise ValueError(f"{table}.{entry} is for kind {wanted}, got kind {settings[table]['kind']!r}")
     if "dark" in settings["data"] and "white" not in settings["data"]:
         raise ValueError("data.dark needs data.white, got data.dark alone")
     return settings
@@ -91,8 +92,8 @@ _INDEX: Rule = "a non-negative integer", lambda value: _is_count(value) or (type
 _CORNER: Rule = "two numbers", lambda value: _is_pair(value, _is_number)
 _SHAPE: Rule = "two positive integers", lambda value: _is_pair(value, _is_count)
 _LAM: Rule = (
-    "'morozov' or a non-negative number",
-    lambda value: value == "morozov" or (_is_number(value) and value >= 0),
+    "'morozov', 'l-curve' or a non-negative number",
+    lambda value: value in ("morozov", "l-curve") or (_is_number(value) and value >= 0),
 )
 _ANGLES: Rule = (
     "a list of numbers, {start, stop, count} or {key}",
@@ -126,8 +127,9 @@ _TABLES: dict[str, dict[str, Rule]] = {
         "detector_distance": _POSITIVE,
     },
     "prior": {
-        "kind": _one_of("hard", "tv", "tikhonov"),
+        "kind": _one_of("hard", "relaxed", "sparse", "sparse-tv", "tv", "tikhonov"),
         "weights": _TEXT,
+        "mu": _POSITIVE,
         "lower": _NUMBER,
         "upper": _NUMBER,
         "scale": _POSITIVE,
@@ -143,11 +145,13 @@ _TABLES: dict[str, dict[str, Rule]] = {
     "output": {"file": _TEXT},
 }
 
+_DEVIATING = ("relaxed", "sparse", "sparse-tv")
 _ONLY_FOR = {
-    ("geometry", "source_distance"): "fan",
-    ("geometry", "detector_distance"): "fan",
-    ("prior", "weights"): "hard",
-    ("prior", "lower"): "tv",
-    ("prior", "upper"): "tv",
+    ("geometry", "source_distance"): ("fan",),
+    ("geometry", "detector_distance"): ("fan",),
+    ("prior", "weights"): ("hard", *_DEVIATING),
+    ("prior", "mu"): _DEVIATING,
+    ("prior", "lower"): ("tv",),
+    ("prior", "upper"): ("tv",),
 }
-"""Entries that mean something for one kind only."""
+"""Entries that mean something for some kinds only."""

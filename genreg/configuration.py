@@ -27,14 +27,15 @@ A configuration has up to six tables; what is in brackets here may be left out::
     detector_distance = 143.08     # and axis to detector
 
     [prior]
-    kind = "hard"                  # or "tikhonov", "tv"
-    weights = "shapes-vae"         # hard: shipped name, or file, relative to the configuration
+    kind = "hard"                  # or "relaxed", "sparse", "sparse-tv"; "tikhonov", "tv"
+    weights = "shapes-vae"         # of a generator: shipped name, or file, relative to the configuration
+    mu = 0.1                       # relaxed, sparse, sparse-tv: weight of the latent term
     [lower = 0.0]                  # tv: bounds of the image,
     [upper = 1.0]                  # in the units of the data
     [scale = 1.0]                  # data are divided by it, so that images are in the range of the model
 
     [solve]                        # see genreg.reconstruct
-    [lam = "morozov"]              # or a number
+    [lam = "morozov"]              # or "l-curve", or a number
     [restarts = 4]
     [init = "encoder"]
     [max_iter = 500]
@@ -64,7 +65,14 @@ from genreg._settings import Settings, read, require
 from genreg.generator import load_generator
 from genreg.operators import ray_transform, to_tensor
 from genreg.reconstruct import Reconstruction, reconstruct
-from genreg.regularisers import HardConstraint, Regulariser, Tikhonov, TotalVariation
+from genreg.regularisers import (
+    HardConstraint,
+    Regulariser,
+    RelaxedConstraint,
+    SparseDeviation,
+    Tikhonov,
+    TotalVariation,
+)
 
 __all__ = ["load_array", "reconstruct_file"]
 
@@ -226,10 +234,16 @@ def _angle_partition(angles: np.ndarray) -> Any:
 
 def _prior(prior: Mapping[str, Any], X: Any, scale: float, folder: Path) -> Regulariser:
     kind = require({"prior": prior}, "prior", "kind")
-    if kind == "hard":
+    if kind in ("hard", "relaxed", "sparse", "sparse-tv"):
         weights = require({"prior": prior}, "prior", "weights")
         is_file = weights.endswith(".safetensors")
-        return HardConstraint(load_generator(folder / weights if is_file else weights, range=X))
+        G = load_generator(folder / weights if is_file else weights, range=X)
+        if kind == "hard":
+            return HardConstraint(G)
+        mu = require({"prior": prior}, "prior", "mu")
+        if kind == "relaxed":
+            return RelaxedConstraint(G, mu)
+        return SparseDeviation(G, mu, sparsity="tv" if kind == "sparse-tv" else "l1")
     if kind == "tv":
         bounds = {name: prior[name] / scale for name in ("lower", "upper") if name in prior}
         return TotalVariation(X, **bounds)

@@ -55,7 +55,7 @@ class _Deviating(Generative):
             rows = torch.arange(len(fidelity.data), device=z.device).repeat_interleave(restarts)
             hard = HardConstraint(self.generator, self.latent)
             problem = hard.problem(fidelity.take(rows), z.new_full((len(z),), 0.5))
-            z = hard.solver(problem, {"z": z}, progress=False).blocks["z"]
+            z = hard.solver(problem, {"z": z}, max_iter=50, tol=1e-3, progress=False).blocks["z"]
         first = self.blocks[0]
         with torch.no_grad():
             x = self.generate(z)

@@ -181,6 +181,12 @@ def test_generative_prior_and_scale(tmp_path, make_case):
     }
     _, image = case.run()
     assert np.abs(image - truth.numpy()).mean() < 5e-3
+    for kind in ("relaxed", "sparse", "sparse-tv"):
+        rec, near = case.run(prior__kind=kind, prior__mu=1e-3, solve__lam=100.0)
+        assert np.abs(near - truth.numpy()).mean() < 5e-3
+        assert "z" in rec.blocks and len(rec.blocks) == 2
+    case.settings["prior"] = {"kind": "hard", "weights": "shapes-vae"}
+    case.settings["solve"]["lam"] = 0.1
     np.save(tmp_path / "data.npy", 20 * y)
     rec, scaled = case.run(data__noise_std=0.2, prior__scale=20.0)
     assert np.allclose(scaled, 20 * image, atol=0.02)
