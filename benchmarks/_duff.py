@@ -48,7 +48,7 @@ def _deconvolution() -> odl.Operator:
     X = odl.uniform_discr([-14, -14], [14, 14], (28, 28), dtype="float32")
     axis = torch.arange(5) - 2.0
     kernel = torch.exp(-0.5 * (axis[:, None] ** 2 + axis**2))
-    return blur(X, (kernel / kernel.sum()).numpy(), boundary="constant")
+    return blur(X, (kernel / kernel.sum()).numpy(), boundary="zero")
 
 
 def _tomography() -> odl.Operator:

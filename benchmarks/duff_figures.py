@@ -101,7 +101,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     OUT.mkdir(parents=True, exist_ok=True)
-    for name in ("1b",) if options.quick else MODELS:
+    for name in ("deconvolution", "1b") if options.quick else MODELS:
         try:
             sweeps(name, options.quick)
         except FileNotFoundError as error:
