@@ -83,7 +83,15 @@ class Regulariser(Functional):
     ) -> Blocks:
         """Starting points, ``(B * restarts, *shape)``, the restarts of a sample next to each other."""
 
-    def initial(self, y: Any, A: odl.Operator, *, init: str | None = None, seed: int = 0) -> dict[str, Any]:
+    def initial(
+        self,
+        y: Any,
+        A: odl.Operator,
+        *,
+        noise_std: float | Tensor | None = None,
+        init: str | None = None,
+        seed: int = 0,
+    ) -> dict[str, Any]:
         """Find a starting point from the data.
 
         Parameters
@@ -92,6 +100,9 @@ class Regulariser(Functional):
             Data; the result is of the same kind.
         A : odl.Operator
             Forward operator.
+        noise_std : float or Tensor, optional
+            Standard deviation of the noise, which counts where the starting point is a solution of its own; by
+            default 5 % of the root mean square of the data.
         init : str, optional
             What to start from, see the regulariser; by default the best it has.
         seed : int
@@ -102,7 +113,10 @@ class Regulariser(Functional):
         dict
             The blocks.
         """
-        fidelity = GaussianFidelity(A, y, 1.0)
+        fidelity = GaussianFidelity(A, y, 1.0 if noise_std is None else noise_std)
+        if noise_std is None:
+            rms = fidelity.data.abs().square().flatten(1).mean(1).sqrt()
+            fidelity = GaussianFidelity(A, y, torch.where(rms > 0, 0.05 * rms, 1.0))
         generator = torch.Generator(fidelity.data.device).manual_seed(seed)
         blocks = self.start(fidelity, init, 1, generator)
         if fidelity.batched:
