@@ -1,6 +1,6 @@
 """Tables 1a, 1b and 5.3 of Duff, Campbell and Ehrhardt (arXiv:2107.11191), and deconvolution: regularisers, models, TV.
 
-    python benchmarks/duff_tables.py              # all four: about 40 minutes on 2 cores
+    python benchmarks/duff_tables.py              # all four: 45 minutes on one core
     python benchmarks/duff_tables.py --table 1a   # one of them
     python benchmarks/duff_tables.py --quick      # a few images and parameters, to see that it works
 
