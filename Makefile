@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/genreg demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
