@@ -33,6 +33,7 @@ from genreg.operators.bridge import (
     torch_dtype,
     weight,
 )
+from genreg.operators.data_prox import DataProx, data_prox
 from genreg.operators.forward import blur, gaussian_measurements, mask, normalised
 from genreg.operators.network import NetworkFunctional, NetworkOperator
 from genreg.operators.norm import operator_norm
@@ -50,12 +51,14 @@ from genreg.operators import (  # noqa: F401  # isort: skip  # these register in
 )
 
 __all__ = [
+    "DataProx",
     "NetworkFunctional",
     "NetworkOperator",
     "TorchFunctional",
     "TorchOperator",
     "blur",
     "check_tensor",
+    "data_prox",
     "derivative_test",
     "dot_test",
     "gaussian_measurements",

@@ -9,7 +9,6 @@ doi:10.6028/jres.049.044.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import odl
@@ -18,30 +17,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genreg.operators import to_tensor, to_torch
+from genreg.operators._conjugate import conjugate_directions, inner
 from genreg.solvers.door import enter
 from genreg.solvers.driver import Callback, Iterate, check_stopping
-from genreg.solvers.line_search import inner
 from genreg.solvers.objective import Objective
 from genreg.solvers.solution import Solution, Status
 
 __all__ = ["conjugate_gradient", "rough_reconstruction"]
-
-
-def _conjugate_directions(N: Callable[[Tensor], Tensor], r: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the steps of x, and the residuals r = b - N x after them, for every sample; stops at zero residuals."""
-    tiny = torch.finfo(r.dtype).tiny
-
-    def times(step: Tensor, v: Tensor) -> Tensor:
-        return step.view(-1, *(1,) * (v.ndim - 1)) * v
-
-    p, rr = r, inner(r, r)
-    while bool((rr > 0).any()):
-        Np = N(p)
-        alpha = rr / inner(Np, p).clamp_min(tiny)
-        r = r - times(alpha, Np)
-        yield times(alpha, p), r
-        rr, old = inner(r, r), rr
-        p = r + times(rr / old.clamp_min(tiny), p)
 
 
 def conjugate_gradient(
@@ -116,7 +98,7 @@ def conjugate_gradient(
             keep = running.view(-1, *(1,) * (x.ndim - 1))
             b = torch.where(keep, -g, 0)  # samples that have ended stay where they are
             for k, (step, r) in enumerate(
-                _conjugate_directions(lambda p: gradient(p)[1] - offset, b), start=1
+                conjugate_directions(lambda p: gradient(p)[1] - offset, b), start=1
             ):
                 x = x + step
                 taken += 1
@@ -176,7 +158,7 @@ def rough_reconstruction(A: odl.Operator, y: Tensor, *, iterations: int = 10) ->
     with torch.no_grad():
         b = adjoint(y)
         x = torch.zeros_like(b)
-        steps = _conjugate_directions(lambda p: adjoint(forward(p)), b)
+        steps = conjugate_directions(lambda p: adjoint(forward(p)), b)
         for _, (step, _) in zip(range(iterations), steps, strict=False):
             x = x + step
     return x

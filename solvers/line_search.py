@@ -35,13 +35,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from genreg.operators._conjugate import inner
+
 __all__ = ["Backtracking", "inner"]
-
-
-def inner(a: Tensor, b: Tensor) -> Tensor:
-    """Real Euclidean inner product of every sample, ``(B,)``."""
-    a, b = a.flatten(1), b.flatten(1)
-    return (torch.view_as_real(a.conj() * b)[..., 0] if a.is_complex() else a * b).sum(1)
 
 
 @dataclass(frozen=True)

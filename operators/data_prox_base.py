@@ -1,0 +1,223 @@
+r"""The proximal operator of a quadratic data term: what its implementations share.
+
+.. math:: \mathrm{prox}(p) = \operatorname*{argmin}_x\ \tfrac12 \|A x - y\|^2 + \tfrac{s}{2} \|x - p\|^2
+          = p + (A^T A + s)^{-1} A^T (y - A p)
+
+with the plain Euclidean norms of the samples, whatever the weights of the two spaces, and a shift :math:`s > 0`
+per sample. It is always computed as the point plus a correction, which keeps its relative precision for large
+shifts, where the prox itself hardly moves.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import odl
+import torch
+from odl.core.set import Field
+from torch import Tensor
+
+from genreg.operators._building_blocks import _multiplier
+from genreg.operators.bridge import (
+    Step,
+    TorchFunctional,
+    check_tensor,
+    is_stacked,
+    space_shape,
+    spread,
+    to_torch,
+    torch_dtype,
+    weight,
+)
+from genreg.operators.spaces import Tensors, tree_map
+from genreg.operators.tensor_operator import TensorOperator
+
+__all__ = ["DataProx"]
+
+
+class DataProx(ABC):
+    r"""The map :math:`p \mapsto \mathrm{argmin}_x\ \frac12\|Ax - y\|^2 + \frac s2 \|x - p\|^2`, on batches.
+
+    Made by `data_prox`. Norms are Euclidean, of the samples. Nothing is recorded for differentiation.
+
+    Parameters
+    ----------
+    A : odl.Operator
+        Linear operator X -> Y with an adjoint; X is a tensor space or a power of one.
+
+    Attributes
+    ----------
+    operator : odl.Operator
+        The operator A.
+    last_residual : Tensor or None
+        Relative residuals of the last solve, ``(*batch,)``; None for a closed form.
+
+    Raises
+    ------
+    TypeError
+        If `A` is not an ODL operator, or its domain is no tensor space.
+    ValueError
+        If `A` is not linear.
+    NotImplementedError
+        If `A` has no adjoint, or one of its spaces has no inner product with a weight.
+    """
+
+    last_residual: Tensor | None = None
+
+    def __init__(self, A: odl.Operator) -> None:
+        if not isinstance(A, odl.Operator):
+            raise TypeError(f"`A` must be an ODL operator, got {type(A).__name__}")
+        if not A.is_linear:
+            raise ValueError(f"`A` must be linear with an adjoint, got the nonlinear {A!r}")
+        if isinstance(A.domain, Field) or not is_stacked(A.domain):
+            raise TypeError(
+                f"`A` must act on a tensor space (uniform_discr, rn, cn) or a power of one, got {A.domain!r}"
+            )
+        self.operator = A
+        self._forward, self._transpose = _euclidean_pair(A)
+        self._ndim = len(space_shape(A.domain))
+        self._real = torch_dtype(A.domain).to_real()
+
+    def check(self, shift: Step, point: Tensor | None = None, y: Tensors | None = None) -> None:
+        """Check arguments, once, before a loop; calls check nothing.
+
+        Parameters
+        ----------
+        shift, point, y
+            As for a call; the latter two are optional.
+
+        Raises
+        ------
+        TypeError
+            If an argument is of the wrong type or real where its space is complex.
+        ValueError
+            If `shift` is not positive and finite, or so small that the step is numerically singular; if
+            shapes do not fit.
+        """
+        if isinstance(shift, bool) or not isinstance(shift, int | float | Tensor):
+            raise TypeError(f"`shift` must be a number or a tensor, got {type(shift).__name__}")
+        values = torch.as_tensor(shift, dtype=None if isinstance(shift, Tensor) else torch.float64)
+        if values.is_complex() or values.dtype == torch.bool:
+            raise TypeError(f"`shift` must be real, got {values.dtype}")
+        if values.numel():
+            if not bool((torch.isfinite(values) & (values > 0)).all()):
+                raise ValueError(f"`shift` (sigma^2 beta) must be positive and finite, got {_listed(values)}")
+            smallest, tiny = float(values.min()), torch.finfo(self._real).tiny
+            if smallest < tiny:
+                raise ValueError(
+                    f"`shift` (sigma^2 beta) must be at least {tiny:.3g}, the smallest normal number of "
+                    f"{self._real}, or the step is singular; got {smallest:.3g}"
+                )
+            self._check_smallest(smallest)
+        batches = [tuple(values.shape)]
+        if point is not None:
+            batches.append(check_tensor(point, self.operator.domain, "point"))
+        if _given(y):
+            batches.append(check_tensor(y, self.operator.range, "y"))
+        try:
+            torch.broadcast_shapes(*batches)
+        except RuntimeError:
+            raise ValueError(
+                f"the leading axes of `shift`, `point` and `y` must fit each other, got {batches}"
+            ) from None
+
+    @torch.no_grad()
+    def __call__(self, point: Tensor, y: Tensors | None, shift: Step, start: Tensor | None = None) -> Tensor:
+        r"""Return :math:`\mathrm{argmin}_x\ \frac12\|Ax - y\|^2 + \frac s2 \|x - \text{point}\|^2`.
+
+        Parameters
+        ----------
+        point : Tensor
+            ``(*batch, *X.shape)``.
+        y : Tensor, tuple or None
+            Data, ``(*batch, *Y.shape)``; None or 0 stands for zero data.
+        shift : float or Tensor
+            The shift :math:`s > 0`: a number, or ``(*batch,)``.
+        start : Tensor, optional
+            Where an iteration starts, by default `point`; ignored by closed forms.
+
+        Returns
+        -------
+        Tensor
+            ``(*batch, *X.shape)``. The leading axes of all arguments broadcast against each other.
+        """
+        Ap = self._forward(point)
+        r = tree_map(torch.sub, y, Ap) if _given(y) else tree_map(torch.neg, Ap)
+        return point + self._correction(r, self._cast(shift, point), None if start is None else start - point)
+
+    @torch.no_grad()
+    def reduced(self, v: Tensor, shift: Step) -> Tensor:
+        r"""Return :math:`K v`, the Hessian of the minimal value as a function of the point.
+
+        .. math:: K = s\,(I - s (A^T A + s)^{-1}) = s\, (A^T A + s)^{-1} A^T A, \qquad
+                  K v = s\,(v - \mathrm{prox}(v;\, y = 0))
+
+        symmetric, with eigenvalues between 0 and s; computed without cancellation. It tends to
+        :math:`A^T A` for large shifts.
+
+        Parameters
+        ----------
+        v : Tensor
+            ``(*batch, *X.shape)``.
+        shift : float or Tensor
+            As for a call.
+
+        Returns
+        -------
+        Tensor
+            ``(*batch, *X.shape)``.
+        """
+        shift = self._cast(shift, v)
+        return spread(shift, self._ndim) * self._correction(self._forward(v), shift, None)
+
+    @abstractmethod
+    def _correction(self, r: Tensors, shift: Step, guess: Tensor | None) -> Tensor:
+        """Return (A^T A + shift)^-1 A^T r; the shift is a number or ``(*batch,)``, `guess` an estimate."""
+
+    def _check_smallest(self, shift: float) -> None:  # noqa: B027  # closed forms need not refuse any
+        """Raise a ValueError if a positive shift is too small for the precision of the space."""
+
+    def _cast(self, shift: Step, like: Tensor) -> Step:
+        return shift.to(like.device, self._real) if isinstance(shift, Tensor) else shift
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.operator!r})"
+
+
+def _given(y: Any) -> bool:
+    """Whether `y` is data; None and 0 stand for none."""
+    return isinstance(y, Tensor | tuple | list) or not (y is None or y == 0)
+
+
+def _listed(values: Tensor) -> str:
+    shown = ", ".join(f"{v:.6g}" for v in values.flatten()[:4].tolist())
+    return shown + (", ..." if values.numel() > 4 else "")
+
+
+def _euclidean_pair(A: odl.Operator) -> tuple[Callable[[Tensor], Tensors], Callable[[Tensors], Tensor]]:
+    r"""Return the action of A on samples and its Euclidean transpose :math:`w_X A^*(w_Y^{-1}\,\cdot)`."""
+    if isinstance(A, TensorOperator):
+        return A.forward, A.transpose
+    lowered = to_torch(A)
+    try:
+        if isinstance(lowered, TorchFunctional):
+            raise NotImplementedError
+        adjoint = lowered.adjoint
+    except NotImplementedError:
+        raise NotImplementedError(f"`A` must be linear with an adjoint, got {A!r}, which has none") from None
+    outer, inner = weight(A.range), weight(A.domain)
+    if isinstance(outer, float) and isinstance(inner, float):
+        up, down = _multiplier(A.domain, inner / outer), None
+        back = adjoint.fn if inner == outer else lambda s: up(adjoint.fn(s))
+    else:
+        up, down = _multiplier(A.domain, inner), _multiplier(A.range, outer, inverse=True)
+        back = lambda s: up(adjoint.fn(down(s)))  # noqa: E731
+    if torch_dtype(A.domain).is_complex:
+        return lowered.fn, back
+    return lowered.fn, lambda s: _real(back(s))
+
+
+def _real(t: Tensor) -> Tensor:
+    return t.real if t.is_complex() else t
