@@ -13,8 +13,8 @@ from genreg._loop import Plan
 __all__ = ["Sampler", "batches", "checked", "checked_source"]
 
 Sampler = Callable[..., Tensor]
-"""A function ``sampler(n, *, seed)`` that draws images ``(n, rows, columns)``, such as
-`genreg.datasets.shapes`."""
+"""A function ``sampler(n, *, seed)`` that draws images ``(n, rows, columns)`` or, in colour, ``(n, 3, rows,
+columns)``, such as `genreg.datasets.shapes` or a `genreg.datasets.ImageFolder`."""
 
 
 def batches(images: Tensor | Sampler, settings: Plan, like: Tensor) -> Callable[[int], Tensor]:
@@ -41,13 +41,13 @@ def checked(images: Any, model: Any, name: str) -> Tensor:
     Raises
     ------
     TypeError, ValueError
-        If they are no floating point tensor ``(N, rows, columns)``, empty or not finite.
+        If they are no floating point tensor ``(N, *model.image_shape)``, empty or not finite.
     """
     if not isinstance(images, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(images).__name__}")
-    if images.ndim != 3 or tuple(images.shape[1:]) != model.image_shape or len(images) == 0:
-        rows, columns = model.image_shape
-        raise ValueError(f"{name} must have the shape (N, {rows}, {columns}), got {tuple(images.shape)}")
+    if images.ndim < 2 or tuple(images.shape[1:]) != model.image_shape or len(images) == 0:
+        sizes = ", ".join(map(str, model.image_shape))
+        raise ValueError(f"{name} must have the shape (N, {sizes}), got {tuple(images.shape)}")
     if not images.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {images.dtype}")
     if not torch.isfinite(images).all():

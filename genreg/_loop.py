@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-__all__ = ["SCHEDULES", "Plan", "State", "atomically", "check_every", "drive"]
+__all__ = ["SCHEDULES", "Plan", "State", "atomically", "check_every", "drive", "running_statistics"]
 
 
 def _one_cycle(t: float) -> float:
@@ -94,7 +94,8 @@ class State:
     optimisers
         The optimisers that take its steps.
     averaged
-        The parameters of which a moving average is kept where ``settings.ema`` says so.
+        The parameters, and the statistics of batch normalisation (`running_statistics`), of which a moving
+        average is kept where ``settings.ema`` says so.
     """
 
     remedy: ClassVar[str] = "lower lr"
@@ -104,7 +105,7 @@ class State:
         model: nn.Module,
         settings: Plan,
         optimisers: list[torch.optim.Optimizer],
-        averaged: list[nn.Parameter],
+        averaged: list[Tensor],
     ) -> None:
         model.train()
         self.settings = settings
@@ -191,6 +192,17 @@ class State:
         self.average = state["average"]
         self.history = state["history"]
         self.step = state["step"]
+
+
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """Return the running means and variances of all batch normalisation layers of a module.
+
+    They follow the weights of the last few steps (momentum 0.1), so beside averaged weights they belong to
+    another network: they have to be averaged alike.
+    """
+    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    pairs = [(layer.running_mean, layer.running_var) for layer in layers]
+    return [t for pair in pairs for t in pair if t is not None]
 
 
 def drive(

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from genreg import _discs_recipe
+from genreg import _celeba_recipe, _discs_recipe
 from genreg.datasets import mnist, shapes
 from genreg.networks import Architecture, Autoencoder, GanConfig
 from genreg.training import Sampler
 
-__all__ = ["DISCS", "MNIST", "SHAPES", "Data", "Recipe"]
+__all__ = ["CELEBA", "DISCS", "MNIST", "SHAPES", "Data", "Recipe"]
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Data:
     description
         What the images are, in words, for the card.
     training
-        Function without arguments that returns the training images ``(N, n, m)``, or a sampler ``f(n, *,
-        seed)``.
+        Function without arguments that returns the training images ``(N, *image_shape)``, or a sampler
+        ``f(n, *, seed)``.
     validation, test
-        Functions without arguments that return held-out images ``(N, n, m)``: those whose scores the history
-        shows, and those of the score on the card.
+        Functions without arguments that return held-out images ``(N, *image_shape)``: those whose scores
+        the history shows, and those of the score on the card.
     """
 
     description: str
@@ -91,4 +91,14 @@ DISCS = Data(
     training=_discs_recipe.training_images,
     validation=lambda: _discs_recipe.held_out(0),
     test=lambda: _discs_recipe.held_out(1),
+)
+
+CELEBA = Data(
+    description=(
+        "CelebA (Liu, Luo, Wang, Tang 2015), aligned faces from $GENREG_DATA/celeba, the first 80 % by name, the "
+        "middle 108 x 108 pixels reduced to 64 x 64"
+    ),
+    training=_celeba_recipe.training_images,
+    validation=lambda: _celeba_recipe.held_out(0),
+    test=lambda: _celeba_recipe.held_out(1),
 )

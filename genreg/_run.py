@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from genreg._loop import SCHEDULES, Plan, State, atomically
+from genreg._loop import SCHEDULES, Plan, State, atomically, running_statistics
 from genreg.networks import Autoencoder
 
 __all__ = ["SCHEDULES", "Run", "Settings", "atomically", "loss"]
@@ -48,12 +48,12 @@ def loss(model: Autoencoder, x: Tensor, *, kl_weight: float = 1.0, noisy: Tensor
     model
         The model. For a variational one, z is drawn with torch's global generator.
     x
-        Images ``(B, n, m)``.
+        Images ``(B, *image_shape)``.
     kl_weight
         Weight of the Kullback-Leibler term; 1 gives the negative evidence lower bound, apart from the
         constant d log(2 pi) / 2.
     noisy
-        Input of the encoder ``(B, n, m)`` where it is not `x`.
+        Input of the encoder ``(B, *image_shape)`` where it is not `x`.
 
     Returns
     -------
@@ -97,7 +97,7 @@ class Run(State):
         self.optimiser = torch.optim.AdamW(
             groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
-        super().__init__(model, settings, [self.optimiser], list(model.parameters()))
+        super().__init__(model, settings, [self.optimiser], [*model.parameters(), *running_statistics(model)])
 
     def advance(self, images: Callable[[int], Tensor]) -> dict[str, Tensor]:
         """Take one step of Adam on a batch and return its loss."""

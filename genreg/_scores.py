@@ -21,7 +21,7 @@ def evaluate(model: Autoencoder, images: Tensor, *, batch_size: int = 500) -> di
     model
         The model; it is evaluated in evaluation mode and left in the mode it had.
     images
-        Images ``(N, n, m)`` on the device of the model.
+        Images ``(N, *image_shape)`` on the device of the model.
     batch_size
         Number of images in one batch.
 
@@ -36,7 +36,7 @@ def evaluate(model: Autoencoder, images: Tensor, *, batch_size: int = 500) -> di
     model.eval()
     errors, divergences = [], []
     for x in images.split(batch_size):
-        errors.append((model(x) - x).square().mean((1, 2)))
+        errors.append((model(x) - x).square().flatten(1).mean(1))
         if model.variational:
             mean, std = model.encode_distribution(x)
             divergences.append((0.5 * (mean.square() + std.square() - 1) - std.log()).sum(1))
@@ -66,7 +66,7 @@ def latent_statistics(model: Autoencoder, images: Tensor) -> dict[str, list[floa
     model
         The model, in evaluation mode.
     images
-        Images ``(N, n, m)``, at least two, on the device of the model.
+        Images ``(N, *image_shape)``, at least two, on the device of the model.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def range_error(
     model
         The model, in evaluation mode.
     images
-        Images ``(N, n, m)`` on the device of the model, one batch.
+        Images ``(N, *image_shape)`` on the device of the model, one batch.
     steps
         Number of steps.
     lr
@@ -141,7 +141,7 @@ def range_error(
         optimiser = torch.optim.Adam([z], lr=lr)
         for step in range(steps + 1):
             optimiser.param_groups[0]["lr"] = lr * SCHEDULES["cosine"](step / steps)
-            errors = (model.decode(z) - images).square().mean((1, 2))
+            errors = (model.decode(z) - images).square().flatten(1).mean(1)
             best = torch.minimum(best, errors.detach())
             (z.grad,) = torch.autograd.grad(errors.sum(), z)
             optimiser.step()
@@ -166,7 +166,7 @@ def whiten(model: Autoencoder, images: Tensor) -> None:
         A model whose encoder ends and whose decoder begins with a dense layer, or a grid autoencoder, for
         which L is always diagonal.
     images
-        Images ``(N, n, m)`` on the device of the model, with N above the latent dimension.
+        Images ``(N, *image_shape)`` on the device of the model, with N above the latent dimension.
 
     Raises
     ------

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from genreg._batches import Sampler, batches, checked, checked_source
-from genreg._loop import Plan, State, check_every, drive
+from genreg._loop import Plan, State, check_every, drive, running_statistics
 from genreg._scores import range_error
 from genreg.networks import GAN
 
@@ -69,10 +69,11 @@ def gradient_penalty(model: GAN, real: Tensor, fake: Tensor) -> Tensor:
     Tensor
         A scalar.
     """
-    t = torch.rand(len(real), 1, 1, device=real.device, dtype=real.dtype)
+    one_each = (len(real),) + (1,) * (real.ndim - 1)
+    t = torch.rand(one_each, device=real.device, dtype=real.dtype)
     h = torch.lerp(fake.detach(), real, t).requires_grad_()
     (gradient,) = torch.autograd.grad(model.discriminate(h).sum(), h, create_graph=True)
-    return (torch.linalg.vector_norm(gradient, dim=(1, 2)) - 1.0).square().mean()
+    return (torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1.0).square().mean()
 
 
 class Run(State):
@@ -87,7 +88,7 @@ class Run(State):
             torch.optim.Adam(part.parameters(), lr=settings.lr, betas=settings.betas, fused=True)
             for part in (model.decoder, model.critic)
         )
-        decoder = list(model.decoder.parameters())
+        decoder = [*model.decoder.parameters(), *running_statistics(model.decoder)]
         super().__init__(model, settings, [self.generator, self.critic], decoder)
 
     def advance(self, images: Callable[[int], Tensor]) -> dict[str, Tensor]:

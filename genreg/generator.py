@@ -32,14 +32,15 @@ class _Decoder(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """The mean latent vector of a model, ``(B, *shape)`` to ``(B, latent_dim)``."""
+    """The mean latent vector of a model, ``(B, *shape)`` to ``(B, latent_dim)``; undoes what `_Decoder` drops."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.model = model
+        self.one_channel = getattr(model, "image_shape", shape) == (1, *shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model.encode(x)  # type: ignore[operator]
+        return self.model.encode(x[:, None] if self.one_channel else x)  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Generator(NetworkOperator):
         *range.shape)`` or ``(B, 1, *range.shape)``; optionally ``encode(x)`` back, and the logarithm
         ``log_gamma`` of the decoder's standard deviation.
     range : ODL space
-        The image space X, for example a `uniform_discr`. Images are in the model's units, [0, 1] for the
+        The image space X, for example a `uniform_discr`, with a first axis of channels for colour images:
+        ``odl.rn((3, n, m))``. Images are in the model's units, [0, 1] for the
         shipped models.
     latent_dim : int, optional
         dim Z, where the model has no attribute of that name.
@@ -132,7 +134,7 @@ class Generator(NetworkOperator):
                 f"the model {type(self.model).__name__} has no encoder (a method encode)"
             )
         with torch.no_grad():
-            return self.model.encode(x)  # type: ignore[operator]
+            return _Encoder(self.model, tuple(self.range.shape))(x)
 
     @property
     def encoder(self) -> NetworkOperator:
@@ -145,7 +147,7 @@ class Generator(NetworkOperator):
         """
         if not self.has_encoder:
             raise ValueError(f"G must have an encoder (a method encode of its model), got {self!r}")
-        return NetworkOperator(_Encoder(self.model), self.range, self.domain)
+        return NetworkOperator(_Encoder(self.model, tuple(self.range.shape)), self.range, self.domain)
 
     def sample(self, n: int, *, seed: int) -> Tensor:
         """Mean images ``(n, *range.shape)`` of n draws of z ~ N(0, I)."""

@@ -11,7 +11,7 @@ import torch
 from genreg.operators import to_tensor
 from genreg.solvers.door import is_element
 
-__all__ = ["as_images", "draw_images", "image_grid", "mosaic"]
+__all__ = ["as_images", "as_pictures", "draw_images", "image_grid", "mosaic"]
 
 
 def as_images(images: Any) -> np.ndarray:
@@ -31,13 +31,47 @@ def as_images(images: Any) -> np.ndarray:
     ValueError
         If the shape is another one.
     """
-    if is_element(images):
-        images = to_tensor(images)
-    array = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
-    array = np.abs(array) if np.iscomplexobj(array) else array
+    array = _array(images)
     if array.ndim not in (2, 3):
         raise ValueError(f"images must have the shape (n, m) or (B, n, m), got {array.shape}")
     return array[None] if array.ndim == 2 else array
+
+
+def as_pictures(images: Any) -> np.ndarray:
+    """Grey or colour images as an array ``(B, n, m)`` or ``(B, 3, n, m)``.
+
+    Parameters
+    ----------
+    images : ODL element, Tensor or array
+        ``(n, m)``, ``(B, n, m)`` or ``(B, 1 or 3, n, m)``. An element is one sample: if it has the shape ``(3, n,
+        m)`` it is one image of red, green and blue, while a tensor of that shape is three grey images.
+
+    Returns
+    -------
+    numpy.ndarray
+
+    Raises
+    ------
+    ValueError
+        If the shape is another one.
+    """
+    array = _array(images)
+    if is_element(images) and array.ndim == 3 and array.shape[0] == 3:
+        array = array[None]
+    if array.ndim != 4:
+        return as_images(array)
+    if array.shape[1] not in (1, 3):
+        raise ValueError(
+            f"images must have the shape (n, m), (B, n, m) or (B, 1 or 3, n, m), got {array.shape}"
+        )
+    return array[:, 0] if array.shape[1] == 1 else array
+
+
+def _array(images: Any) -> np.ndarray:
+    if is_element(images):
+        images = to_tensor(images)
+    array = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
+    return np.abs(array) if np.iscomplexobj(array) else array
 
 
 def mosaic(images: Any, *, gap: int = 2) -> np.ndarray:
@@ -75,7 +109,7 @@ def image_grid(rows: Mapping[str, Any], **options: Any) -> Any:
     Parameters
     ----------
     rows : dict of str to ODL element, Tensor or array
-        Label and images, ``(n, m)`` or ``(B, n, m)``, of every row.
+        Label and images of every row, in the shapes of `as_pictures`.
     **options
         Those of `draw_images`.
 
@@ -85,7 +119,7 @@ def image_grid(rows: Mapping[str, Any], **options: Any) -> Any:
     """
     from matplotlib.figure import Figure
 
-    count = max(len(as_images(item)[: options.get("columns", 8)]) for item in rows.values())
+    count = max(len(as_pictures(item)[: options.get("columns", 8)]) for item in rows.values())
     lines = 2 * len(rows) - 1 if options.get("errors") else len(rows)
     across, down = (lines, count) if options.get("transposed") else (count, lines)
     figure = Figure(figsize=(1.35 * across + 0.6, 1.45 * down), layout="constrained")
@@ -113,13 +147,13 @@ def draw_images(
     figure : matplotlib Figure or SubFigure
         Where to draw.
     rows : dict of str to ODL element, Tensor or array
-        Label and images, ``(n, m)`` or ``(B, n, m)``, of every row.
+        Label and images of every row, in the shapes of `as_pictures`.
     errors : bool
-        Draw the differences from the first row too.
+        Draw the differences from the first row too; of colour images in colour, grey where there are none.
     columns : int
         Images drawn at most.
     vmin, vmax : float
-        Grey values of black and white; the maximum of the first row by default.
+        Values of black and white, in colour of every channel; the maximum of the first row by default.
     error_max : float, optional
         Errors are drawn from -error_max to error_max; half of the grey range by default.
     titles : dict of str to list of str, optional
@@ -129,7 +163,7 @@ def draw_images(
     **imshow
         Passed to matplotlib's ``imshow``.
     """
-    images = {label: as_images(item)[:columns] for label, item in rows.items()}
+    images = {label: as_pictures(item)[:columns] for label, item in rows.items()}
     first = next(iter(images.values()))
     vmax = float(first.max()) if vmax is None else vmax
     error_max = 0.5 * (vmax - vmin) if error_max is None else error_max
@@ -146,7 +180,10 @@ def draw_images(
         for k, (ax, image) in enumerate(zip(line, stack, strict=False)):
             ax.set_axis_on()
             ax.set(xticks=[], yticks=[])
-            ax.imshow(image, **{**style, "interpolation": "nearest", **imshow})
+            options = {**style, "interpolation": "nearest", **imshow}
+            if image.ndim == 3:
+                image = (np.moveaxis(image, 0, -1) - options["vmin"]) / (options["vmax"] - options["vmin"])
+            ax.imshow(image.clip(0, 1) if image.ndim == 3 else image, **options)
             if titles and k < len(titles.get(label, [])):
                 ax.set_xlabel(titles[label][k], fontsize=7, labelpad=2)
         if transposed:

@@ -1,8 +1,9 @@
 """The recipes of the shipped weights, and of the paper's own models: ``genreg train NAME`` makes them.
 
 A recipe of shipped weights takes 2 to 8 minutes of one CPU core, "disc-vae" half an hour. Those whose names
-end in "-duff" have the architectures and settings of Duff, Campbell and Ehrhardt (2021) and want a GPU. Other
-models are trained by the same calls: build a configuration of `genreg.networks`, and give it to
+end in "-duff" have the architectures and settings of Duff, Campbell and Ehrhardt (2021), "celeba" those of
+González, Almansa and Tan (2021) for faces, whose images have to lie in ``$GENREG_DATA/celeba``; they want a GPU.
+Other models are trained by the same calls: build a configuration of `genreg.networks`, and give it to
 `genreg.training.fit` or `genreg.adversarial.fit`, on a GPU if there is one (put the model there; the images
 follow).
 """
@@ -24,7 +25,7 @@ from genreg.training import evaluate, fit, latent_statistics, range_error, white
 __all__ = ["RECIPES", "Data", "Recipe", "train"]
 
 
-def _critic(image_shape: tuple[int, int], widths: tuple[int, ...]) -> DenseConfig:
+def _critic(image_shape: tuple[int, ...], widths: tuple[int, ...]) -> DenseConfig:
     """Return a configuration whose encoder is a critic.
 
     A fully connected critic makes the generator cover the images better than one of convolutions: on MNIST,
@@ -139,7 +140,7 @@ def train(
     ValueError
         If there is no such recipe, or the checkpoint belongs to a run with other settings.
     FileNotFoundError
-        If the training images are missing (`genreg.datasets.mnist`).
+        If the training images are missing (`genreg.datasets.mnist`; for "celeba" the folder of images).
     """
     if name not in RECIPES:
         raise ValueError(f"name must be one of {sorted(RECIPES)}, got {name!r}")

@@ -24,6 +24,7 @@ from genreg.fidelity import Fidelity
 from genreg.operators import to_element, to_torch
 from genreg.regularisers import Regulariser
 from genreg.solvers import Choice, Solution, Trial, l_curve, morozov
+from genreg.solvers.door import is_element
 from genreg.solvers.driver import Callback
 from genreg.solvers.objective import block_spaces, pack
 
@@ -84,7 +85,7 @@ class Reconstruction:
         return Solution.advice(self)  # type: ignore[arg-type]
 
     def show(self, reference: Any = None, *, columns: int = 8, **imshow: Any) -> Any:
-        """Draw the images, and their errors if a reference is given.
+        """Draw the images, and their errors if a reference is given; a sample ``(3, n, m)`` in colour.
 
         Parameters
         ----------
@@ -104,6 +105,8 @@ class Reconstruction:
         rows = {"reconstruction": self.image}
         if reference is not None:
             rows = {"reference": reference, **rows}
+        if self.lam.ndim == 0 and tuple(self.image.shape[:-2]) == (3,):
+            rows = {key: item if is_element(item) else item[None] for key, item in rows.items()}
         return image_grid(rows, errors=reference is not None, columns=columns, **imshow)
 
 

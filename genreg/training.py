@@ -57,7 +57,7 @@ def fit(
     model
         The model, on the device to train on.
     images
-        Images ``(N, n, m)`` from which each step draws its batch, every image once an epoch; or a function
+        Images ``(N, *image_shape)`` from which each step draws its batch, every image once an epoch; or a function
         ``sampler(n, *, seed)`` that makes new ones, which is called with a different seed in each step.
     steps
         Number of steps of Adam (decoupled weight decay).
@@ -84,12 +84,12 @@ def fit(
         Bound on the norm of the gradient; none where None.
     ema
         Decay of an exponential moving average of the weights, which the model holds at the end; none where
-        None.
+        None. The running means and variances of batch normalisation are averaged alike.
     seed
         Seed of all random numbers: batches, noise, latent samples, dropout. The initial weights are the
         caller's. The same seed gives the same result on one device and number of threads.
     validation
-        Held-out images ``(N, n, m)`` for `evaluate`.
+        Held-out images ``(N, *image_shape)`` for `evaluate`.
     validate_every
         Number of steps between validations.
     checkpoint

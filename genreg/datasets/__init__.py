@@ -1,7 +1,8 @@
-"""Data sets: synthetic shapes and acrylic discs, MNIST, and measured X-ray data."""
+"""Data sets: synthetic shapes and acrylic discs, MNIST, folders of images, and measured X-ray data."""
 
 from genreg.datasets.discs import discs_with_holes
 from genreg.datasets.fan_beam import HTCData
+from genreg.datasets.folder import ImageFolder, image_folder
 from genreg.datasets.htc2022 import htc2022
 from genreg.datasets.limited_angle import LimitedAngleDiscs, solid_disc
 from genreg.datasets.mnist import mnist
@@ -9,9 +10,11 @@ from genreg.datasets.synthetic import shapes, shapes_plus
 
 __all__ = [
     "HTCData",
+    "ImageFolder",
     "LimitedAngleDiscs",
     "discs_with_holes",
     "htc2022",
+    "image_folder",
     "mnist",
     "shapes",
     "shapes_plus",

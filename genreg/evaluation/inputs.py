@@ -69,8 +69,10 @@ def held_out(name: str, n: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def load(name_or_path: str | os.PathLike[str]) -> Generator:
-    """Load a generator on a space of the shape of its images."""
+    """Load a generator on a space of the shape of its images; ValueError if they have channels."""
     model, card = weights.load(name_or_path)
+    if len(model.image_shape) != 2:
+        raise ValueError(f"model must have images without channels, got images of shape {model.image_shape}")
     G = Generator(model, odl.uniform_discr([-1, -1], [1, 1], tuple(model.image_shape), dtype="float32"))
     G.card = card
     return G

@@ -4,10 +4,10 @@ A model is a Gaussian with the mean G(z) and one standard deviation gamma for al
 
     p(x | z) = N(x; G(z), gamma^2 I),    p(z) = N(0, I),    q(z | x) = N(z; E(x), diag(s(x))^2),
 
-where s(x) exists for a variational model only. Images are tensors ``(B, n, m)`` without a channel axis, in
-[0, 1]; latent vectors are ``(B, latent_dim)``. Architectures are frozen dataclasses with a method ``build``;
-`build` makes a model from the dictionary that a card of trained weights stores. A `GAN` has the decoder of
-one autoencoder and, as its critic, the encoder of another.
+where s(x) exists for a variational model only. Grey images are tensors ``(B, n, m)`` without a channel axis,
+colour images ``(B, 3, n, m)``, both in [0, 1]; latent vectors are ``(B, latent_dim)``. Architectures are frozen
+dataclasses with a method ``build``; `build` makes a model from the dictionary that a card of trained weights
+stores. A `GAN` has the decoder of one autoencoder and, as its critic, the encoder of another.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,6 +20,7 @@ from genreg.networks._flow import Flow, FlowConfig
 from genreg.networks._grid import GridConfig
 from genreg.networks._regions import RegionsConfig
 from genreg.networks._small import ConvConfig, DenseConfig
+from genreg.networks._strided import StridedConfig
 
 __all__ = [
     "ARCHITECTURES",
@@ -34,6 +35,7 @@ __all__ = [
     "GanConfig",
     "GridConfig",
     "RegionsConfig",
+    "StridedConfig",
     "build",
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
@@ -14,13 +14,14 @@ from genreg.networks._duff import DuffConfig
 from genreg.networks._grid import GridConfig
 from genreg.networks._regions import RegionsConfig
 from genreg.networks._small import ConvConfig, DenseConfig
+from genreg.networks._strided import StridedConfig
 
 __all__ = ["AUTOENCODERS", "GAN", "GanConfig", "from_dict"]
 
 T = TypeVar("T")
 
 AUTOENCODERS: dict[str, Callable[..., Architecture]] = {
-    c.name: c for c in (DenseConfig, ConvConfig, RegionsConfig, DuffConfig, GridConfig)
+    c.name: c for c in (DenseConfig, ConvConfig, RegionsConfig, DuffConfig, GridConfig, StridedConfig)
 }
 
 
@@ -48,9 +49,9 @@ class GAN(nn.Module):
     Parameters
     ----------
     decoder
-        Module that maps ``(B, latent_dim)`` to images ``(B, n, m)``.
+        Module that maps ``(B, latent_dim)`` to images ``(B, *image_shape)``.
     critic
-        Module that maps images ``(B, n, m)`` to ``(B, 1)``.
+        Module that maps images ``(B, *image_shape)`` to ``(B, 1)``.
     config
         The architecture, of which ``image_shape`` and ``latent_dim`` are read.
     """
@@ -62,8 +63,8 @@ class GAN(nn.Module):
         self.config = config
 
     @property
-    def image_shape(self) -> tuple[int, int]:
-        """Rows and columns of an image."""
+    def image_shape(self) -> tuple[int, ...]:
+        """Rows and columns of an image; in front of them the channels, where it has some."""
         return self.config.image_shape
 
     @property
@@ -72,11 +73,11 @@ class GAN(nn.Module):
         return self.config.latent_dim
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the images G(z), ``(B, n, m)``, of latent vectors ``(B, latent_dim)``."""
+        """Return the images G(z), ``(B, *image_shape)``, of latent vectors ``(B, latent_dim)``."""
         return self.decoder(z)
 
     def discriminate(self, x: Tensor) -> Tensor:
-        """Return the values of the critic, ``(B,)``, of images ``(B, n, m)``: large for true ones."""
+        """Return the values of the critic, ``(B,)``, of images ``(B, *image_shape)``: large for true ones."""
         return self.critic(x)[:, 0].to(x.dtype)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -94,7 +95,8 @@ class GanConfig:
         Architecture of which the decoder is used.
     critic
         Architecture of which the encoder is used, with ``latent_dim=1`` and ``variational=False``; where
-        None, that of the generator with these two. With `DuffConfig` that is the paper's GAN.
+        None, that of the generator with these two and without batch normalisation. With `DuffConfig` that is
+        the paper's GAN.
 
     Raises
     ------
@@ -120,7 +122,7 @@ class GanConfig:
                     f"got {type(value).__name__}"
                 )
         if self.critic is None:
-            object.__setattr__(self, "critic", replace(self.generator, latent_dim=1, variational=False))
+            object.__setattr__(self, "critic", self.generator.as_critic())
         found = (self.critic.latent_dim, self.critic.variational, self.critic.image_shape)
         if found != (1, False, self.image_shape):
             raise ValueError(
@@ -129,8 +131,8 @@ class GanConfig:
             )
 
     @property
-    def image_shape(self) -> tuple[int, int]:
-        """Rows and columns of an image."""
+    def image_shape(self) -> tuple[int, ...]:
+        """Rows and columns of an image; in front of them the channels, where it has some."""
         return self.generator.image_shape
 
     @property

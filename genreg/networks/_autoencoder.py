@@ -12,13 +12,15 @@ __all__ = ["Architecture", "Autoencoder"]
 class Autoencoder(nn.Module):
     """An encoder and a decoder with one standard deviation for all pixels.
 
+    Images are ``(B, n, m)``, or ``(B, channels, n, m)`` for an architecture with channels.
+
     Parameters
     ----------
     encoder
-        Module that maps images ``(B, n, m)`` to ``(B, latent_dim)``, or ``(B, 2 * latent_dim)`` for a
+        Module that maps images ``(B, *image_shape)`` to ``(B, latent_dim)``, or ``(B, 2 * latent_dim)`` for a
         variational model: the means, then the logarithms of the standard deviations.
     decoder
-        Module that maps ``(B, latent_dim)`` to mean images ``(B, n, m)``.
+        Module that maps ``(B, latent_dim)`` to mean images ``(B, *image_shape)``.
     config
         The architecture, of which ``image_shape``, ``latent_dim`` and ``variational`` are read.
 
@@ -36,8 +38,8 @@ class Autoencoder(nn.Module):
         self.log_gamma = nn.Parameter(torch.tensor(math.log(0.25)))
 
     @property
-    def image_shape(self) -> tuple[int, int]:
-        """Rows and columns of an image."""
+    def image_shape(self) -> tuple[int, ...]:
+        """Rows and columns of an image; in front of them the channels, where it has some."""
         return self.config.image_shape
 
     @property
@@ -51,11 +53,11 @@ class Autoencoder(nn.Module):
         return self.config.variational
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the mean images ``(B, n, m)`` of latent vectors ``(B, latent_dim)``."""
+        """Return the mean images ``(B, *image_shape)`` of latent vectors ``(B, latent_dim)``."""
         return self.decoder(z)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return the (mean) latent vectors ``(B, latent_dim)`` of images ``(B, n, m)``."""
+        """Return the (mean) latent vectors ``(B, latent_dim)`` of images ``(B, *image_shape)``."""
         return self.encoder(x)[:, : self.latent_dim]
 
     def encode_distribution(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +76,7 @@ class Autoencoder(nn.Module):
         return mean, log_std.exp()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return G(E(x)), ``(B, n, m)``."""
+        """Return G(E(x)), ``(B, *image_shape)``."""
         return self.decode(self.encode(x))
 
 
@@ -84,8 +86,8 @@ class Architecture(Protocol):
     name: ClassVar[str]
 
     @property
-    def image_shape(self) -> tuple[int, int]:
-        """Rows and columns of an image."""
+    def image_shape(self) -> tuple[int, ...]:
+        """Rows and columns of an image; in front of them the channels, where it has some."""
         ...
 
     @property

@@ -1,8 +1,8 @@
 """What the configurations of architectures share, and the layers they are made of."""
 
 import itertools
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 @dataclass(frozen=True, kw_only=True)
 class Config:
     name: ClassVar[str]
+    colour: ClassVar[bool] = False
+    """Whether images may have channels, ``image_shape = (channels, rows, columns)``."""
 
-    image_shape: tuple[int, int]
+    image_shape: tuple[int, ...]
     latent_dim: int
     variational: bool = True
 
@@ -34,8 +36,9 @@ class Config:
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
-        if len(self.image_shape) != 2 or min(self.image_shape) < 1:
-            raise ValueError(f"image_shape must be two positive integers, got {self.image_shape}")
+        if len(self.image_shape) not in ((2, 3) if self.colour else (2,)) or min(self.image_shape) < 1:
+            required = "two positive integers" + (", or three with the channels first" if self.colour else "")
+            raise ValueError(f"image_shape must be {required}, got {self.image_shape}")
         if self.latent_dim < 1:
             raise ValueError(f"latent_dim must be positive, got {self.latent_dim}")
         maximum = getattr(self, "maximum", None)
@@ -50,9 +53,41 @@ class Config:
         """Number of outputs of the encoder."""
         return 2 * self.latent_dim if self.variational else self.latent_dim
 
+    @property
+    def image_channels(self) -> int:
+        """Number of channels of an image, 1 where it has no such axis."""
+        return 1 if len(self.image_shape) == 2 else self.image_shape[0]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Rows and columns of an image."""
+        rows, columns = self.image_shape[-2:]
+        return rows, columns
+
+    def _check_halves(self, channels: tuple[int, ...]) -> None:
+        """Check that as many convolutions of stride 2 as there are channels fit the image."""
+        factor = 2 ** len(channels)
+        if not channels or any(size % factor for size in self.image_size):
+            raise ValueError(
+                f"image_shape must be divisible by 2 ** len(channels) = {factor}, got {self.image_shape} "
+                f"with channels {channels}"
+            )
+
+    def _with_channels(self) -> list[nn.Module]:
+        """Return what gives images the axis of channels that convolutions need."""
+        return [nn.Unflatten(1, (1, self.image_shape[0]))] if len(self.image_shape) == 2 else []
+
+    def _as_image(self) -> list[nn.Module]:
+        """Return what takes that axis away again."""
+        return [nn.Flatten(1, 2)] if len(self.image_shape) == 2 else []
+
     def build(self) -> Autoencoder:
         """Return a model with random weights (from torch's global generator)."""
         raise NotImplementedError
+
+    def as_critic(self) -> Self:
+        """Return the configuration whose encoder is the critic of a GAN with this decoder."""
+        return replace(self, latent_dim=1, variational=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-able dictionary that `build` takes."""

@@ -16,7 +16,7 @@ __all__ = ["RegionsConfig"]
 class _Union(nn.Module):
     """Map the entries of the factors ``(B, regions * rank * (n + m))`` to images ``(B, n, m)``."""
 
-    def __init__(self, image_shape: tuple[int, int], regions: int, rank: int, maximum: float) -> None:
+    def __init__(self, image_shape: tuple[int, ...], regions: int, rank: int, maximum: float) -> None:
         super().__init__()
         self.image_shape = image_shape
         self.regions = regions

@@ -35,6 +35,7 @@ class DenseConfig(Config):
     """
 
     name: ClassVar[str] = "dense"
+    colour: ClassVar[bool] = True
 
     encoder: tuple[int, ...] = (512, 512)
     decoder: tuple[int, ...] = (512, 512)
@@ -59,7 +60,7 @@ class ConvConfig(Config):
 
     The encoder halves the resolution with each convolution (kernel 4, stride 2); the decoder doubles it with
     a convolution (kernel 3) to four times the channels and a pixel shuffle, which costs a CPU less than half
-    of a transposed convolution of the same width. The last convolution maps to one channel.
+    of a transposed convolution of the same width. The last convolution maps to the channels of the image.
 
     Parameters
     ----------
@@ -80,6 +81,7 @@ class ConvConfig(Config):
     """
 
     name: ClassVar[str] = "conv"
+    colour: ClassVar[bool] = True
 
     channels: tuple[int, ...] = (16, 32, 64)
     hidden: int = 256
@@ -89,20 +91,15 @@ class ConvConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        factor = 2 ** len(self.channels)
-        if not self.channels or any(size % factor for size in self.image_shape):
-            raise ValueError(
-                f"image_shape must be divisible by 2 ** len(channels) = {factor}, got {self.image_shape} "
-                f"with channels {self.channels}"
-            )
+        self._check_halves(self.channels)
 
     def build(self) -> Autoencoder:
         """Return a model with random weights."""
-        rows, columns = (size // 2 ** len(self.channels) for size in self.image_shape)
+        rows, columns = (size // 2 ** len(self.channels) for size in self.image_size)
         features = self.channels[-1] * rows * columns
         act = ACTIVATIONS[self.activation]
-        down: list[nn.Module] = [nn.Unflatten(1, (1, self.image_shape[0]))]
-        for inputs, outputs in zip((1, *self.channels[:-1]), self.channels, strict=True):
+        down = self._with_channels()
+        for inputs, outputs in zip((self.image_channels, *self.channels[:-1]), self.channels, strict=True):
             down += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), act()]
         down += [nn.Flatten(), *mlp((features, self.hidden, self.codes), self.activation)]
         if self.decoder:
@@ -114,7 +111,6 @@ class ConvConfig(Config):
         up.append(nn.Unflatten(1, (self.channels[-1], rows, columns)))
         for inputs, outputs in zip(self.channels[:0:-1], self.channels[-2::-1], strict=True):
             up += [nn.Conv2d(inputs, 4 * outputs, 3, padding=1), nn.PixelShuffle(2), act()]
-        up += [nn.Conv2d(self.channels[0], 4, 3, padding=1), nn.PixelShuffle(2)]
-        return Autoencoder(
-            nn.Sequential(*down), nn.Sequential(*up, *saturation(self.maximum), nn.Flatten(1, 2)), self
-        )
+        up += [nn.Conv2d(self.channels[0], 4 * self.image_channels, 3, padding=1), nn.PixelShuffle(2)]
+        up += [*saturation(self.maximum), *self._as_image()]
+        return Autoencoder(nn.Sequential(*down), nn.Sequential(*up), self)
