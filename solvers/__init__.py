@@ -4,6 +4,8 @@ Every solver takes ODL functionals and elements, or tensors with a leading batch
 `Solution`, in which every sample has its own value, status and history.
 """
 
+from genreg.solvers.adam import Adam
+from genreg.solvers.checks import debugging
 from genreg.solvers.descent import alternating_gradient_descent, gradient_descent, ipalm, palm, quasi_newton
 from genreg.solvers.driver import Iterate
 from genreg.solvers.inertial import Inertial
@@ -19,6 +21,7 @@ from genreg.solvers.solution import Solution, Status
 from genreg.solvers.updates import ProxGradient, QuasiNewton
 
 __all__ = [
+    "Adam",
     "Backtracking",
     "Choice",
     "Inertial",
@@ -32,6 +35,7 @@ __all__ = [
     "Trial",
     "alternating_gradient_descent",
     "conjugate_gradient",
+    "debugging",
     "gradient_descent",
     "ipalm",
     "l_curve",

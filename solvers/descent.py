@@ -13,6 +13,8 @@ doi:10.1007/s10107-013-0701-9.
 
 T. Pock, S. Sabach (2016), Inertial proximal alternating linearized minimization (iPALM) for nonconvex and
 nonsmooth problems, doi:10.1137/16M1064064.
+
+A. Bora, A. Jalal, E. Price, A. G. Dimakis (2017), Compressed sensing using generative models, arXiv:1703.03208.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 
 from odl.functionals import Functional
 
+from genreg.solvers.adam import Adam
 from genreg.solvers.door import enter
 from genreg.solvers.driver import Callback, run
 from genreg.solvers.inertial import Inertial
@@ -32,6 +35,8 @@ from genreg.solvers.updates import ProxGradient, QuasiNewton, Update
 
 __all__ = ["alternating_gradient_descent", "gradient_descent", "ipalm", "palm", "quasi_newton"]
 
+_SMOOTH = (Adam, QuasiNewton)  # updates that need a block without a proximable part
+
 
 def gradient_descent(
     objective: Objective | Functional,
@@ -40,6 +45,7 @@ def gradient_descent(
     max_iter: int = 500,
     tol: float = 1e-4,
     line_search: Backtracking | None = None,
+    updates: Mapping[str, Update] | None = None,
     callback: Callback | None = None,
     progress: bool = True,
 ) -> Solution:
@@ -57,6 +63,10 @@ def gradient_descent(
         A sample has converged when :math:`\|\nabla H(v)\| (1 + \|v\|) / |H(v)|` is at most this.
     line_search : Backtracking, optional
         By default the spectral rule; ``Backtracking()`` is the rule of algorithm 1 itself.
+    updates : dict of str to update, optional
+        Another way to move the block: ``{"z": Adam(lr=0.02)}``, which on the problem of `HardConstraint` is the
+        method of Bora et al. Adam may let the objective rise, so that the result of a sample is the iterate with
+        the smallest one, unless the last iterate met the tolerance.
     callback : callable, optional
         Called with an `Iterate` after every iteration; a true answer ends the run.
     progress : bool
@@ -75,7 +85,9 @@ def gradient_descent(
         If the objective is not differentiable.
     """
     update = ProxGradient(line_search or Backtracking(spectral=True))
-    return _descend(objective, init, update, max_iter, tol, callback, progress, blocks=1, prox=False)
+    return _descend(
+        objective, init, update, max_iter, tol, callback, progress, blocks=1, prox=False, updates=updates
+    )
 
 
 def alternating_gradient_descent(
@@ -196,9 +208,9 @@ def _descend(
             raise ValueError(
                 f"updates must name blocks of the objective, {list(objective.spaces)}, got {name!r}"
             )
-        if isinstance(other, QuasiNewton) and name in objective.proximable:
+        if isinstance(other, _SMOOTH) and name in objective.proximable:
             raise NotImplementedError(
-                f"updates[{name!r}] must take a proximable part, QuasiNewton needs a smooth block"
+                f"updates[{name!r}] must take a proximable part, {type(other).__name__} needs a smooth block"
             )
     return run(
         objective,

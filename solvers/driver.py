@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from genreg.solvers.checks import Checks, is_debugging, is_monotone
 from genreg.solvers.door import Door
 from genreg.solvers.objective import Blocks, Objective
 from genreg.solvers.solution import Solution, Status
@@ -103,6 +104,11 @@ def _start(objective: Objective, blocks: Blocks, updates: Mapping[str, Update]) 
     )
 
 
+def _result(state: State) -> State:
+    """What a result needs of a state."""
+    return replace(state, gradients={}, steps={}, memory={}, rejections={})
+
+
 def run(
     objective: Objective,
     door: Door,
@@ -115,6 +121,9 @@ def run(
     description: str = "",
 ) -> Solution:
     """Apply the updates in turn until every sample has ended.
+
+    The result of a sample is its last iterate. If one of the updates lets the objective rise (``monotone`` is
+    false), it is the iterate with the smallest objective, unless the last one met the tolerance.
 
     Parameters
     ----------
@@ -138,12 +147,19 @@ def run(
     Returns
     -------
     Solution
-        ``history`` has ``value`` and ``residual``.
+        ``history`` has ``value`` and ``residual`` of the iterates.
+
+    Raises
+    ------
+    AssertionError
+        If an update breaks its contract, see `debugging`, inside which alone this is checked.
     """
     check_stopping(max_iter, tol)
     began = time.perf_counter()
     state = _start(objective, door.blocks, updates)
     record = _Record(state)
+    best = None if all(map(is_monotone, updates.values())) else _result(state)
+    checks = Checks(state, record.blocks) if is_debugging() else None
     index = torch.arange(state.smooth.shape[0], device=state.smooth.device)
     iterations = torch.zeros_like(index)
     status = torch.where(torch.isfinite(state.value), Status.RUNNING, Status.NON_FINITE)
@@ -158,22 +174,45 @@ def run(
             running = status == Status.RUNNING
             if (ended := active & ~running).any():
                 at = ended.nonzero().squeeze(1)
-                record.write(index[at], state.take(at), status[at], iterations[at])
+                last = result = state.take(at)
+                if best is not None:
+                    kept = replace(best.take(at), calls=last.calls)
+                    result = _result(last).where(status[at] == Status.CONVERGED, kept)
+                record.write(index[at], result, status[at], iterations[at])
+                if checks:
+                    checks.end(index[at], last)
             if not running.any():
                 break
             if running.float().mean() < _COMPACT_BELOW:
                 keep = running.nonzero().squeeze(1)
                 state, objective = state.take(keep), objective.take(keep)
                 index, iterations, status = index[keep], iterations[keep], status[keep]
+                best = None if best is None else best.take(keep)
                 running = torch.ones_like(keep, dtype=torch.bool)
             active = running
 
             before = state
-            for block, update in updates.items():
-                state = update(objective, state, block)
             trips += 1
+            for block, update in updates.items():
+                previous, state = state, update(objective, state, block)
+                if checks:
+                    checks.turn(
+                        objective,
+                        previous,
+                        state,
+                        block,
+                        update,
+                        start=before,
+                        samples=index,
+                        running=running,
+                        iteration=trips,
+                    )
             if not running.all():
                 state = state.where(running, before)
+            if checks:
+                checks.iteration(state, updates, samples=index, running=running, iteration=trips)
+            if best is not None:
+                best = _result(state).where(state.value <= best.value, best)
             iterations = iterations + (running & (state.idle == 0))
             record.remember(index, state)
             status = torch.where(

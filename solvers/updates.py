@@ -19,7 +19,7 @@ from torch import Tensor
 from genreg.solvers.line_search import Backtracking, inner
 from genreg.solvers.objective import Blocks, Objective
 
-__all__ = ["ProxGradient", "QuasiNewton", "State", "TrialStep", "Update", "descent_step", "where"]
+__all__ = ["ProxGradient", "QuasiNewton", "State", "TrialStep", "Update", "descent_step", "relative", "where"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class State:
 
 
 class Update(Protocol):
-    """Moves one block of the state."""
+    """Moves one block of the state; the objective does not rise, unless a class attribute ``monotone`` is false."""
 
     @property
     def line_search(self) -> Backtracking:
@@ -105,6 +105,12 @@ class Update(Protocol):
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """Return the state after one trial in `block`."""
+
+
+def relative(state: State, block: str, norm: Tensor) -> Tensor:
+    """A residual of a block, ``(B,)``, in units of |F| / (1 + ‖v_i‖)."""
+    size = 1 + inner(state.blocks[block], state.blocks[block]).sqrt()
+    return norm * size / state.value.abs().clamp_min(torch.finfo(norm.dtype).tiny)
 
 
 def where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
@@ -152,8 +158,6 @@ class TrialStep:
         parts = dict(state.proximable)
         if self.part is not None:
             parts[block] = torch.where(accepted, self.part, parts[block])
-        size = 1 + inner(state.blocks[block], state.blocks[block]).sqrt()
-        scale = state.value.abs().clamp_min(torch.finfo(self.smooth.dtype).tiny)
         return State(
             blocks={**state.blocks, block: where(accepted, self.point, state.blocks[block])},
             gradients={
@@ -163,7 +167,7 @@ class TrialStep:
             proximable=parts,
             steps={**state.steps, block: steps},
             memory={**state.memory, block: memory},
-            residuals={**state.residuals, block: residual * size / scale},
+            residuals={**state.residuals, block: relative(state, block, residual)},
             rejections={**state.rejections, block: torch.where(accepted, 0, state.rejections[block] + 1)},
             calls=state.calls + 1,
         )

@@ -1,0 +1,266 @@
+"""The debug mode: every solver passes, every kind of cheating is caught, and it costs nothing when off."""
+
+from dataclasses import dataclass, field, replace
+
+import odl
+import pytest
+import torch
+
+from genreg.operators import NetworkOperator, to_torch
+from genreg.solvers import (
+    Adam,
+    Backtracking,
+    Objective,
+    ProxGradient,
+    QuasiNewton,
+    alternating_gradient_descent,
+    debugging,
+    gradient_descent,
+    ipalm,
+    lbfgs,
+    palm,
+    projected_gradient,
+    quasi_newton,
+)
+from genreg.solvers.checks import is_debugging
+from genreg.solvers.door import enter
+from genreg.solvers.driver import run
+
+B, M, N, K = 6, 10, 14, 3
+
+
+def latent(dtype):
+    """½‖A tanh(W z) - y‖² w + ‖z‖² for samples of very different weight w."""
+    A, W = torch.randn(M, N, dtype=dtype), torch.randn(N, K, dtype=dtype)
+    per_sample = {"y": torch.randn(B, M, dtype=dtype), "w": torch.logspace(-2, 3, B, dtype=dtype)}
+
+    def smooth(blocks, y, w):
+        z = blocks["z"]
+        return 0.5 * w * ((z @ W.T).tanh() @ A.T - y).square().sum(1) + z.square().sum(1)
+
+    space = odl.rn(K, dtype=str(dtype).removeprefix("torch."))
+    return Objective(smooth, {"z": space}, per_sample=per_sample), {"z": torch.randn(B, K, dtype=dtype)}
+
+
+def deviation(dtype, rough):
+    """½‖A (u + tanh(W z)) - y‖² w + ‖z‖² + ‖u‖₁, the last in place of ‖u‖² where it is rough."""
+    A, W = torch.randn(M, N, dtype=dtype), torch.randn(N, K, dtype=dtype)
+    per_sample = {"y": torch.randn(B, M, dtype=dtype), "w": torch.logspace(-2, 3, B, dtype=dtype)}
+
+    def smooth(blocks, y, w):
+        u, z = blocks["u"], blocks["z"]
+        ridge = 0.0 if rough else u.square().sum(1)
+        r = (u + (z @ W.T).tanh()) @ A.T - y
+        return 0.5 * w * r.square().sum(1) + z.square().sum(1) + ridge
+
+    name = str(dtype).removeprefix("torch.")
+    U = odl.uniform_discr(0, N / 2, N, dtype=name)
+    parts = {"u": to_torch(odl.functionals.L1Norm(U))} if rough else {}
+    start = {"u": torch.zeros(B, N, dtype=dtype), "z": torch.randn(B, K, dtype=dtype)}
+    return Objective(smooth, {"u": U, "z": odl.rn(K, dtype=name)}, parts, per_sample), start
+
+
+SOLVERS = {
+    "gradient_descent": (gradient_descent, latent, {}),
+    "growth": (gradient_descent, latent, {"line_search": Backtracking()}),
+    "adam": (gradient_descent, latent, {"updates": {"z": Adam(lr=0.3)}}),
+    "quasi_newton": (quasi_newton, latent, {}),
+    "alternating": (alternating_gradient_descent, lambda d: deviation(d, False), {}),
+    "lbfgs": (lbfgs, lambda d: deviation(d, False), {}),
+    "palm": (palm, lambda d: deviation(d, True), {}),
+    "palm and quasi-Newton": (palm, lambda d: deviation(d, True), {"updates": {"z": QuasiNewton()}}),
+    "palm and Adam": (palm, lambda d: deviation(d, True), {"updates": {"z": Adam(lr=0.1)}}),
+    "ipalm": (ipalm, lambda d: deviation(d, True), {}),
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_every_solver_passes_and_goes_the_same_way(name, dtype):
+    solver, make, options = SOLVERS[name]
+    objective, start = make(dtype)
+    tol = 1e-3 if dtype == torch.float32 else 1e-5
+    plain = solver(objective, start, max_iter=100, tol=tol, progress=False, **options)
+    with debugging():
+        checked = solver(objective, start, max_iter=100, tol=tol, progress=False, **options)
+    assert len(set(plain.iterations.tolist())) > 1 or "dam" in name  # samples ended at different times
+    assert torch.equal(checked.value, plain.value) and torch.equal(checked.status, plain.status)
+    assert torch.equal(checked.operator_calls, plain.operator_calls)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_projected_gradient_passes(dtype):
+    net = torch.nn.Sequential(torch.nn.Linear(K, N), torch.nn.Tanh()).to(getattr(torch, dtype))
+    G = NetworkOperator(net, odl.rn(K, dtype=dtype), odl.rn(N, dtype=dtype))
+    A = odl.MatrixOperator(torch.randn(M, N, dtype=getattr(torch, dtype)).numpy(), G.range)
+    y = torch.randn(3, M, dtype=getattr(torch, dtype))
+    with debugging():
+        solution = projected_gradient(A, y, G, max_iter=10, inner_iterations=10, progress=False)
+    assert (solution.history["value"].diff(dim=0) <= 1e-5).all()
+
+
+@dataclass(frozen=True)
+class Cheat:
+    """A gradient step after which `spoil` changes the state; it remembers the samples' numbers and counts turns."""
+
+    spoil: object
+    sound: ProxGradient = field(default_factory=ProxGradient)
+
+    @property
+    def line_search(self):
+        return self.sound.line_search
+
+    def first_step(self, gradient):
+        return self.sound.first_step(gradient)
+
+    def first_memory(self, gradient):
+        numbers = torch.arange(len(gradient), dtype=gradient.dtype)
+        return torch.stack((numbers, torch.zeros_like(numbers)), 1)
+
+    def __call__(self, objective, state, block):
+        number, turn = state.memory[block].unbind(1)
+        after = self.spoil(objective, state, self.sound(objective, state, block), number, int(turn.max()) + 1)
+        return replace(after, memory={block: torch.stack((number, turn + 1), 1)})
+
+
+class Declared(Cheat):
+    monotone = False
+
+
+def climbs(objective, before, after, number, turn):
+    """Sample 2 goes uphill at the third turn."""
+    uphill = (0.1 * (number == 2) * (turn == 3))[:, None]
+    z = after.blocks["z"] + uphill * before.gradients["z"]
+    smooth, gradients = objective.value_and_gradient({"z": z})
+    return replace(after, blocks={"z": z}, smooth=smooth, gradients=gradients)
+
+
+def flatters(objective, before, after, number, turn):
+    return replace(after, smooth=torch.where(number == 4, after.smooth * (1 - 1e-6), after.smooth))
+
+
+def forgets_the_gradient(objective, before, after, number, turn):
+    return replace(after, gradients=before.gradients)
+
+
+def drifts(objective, before, after, number, turn):
+    """Blocks are moved in place, where the state before has them too."""
+    if turn == 12:
+        before.blocks["z"][number == 0] += 0.5
+    return after
+
+
+def becomes_nan(objective, before, after, number, turn):
+    return replace(after, smooth=torch.where(number == 1, torch.nan, after.smooth))
+
+
+def solve(update, tol=0.0, max_iter=20):
+    objective, start = latent(torch.float64)
+    return run(
+        objective, enter(start, objective.spaces), {"z": update}, max_iter=max_iter, tol=tol, progress=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (climbs, r"sample 2, iteration 3, update of 'z' by Cheat: the objective rose: [\d.]+, then [\d.]+"),
+        (flatters, r"sample 4, iteration 1, update of 'z' by Cheat: H is not what the state says"),
+        (forgets_the_gradient, r"sample 0, iteration 1, update of 'z' by Cheat: the gradient in 'z' is not"),
+        (becomes_nan, r"sample 1, iteration 1, update of 'z' by Cheat: the objective rose: [\d.]+, then nan"),
+    ],
+)
+def test_cheating_is_caught(spoil, message):
+    solve(Cheat(spoil))  # unnoticed
+    with debugging(), pytest.raises(AssertionError, match=message) as caught:
+        solve(Cheat(spoil))
+    if spoil is climbs:
+        first, second = map(float, str(caught.value).rsplit(": ", 1)[1].split(", then "))
+        assert second > first
+    if spoil is flatters:
+        first, second = map(float, str(caught.value).rsplit(": ", 1)[1].split(", then "))
+        assert abs(first / second - (1 - 1e-6)) < 1e-12
+
+
+def test_what_has_ended_must_not_change():
+    """Sample 0 starts at its minimum and ends at once; the others run on, so that it stays in the batch."""
+
+    def smooth(blocks, target):
+        return 1 + ((blocks["z"] - target).square() * torch.tensor([1.0, 30.0, 900.0])).sum(1)
+
+    target = torch.randn(B, K, dtype=torch.float64)
+    objective = Objective(smooth, {"z": odl.rn(K)}, per_sample={"target": target})
+    start = torch.zeros(B, K, dtype=torch.float64)
+    start[0] = target[0]
+
+    def solve():
+        door = enter(start, objective.spaces)
+        return run(objective, door, {"z": Cheat(drifts)}, max_iter=30, tol=1e-9, progress=False)
+
+    plain = solve()
+    assert plain.iterations[0] < 12 < plain.iterations[1:].min()
+    message = (
+        r"sample 0, iteration 12, update of 'z' by Cheat: block 'z' of a sample that has ended changed: "
+    )
+    with debugging(), pytest.raises(AssertionError, match=message):
+        solve()
+
+
+def test_results_of_ended_samples_must_not_change():
+    """An update with a hand on the results of the run."""
+    from genreg.solvers.checks import Checks
+    from genreg.solvers.driver import _start
+
+    objective, start = latent(torch.float64)
+    update = {"z": ProxGradient()}
+    state = _start(objective, start, update)
+    results = {"z": start["z"].clone()}
+    checks = Checks(state, results)
+    checks.end(torch.tensor([3]), state.take(torch.tensor([3])))
+    samples = torch.arange(B)
+    running = samples != 3
+    checks.iteration(state, update, samples=samples, running=running, iteration=5)
+    results["z"][4] += 1  # has not ended
+    checks.iteration(state, update, samples=samples, running=running, iteration=5)
+    results["z"][3, 1] = 7.0
+    message = (
+        r"sample 3, iteration 5, updates of 'z' by ProxGradient: the result 'z' .* changed: .*, then 7.0"
+    )
+    with pytest.raises(AssertionError, match=message):
+        checks.iteration(state, update, samples=samples, running=running, iteration=5)
+
+
+def test_declared_updates_may_climb_but_not_cheat():
+    with debugging():
+        solution = solve(Declared(climbs))
+        assert (solution.history["value"].diff(dim=0)[:, 2] > 0).any()
+        assert torch.equal(solution.value, solution.history["value"].amin(0))
+        with pytest.raises(AssertionError, match=r"sample 4, .* H is not what the state says"):
+            solve(Declared(flatters))
+
+
+def test_costs_nothing_when_off_and_ends_with_the_block():
+    objective, start = latent(torch.float64)
+    calls = []
+
+    def counted(blocks, **per_sample):
+        calls.append(1)
+        return objective.smooth(blocks, **per_sample)
+
+    def evaluations():
+        calls.clear()
+        solution = gradient_descent(
+            replace(objective, smooth=counted), start, max_iter=20, tol=0.0, progress=False
+        )
+        return len(calls), len(solution.history["value"])
+
+    calls_off, turns = evaluations()
+    assert calls_off == turns
+    with pytest.raises(RuntimeError, match="inside"), debugging():
+        assert is_debugging()
+        with debugging():
+            pass
+        assert is_debugging()
+        assert evaluations() == (2 * turns - 1, turns)
+        raise RuntimeError("inside")
+    assert not is_debugging() and evaluations() == (calls_off, turns)
