@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -215,11 +216,14 @@ class ImageFolder:
             raise ValueError(
                 f"image {file} must have at least {least[0]} x {least[1]} pixels, got {given[0]} x {given[1]}"
             )
-        scale = min(g / s for g, s in zip(given, size, strict=True)) if self.crop is None else 0.0
-        height, width = least if self.crop is not None else (scale * size[0], scale * size[1])
-        top, left = (given[0] - height) // 2, (given[1] - width) // 2
-        box = (left, top, min(left + width, given[1]), min(top + height, given[0]))
-        small = image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
+        height, width = least
+        if self.crop is None:
+            scale = min(g / s for g, s in zip(given, size, strict=True))
+            height, width = min(scale * size[0], given[0]), min(scale * size[1], given[1])
+        top, left = int((given[0] - height) // 2), int((given[1] - width) // 2)
+        # cut first, for the filter would look beyond its box
+        part = image.crop((left, top, left + math.ceil(width), top + math.ceil(height)))
+        small = part.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=(0, 0, width, height))
         pixels = torch.from_numpy(np.array(small, np.float32)).clamp_(0, 255)
         return pixels.movedim(-1, 0) if pixels.ndim == 3 else pixels.expand(self.image_shape)
 
@@ -257,7 +261,7 @@ def image_folder(
 
 
 def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in pair):
         raise ValueError(f"{name} must be a positive integer or two, rows and columns, got {value!r}")
     return pair[0], pair[1]
