@@ -166,18 +166,14 @@ class SpectralProx(DataProx):
             return t.unflatten(-1, space_shape(self.operator.domain))
         return t.movedim(-1, self._axis)
 
-    def _check_smallest(self, shift: float) -> None:
-        """Refuse a shift that lets the rounding of A x through, amplified to the size of x."""
+    def _least(self, shift: float) -> float:
+        """Refuse a shift that lets the rounding of A x through, amplified to a tenth of x or more."""
         if not len(self._spectrum):
-            return
+            return 0.0
+        square, eps = float(self._spectrum[0]) ** 2, torch.finfo(self._real).eps
         s = self._spectrum / self._spectrum[0]
-        relative, eps = shift / float(self._spectrum[0]) ** 2, torch.finfo(self._real).eps
-        if eps * float((s / (s * s + relative)).max()) > 0.1:
-            raise ValueError(
-                f"`shift` (sigma^2 beta) must be at least {eps * float(self._spectrum[0]) ** 2:.3g}, the precision "
-                f"of {self._real} times ||A||^2, for this operator: A^T A + shift is singular to rounding; got "
-                f"{shift:.3g}"
-            )
+        amplified = eps * float((s / (s * s + shift / square)).max())
+        return eps * square if amplified > 0.1 else 0.0
 
 
 def _decomposed(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -228,8 +224,10 @@ class ScaledProx(DataProx):
     def reduced(self, v: Tensor, shift: Step) -> Tensor:  # noqa: D102
         return self._square * self._inner.reduced(v, shift / self._square)
 
-    def _check_smallest(self, shift: float) -> None:
-        self._inner.check(shift / self._square)
+    def _least(self, shift: float) -> float:
+        tiny = torch.finfo(self._real).tiny
+        scaled = shift / self._square
+        return self._square * (tiny if scaled < tiny else self._inner._least(scaled))
 
 
 @teach_data_prox.register(odl.ScalingOperator)

@@ -102,15 +102,18 @@ class DataProx(ABC):
         if values.is_complex() or values.dtype == torch.bool:
             raise TypeError(f"`shift` must be real, got {values.dtype}")
         if values.numel():
-            if not bool((torch.isfinite(values) & (values > 0)).all()):
-                raise ValueError(f"`shift` (sigma^2 beta) must be positive and finite, got {_listed(values)}")
-            smallest, tiny = float(values.min()), torch.finfo(self._real).tiny
-            if smallest < tiny:
+            limits = torch.finfo(self._real)
+            if not bool(((values > 0) & (values <= limits.max)).all()):
                 raise ValueError(
-                    f"`shift` (sigma^2 beta) must be at least {tiny:.3g}, the smallest normal number of "
-                    f"{self._real}, or the step is singular; got {smallest:.3g}"
+                    f"`shift` (sigma^2 beta) must be positive and finite in {self._real}, got {_listed(values)}"
                 )
-            self._check_smallest(smallest)
+            smallest = float(values.min())
+            least = limits.tiny if smallest < limits.tiny else self._least(smallest)
+            if smallest < least:
+                raise ValueError(
+                    f"`shift` (sigma^2 beta) must be at least {least:.3g}, or the step is singular in "
+                    f"{self._real} for this `A`; got {smallest:.3g}"
+                )
         batches = [tuple(values.shape)]
         if point is not None:
             batches.append(check_tensor(point, self.operator.domain, "point"))
@@ -176,8 +179,9 @@ class DataProx(ABC):
     def _correction(self, r: Tensors, shift: Step, guess: Tensor | None) -> Tensor:
         """Return (A^T A + shift)^-1 A^T r; the shift is a number or ``(*batch,)``, `guess` an estimate."""
 
-    def _check_smallest(self, shift: float) -> None:  # noqa: B027  # closed forms need not refuse any
-        """Raise a ValueError if a positive shift is too small for the precision of the space."""
+    def _least(self, shift: float) -> float:
+        """Return the least shift that the precision of the space allows if `shift` is below, else 0."""
+        return 0.0
 
     def _cast(self, shift: Step, like: Tensor) -> Step:
         return shift.to(like.device, self._real) if isinstance(shift, Tensor) else shift
