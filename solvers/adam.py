@@ -49,8 +49,8 @@ class Adam:
     eps : float
         ε > 0.
     decay : float
-        Factor in (0, 1] on τ after every step. Without decay Adam circles around a minimiser at a distance of
-        about τ for long, with it the steps taken in all are at most lr / (1 - decay) long in every entry.
+        Factor in (0, 1] on τ after every step, as in `torch.optim.lr_scheduler.ExponentialLR`. As an entry moves by
+        about τ in a step, it then moves by about lr / (1 - decay) at most in all.
 
     Raises
     ------

@@ -38,19 +38,25 @@ def recorded():
     return seen, lambda iterate: seen.append(iterate.blocks["x"].clone()) and False
 
 
+PLAIN, ODD = {"lr": 0.02}, {"lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-3, "decay": 0.99}
+
+
 @pytest.mark.parametrize(
-    ("dtype", "rtol"), [(torch.float64, 1e-10), (torch.float32, 1e-4), (torch.complex128, 1e-10)]
-)
-@pytest.mark.parametrize(
-    "settings",
-    [{"lr": 0.02}, {"lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-3, "decay": 0.99}, {"betas": (0.0, 0.99)}],
+    ("dtype", "rtol", "settings"),
+    [
+        (torch.float64, 1e-11, PLAIN),
+        (torch.float64, 1e-11, ODD),
+        (torch.float64, 1e-11, {"betas": (0.0, 0.99)}),
+        (torch.float32, 1e-5, PLAIN),
+        (torch.complex128, 1e-11, ODD),
+    ],
 )
 def test_every_sample_of_a_batch_is_torch_adam_step_by_step(dtype, rtol, settings):
     objective, start = problem(dtype)
     seen, callback = recorded()
     adam = Adam(**settings)
-    gradient_descent(objective, start, updates={"x": adam}, max_iter=40, callback=callback, **QUIET)
-    assert len(seen) == 40
+    gradient_descent(objective, start, updates={"x": adam}, max_iter=20, callback=callback, **QUIET)
+    assert len(seen) == 20
     for k in range(B):
         alone = objective.take(torch.tensor([k]))
         x = start[k : k + 1].clone().requires_grad_()
@@ -66,13 +72,13 @@ def test_every_sample_of_a_batch_is_torch_adam_step_by_step(dtype, rtol, setting
 
 def test_one_sample_equals_the_batch():
     objective, start = problem()
-    options = {"updates": {"x": Adam(lr=0.05)}, "max_iter": 50, **QUIET}
+    options = {"updates": {"x": Adam(lr=0.05)}, "max_iter": 20, **QUIET}
     together = gradient_descent(objective, start, **options)
-    assert torch.equal(together.operator_calls, torch.full((B,), 51))
+    assert torch.equal(together.operator_calls, torch.full((B,), 21))
     for k in range(B):
         alone = gradient_descent(objective.take(torch.tensor([k])), start[k], **options)
         assert torch.allclose(alone.blocks["x"], together.blocks["x"][k], rtol=1e-12)
-        assert alone.iterations == 50
+        assert alone.iterations == 20
 
 
 def test_a_diverging_sample_touches_no_other():
@@ -149,7 +155,7 @@ def test_a_converged_sample_returns_the_iterate_that_met_the_tolerance():
     objective = Objective(smooth, {"x": odl.rn(1)}, per_sample={"deep": deep})
     start = torch.full((2, 1), -0.9, dtype=torch.float64)
     solution = gradient_descent(
-        objective, start, updates={"x": Adam(lr=0.5, decay=0.98)}, tol=1e-6, max_iter=800, progress=False
+        objective, start, updates={"x": Adam(lr=0.5, decay=0.98)}, tol=1e-6, max_iter=300, progress=False
     )
     assert solution.converged.all()
     _, gradients = objective.value_and_gradient(solution.blocks)
@@ -168,10 +174,10 @@ def test_together_with_other_updates():
     both = Objective(smooth, {"w": odl.rn(N), "x": odl.rn(N)}, {"w": rough}, objective.per_sample)
     init = {"w": torch.zeros_like(start), "x": start}
     mixed, plain = (
-        palm(both, init, updates=updates, max_iter=400, tol=1e-6, progress=False)
-        for updates in ({"x": Adam(lr=0.1, decay=0.98)}, None)
+        palm(both, init, updates=updates, max_iter=100, tol=1e-3, progress=False)
+        for updates in ({"x": Adam(lr=0.2, betas=(0.9, 0.95), decay=0.97)}, None)
     )
-    assert (mixed.value < plain.value + 0.2).all()
+    assert (mixed.value < 1.01 * plain.value).all()
     for solver in (palm, ipalm):
         with pytest.raises(
             NotImplementedError, match=r"updates\['w'\].*proximable part, Adam needs a smooth"
@@ -222,7 +228,7 @@ class Linear(nn.Module):
         return self.linear(z + (6 * z).sin() if self.wavy else z)
 
 
-CSGM = functools.partial(gradient_descent, updates={"z": Adam(lr=0.1, decay=0.985)})
+CSGM = functools.partial(gradient_descent, updates={"z": Adam(lr=0.1)})
 
 
 @pytest.mark.parametrize("init", ["random", "encoder"])
@@ -239,11 +245,11 @@ def test_compressed_sensing_with_a_linear_generator_has_a_closed_form(init):
         HardConstraint(G),
         noise_std=0.3,
         lam=0.5,
-        restarts=10,
+        restarts=4,
         init=init,
         solver=CSGM,
         max_iter=400,
-        tol=1e-7,
+        tol=1e-6,
         progress=False,
     )
     identity = torch.eye(2, dtype=torch.float64)
@@ -266,8 +272,8 @@ def test_restarts_keep_the_best():
         noise_std=0.3,
         lam=0.5,
         init="random",
-        solver=functools.partial(gradient_descent, updates={"z": Adam(lr=0.02)}),
-        max_iter=150,
+        solver=functools.partial(gradient_descent, updates={"z": Adam(lr=0.05)}),
+        max_iter=40,
         progress=False,
     )
     one, ten = solve(restarts=1), solve(restarts=10)

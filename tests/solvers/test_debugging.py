@@ -9,7 +9,6 @@ import torch
 from genreg.operators import NetworkOperator, to_torch
 from genreg.solvers import (
     Adam,
-    Backtracking,
     Objective,
     ProxGradient,
     QuasiNewton,
@@ -26,13 +25,13 @@ from genreg.solvers.checks import is_debugging
 from genreg.solvers.door import enter
 from genreg.solvers.driver import run
 
-B, M, N, K = 6, 10, 14, 3
+B, M, N, K = 5, 8, 10, 3
 
 
 def latent(dtype):
     """½‖A tanh(W z) - y‖² w + ‖z‖² for samples of very different weight w."""
     A, W = torch.randn(M, N, dtype=dtype), torch.randn(N, K, dtype=dtype)
-    per_sample = {"y": torch.randn(B, M, dtype=dtype), "w": torch.logspace(-2, 3, B, dtype=dtype)}
+    per_sample = {"y": torch.randn(B, M, dtype=dtype), "w": torch.logspace(-3, 2, B, dtype=dtype)}
 
     def smooth(blocks, y, w):
         z = blocks["z"]
@@ -45,7 +44,7 @@ def latent(dtype):
 def deviation(dtype, rough):
     """½‖A (u + tanh(W z)) - y‖² w + ‖z‖² + ‖u‖₁, the last in place of ‖u‖² where it is rough."""
     A, W = torch.randn(M, N, dtype=dtype), torch.randn(N, K, dtype=dtype)
-    per_sample = {"y": torch.randn(B, M, dtype=dtype), "w": torch.logspace(-2, 3, B, dtype=dtype)}
+    per_sample = {"y": torch.randn(B, M, dtype=dtype), "w": torch.logspace(-3, 2, B, dtype=dtype)}
 
     def smooth(blocks, y, w):
         u, z = blocks["u"], blocks["z"]
@@ -62,14 +61,12 @@ def deviation(dtype, rough):
 
 SOLVERS = {
     "gradient_descent": (gradient_descent, latent, {}),
-    "growth": (gradient_descent, latent, {"line_search": Backtracking()}),
-    "adam": (gradient_descent, latent, {"updates": {"z": Adam(lr=0.3)}}),
+    "Adam": (palm, lambda d: deviation(d, True), {"updates": {"z": Adam(lr=0.3)}}),
     "quasi_newton": (quasi_newton, latent, {}),
     "alternating": (alternating_gradient_descent, lambda d: deviation(d, False), {}),
     "lbfgs": (lbfgs, lambda d: deviation(d, False), {}),
     "palm": (palm, lambda d: deviation(d, True), {}),
-    "palm and quasi-Newton": (palm, lambda d: deviation(d, True), {"updates": {"z": QuasiNewton()}}),
-    "palm and Adam": (palm, lambda d: deviation(d, True), {"updates": {"z": Adam(lr=0.1)}}),
+    "ipalm and quasi-Newton": (ipalm, lambda d: deviation(d, True), {"updates": {"z": QuasiNewton()}}),
     "ipalm": (ipalm, lambda d: deviation(d, True), {}),
 }
 
@@ -79,11 +76,10 @@ SOLVERS = {
 def test_every_solver_passes_and_goes_the_same_way(name, dtype):
     solver, make, options = SOLVERS[name]
     objective, start = make(dtype)
-    tol = 1e-3 if dtype == torch.float32 else 1e-5
-    plain = solver(objective, start, max_iter=100, tol=tol, progress=False, **options)
+    plain = solver(objective, start, max_iter=25, tol=1e-2, progress=False, **options)
     with debugging():
-        checked = solver(objective, start, max_iter=100, tol=tol, progress=False, **options)
-    assert len(set(plain.iterations.tolist())) > 1 or "dam" in name  # samples ended at different times
+        checked = solver(objective, start, max_iter=25, tol=1e-2, progress=False, **options)
+    assert len(set(plain.iterations.tolist())) > 1 or name == "Adam"  # samples ended at different times
     assert torch.equal(checked.value, plain.value) and torch.equal(checked.status, plain.status)
     assert torch.equal(checked.operator_calls, plain.operator_calls)
 
@@ -95,7 +91,7 @@ def test_projected_gradient_passes(dtype):
     A = odl.MatrixOperator(torch.randn(M, N, dtype=getattr(torch, dtype)).numpy(), G.range)
     y = torch.randn(3, M, dtype=getattr(torch, dtype))
     with debugging():
-        solution = projected_gradient(A, y, G, max_iter=10, inner_iterations=10, progress=False)
+        solution = projected_gradient(A, y, G, max_iter=5, inner_iterations=5, progress=False)
     assert (solution.history["value"].diff(dim=0) <= 1e-5).all()
 
 
@@ -128,9 +124,8 @@ class Declared(Cheat):
 
 
 def climbs(objective, before, after, number, turn):
-    """Sample 2 goes uphill at the third turn."""
-    uphill = (0.1 * (number == 2) * (turn == 3))[:, None]
-    z = after.blocks["z"] + uphill * before.gradients["z"]
+    """Sample 2 leaps off at the third turn."""
+    z = after.blocks["z"] * (1 + 20 * (number == 2) * (turn == 3))[:, None]
     smooth, gradients = objective.value_and_gradient({"z": z})
     return replace(after, blocks={"z": z}, smooth=smooth, gradients=gradients)
 
