@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +105,7 @@ class State:
         model: nn.Module,
         settings: Plan,
         optimisers: list[torch.optim.Optimizer],
-        averaged: list[Tensor],
+        averaged: Sequence[Tensor],
     ) -> None:
         model.train()
         self.settings = settings

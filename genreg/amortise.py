@@ -103,6 +103,7 @@ def fit_encoder(
     for p in frozen:
         p.requires_grad_(False)
     model.train()
+    model.decoder.eval()  # frozen: its running statistics must not follow these batches
     weights = [p for p in model.encoder.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=lr, weight_decay=weight_decay)
     history, total = [], 0.0

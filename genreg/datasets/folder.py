@@ -216,7 +216,7 @@ class ImageFolder:
             raise ValueError(
                 f"image {file} must have at least {least[0]} x {least[1]} pixels, got {given[0]} x {given[1]}"
             )
-        height, width = least
+        height, width = float(least[0]), float(least[1])
         if self.crop is None:
             scale = min(g / s for g, s in zip(given, size, strict=True))
             height, width = min(scale * size[0], given[0]), min(scale * size[1], given[1])

@@ -13,6 +13,7 @@ from torch import nn
 import genreg
 from genreg import adversarial, networks, training, weights
 from genreg._loop import running_statistics
+from genreg.amortise import fit_encoder
 from genreg.networks import ConvConfig, DenseConfig, GanConfig, GridConfig, StridedConfig
 from genreg.operators import blur, gaussian_measurements, mask
 from genreg.operators.testing import derivative_test, dot_test
@@ -222,6 +223,20 @@ def test_whiten_keeps_the_reconstruction():
         assert found["mean"] == pytest.approx([0.0] * 4, abs=1e-9)
         assert found["std"] == pytest.approx([1.0] * 4, abs=1e-9)
         assert all(torch.equal(a, b) for a, b in zip(statistics, running_statistics(model), strict=True))
+
+
+def test_an_encoder_is_trained_beside_a_decoder_that_stays_as_it_is():
+    model, _ = trained(steps=5)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def pairs(n, *, seed):
+        x = discs(n, seed=seed).clamp(1e-3, 1 - 1e-3)
+        return x, x.flip(-1)
+
+    fit_encoder(model, pairs, steps=3, batch_size=8, progress=False)
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {"encoder.0.weight", "encoder.1.running_mean"} <= moved
+    assert all(name.startswith("encoder.") for name in moved)
 
 
 # colour images, from training to solution
