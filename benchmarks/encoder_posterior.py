@@ -1,6 +1,6 @@
 r"""How well the encoder of a VAE approximates the posterior of its latent vector, and what it is worth as a start.
 
-    python benchmarks/encoder_posterior.py           # half a minute on one core; draws docs/encoder_posterior.png
+    python benchmarks/encoder_posterior.py           # a minute on one core; draws docs/encoder_posterior.png
     python benchmarks/encoder_posterior.py --quick   # 3 images, few iterations, draws into build/
 
 The decoder of mnist-vae-dense says x | z ~ N(G(z), γ² I) and z ~ N(0, I), so that, up to a constant,
@@ -11,13 +11,14 @@ and the encoder answers with q(z | x) = N(E(x), diag s²). Both are drawn, above
 plane through the encoder's mean E(x), the minimiser z* of J and a random direction. Below, J on a plane through
 three of its local minima, with descents from the encoder and from random z ~ N(0, I) projected orthogonally
 onto it (off the plane J is not that of the colour), and J - J(z*) against the evaluations of J. The tables are
-over the first images of the test set; z* is the best of all minima found for an image. Image 11, the one drawn,
+over the first images of the test set; z* is the best of the minima a solver finds for an image. Image 11, drawn here,
 is one whose error J(E(x)) - J(z*) is about the median.
 """
 
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -30,7 +31,11 @@ import genreg
 from genreg import solvers
 
 WORSE = 1.01  # a local minimum is worse if it is more than 1 % above the best
-SOLVERS = {"BFGS": solvers.quasi_newton, "gradient descent": solvers.gradient_descent}
+SOLVERS = {
+    "BFGS": solvers.quasi_newton,
+    "gradient descent": solvers.gradient_descent,
+    "Adam, rate 0.1": partial(solvers.gradient_descent, updates={"z": solvers.Adam(lr=0.1)}),
+}
 RADII = torch.tensor([1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0])  # levels r²/2: r standard deviations of a Gaussian
 BLUE, ORANGE, GREEN, RED = "#2b6cb0", "#d9822b", "#2f855a", "#c53030"
 
@@ -162,7 +167,7 @@ def draw_posterior(figure, G, x: Tensor, study: Study, image: int, n: int) -> No
     u, v, z = grid(mean, axes, torch.stack((mean, best)), 4.5 * std.mean().item(), n)
     p = posterior(G, x[image].expand(len(z), -1, -1))({"z": z}) - study.value[:, image].min()
     q = 0.5 * ((z - mean) / std).square().sum(1)
-    marks = ((mean - mean) @ axes.T, (best - mean) @ axes.T)
+    marks = (torch.zeros(2), (best - mean) @ axes.T)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     shades = matplotlib.colormaps["Blues_r"](torch.linspace(0.35, 1, len(RADII)).numpy())
     for ax, values, title in zip(
@@ -214,8 +219,7 @@ def draw_descents(figure, G, x: Tensor, study: Study, image: int, n: int) -> Non
         excess = study.history[: int(study.calls[k, image]), k, image] - best
         right.plot(torch.arange(1, len(excess) + 1), excess.clamp_min(1e-3), **style, label=label)
     left.plot(0, 0, "*", color=GREEN, markeredgecolor="white", markeredgewidth=0.6, markersize=9, zorder=7)
-    left.set(xlim=(u[0], u[-1]), ylim=(v[0], v[-1]))
-    left.set_aspect("equal")
+    left.set(xlim=(u[0], u[-1]), ylim=(v[0], v[-1]), aspect="equal")
     left.set_title("Descents by BFGS, projected on a plane of three local minima", fontsize=9)
     left.set_xlabel("from z* to another minimum  [prior standard deviations]", fontsize=8)
     handles = dict(zip(*reversed(right.get_legend_handles_labels()), strict=True))
@@ -238,12 +242,11 @@ def draw(G: genreg.Generator, x: Tensor, study: Study, image: int, file: Path, n
     with torch.no_grad():
         other = minima(study, image)[1]
         encoder = G.encode(x[image : image + 1])[0]
-        decoded = G.model.decode(torch.stack((encoder, study.best[image], other)))
+        shown = G.model.decode(torch.stack((encoder, study.best[image], other)))
         draw_posterior(middle, G, x, study, image, n)
         draw_descents(bottom, G, x, study, image, n)
-    strip = torch.cat((x[image : image + 1], decoded))
     labels = ("x", "G(E(x)), the encoder", "G(z*), the minimiser", "G(z), a worse local minimum")
-    for ax, picture, label in zip(top.subplots(1, 4), strip, labels, strict=True):
+    for ax, picture, label in zip(top.subplots(1, 4), (x[image], *shown), labels, strict=True):
         ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
         ax.set_title(label, fontsize=8)
         ax.set_axis_off()
