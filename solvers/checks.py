@@ -130,7 +130,7 @@ class Checks:
                 ~running | (after.value <= highest),
                 samples,
                 label,
-                "the objective rose",
+                "the objective rose from {} to {}",
                 before.value,
                 after.value,
             )
@@ -146,7 +146,7 @@ class Checks:
         }
         for what, (stored, fresh) in pairs.items():
             right = (stored - fresh).abs() <= half * largest
-            fault = f"{what} is not what the state says, which is followed by the value at its blocks"
+            fault = f"{what} is {{}} in the state but {{}} at its blocks"
             _require(~running | right, samples, label, fault, stored, fresh)
         for name, fresh in gradients.items():
             stored = after.gradients[name]
@@ -154,7 +154,7 @@ class Checks:
             self.steepness[name][samples] = torch.where(running, steepest, self.steepness[name][samples])
             scale = steepest + largest / (1 + _norm(after.blocks[name]))
             right = _norm(stored - fresh) <= half * scale
-            fault = f"the gradient in {name!r} is not that at the blocks of the state; their norms"
+            fault = f"the gradient in {name!r}, of norm {{}} in the state, is not that at its blocks, of norm {{}}"
             _require(~running | right, samples, label, fault, _norm(stored), _norm(fresh))
 
     def iteration(
@@ -166,12 +166,12 @@ class Checks:
         self._rest(state.blocks, samples, running, label)
         everything = torch.arange(len(self.ended), device=self.ended.device)
         for name, written in self.written.items():
-            fault = f"the result {name!r} of a sample that has ended changed"
+            fault = f"the result {name!r} of a sample that has ended changed from {{}} to {{}}"
             _same(self.recorded[name], written, self.ended, everything, label, fault)
 
     def _rest(self, blocks: Blocks, samples: Tensor, running: Tensor, label: str) -> None:
         for name, v in blocks.items():
-            fault = f"block {name!r} of a sample that has ended changed"
+            fault = f"block {name!r} of a sample that has ended changed from {{}} to {{}}"
             _same(v, self.left[name][samples], ~running, samples, label, fault)
 
 
@@ -195,10 +195,10 @@ def _same(now: Tensor, then: Tensor, where: Tensor, samples: Tensor, label: str,
 
 
 def _require(right: Tensor, samples: Tensor, label: str, fault: str, first: Tensor, second: Tensor) -> None:
-    """Fail for the first sample that is not right."""
+    """Fail for the first sample that is not right; `fault` has places for both values."""
     if right.all():
         return
     k = int((~right).int().argmax())
     raise AssertionError(
-        f"sample {int(samples[k])}, {label}: {fault}: {first[k].item()!r}, then {second[k].item()!r}"
+        f"sample {int(samples[k])}, {label}: {fault.format(first[k].item(), second[k].item())}"
     )

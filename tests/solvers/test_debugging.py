@@ -159,22 +159,33 @@ def solve(update, tol=0.0, max_iter=20):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (climbs, r"sample 2, iteration 3, update of 'z' by Cheat: the objective rose: [\d.]+, then [\d.]+"),
-        (flatters, r"sample 4, iteration 1, update of 'z' by Cheat: H is not what the state says"),
-        (forgets_the_gradient, r"sample 0, iteration 1, update of 'z' by Cheat: the gradient in 'z' is not"),
-        (becomes_nan, r"sample 1, iteration 1, update of 'z' by Cheat: the objective rose: [\d.]+, then nan"),
+        (climbs, r"sample 2, iteration 3, update of 'z' by Cheat: the objective rose from [\d.]+ to [\d.]+$"),
+        (
+            flatters,
+            r"sample 4, iteration 1, update of 'z' by Cheat: H is [\d.]+ in the state but [\d.]+ at its blocks",
+        ),
+        (
+            forgets_the_gradient,
+            r"sample 0, iteration 1, update of 'z' by Cheat: the gradient in 'z', of norm [\d.]+ in the",
+        ),
+        (
+            becomes_nan,
+            r"sample 1, iteration 1, update of 'z' by Cheat: the objective rose from [\d.]+ to nan",
+        ),
     ],
 )
 def test_cheating_is_caught(spoil, message):
     solve(Cheat(spoil))  # unnoticed
     with debugging(), pytest.raises(AssertionError, match=message) as caught:
         solve(Cheat(spoil))
+    words = str(caught.value).split()
     if spoil is climbs:
-        first, second = map(float, str(caught.value).rsplit(": ", 1)[1].split(", then "))
-        assert second > first
+        assert float(words[-3]) < float(words[-1])
     if spoil is flatters:
-        first, second = map(float, str(caught.value).rsplit(": ", 1)[1].split(", then "))
-        assert abs(first / second - (1 - 1e-6)) < 1e-12
+        assert (
+            abs(float(words[words.index("H") + 2]) / float(words[words.index("but") + 1]) - (1 - 1e-6))
+            < 1e-12
+        )
 
 
 def test_what_has_ended_must_not_change():
@@ -195,7 +206,7 @@ def test_what_has_ended_must_not_change():
     plain = solve()
     assert plain.iterations[0] < 12 < plain.iterations[1:].min()
     message = (
-        r"sample 0, iteration 12, update of 'z' by Cheat: block 'z' of a sample that has ended changed: "
+        r"sample 0, iteration 12, update of 'z' by Cheat: block 'z' of a sample that has ended changed from "
     )
     with debugging(), pytest.raises(AssertionError, match=message):
         solve()
@@ -219,7 +230,7 @@ def test_results_of_ended_samples_must_not_change():
     checks.iteration(state, update, samples=samples, running=running, iteration=5)
     results["z"][3, 1] = 7.0
     message = (
-        r"sample 3, iteration 5, updates of 'z' by ProxGradient: the result 'z' .* changed: .*, then 7.0"
+        r"sample 3, iteration 5, updates of 'z' by ProxGradient: the result 'z' .* changed from .* to 7.0"
     )
     with pytest.raises(AssertionError, match=message):
         checks.iteration(state, update, samples=samples, running=running, iteration=5)
@@ -230,7 +241,7 @@ def test_declared_updates_may_climb_but_not_cheat():
         solution = solve(Declared(climbs))
         assert (solution.history["value"].diff(dim=0)[:, 2] > 0).any()
         assert torch.equal(solution.value, solution.history["value"].amin(0))
-        with pytest.raises(AssertionError, match=r"sample 4, .* H is not what the state says"):
+        with pytest.raises(AssertionError, match=r"sample 4, .* H is .* at its blocks"):
             solve(Declared(flatters))
 
 
