@@ -146,9 +146,19 @@ class DataProx(ABC):
         Tensor
             ``(*batch, *X.shape)``. The leading axes of all arguments broadcast against each other.
         """
+        return point + self.correction(point, y, shift, start)
+
+    @torch.no_grad()
+    def correction(
+        self, point: Tensor, y: Tensors | None, shift: Step, start: Tensor | None = None
+    ) -> Tensor:
+        """Return the difference of the result of a call and the point, to its own relative precision.
+
+        Parameters and shapes are those of a call.
+        """
         Ap = self._forward(point)
         r = tree_map(torch.sub, y, Ap) if _given(y) else tree_map(torch.neg, Ap)
-        return point + self._correction(r, self._cast(shift, point), None if start is None else start - point)
+        return self._correction(r, self._cast(shift, point), None if start is None else start - point)
 
     @torch.no_grad()
     def reduced(self, v: Tensor, shift: Step) -> Tensor:

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from genreg.solvers.line_search import Backtracking, inner
 from genreg.solvers.objective import Objective
-from genreg.solvers.updates import State, TrialStep, relative, where
+from genreg.solvers.state import State, relative, where
+from genreg.solvers.updates import TrialStep
 
 __all__ = ["Adam"]
 

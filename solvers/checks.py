@@ -20,7 +20,8 @@ from torch import Tensor
 
 from genreg.solvers.line_search import inner
 from genreg.solvers.objective import Blocks, Objective
-from genreg.solvers.updates import State, Update
+from genreg.solvers.state import State
+from genreg.solvers.updates import Update
 
 __all__ = ["Checks", "debugging", "is_debugging", "is_monotone"]
 

@@ -15,7 +15,8 @@ from genreg.solvers.checks import Checks, is_debugging, is_monotone
 from genreg.solvers.door import Door
 from genreg.solvers.objective import Blocks, Objective
 from genreg.solvers.solution import Solution, Status
-from genreg.solvers.updates import State, Update
+from genreg.solvers.state import State
+from genreg.solvers.updates import Update
 
 __all__ = ["Callback", "Iterate", "check_stopping", "run"]
 

@@ -34,7 +34,8 @@ from torch import Tensor
 
 from genreg.solvers.line_search import Backtracking, inner
 from genreg.solvers.objective import Objective
-from genreg.solvers.updates import State, TrialStep, where
+from genreg.solvers.state import State, where
+from genreg.solvers.updates import TrialStep
 
 __all__ = ["Inertial"]
 

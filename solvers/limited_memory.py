@@ -27,7 +27,8 @@ from genreg.solvers.driver import Callback, Iterate, run
 from genreg.solvers.line_search import Backtracking, inner
 from genreg.solvers.objective import Blocks, Objective
 from genreg.solvers.solution import Solution
-from genreg.solvers.updates import State, descent_step, where
+from genreg.solvers.state import State, where
+from genreg.solvers.updates import descent_step
 
 __all__ = ["lbfgs"]
 

@@ -21,9 +21,25 @@ from genreg.operators import TorchFunctional, to_torch, weight
 from genreg.operators.bridge import join
 from genreg.solvers.splitting import Term, is_smooth, proximable, split, summed, terms
 
-__all__ = ["Blocks", "Objective", "SaddlePoint", "block_spaces", "pack", "split"]
+__all__ = ["Blocks", "Curvature", "Objective", "SaddlePoint", "block_spaces", "pack", "split"]
 
 Blocks = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """The Gauss-Newton approximation N of a Hessian at one point, symmetric and positive semidefinite.
+
+    Attributes
+    ----------
+    matrix : callable
+        ``matrix() -> (B, n, n)``.
+    product : callable
+        ``product(p) -> N p`` for p and N p of the shape of the block, ``(B, *shape)``.
+    """
+
+    matrix: Callable[[], Tensor]
+    product: Callable[[Tensor], Tensor]
 
 
 def block_spaces(domain: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -65,12 +81,16 @@ class Objective:
     per_sample : dict of str to Tensor
         Arguments of `smooth` with a leading batch axis (data, λ, ...): a solver that drops finished
         samples from the batch indexes them.
+    curvature : dict of str to callable
+        For some blocks ``curvature(blocks, **per_sample) -> Curvature``: the Gauss-Newton matrix of H, where it
+        is the sum of squares of something whose derivative is cheap.
     """
 
     smooth: Callable[..., Tensor]
     spaces: Mapping[str, Any]
     proximable: Mapping[str, TorchFunctional] = field(default_factory=dict)
     per_sample: Mapping[str, Tensor] = field(default_factory=dict)
+    curvature: Mapping[str, Callable[..., Curvature]] = field(default_factory=dict)
 
     @classmethod
     def from_odl(cls, functional: Functional, names: Sequence[str]) -> Objective:

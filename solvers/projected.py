@@ -30,7 +30,8 @@ from genreg.solvers.krylov import rough_reconstruction
 from genreg.solvers.line_search import Backtracking, inner
 from genreg.solvers.objective import Objective
 from genreg.solvers.solution import Solution
-from genreg.solvers.updates import State, TrialStep, where
+from genreg.solvers.state import State, where
+from genreg.solvers.updates import TrialStep
 
 __all__ = ["projected_gradient"]
 

@@ -9,8 +9,7 @@ already.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -18,76 +17,9 @@ from torch import Tensor
 
 from genreg.solvers.line_search import Backtracking, inner
 from genreg.solvers.objective import Blocks, Objective
+from genreg.solvers.state import State, relative, where
 
-__all__ = ["ProxGradient", "QuasiNewton", "State", "TrialStep", "Update", "descent_step", "relative", "where"]
-
-
-@dataclass(frozen=True)
-class State:
-    """Where every sample of the batch stands.
-
-    Attributes
-    ----------
-    blocks, gradients : dict of str to Tensor
-        v and ∇H(v), ``(B, *shape)`` for every block.
-    smooth : Tensor
-        H(v), ``(B,)``.
-    proximable : dict of str to Tensor
-        g_i(v_i), ``(B,)``, for the blocks that have a proximable part.
-    steps, residuals : dict of str to Tensor
-        Step size and residual of every block, ``(B,)``.
-    memory : dict of str to Tensor
-        What the update of a block remembers of every sample, ``(B, ...)``.
-    rejections : dict of str to Tensor
-        Trials rejected in a row for every block, ``(B,)``.
-    calls : Tensor
-        Evaluations of the objective with its gradient so far, ``(B,)``.
-    """
-
-    blocks: Blocks
-    gradients: Blocks
-    smooth: Tensor
-    proximable: Mapping[str, Tensor]
-    steps: Mapping[str, Tensor]
-    memory: Mapping[str, Tensor]
-    residuals: Mapping[str, Tensor]
-    rejections: Mapping[str, Tensor]
-    calls: Tensor
-
-    @property
-    def value(self) -> Tensor:
-        """H(v) + Σ g_i(v_i), ``(B,)``."""
-        return sum(self.proximable.values(), self.smooth)
-
-    @property
-    def residual(self) -> Tensor:
-        """Largest residual over the blocks, ``(B,)``."""
-        return torch.stack(tuple(self.residuals.values())).amax(0)
-
-    @property
-    def idle(self) -> Tensor:
-        """Trials that every block has had rejected in a row, ``(B,)``; 0 if one of them has just moved."""
-        return torch.stack(tuple(self.rejections.values())).amin(0)
-
-    def take(self, index: Tensor) -> State:
-        """The samples in `index`."""
-
-        def pick(item: Tensor | Mapping[str, Tensor]) -> Tensor | Mapping[str, Tensor]:
-            return item[index] if isinstance(item, Tensor) else {k: v[index] for k, v in item.items()}
-
-        return State(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})
-
-    def where(self, mask: Tensor, other: State) -> State:
-        """The samples of this state where `mask` is true, those of `other` elsewhere."""
-
-        def pick(
-            new: Tensor | Mapping[str, Tensor], old: Tensor | Mapping[str, Tensor]
-        ) -> Tensor | Mapping[str, Tensor]:
-            if isinstance(new, Tensor):
-                return where(mask, new, old)
-            return {name: where(mask, new[name], old[name]) for name in new}
-
-        return State(**{f.name: pick(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
+__all__ = ["ProxGradient", "QuasiNewton", "TrialStep", "Update", "descent_step"]
 
 
 class Update(Protocol):
@@ -105,17 +37,6 @@ class Update(Protocol):
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """Return the state after one trial in `block`."""
-
-
-def relative(state: State, block: str, norm: Tensor) -> Tensor:
-    """A residual of a block, ``(B,)``, in units of |F| / (1 + ‖v_i‖)."""
-    size = 1 + inner(state.blocks[block], state.blocks[block]).sqrt()
-    return norm * size / state.value.abs().clamp_min(torch.finfo(norm.dtype).tiny)
-
-
-def where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """Choose samples: ``new`` where accepted, ``old`` elsewhere."""
-    return torch.where(accepted.view(-1, *(1,) * (new.ndim - 1)), new, old)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,203 @@
+r"""Problems of a latent vector: what is measured, and the least-squares objective of the hard constraint.
+
+.. math:: \min_z \frac{1}{2 \sigma^2} \|A(G(z)) - y\|^2 + \frac{w}{2} \|z\|^2
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import odl
+import torch
+from torch import Tensor
+
+from genreg.operators import TorchOperator, to_element, torch_dtype
+from genreg.operators.jacobian import columns, jacobian, linearise
+from genreg.operators.spaces import space_shape
+from genreg.solvers.door import Door, enter, is_element
+from genreg.solvers.krylov import rough_reconstruction
+from genreg.solvers.line_search import inner
+from genreg.solvers.objective import Blocks, Curvature, Objective
+from genreg.solvers.solution import Solution
+
+__all__ = ["Measured", "latent_curvature", "least_squares", "per_sample_number"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Data of A∘G that a solver has taken in.
+
+    Attributes
+    ----------
+    A, G : odl.Operator
+        Forward operator X -> Y and generator Z -> X.
+    y : Tensor
+        Data, ``(B, *Y.shape)``.
+    noise_std : Tensor
+        σ, ``(B,)``.
+    door : Door
+        How the data came in.
+    elements : bool
+        Whether they were an ODL element.
+    """
+
+    A: odl.Operator
+    G: Any
+    y: Tensor
+    noise_std: Tensor
+    door: Door
+    elements: bool
+
+    @classmethod
+    def enter(cls, A: Any, y: Any, G: Any, noise_std: float | Tensor) -> Measured:
+        """Take data in.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If A or G is no operator, G does not map to the domain of A, y does not fit the range of A or is not
+            finite, or noise_std is not positive.
+        """
+        if not isinstance(A, odl.Operator) or not isinstance(G, odl.Operator):
+            name, given = ("G", G) if isinstance(A, odl.Operator) else ("A", A)
+            raise TypeError(f"{name} must be an ODL operator, got {type(given).__name__}")
+        if G.range != A.domain:
+            raise ValueError(f"G must map to the domain of A, {A.domain!r}, got {G.range!r}")
+        door = enter(y, {"y": A.range}, "y")
+        data = door.blocks["y"]
+        return cls(A, G, data, per_sample_number(noise_std, "noise_std", data), door, is_element(y))
+
+    def number(self, value: float | Tensor, name: str, *, zero: bool = False) -> Tensor:
+        """A positive number for every sample, ``(B,)``, see `per_sample_number`."""
+        return per_sample_number(value, name, self.y, zero=zero)
+
+    @property
+    def inverse_variance(self) -> Tensor:
+        """1 / σ², ``(B,)``."""
+        return self.noise_std**-2
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether G has an encoder, a method ``encode`` on batches of images."""
+        return bool(getattr(self.G, "has_encoder", False))
+
+    def start(self, init: Any) -> Tensor:
+        """First latent vectors, ``(B, *Z.shape)``: those given, those of an encoded rough reconstruction, or zero.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `init` is given and is no latent vector for every sample.
+        """
+        Z, count = self.G.domain, len(self.y)
+        if init is None and self.has_encoder:
+            return self.G.encode(rough_reconstruction(self.A, self.y))
+        if init is None:
+            return torch.zeros((count, *Z.shape), dtype=torch_dtype(Z), device=self.y.device)
+        z = enter(init["z"] if isinstance(init, Mapping) and "z" in init else init, {"z": Z}).blocks["z"]
+        if len(z) != count:
+            raise ValueError(f"init must have the batch size of y, {count}, got {len(z)}")
+        return z
+
+    def leave(self, solution: Solution, image: Tensor, **blocks: Tensor) -> Solution:
+        """Give a solution back as the caller's kind of data, with its image and with these blocks."""
+        X, Z = self.A.domain, self.G.domain
+        spaces = {name: Z if name == "z" else X for name in blocks}
+
+        def out(space: Any, value: Tensor) -> Any:
+            value = self.door.per_sample(value)
+            return to_element(space, value) if self.elements else value
+
+        per_sample = self.door.per_sample
+        return replace(
+            solution,
+            blocks={name: out(spaces[name], value) for name, value in blocks.items()},
+            image=out(X, image),
+            value=per_sample(solution.value),
+            status=per_sample(solution.status),
+            iterations=per_sample(solution.iterations),
+            operator_calls=per_sample(solution.operator_calls),
+            history={name: per_sample(h, axis=1) for name, h in solution.history.items()},
+        )
+
+
+def per_sample_number(value: float | Tensor, name: str, data: Tensor, *, zero: bool = False) -> Tensor:
+    """Return a positive number (or, with `zero`, a non-negative one) for every sample of `data`, ``(B,)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no number, has another shape, or has the wrong sign or is not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
+        raise TypeError(f"{name} must be a number or a tensor (B,), got {type(value).__name__}")
+    tensor = torch.as_tensor(value, dtype=data.real.dtype, device=data.device)
+    if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != len(data)):
+        raise ValueError(
+            f"{name} must be a number or have the shape ({len(data)},), got {tuple(tensor.shape)}"
+        )
+    enough = tensor >= 0 if zero else tensor > 0
+    if not bool((enough & torch.isfinite(tensor)).all()):
+        sign = "non-negative" if zero else "positive"
+        raise ValueError(f"{name} must be {sign} and finite, got {value}")
+    return tensor.expand(len(data))
+
+
+def least_squares(forward: TorchOperator, generate: TorchOperator, **per_sample: Tensor) -> Objective:
+    r"""The objective :math:`\frac{1}{2 \sigma^2} \|A(G(z)) - y\|^2 + \frac{w}{2} \|z\|^2` of z, with its curvature.
+
+    Parameters
+    ----------
+    forward, generate : TorchOperator
+        A and G.
+    **per_sample : Tensor
+        y, ``(B, *Y.shape)``, and inverse_variance (1/σ²) and weight (w), ``(B,)``.
+    """
+
+    def value(blocks: Blocks, y: Tensor, inverse_variance: Tensor, weight: Tensor) -> Tensor:
+        z = blocks["z"]
+        r = forward(generate(z)) - y
+        return 0.5 * (inverse_variance * inner(r, r) + weight * inner(z, z))
+
+    return Objective(
+        value,
+        {"z": generate.domain},
+        per_sample=per_sample,
+        curvature={"z": latent_curvature(forward, generate)},
+    )
+
+
+def latent_curvature(forward: TorchOperator, generate: TorchOperator) -> Callable[..., Curvature]:
+    r"""The Gauss-Newton matrix :math:`J^T J / \sigma^2 + w I`, J the Jacobian of A∘G, as `Objective` takes it."""
+    both = TorchOperator(lambda z: forward(generate(z)), generate.domain, forward.range)
+    many_data = math.prod(space_shape(forward.range)) >= generate.domain.size
+
+    def curvature(blocks: Blocks, *, inverse_variance: Tensor, weight: Tensor, **data: Tensor) -> Curvature:
+        z = blocks["z"]
+
+        def matrix() -> Tensor:
+            with torch.no_grad():
+                if forward.linear and many_data:
+                    J = _real(forward(columns(generate, z))).permute(1, 2, 0)  # (B, m, n)
+                else:
+                    J = jacobian(both, z)
+                gram = inverse_variance[:, None, None] * (J.mT @ J)
+                return gram + torch.diag_embed(weight[:, None].expand(-1, gram.shape[1]))
+
+        def product(p: Tensor) -> Tensor:
+            _, push, pull = linearise(both, z)
+            scale = (-1, *(1,) * (z.ndim - 1))
+            return inverse_variance.view(scale) * pull(push(p)) + weight.view(scale) * p
+
+        return Curvature(matrix, product)
+
+    return curvature
+
+
+def _real(J: Tensor) -> Tensor:
+    """Columns as real vectors, ``(n, B, m)``."""
+    J = torch.view_as_real(J) if J.is_complex() else J
+    return J.flatten(2)
