@@ -116,10 +116,15 @@ class Generator(NetworkOperator):
         """Whether the model can encode images."""
         return hasattr(self.model, "encode")
 
+    @property
+    def std(self) -> float | None:
+        """Standard deviation γ of a pixel given z that the model has learned, or None."""
+        log_gamma = getattr(self.model, "log_gamma", None)
+        return None if log_gamma is None else float(torch.as_tensor(log_gamma).exp())
+
     def decode(self, z: Tensor) -> Decoded:
         """The distribution of the image given z, ``(B, latent_dim)``; differentiable in z."""
-        log_gamma = getattr(self.model, "log_gamma", None)
-        return Decoded(self.module(z), None if log_gamma is None else float(torch.as_tensor(log_gamma).exp()))
+        return Decoded(self.module(z), self.std)
 
     def encode(self, x: Tensor) -> Tensor:
         """Mean latent vectors ``(B, latent_dim)`` of images ``(B, *range.shape)``.

@@ -25,7 +25,7 @@ applications, doi:10.1088/0266-5611/19/2/201.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import odl
 import torch
@@ -33,7 +33,7 @@ from torch import Tensor
 
 from genreg.operators import DataProx, TorchOperator, data_prox, to_torch
 from genreg.operators.jacobian import columns, linearise
-from genreg.solvers.latent import least_squares
+from genreg.solvers.latent import Measured, least_squares
 from genreg.solvers.line_search import inner
 from genreg.solvers.objective import Blocks, Curvature, Objective
 
@@ -83,6 +83,28 @@ class JointProblem(Objective):
             generate=generate,
             data=step,
         )
+
+    @classmethod
+    def measured(cls, measured: Measured, beta: Tensor) -> JointProblem:
+        """The problem for data that a solver has taken in, with w = 1."""
+        return cls.of(
+            measured.A,
+            measured.G,
+            y=measured.y,
+            inverse_variance=measured.inverse_variance,
+            beta=beta,
+            weight=torch.ones_like(beta),
+        )
+
+    def with_beta(self, beta: Tensor) -> JointProblem:
+        """The problem with another β of every sample."""
+        return replace(self, per_sample={**self.per_sample, "beta": beta})
+
+    def gap(self, z: Tensor) -> Tensor:
+        r"""Squared distance :math:`\|x^*(z) - G(z)\|^2`, ``(B,)``."""
+        with torch.no_grad():
+            u = self._correction(self.generate(z), **self.per_sample)
+        return inner(u, u)
 
     def image(self, z: Tensor, **per_sample: Tensor) -> Tensor:
         """The minimiser x*(z) for some or, by default, all samples."""

@@ -84,23 +84,38 @@ class Measured:
         """Whether G has an encoder, a method ``encode`` on batches of images."""
         return bool(getattr(self.G, "has_encoder", False))
 
-    def start(self, init: Any) -> Tensor:
-        """First latent vectors, ``(B, *Z.shape)``: those given, those of an encoded rough reconstruction, or zero.
+    def start(self, init: Any = None) -> Tensor:
+        """First latent vectors, ``(B, *Z.shape)``.
+
+        Those given, alone or as ``{"z": ...}``; the codes of images given as ``{"x": ...}``; by default the codes
+        of rough reconstructions, or zero where G has no encoder.
 
         Raises
         ------
         TypeError, ValueError
-            If `init` is given and is no latent vector for every sample.
+            If `init` is no latent vector or image for every sample.
         """
         Z, count = self.G.domain, len(self.y)
         if init is None and self.has_encoder:
             return self.G.encode(rough_reconstruction(self.A, self.y))
         if init is None:
             return torch.zeros((count, *Z.shape), dtype=torch_dtype(Z), device=self.y.device)
-        z = enter(init["z"] if isinstance(init, Mapping) and "z" in init else init, {"z": Z}).blocks["z"]
-        if len(z) != count:
-            raise ValueError(f"init must have the batch size of y, {count}, got {len(z)}")
-        return z
+        image = isinstance(init, Mapping) and "x" in init and "z" not in init
+        if image and not self.has_encoder:
+            raise ValueError(f"init must be a latent vector: {self.G!r} has no encoder for an image")
+        given = init["x"] if image else init["z"] if isinstance(init, Mapping) and "z" in init else init
+        start = enter(given, {"init": self.A.domain if image else Z}).blocks["init"]
+        if len(start) != count:
+            raise ValueError(f"init must have the batch size of y, {count}, got {len(start)}")
+        return self.G.encode(start) if image else start
+
+    def starts(self, init: Any, restarts: int, seed: int) -> tuple[Tensor, Tensor]:
+        """The first latent vectors and draws of N(0, I), ``(B * restarts, *Z.shape)``, and the sample of each."""
+        z = self.start(init)
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn((len(z), restarts - 1, *z.shape[1:]), generator=generator, dtype=z.dtype)
+        rows = torch.arange(len(z), device=z.device).repeat_interleave(restarts)
+        return torch.cat((z[:, None], drawn.to(z.device)), 1).flatten(0, 1), rows
 
     def leave(self, solution: Solution, image: Tensor, **blocks: Tensor) -> Solution:
         """Give a solution back as the caller's kind of data, with its image and with these blocks."""

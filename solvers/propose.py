@@ -96,7 +96,8 @@ class Propose:
         if self.otherwise is not None:
             other, update = ~settled, self.otherwise
             moved = _on(other, start, lambda o, s: update(o, s, block), objective)
-            better = other & ~(reached.smooth < torch.where(other, moved.smooth, start.smooth))
+            jumped = reached.smooth < start.smooth
+            better = other & ~(jumped & (reached.smooth < moved.smooth))
             calls = reached.calls + torch.where(other, moved.calls - start.calls, 0)
             reached = replace(moved.where(better, reached), calls=calls)
         memory = torch.cat((turns + 1, reached.memory[block]), 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
@@ -85,6 +85,28 @@ class Solution:
     time: float
     history: Mapping[str, Tensor] = field(default_factory=dict)
     image: Any = None
+
+    def best(self, restarts: int) -> Solution:
+        """The best of every `restarts` neighbouring samples of a batch of tensors, with all their operator calls.
+
+        Parameters
+        ----------
+        restarts : int
+            Number of starting points of a sample.
+        """
+        if restarts == 1:
+            return self
+        groups = self.value.nan_to_num(torch.inf).view(-1, restarts)
+        index = groups.argmin(1) + restarts * torch.arange(len(groups), device=groups.device)
+        return replace(
+            self,
+            blocks={name: v[index] for name, v in self.blocks.items()},
+            value=self.value[index],
+            status=self.status[index],
+            iterations=self.iterations[index],
+            operator_calls=self.operator_calls.view(-1, restarts).sum(1),
+            history={name: h[:, index] for name, h in self.history.items()},
+        )
 
     @property
     def converged(self) -> Tensor:

@@ -1,0 +1,269 @@
+r"""Joint posterior maximisation with a growing β: towards the hard constraint x = G(z), or to a given distance of it.
+
+The stages minimise :math:`J_\beta(x, z)`, see `genreg.solvers.jpmap`, each from the result of the last, and a
+sample leaves when its gap :math:`\|x - G(z)\|^2` is at most ε. As β grows, the gap of the minimisers falls, for large
+β like :math:`\beta^{-2}`.
+
+References
+----------
+M. González, A. Almansa, P. Tan (2021), Solving inverse problems by joint posterior maximization with autoencoding
+prior, arXiv:2103.01648, algorithms 1.1 and 2.4.
+
+P. Tseng, D. P. Bertsekas (1993), On the convergence of the exponential multiplier method for convex programming,
+doi:10.1007/BF01581598.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import odl
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from genreg.solvers.door import Door
+from genreg.solvers.driver import Callback, run
+from genreg.solvers.gauss_newton import LevenbergMarquardt
+from genreg.solvers.joint import JointProblem
+from genreg.solvers.jpmap import check_turns, finished, learned_beta, proposing, with_encoder
+from genreg.solvers.latent import Measured
+from genreg.solvers.solution import Solution, Status
+from genreg.solvers.updates import Update
+
+__all__ = ["jpmap_continuation", "map_z_splitting"]
+
+_LARGEST = math.log(10.0)  # step of log β at most
+_MARGIN = 0.02  # how far below log ε a secant step aims
+
+
+def map_z_splitting(
+    A: odl.Operator,
+    y: Any,
+    G: Any,
+    *,
+    noise_std: float | Tensor,
+    beta: float | Tensor | None = None,
+    growth: float = 10.0,
+    epsilon: float | None = None,
+    init: Any = None,
+    stages: int = 20,
+    max_iter: int = 100,
+    tol: float = 1e-4,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Solve the hard constraint x = G(z) by splitting and a growing β (algorithm 1.1); G needs no encoder.
+
+    Parameters
+    ----------
+    A, y, G, noise_std, init, callback, progress
+        As for `jpmap`, G with or without an encoder.
+    beta : float or Tensor, optional
+        The first β; by default 0.1/γ² with the γ that the model has learned.
+    growth : float
+        Factor > 1 by which β grows from stage to stage.
+    epsilon : float, optional
+        ε > 0: a sample ends when :math:`\|x - G(z)\|^2 \le \epsilon`; by default one grey level of 255,
+        :math:`\dim(X) / 255^2`.
+    stages : int
+        Largest number of stages.
+    max_iter, tol : int, float
+        For one stage, as for `jpmap`.
+
+    Returns
+    -------
+    Solution
+        As for `jpmap`; ``value`` is J with the last β. ``history`` has ``beta`` and ``gap``, :math:`\|x -
+        G(z)\|^2`, ``(stages, B)``. Samples whose gap is still above ε have the status ``MAX_ITER``.
+
+    Raises
+    ------
+    TypeError, ValueError, NotImplementedError
+        As for `jpmap`, but for the encoder.
+    """
+    if not (isinstance(growth, int | float) and growth > 1 and math.isfinite(growth)):
+        raise ValueError(f"growth must be a number greater than 1, got {growth!r}")
+    measured = Measured.enter(A, y, G, noise_std)
+    epsilon = A.domain.size / 255**2 if epsilon is None else epsilon
+    return _raise_beta(
+        measured,
+        learned_beta(measured, beta, 0.1),
+        measured.number(epsilon, "epsilon"),
+        lambda gap, level, slope: torch.full_like(gap, math.log(growth)),
+        lambda problem: LevenbergMarquardt(),
+        init,
+        (stages, max_iter, tol, callback, progress),
+    )
+
+
+def jpmap_continuation(
+    A: odl.Operator,
+    y: Any,
+    G: Any,
+    *,
+    noise_std: float | Tensor,
+    epsilon: float | Tensor,
+    rho: float = 100.0,
+    beta: float | Tensor | None = None,
+    secant: bool = True,
+    init: Any = None,
+    n1: int = 5,
+    n2: int = 5,
+    stages: int = 100,
+    max_iter: int = 20,
+    tol: float = 1e-4,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Maximise the joint posterior subject to :math:`\|x - G(z)\|^2 \le \epsilon` (algorithm 2.4).
+
+    The exponential multiplier method raises β after every stage, for every sample,
+
+    .. math:: \beta \leftarrow \beta \exp\left( \frac{\rho}{\dim X} (\|x - G(z)\|^2 - \epsilon) \right) ,
+
+    by a factor of 10 at most, until the constraint holds. Near the constraint that factor tends to 1. With `secant`
+    the step of log β is the one at which the gap, :math:`\log \|x - G(z)\|^2` as a function of log β, would
+    reach log ε along its secant, where that is longer.
+
+    Parameters
+    ----------
+    A, y, G, noise_std, init, n1, n2, callback, progress
+        As for `jpmap`. The encoder proposes in the first stage.
+    epsilon : float or Tensor
+        ε > 0, or one for every sample; α grey levels of 255 are :math:`\epsilon = (\alpha / 255)^2 \dim X`.
+    rho : float
+        ρ > 0.
+    beta : float or Tensor, optional
+        The first β; by default 0.1/γ² with the γ that the model has learned.
+    secant : bool
+        Whether to lengthen the steps of the multiplier method; their limit is the same.
+    stages : int
+        Largest number of stages.
+    max_iter, tol : int, float
+        For one stage, as for `jpmap`.
+
+    Returns
+    -------
+    Solution
+        As for `map_z_splitting`.
+
+    Raises
+    ------
+    TypeError, ValueError, NotImplementedError
+        As for `jpmap`; if ε or ρ is not positive.
+    """
+    if not (isinstance(rho, int | float) and rho > 0 and math.isfinite(rho)):
+        raise ValueError(f"rho must be a positive number, got {rho!r}")
+    measured = with_encoder(Measured.enter(A, y, G, noise_std))
+    check_turns("fast", n1, n2, 1)
+    size = A.domain.size
+
+    def step(gap: Tensor, level: Tensor, slope: Tensor) -> Tensor:
+        multiplier = rho / size * (gap - level)
+        along_secant = ((gap / level).log() + _MARGIN) / -slope
+        return (torch.maximum(multiplier, along_secant) if secant else multiplier).clamp(0, _LARGEST)
+
+    def update(problem: JointProblem) -> Update:
+        return proposing(problem, G.encode, "fast", n1, n2)
+
+    return _raise_beta(
+        measured,
+        learned_beta(measured, beta, 0.1),
+        measured.number(epsilon, "epsilon"),
+        step,
+        update,
+        init,
+        (stages, max_iter, tol, callback, progress),
+    )
+
+
+def _raise_beta(
+    measured: Measured,
+    beta: Tensor,
+    epsilon: Tensor,
+    step: Callable[[Tensor, Tensor, Tensor], Tensor],
+    first_update: Callable[[JointProblem], Update],
+    init: Any,
+    settings: tuple[int, int, float, Callback | None, bool],
+) -> Solution:
+    """Solve stages with a growing β until the gap of every sample is at most ε.
+
+    ``step(gap, epsilon, slope)`` gives the step of log β, from the slope of log gap against log β over the last
+    two stages, between -2 and -1/2.
+    """
+    stages, max_iter, tol, callback, progress = settings
+    if isinstance(stages, bool) or not isinstance(stages, int) or stages < 1:
+        raise ValueError(f"stages must be a positive integer, got {stages!r}")
+    began = time.perf_counter()
+    problem = JointProblem.measured(measured, beta)
+    z, running = measured.starts(init, 1, 0)
+    beta, total = beta.clone(), _Total(z.clone(), beta)
+    moved, before = (
+        torch.zeros_like(beta),
+        torch.zeros_like(beta),
+    )  # the last step of log β, and log gap before it
+    for stage in tqdm(range(stages), desc="continuation", disable=not progress, leave=False):
+        now = problem.take(running).with_beta(beta[running])
+        solution = run(
+            now.profile(),
+            Door({"z": total.z[running]}, dict, True),
+            {"z": first_update(now) if stage == 0 else LevenbergMarquardt()},
+            max_iter=max_iter,
+            tol=tol,
+            callback=callback,
+            progress=False,
+        )
+        gap = now.gap(solution.blocks["z"])
+        ended = total.add(running, solution, gap, beta, gap <= epsilon[running])
+        running, gap = running[~ended], gap[~ended]
+        if not len(running) or stage + 1 == stages:
+            break
+        slope = (gap.log() - before[running]) / moved[running] if stage else torch.full_like(gap, -2.0)
+        log_step = step(gap, epsilon[running], slope.nan_to_num(-2.0).clamp(-2.0, -0.5))
+        before[running], moved[running] = gap.log(), log_step
+        beta[running] *= log_step.exp()
+    solution = total.solution(time.perf_counter() - began)
+    return finished(measured, problem.with_beta(beta), solution)
+
+
+class _Total:
+    """The results of all stages so far."""
+
+    def __init__(self, z: Tensor, like: Tensor) -> None:
+        self.z = z
+        self.value, self.gap = torch.full_like(like, torch.nan), torch.full_like(like, torch.inf)
+        self.status = torch.full_like(like, Status.MAX_ITER, dtype=torch.int64)
+        self.iterations, self.calls = torch.zeros_like(self.status), torch.zeros_like(self.status)
+        self.betas: list[Tensor] = []
+        self.gaps: list[Tensor] = []
+
+    def add(self, index: Tensor, stage: Solution, gap: Tensor, beta: Tensor, held: Tensor) -> Tensor:
+        """Write a stage of some samples down, and return which of them have ended."""
+        self.z[index], self.value[index], self.gap[index] = stage.blocks["z"], stage.value, gap
+        self.iterations[index] += stage.iterations
+        self.calls[index] += stage.operator_calls
+        self.betas.append(beta.clone())
+        self.gaps.append(self.gap.clone())
+        stopped = bool((stage.status == Status.STOPPED).any())
+        broken = stage.status == Status.NON_FINITE
+        self.status[index[broken]] = Status.NON_FINITE
+        self.status[index[held]] = Status.CONVERGED
+        if stopped:
+            self.status[index[~held & ~broken]] = Status.STOPPED
+        return held | broken | stopped
+
+    def solution(self, seconds: float) -> Solution:
+        """All of it."""
+        return Solution(
+            blocks={"z": self.z},
+            value=self.value,
+            status=self.status,
+            iterations=self.iterations,
+            operator_calls=self.calls,
+            time=seconds,
+            history={"beta": torch.stack(self.betas), "gap": torch.stack(self.gaps)},
+        )

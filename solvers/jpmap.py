@@ -1,0 +1,207 @@
+r"""Joint posterior maximisation with an autoencoding prior (JPMAP), and its relatives.
+
+.. math:: \min_{x, z} J(x, z), \qquad J(x, z) = \frac{1}{2 \sigma^2} \|A x - y\|^2
+          + \frac{\beta}{2} \|x - G(z)\|^2 + \frac12 \|z\|^2 ,
+
+see `genreg.solvers.joint`: x is eliminated exactly, and z moves by proposals of the encoder E and by damped
+Gauss-Newton steps for the profile, so that J falls at every turn of every sample.
+
+========================  ==========================================================================================
+function, rule            of González, Almansa and Tan
+========================  ==========================================================================================
+`map_z_splitting`         algorithm 1.1: no encoder, β grows until x = G(z) nearly holds
+`jpmap`, "exact"          algorithm 2.1: z = E(x) alone (minimises J where the encoder's posterior is exact)
+`jpmap`, "candidates"     algorithm 2.2: the best of E(x), a descent from E(x) and a descent from z
+`jpmap`, "fast"           algorithm 2.3: the first of them that lowers J, the encoder for n₁, a descent from its
+                          code for n₂ turns
+`jpmap_continuation`      algorithm 2.4: β by the exponential multiplier method for ‖x - G(z)‖² ≤ ε
+========================  ==========================================================================================
+
+References
+----------
+M. González, A. Almansa, P. Tan (2021), Solving inverse problems by joint posterior maximization with autoencoding
+prior, arXiv:2103.01648.
+
+P. Tseng, D. P. Bertsekas (1993), On the convergence of the exponential multiplier method for convex programming,
+doi:10.1007/BF01581598.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import odl
+from torch import Tensor
+
+from genreg.solvers.door import Door
+from genreg.solvers.driver import Callback, run
+from genreg.solvers.gauss_newton import LevenbergMarquardt
+from genreg.solvers.joint import JointProblem
+from genreg.solvers.latent import Measured
+from genreg.solvers.levenberg_marquardt import gauss_newton
+from genreg.solvers.objective import Objective
+from genreg.solvers.propose import Proposal, Propose
+from genreg.solvers.solution import Solution
+from genreg.solvers.state import State
+
+__all__ = ["check_turns", "finished", "jpmap", "learned_beta", "proposing", "with_encoder"]
+
+Rule = Literal["exact", "candidates", "fast"]
+
+_DESCENT = 5  # Gauss-Newton steps of a descent from the code of the image, before it is compared
+
+
+def jpmap(
+    A: odl.Operator,
+    y: Any,
+    G: Any,
+    *,
+    noise_std: float | Tensor,
+    beta: float | Tensor | None = None,
+    init: Any = None,
+    rule: Rule = "fast",
+    n1: int = 5,
+    n2: int = 5,
+    restarts: int = 1,
+    seed: int = 0,
+    max_iter: int = 200,
+    tol: float = 1e-4,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Maximise the joint posterior of image and latent vector (algorithms 2.1, 2.2 and 2.3).
+
+    Parameters
+    ----------
+    A : odl.Operator
+        Forward operator X -> Y, linear.
+    y : ODL element of Y, or Tensor
+        Data; a tensor may have a leading batch axis, ``(B, *Y.shape)``.
+    G : Generator
+        Generator Z -> X with an encoder.
+    noise_std : float or Tensor
+        Standard deviation σ > 0 of the noise, or one for every sample, ``(B,)``.
+    beta : float or Tensor, optional
+        β > 0, or one for every sample; by default 1/γ² with the γ that the model has learned.
+    init : dict, ODL element of Z or Tensor, optional
+        First latent vector, or ``{"x": image}`` for the code of an image. By default the code of a rough
+        reconstruction.
+    rule : {"fast", "candidates", "exact"}
+        Algorithm 2.3, 2.2 or 2.1, see the module. With "exact" a sample ends as stalled when the encoder no
+        longer lowers its J.
+    n1, n2 : int
+        Turns in which "fast" tries the code of the image, and a descent from it, n1 <= n2.
+    restarts : int
+        Starting points of every sample, solved in the same batch: the first, and draws of N(0, I). The smallest J
+        wins.
+    seed : int
+        Seed of these draws.
+    max_iter : int
+        Turns that move a sample (n_max).
+    tol : float
+        A sample has converged when :math:`\|\nabla \varphi(z)\| (1 + \|z\|) / \varphi(z)` is at most this.
+    callback : callable, optional
+        Called with an `Iterate` of z after every turn; a true answer ends the run.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Solution
+        Blocks ``"x"`` and ``"z"``; ``image`` is x. ``value`` is J.
+
+    Raises
+    ------
+    TypeError, ValueError, NotImplementedError
+        If an argument has the wrong type, shape, dtype, device or sign, or is not finite; if A is not linear with
+        an adjoint, or the step in x is singular; if G has no encoder, or no γ and `beta` is not given.
+    """
+    measured = with_encoder(Measured.enter(A, y, G, noise_std))
+    check_turns(rule, n1, n2, restarts)
+    problem = JointProblem.measured(measured, learned_beta(measured, beta))
+    z, rows = measured.starts(init, restarts, seed)
+    several = problem.take(rows)
+    solution = run(
+        several.profile(),
+        Door({"z": z}, dict, True),
+        {"z": proposing(several, G.encode, rule, n1, n2)},
+        max_iter=max_iter,
+        tol=tol,
+        callback=callback,
+        progress=progress,
+        description="JPMAP",
+    )
+    return finished(measured, problem, solution.best(restarts))
+
+
+def proposing(
+    problem: JointProblem, encode: Callable[[Tensor], Tensor], rule: Rule, n1: int, n2: int
+) -> Propose:
+    """The update of z by one of the rules of the module."""
+
+    def code(objective: Objective, state: State) -> Tensor:
+        return encode(problem.image(state.blocks["z"], **objective.per_sample))
+
+    def descent(objective: Objective, state: State) -> Tensor:
+        x = problem.image(state.blocks["z"], **objective.per_sample)
+        latent = problem.latent(x, **objective.per_sample)
+        return gauss_newton(latent, {"z": encode(x)}, max_iter=_DESCENT, progress=False).blocks["z"]
+
+    if rule == "exact":
+        return Propose([Proposal(code)])
+    if rule == "candidates":
+        return Propose([Proposal(code), Proposal(descent)], LevenbergMarquardt(), "best")
+    return Propose([Proposal(code, n1), Proposal(descent, n2)], LevenbergMarquardt())
+
+
+def with_encoder(measured: Measured) -> Measured:
+    """Return the data of a generator with an encoder.
+
+    Raises
+    ------
+    ValueError
+        If it has none.
+    """
+    if not measured.has_encoder:
+        raise ValueError(
+            f"G must have an encoder (a method encode of its model) for JPMAP, got {measured.G!r}; "
+            "map_z_splitting and levenberg_marquardt need none"
+        )
+    return measured
+
+
+def check_turns(rule: Any, n1: Any, n2: Any, restarts: Any) -> None:
+    """Raise ValueError unless the rule is one of `jpmap`, 0 <= n1 <= n2 and there is a start."""
+    if rule not in get_args(Rule):
+        raise ValueError(f"rule must be one of {list(get_args(Rule))}, got {rule!r}")
+    integers = all(isinstance(n, int) and not isinstance(n, bool) for n in (n1, n2))
+    if not integers or not 0 <= n1 <= n2:
+        raise ValueError(f"n1 and n2 must be integers with 0 <= n1 <= n2, got {n1!r} and {n2!r}")
+    if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
+        raise ValueError(f"restarts must be a positive integer, got {restarts!r}")
+
+
+def learned_beta(measured: Measured, beta: float | Tensor | None, factor: float = 1.0) -> Tensor:
+    """Return β for every sample, by default `factor` times 1/γ² with the γ that the model of G has learned.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If β is no positive number, or is not given and there is no γ.
+    """
+    if beta is None:
+        gamma = getattr(measured.G, "std", None)
+        if gamma is None:
+            raise ValueError(
+                f"beta must be given: the model of G has learned no standard deviation, {measured.G!r}"
+            )
+        beta = factor / gamma**2
+    return measured.number(beta, "beta")
+
+
+def finished(measured: Measured, problem: JointProblem, solution: Solution) -> Solution:
+    """The solution with both blocks, as the caller's kind of data."""
+    z = solution.blocks["z"]
+    x = problem.image(z)
+    return measured.leave(solution, x, x=x, z=z)
