@@ -23,13 +23,12 @@ from genreg.operators.spaces import Tensors, space_shape, tree_leaves, tree_map
 
 __all__ = ["columns", "jacobian", "linearise"]
 
-_ENTRIES = (
-    2**25
-)  # numbers that a sweep of forward differentiation may hold in one layer as wide as the output
+# Numbers that a sweep of forward differentiation may hold in one layer as wide as the output.
+_ENTRIES = 2**25
 
 
 def jacobian(op: TorchOperator, z: Tensor) -> Tensor:
-    """Jacobian of every sample, ``(B, m, n)`` with m entries of Y and n of Z.
+    """Jacobian of every sample, ``(B, m, n)`` with m entries of Y and n of Z; complex where Y is.
 
     By forward differentiation (n sweeps at once), or by reverse (m sweeps) where m is smaller.
 
@@ -38,7 +37,7 @@ def jacobian(op: TorchOperator, z: Tensor) -> Tensor:
     op : TorchOperator
         F, from one tensor to one tensor.
     z : Tensor
-        Points, ``(B, *Z.shape)``.
+        Points, ``(B, *Z.shape)``, real.
     """
     m, n = math.prod(space_shape(op.range)), z[0].numel()
     if m < n and not op.linear:
@@ -59,8 +58,10 @@ def columns(op: TorchOperator, z: Tensor) -> Tensor:
         size = count * math.prod(space_shape(op.range))
         try:
             return torch.func.vmap(
-                lambda p: torch.func.jvp(op.fn, (z,), (p,))[1], chunk_size=max(1, _ENTRIES // size)
+                lambda p: torch.func.jvp(op.fn, (z,), (p,))[1], chunk_size=max(1, _ENTRIES // max(size, 1))
             )(basis)
+        except torch.OutOfMemoryError:
+            raise
         except (NotImplementedError, RuntimeError):
             pass  # an operator of which torch knows the reverse derivative only
     return _rows(op, z).movedim(2, 0).reshape(n, count, *space_shape(op.range))
@@ -68,14 +69,16 @@ def columns(op: TorchOperator, z: Tensor) -> Tensor:
 
 def _rows(op: TorchOperator, z: Tensor) -> Tensor:
     """Jacobians ``(B, m, n)`` by reverse differentiation, row by row."""
+
+    def row(entry: Tensor) -> Tensor:
+        return torch.autograd.grad(entry.sum(), leaf, retain_graph=True, materialize_grads=True)[0]
+
     with torch.enable_grad():
         leaf = z.detach().requires_grad_()
         value = op(leaf).flatten(1)
-        rows = [
-            torch.autograd.grad(value[:, i].sum(), leaf, retain_graph=True, materialize_grads=True)[0]
-            for i in range(value.shape[1])
-        ]
-    return torch.stack(rows, 1).flatten(2)
+        parts = (value.real, value.imag) if value.is_complex() else (value,)
+        jacobians = [torch.stack([row(part[:, i]) for i in range(part.shape[1])], 1) for part in parts]
+    return (torch.complex(*jacobians) if value.is_complex() else jacobians[0]).flatten(2)
 
 
 def linearise(
