@@ -25,6 +25,7 @@ applications, doi:10.1088/0266-5611/19/2/201.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import odl
@@ -33,7 +34,7 @@ from torch import Tensor
 
 from genreg.operators import DataProx, TorchOperator, data_prox, to_torch
 from genreg.operators.jacobian import columns, linearise
-from genreg.solvers.latent import Measured, least_squares
+from genreg.solvers.latent import Measured, least_squares, real
 from genreg.solvers.line_search import inner
 from genreg.solvers.objective import Blocks, Curvature, Objective
 
@@ -147,19 +148,19 @@ class JointProblem(Objective):
     ) -> Curvature:
         """The Gauss-Newton matrix of the profile."""
         z, shift = blocks["z"], beta / inverse_variance
+        linear = functools.cache(lambda: linearise(self.generate, z)[1:])
 
         def matrix() -> Tensor:
             J = columns(self.generate, z)  # (n, B, *X.shape)
             with torch.no_grad():
                 KJ = self.data.reduced(J, shift)
                 gram = (
-                    torch.einsum("ibk,jbk->bij", J.flatten(2), KJ.flatten(2))
-                    * inverse_variance[:, None, None]
+                    torch.einsum("ibk,jbk->bij", real(J), real(KJ)) * inverse_variance[:, None, None]
                 )
                 return gram + torch.diag_embed(weight[:, None].expand(-1, len(J)))
 
         def product(p: Tensor) -> Tensor:
-            _, push, pull = linearise(self.generate, z)
+            push, pull = linear()
             w = self.data.reduced(push(p), shift)
             scale = (-1, *(1,) * (z.ndim - 1))
             return inverse_variance.view(scale) * pull(w) + weight.view(scale) * p

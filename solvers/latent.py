@@ -5,6 +5,7 @@ r"""Problems of a latent vector: what is measured, and the least-squares objecti
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from genreg.solvers.line_search import inner
 from genreg.solvers.objective import Blocks, Curvature, Objective
 from genreg.solvers.solution import Solution
 
-__all__ = ["Measured", "latent_curvature", "least_squares", "per_sample_number"]
+__all__ = ["Measured", "latent_curvature", "least_squares", "per_sample_number", "real"]
 
 
 @dataclass(frozen=True)
@@ -192,18 +193,20 @@ def latent_curvature(forward: TorchOperator, generate: TorchOperator) -> Callabl
 
     def curvature(blocks: Blocks, *, inverse_variance: Tensor, weight: Tensor, **data: Tensor) -> Curvature:
         z = blocks["z"]
+        linear = functools.cache(lambda: linearise(both, z)[1:])
 
         def matrix() -> Tensor:
             with torch.no_grad():
                 if forward.linear and many_data:
-                    J = _real(forward(columns(generate, z))).permute(1, 2, 0)  # (B, m, n)
+                    J = forward(columns(generate, z))
                 else:
-                    J = jacobian(both, z)
+                    J = jacobian(both, z).movedim(2, 0)
+                J = real(J).permute(1, 2, 0)  # (B, m, n)
                 gram = inverse_variance[:, None, None] * (J.mT @ J)
                 return gram + torch.diag_embed(weight[:, None].expand(-1, gram.shape[1]))
 
         def product(p: Tensor) -> Tensor:
-            _, push, pull = linearise(both, z)
+            push, pull = linear()
             scale = (-1, *(1,) * (z.ndim - 1))
             return inverse_variance.view(scale) * pull(push(p)) + weight.view(scale) * p
 
@@ -212,7 +215,7 @@ def latent_curvature(forward: TorchOperator, generate: TorchOperator) -> Callabl
     return curvature
 
 
-def _real(J: Tensor) -> Tensor:
-    """Columns as real vectors, ``(n, B, m)``."""
+def real(J: Tensor) -> Tensor:
+    """Columns ``(n, B, *shape)`` as real vectors, ``(n, B, m)``, real and imaginary parts side by side."""
     J = torch.view_as_real(J) if J.is_complex() else J
     return J.flatten(2)
