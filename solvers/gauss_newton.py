@@ -86,6 +86,10 @@ class LevenbergMarquardt:
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One trial for every sample."""
+        if block in objective.proximable:
+            raise NotImplementedError(
+                f"a Gauss-Newton step needs a smooth block, {block!r} has a proximable part"
+            )
         if block not in objective.curvature:
             raise NotImplementedError(
                 f"the block {block!r} must have a curvature (Objective.curvature) for a Gauss-Newton step"
@@ -98,18 +102,18 @@ class LevenbergMarquardt:
             memory = state.memory[block]
             N = objective.curvature[block](state.blocks, **objective.per_sample)
             d, promised = self._krylov_step(N.product, gradient, mu)
-        d = d.view_as(v)
-        trial = TrialStep.of(objective, state, block, v + d)
+        trial = TrialStep.of(objective, state, block, v + d.view_as(v))
+        d = trial.step
         slope, change = inner(gradient, d), inner(trial.bend, d)
         highest, steepest = state.smooth + 1e-4 * slope, -1.9998 * slope
         accepted = self.line_search.accept(state.smooth, trial.smooth, highest, change, steepest)
-        accepted = accepted & (slope <= 0)
+        accepted = accepted & (slope < 0)  # a step lost in the rounding of v is none
 
         fall = state.smooth - trial.smooth
         gain = torch.where(self.line_search.equal(state.smooth, trial.smooth), 1.0, fall / promised)
         shrunk = (mu * (1 - (2 * gain.clamp(0, 1) - 1) ** 3).clamp_min(0.1)).clamp_min(self.smallest)
         growth = memory[:, 0]
-        far = fall >= self.fresh * trial.smooth.abs()
+        far = (fall >= self.fresh * trial.smooth.abs()) | (self.fresh == 0)
         memory = memory.clone()
         memory[:, 0] = torch.where(accepted, 2.0, 2 * growth)
         memory[:, 1] = torch.where(accepted & far, 0.0, memory[:, 1])
