@@ -39,7 +39,6 @@ from genreg.solvers.driver import Callback, run
 from genreg.solvers.gauss_newton import LevenbergMarquardt
 from genreg.solvers.joint import JointProblem
 from genreg.solvers.latent import Measured
-from genreg.solvers.levenberg_marquardt import gauss_newton
 from genreg.solvers.objective import Objective
 from genreg.solvers.propose import Proposal, Propose
 from genreg.solvers.solution import Solution
@@ -145,8 +144,15 @@ def proposing(
 
     def descent(objective: Objective, state: State) -> Tensor:
         x = problem.image(state.blocks["z"], **objective.per_sample)
-        latent = problem.latent(x, **objective.per_sample)
-        return gauss_newton(latent, {"z": encode(x)}, max_iter=_DESCENT, progress=False).blocks["z"]
+        solution = run(  # from codes that need not be finite
+            problem.latent(x, **objective.per_sample),
+            Door({"z": encode(x)}, dict, True),
+            {"z": LevenbergMarquardt()},
+            max_iter=_DESCENT,
+            tol=1e-4,
+            progress=False,
+        )
+        return solution.blocks["z"]
 
     if rule == "exact":
         return Propose([Proposal(code)])

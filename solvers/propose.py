@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from genreg.solvers.checks import is_monotone
 from genreg.solvers.line_search import Backtracking, inner
 from genreg.solvers.objective import Objective
 from genreg.solvers.state import State, relative, where
@@ -52,7 +53,7 @@ class Propose:
         How a sample moves that no candidate lowers; without it, such a sample stays and, after one turn, has stalled.
     take : {"first", "best"}
         Take the first candidate that lowers the objective of a sample, or move by `otherwise` as well and take
-        the best of all.
+        the best of all. All candidates are made where the turn starts.
     """
 
     proposals: Sequence[Proposal]
@@ -63,6 +64,11 @@ class Propose:
     def line_search(self) -> Backtracking:
         """That of the other update."""
         return self.otherwise.line_search if self.otherwise else Backtracking(max_trials=1)
+
+    @property
+    def monotone(self) -> bool:
+        """Whether the other update never lets the objective rise, as the candidates do not."""
+        return self.otherwise is None or is_monotone(self.otherwise)
 
     def first_step(self, gradient: Tensor) -> Tensor:
         """First step sizes of the other update, ``(B,)``."""
@@ -75,6 +81,8 @@ class Propose:
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One turn of every sample."""
+        if block in objective.proximable:
+            raise NotImplementedError(f"proposals need a smooth block, {block!r} has a proximable part")
         turns = state.memory[block][:, :1]
         start = replace(state, memory={**state.memory, block: state.memory[block][:, 1:]})
         gradient = start.gradients[block]
@@ -90,14 +98,15 @@ class Propose:
         reached = stayed
         for proposal in self.proposals:
             tried = ~settled if proposal.turns is None else ~settled & (turns[:, 0] < proposal.turns)
-            reached = _on(tried, reached, lambda o, s, p=proposal: self._jump(p, o, s, block), objective)
+            jumped = _on(tried, stayed, lambda o, s, p=proposal: self._jump(p, o, s, block), objective)
+            calls = reached.calls + jumped.calls - start.calls
+            reached = replace(jumped.where(jumped.smooth < reached.smooth, reached), calls=calls)
             if self.take == "first":
                 settled = reached.smooth < start.smooth
         if self.otherwise is not None:
             other, update = ~settled, self.otherwise
             moved = _on(other, start, lambda o, s: update(o, s, block), objective)
-            jumped = reached.smooth < start.smooth
-            better = other & ~(jumped & (reached.smooth < moved.smooth))
+            better = other & ~((reached.smooth < start.smooth) & (reached.smooth < moved.smooth))
             calls = reached.calls + torch.where(other, moved.calls - start.calls, 0)
             reached = replace(moved.where(better, reached), calls=calls)
         memory = torch.cat((turns + 1, reached.memory[block]), 1)
