@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import odl
@@ -78,7 +79,8 @@ def map_z_splitting(
     -------
     Solution
         As for `jpmap`; ``value`` is J with the last β. ``history`` has ``beta`` and ``gap``, :math:`\|x -
-        G(z)\|^2`, ``(stages, B)``. Samples whose gap is still above ε have the status ``MAX_ITER``.
+        G(z)\|^2`, ``(stages, B)``. The status is that of the last stage where the gap is at most ε, and
+        ``MAX_ITER`` where it is still above.
 
     Raises
     ------
@@ -202,10 +204,8 @@ def _raise_beta(
     problem = JointProblem.measured(measured, beta)
     z, running = measured.starts(init, 1, 0)
     beta, total = beta.clone(), _Total(z.clone(), beta)
-    moved, before = (
-        torch.zeros_like(beta),
-        torch.zeros_like(beta),
-    )  # the last step of log β, and log gap before it
+    # The last step of log β, and log gap before it.
+    moved, before = torch.zeros_like(beta), torch.zeros_like(beta)
     for stage in tqdm(range(stages), desc="continuation", disable=not progress, leave=False):
         now = problem.take(running).with_beta(beta[running])
         solution = run(
@@ -214,7 +214,7 @@ def _raise_beta(
             {"z": first_update(now) if stage == 0 else LevenbergMarquardt()},
             max_iter=max_iter,
             tol=tol,
-            callback=callback,
+            callback=callback and _renumbered(callback, running),
             progress=False,
         )
         gap = now.gap(solution.blocks["z"])
@@ -228,6 +228,11 @@ def _raise_beta(
         beta[running] *= log_step.exp()
     solution = total.solution(time.perf_counter() - began)
     return finished(measured, problem.with_beta(beta), solution)
+
+
+def _renumbered(callback: Callback, samples: Tensor) -> Callback:
+    """The callback of a stage of some samples, which are to have the numbers that they have in the batch."""
+    return lambda iterate: callback(replace(iterate, samples=samples[iterate.samples]))
 
 
 class _Total:
@@ -250,8 +255,7 @@ class _Total:
         self.gaps.append(self.gap.clone())
         stopped = bool((stage.status == Status.STOPPED).any())
         broken = stage.status == Status.NON_FINITE
-        self.status[index[broken]] = Status.NON_FINITE
-        self.status[index[held]] = Status.CONVERGED
+        self.status[index[held | broken]] = stage.status[held | broken]
         if stopped:
             self.status[index[~held & ~broken]] = Status.STOPPED
         return held | broken | stopped
