@@ -101,7 +101,11 @@ class Measured:
             return self.G.encode(rough_reconstruction(self.A, self.y))
         if init is None:
             return torch.zeros((count, *Z.shape), dtype=torch_dtype(Z), device=self.y.device)
-        image = isinstance(init, Mapping) and "x" in init and "z" not in init
+        if isinstance(init, Mapping) and not {"x", "z"} & set(init):
+            raise ValueError(
+                f"init must be a latent vector, {{'z': latent vector}} or {{'x': image}}, got the keys {list(init)}"
+            )
+        image = isinstance(init, Mapping) and "z" not in init
         if image and not self.has_encoder:
             raise ValueError(f"init must be a latent vector: {self.G!r} has no encoder for an image")
         given = init["x"] if image else init["z"] if isinstance(init, Mapping) and "z" in init else init
