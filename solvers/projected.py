@@ -21,12 +21,13 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg.operators import to_element, to_torch, torch_dtype, weight
+from genreg.operators import to_torch, weight
 from genreg.operators.norm import operator_norm
-from genreg.solvers.descent import gradient_descent, quasi_newton
-from genreg.solvers.door import Door, enter, is_element
+from genreg.solvers import joint
+from genreg.solvers.door import Door
 from genreg.solvers.driver import Callback, run
-from genreg.solvers.krylov import rough_reconstruction
+from genreg.solvers.latent import Measured
+from genreg.solvers.levenberg_marquardt import gauss_newton
 from genreg.solvers.line_search import Backtracking, inner
 from genreg.solvers.objective import Objective
 from genreg.solvers.solution import Solution
@@ -34,8 +35,6 @@ from genreg.solvers.state import State, where
 from genreg.solvers.updates import TrialStep
 
 __all__ = ["projected_gradient"]
-
-_DENSE_HESSIAN = 256  # latent dimension up to which the inner solve is a quasi-Newton method
 
 Projection = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """Maps w and the last z to z⁺, G(z⁺), and the evaluations it took."""
@@ -83,8 +82,7 @@ def projected_gradient(
     tol : float
         A sample has converged when :math:`\tfrac{\tau_0}{\tau} \|x^+ - x\| \le tol \|x\|`, with τ₀ the first step.
     inner_iterations : int
-        Largest number of quasi-Newton steps of an inner solve (of gradient steps with more than 256 latent
-        dimensions).
+        Largest number of Levenberg-Marquardt steps of an inner solve.
     restarts : int
         Starts of every inner solve: the last z, and draws from N(0, I).
     seed : int
@@ -107,15 +105,10 @@ def projected_gradient(
         If an argument has the wrong type, shape, dtype, device or sign, or is not finite; if the encoder is
         asked for and there is none.
     """
-    if not isinstance(A, odl.Operator) or not isinstance(G, odl.Operator):
-        name, given = ("G", G) if isinstance(A, odl.Operator) else ("A", A)
-        raise TypeError(f"{name} must be an ODL operator, got {type(given).__name__}")
-    if G.range != A.domain:
-        raise ValueError(f"G must map to the domain of A, {A.domain!r}, got {G.range!r}")
+    measured = Measured.enter(A, y, G, noise_std)
     if projection not in ("solve", "encoder"):
         raise ValueError(f"projection must be 'solve' or 'encoder', got {projection!r}")
-    encoder = getattr(G, "has_encoder", False)
-    if projection == "encoder" and not encoder:
+    if projection == "encoder" and not measured.has_encoder:
         raise ValueError(f"projection='encoder' needs a generator with an encoder, got {G!r}")
     for argument, count in (("inner_iterations", inner_iterations), ("restarts", restarts)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
@@ -123,20 +116,10 @@ def projected_gradient(
     if step is not None and not step > 0:
         raise ValueError(f"step must be positive, got {step}")
 
-    data = enter(y, {"y": A.range}, "y")
-    target = data.blocks["y"]
-    sigma = torch.as_tensor(noise_std, dtype=target.real.dtype, device=target.device)
-    if sigma.ndim > 1 or (sigma.ndim == 1 and len(sigma) != len(target)):
-        raise ValueError(
-            f"noise_std must be a number or have the shape ({len(target)},), got {tuple(sigma.shape)}"
-        )
-    if not bool(((sigma > 0) & torch.isfinite(sigma)).all()):
-        raise ValueError(f"noise_std must be positive and finite, got {noise_std}")
-
-    z = _first_latent(A, target, G, init, encoder)
+    z = measured.start(init)
     forward, generate = to_torch(A), to_torch(G)
     with torch.no_grad():
-        door = Door({"x": generate(z), "z": z}, _leave(A, G, data, is_element(y)), data.batched)
+        door = Door({"x": generate(z), "z": z}, dict, True)
 
     def fidelity(blocks: Mapping[str, Tensor], y: Tensor, precision: Tensor) -> Tensor:
         r = forward(blocks["x"]) - y
@@ -145,17 +128,17 @@ def projected_gradient(
     objective = Objective(
         fidelity,
         {"x": A.domain, "z": G.domain},
-        per_sample={"y": target, "precision": sigma.expand(len(target)) ** -2},
+        per_sample={"y": measured.y, "precision": measured.inverse_variance},
     )
     if step is None and A.is_linear:
         norm_sq = operator_norm(A) ** 2 * float(weight(A.domain)) / float(weight(A.range))
-        first = sigma.square().expand(len(target)) / norm_sq
+        first = measured.noise_std.square() / norm_sq
     else:
-        first = None if step is None else torch.full_like(sigma.expand(len(target)), step)
+        first = None if step is None else torch.full_like(measured.noise_std, step)
     if projection == "encoder":
         project = _by_encoder(G, generate)
     else:
-        project = _by_solve(G, generate, inner_iterations, restarts, seed)
+        project = _by_solve(generate, inner_iterations, restarts, seed)
     solution = run(
         objective,
         door,
@@ -166,28 +149,7 @@ def projected_gradient(
         progress=progress,
         description="projected gradient",
     )
-    return replace(solution, image=solution.blocks["x"])
-
-
-def _first_latent(A: odl.Operator, y: Tensor, G: Any, init: Any, encoder: bool) -> Tensor:
-    if init is None:
-        if encoder:
-            return G.encode(rough_reconstruction(A, y))
-        return torch.zeros((len(y), *G.domain.shape), dtype=torch_dtype(G.domain), device=y.device)
-    z = enter(init["z"] if isinstance(init, Mapping) and "z" in init else init, {"z": G.domain}).blocks["z"]
-    if len(z) != len(y):
-        raise ValueError(f"init must have the batch size of y, {len(y)}, got {len(z)}")
-    return z
-
-
-def _leave(A: odl.Operator, G: odl.Operator, data: Door, elements: bool) -> Callable[..., dict[str, Any]]:
-    spaces = {"x": A.domain, "z": G.domain}
-
-    def leave(result: Mapping[str, Tensor]) -> dict[str, Any]:
-        out = {name: data.per_sample(value) for name, value in result.items()}
-        return {name: to_element(spaces[name], value) for name, value in out.items()} if elements else out
-
-    return leave
+    return measured.leave(solution, solution.blocks["x"], **solution.blocks)
 
 
 def _by_encoder(G: Any, generate: Any) -> Projection:
@@ -198,21 +160,16 @@ def _by_encoder(G: Any, generate: Any) -> Projection:
     return project
 
 
-def _by_solve(G: Any, generate: Any, max_iter: int, restarts: int, seed: int) -> Projection:
-    solver = quasi_newton if G.domain.size <= _DENSE_HESSIAN else gradient_descent
+def _by_solve(generate: Any, max_iter: int, restarts: int, seed: int) -> Projection:
     generator = torch.Generator().manual_seed(seed)
-
-    def distance(blocks: Mapping[str, Tensor], w: Tensor) -> Tensor:
-        r = generate(blocks["z"]) - w
-        return inner(r, r)
 
     def project(w: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         drawn = torch.randn((restarts - 1, *z.shape), generator=generator, dtype=z.dtype).to(z.device)
         starts = torch.cat((z[None], drawn)).flatten(0, 1)  # (restarts * B, *Z.shape)
-        problem = Objective(
-            distance, {"z": G.domain}, per_sample={"w": w.repeat(restarts, *(1,) * (w.ndim - 1))}
-        )
-        found = solver(problem, {"z": starts}, max_iter=max_iter, tol=1e-6, progress=False)
+        several = w.repeat(restarts, *(1,) * (w.ndim - 1))
+        ones = w.new_ones(len(several))
+        problem = joint.projection(generate, several, 2 * ones, 0 * ones)
+        found = gauss_newton(problem, {"z": starts}, max_iter=max_iter, tol=1e-6, progress=False)
         values = found.value.view(restarts, -1)
         best = values.nan_to_num(torch.inf).argmin(0) * len(z) + torch.arange(len(z), device=z.device)
         code = found.blocks["z"][best]

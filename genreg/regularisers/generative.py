@@ -18,6 +18,7 @@ learning models, arXiv:2107.11191.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import odl
@@ -25,13 +26,14 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.fidelity import Fidelity
+from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.generator import Generator
-from genreg.operators import TorchFunctional, to_torch, torch_dtype
+from genreg.operators import TorchFunctional, to_torch, torch_dtype, weight
 from genreg.regularisers.base import Regulariser
 from genreg.regularisers.marginal import RangeMarginal
-from genreg.solvers import gradient_descent, palm, quasi_newton
-from genreg.solvers.objective import Blocks
+from genreg.solvers import Objective, SaddlePoint, gradient_descent, palm, quasi_newton
+from genreg.solvers.latent import latent_curvature
+from genreg.solvers.objective import Blocks, Curvature
 from genreg.solvers.splitting import split
 
 __all__ = ["DENSE_HESSIAN", "Generative", "HardConstraint", "check_generator"]
@@ -121,6 +123,7 @@ class HardConstraint(Generative):
     def __init__(self, G: Generator, latent: Functional | None = None) -> None:
         check_generator(G)
         super().__init__(G, G.domain, G, latent)
+        self._squared = isinstance(self.latent, odl.functionals.L2NormSquared)
         if self.latent_prox is not None:
             self.solver = palm
         else:
@@ -140,6 +143,22 @@ class HardConstraint(Generative):
         """See the class."""
         z = self.latent_starts(fidelity, init or self.default_start, restarts, generator)
         return {"z": z.flatten(0, 1)}
+
+    def problem(self, fidelity: Fidelity, lam: Tensor, **parameters: Tensor) -> Objective | SaddlePoint:
+        """The problem, see `Regulariser.problem`; for a Gaussian fidelity and ‖z‖² with its curvature.
+
+        `solvers.gauss_newton` solves it then.
+        """
+        objective = super().problem(fidelity, lam, **parameters)
+        if isinstance(objective, Objective) and isinstance(fidelity, GaussianFidelity) and self._squared:
+            curvature = latent_curvature(to_torch(fidelity.operator), self.generate)
+            scale = 2 * float(weight(self.generator.domain))
+
+            def of_block(blocks: Blocks, *, lam: Tensor, **given: Tensor) -> Curvature:
+                return curvature(blocks, weight=scale * lam, **given)
+
+            objective = replace(objective, curvature={"z": of_block})
+        return objective
 
     @property
     def marginal(self) -> Functional:
