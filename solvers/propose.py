@@ -77,15 +77,19 @@ class Propose:
     def first_memory(self, gradient: Tensor) -> Tensor:
         """No turns yet, and the first memory of the other update."""
         turns = gradient.new_zeros((len(gradient), 1))
-        return torch.cat((turns, self.otherwise.first_memory(gradient)), 1) if self.otherwise else turns
+        if self.otherwise is None:
+            return turns
+        return torch.cat((turns, self.otherwise.first_memory(gradient).flatten(1)), 1)
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One turn of every sample."""
         if block in objective.proximable:
             raise NotImplementedError(f"proposals need a smooth block, {block!r} has a proximable part")
-        turns = state.memory[block][:, :1]
-        start = replace(state, memory={**state.memory, block: state.memory[block][:, 1:]})
-        gradient = start.gradients[block]
+        gradient, memory = state.gradients[block], state.memory[block]
+        turns, memory = memory[:, :1], memory[:, 1:]
+        if self.otherwise is not None:
+            memory = memory.reshape(len(memory), *self.otherwise.first_memory(gradient[:1]).shape[1:])
+        start = replace(state, memory={**state.memory, block: memory})
         stayed = replace(
             start,
             residuals={
@@ -109,7 +113,7 @@ class Propose:
             better = other & ~((reached.smooth < start.smooth) & (reached.smooth < moved.smooth))
             calls = reached.calls + torch.where(other, moved.calls - start.calls, 0)
             reached = replace(moved.where(better, reached), calls=calls)
-        memory = torch.cat((turns + 1, reached.memory[block]), 1)
+        memory = torch.cat((turns + 1, reached.memory[block].flatten(1)), 1)
         return replace(reached, memory={**reached.memory, block: memory})
 
     def _jump(self, proposal: Proposal, objective: Objective, state: State, block: str) -> State:
