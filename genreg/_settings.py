@@ -127,7 +127,7 @@ _TABLES: dict[str, dict[str, Rule]] = {
         "detector_distance": _POSITIVE,
     },
     "prior": {
-        "kind": _one_of("hard", "relaxed", "sparse", "sparse-tv", "tv", "tikhonov"),
+        "kind": _one_of("hard", "joint", "relaxed", "sparse", "sparse-tv", "tv", "tikhonov"),
         "weights": _TEXT,
         "mu": _POSITIVE,
         "lower": _NUMBER,
@@ -149,7 +149,7 @@ _DEVIATING = ("relaxed", "sparse", "sparse-tv")
 _ONLY_FOR = {
     ("geometry", "source_distance"): ("fan",),
     ("geometry", "detector_distance"): ("fan",),
-    ("prior", "weights"): ("hard", *_DEVIATING),
+    ("prior", "weights"): ("hard", "joint", *_DEVIATING),
     ("prior", "mu"): _DEVIATING,
     ("prior", "lower"): ("tv",),
     ("prior", "upper"): ("tv",),

@@ -27,7 +27,7 @@ A configuration has up to six tables; what is in brackets here may be left out::
     detector_distance = 143.08     # and axis to detector
 
     [prior]
-    kind = "hard"                  # or "relaxed", "sparse", "sparse-tv"; "tikhonov", "tv"
+    kind = "hard"                  # or "joint", "relaxed", "sparse", "sparse-tv"; "tikhonov", "tv"
     weights = "shapes-vae"         # of a generator: shipped name, or file, relative to the configuration
     mu = 0.1                       # relaxed, sparse, sparse-tv: weight of the latent term
     [lower = 0.0]                  # tv: bounds of the image,
@@ -67,6 +67,7 @@ from genreg.operators import ray_transform, to_tensor
 from genreg.reconstruct import Reconstruction, reconstruct
 from genreg.regularisers import (
     HardConstraint,
+    JointPrior,
     Regulariser,
     RelaxedConstraint,
     SparseDeviation,
@@ -234,12 +235,14 @@ def _angle_partition(angles: np.ndarray) -> Any:
 
 def _prior(prior: Mapping[str, Any], X: Any, scale: float, folder: Path) -> Regulariser:
     kind = require({"prior": prior}, "prior", "kind")
-    if kind in ("hard", "relaxed", "sparse", "sparse-tv"):
+    if kind in ("hard", "joint", "relaxed", "sparse", "sparse-tv"):
         weights = require({"prior": prior}, "prior", "weights")
         is_file = weights.endswith(".safetensors")
         G = load_generator(folder / weights if is_file else weights, range=X)
         if kind == "hard":
             return HardConstraint(G)
+        if kind == "joint":
+            return JointPrior(G)
         mu = require({"prior": prior}, "prior", "mu")
         if kind == "relaxed":
             return RelaxedConstraint(G, mu)

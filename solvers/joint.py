@@ -43,12 +43,14 @@ __all__ = ["JointProblem"]
 
 @dataclass(frozen=True, kw_only=True)
 class JointProblem(Objective):
-    """The objective J(x, z) of a batch, with data, σ, β and w for every sample.
-
-    ``per_sample`` holds y, ``(B, *Y.shape)``, and inverse_variance (1/σ²), beta and weight (w), ``(B,)``.
+    """The objective J(x, z) of a batch, made by `of`.
 
     Attributes
     ----------
+    smooth, spaces, proximable, curvature
+        Those of an `Objective`: J itself, of the blocks x and z.
+    per_sample : dict of str to Tensor
+        y, ``(B, *Y.shape)``, and inverse_variance (1/σ²), beta and weight (w), ``(B,)``.
     generate : TorchOperator
         G.
     data : DataProx

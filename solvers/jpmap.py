@@ -28,7 +28,8 @@ doi:10.1007/BF01581598.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import odl
@@ -43,8 +44,9 @@ from genreg.solvers.objective import Objective
 from genreg.solvers.propose import Proposal, Propose
 from genreg.solvers.solution import Solution
 from genreg.solvers.state import State
+from genreg.solvers.updates import Update
 
-__all__ = ["check_turns", "finished", "jpmap", "learned_beta", "proposing", "with_encoder"]
+__all__ = ["check_turns", "finished", "jpmap", "learned_beta", "maximise", "proposing", "with_encoder"]
 
 Rule = Literal["exact", "candidates", "fast"]
 
@@ -120,18 +122,58 @@ def jpmap(
     check_turns(rule, n1, n2, restarts)
     problem = JointProblem.measured(measured, learned_beta(measured, beta))
     z, rows = measured.starts(init, restarts, seed)
-    several = problem.take(rows)
+    solution = maximise(
+        problem.take(rows),
+        {"z": z},
+        update=lambda several: proposing(several, G.encode, rule, n1, n2),
+        max_iter=max_iter,
+        tol=tol,
+        callback=callback,
+        progress=progress,
+    )
+    return finished(measured, problem, solution.best(restarts))
+
+
+def maximise(
+    problem: JointProblem,
+    init: Mapping[str, Tensor],
+    *,
+    update: Callable[[JointProblem], Update] | None = None,
+    max_iter: int = 200,
+    tol: float = 1e-4,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    """Minimise J of a batch of tensors over both blocks, from the latent vectors in `init`.
+
+    Parameters
+    ----------
+    problem : JointProblem
+        J.
+    init : dict of str to Tensor
+        Its ``"z"`` is the starting point.
+    update : callable, optional
+        Makes the update of z for the problem; by default damped Gauss-Newton steps for the profile.
+    max_iter, tol, callback, progress
+        As for `jpmap`.
+
+    Returns
+    -------
+    Solution
+        Blocks ``"x"`` and ``"z"``.
+    """
     solution = run(
-        several.profile(),
-        Door({"z": z}, dict, True),
-        {"z": proposing(several, G.encode, rule, n1, n2)},
+        problem.profile(),
+        Door({"z": init["z"]}, dict, True),
+        {"z": LevenbergMarquardt() if update is None else update(problem)},
         max_iter=max_iter,
         tol=tol,
         callback=callback,
         progress=progress,
         description="JPMAP",
     )
-    return finished(measured, problem, solution.best(restarts))
+    z = solution.blocks["z"]
+    return replace(solution, blocks={"x": problem.image(z), "z": z})
 
 
 def proposing(

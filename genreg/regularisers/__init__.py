@@ -1,7 +1,8 @@
 """Regularisers: ODL functionals of named blocks that stand for an image.
 
 `base` says what a regulariser is; `generative` and `deviations` have those made of a generator, `images` those of
-the image itself (the baselines among them), `marginal` minimises the latent vector out.
+the image itself (the baselines among them), `joint` has the joint prior of image and latent
+vector, `marginal` minimises the latent vector out.
 """
 
 from genreg.regularisers.base import Regulariser
@@ -14,6 +15,7 @@ from genreg.regularisers.images import (
     Tikhonov,
     TotalVariation,
 )
+from genreg.regularisers.joint import JointPrior
 from genreg.regularisers.marginal import Marginal
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "EncoderNorm",
     "FlowPrior",
     "HardConstraint",
+    "JointPrior",
     "Marginal",
     "Regulariser",
     "RelaxedConstraint",

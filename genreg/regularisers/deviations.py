@@ -19,6 +19,7 @@ from genreg.regularisers.base import checked_parameter
 from genreg.regularisers.generative import DENSE_HESSIAN, Generative, HardConstraint, check_generator
 from genreg.regularisers.marginal import Marginal
 from genreg.solvers import QuasiNewton, ipalm, lbfgs
+from genreg.solvers.limited_memory import Substitution
 from genreg.solvers.objective import Blocks
 
 __all__ = ["RelaxedConstraint", "SparseDeviation"]
@@ -66,6 +67,15 @@ class _Deviating(Generative):
         return {} if self.latent_prox is None else {"z": self.latent_prox.scaled(mu)}
 
 
+def deviation_for_image(generate: Callable[[Tensor], Tensor]) -> Substitution:
+    """Map between x and the deviation x - G(z), the variable that solvers find easier, as `solvers.lbfgs` takes it."""
+
+    def shifted(sign: int) -> Callable[[Blocks], Blocks]:
+        return lambda v: {"x": v["x"] + sign * generate(v["z"]), "z": v["z"]}
+
+    return shifted(1), shifted(-1)
+
+
 class RelaxedConstraint(_Deviating):
     r"""Solutions near the range of a generator: image x, value :math:`\|G(z) - x\|_X^2 + \mu s(z)` (eq. 19).
 
@@ -93,11 +103,7 @@ class RelaxedConstraint(_Deviating):
         self.norm = to_torch(odl.functionals.L2NormSquared(G.range))
         self.solver = ipalm
         if self.latent_prox is None:
-            self.solver = functools.partial(lbfgs, substitution=(self._shifted(1), self._shifted(-1)))
-
-    def _shifted(self, sign: int) -> Callable[[Blocks], Blocks]:
-        """Map between x and the deviation x - G(z), the variable that solvers find easier."""
-        return lambda v: {"x": v["x"] + sign * self.generate(v["z"]), "z": v["z"]}
+            self.solver = functools.partial(lbfgs, substitution=deviation_for_image(self.generate))
 
     def smooth(self, blocks: Blocks, *, mu: float | Tensor, **parameters: float | Tensor) -> Tensor:
         r""":math:`\|G(z) - x\|^2 + \mu s(z)`, s its smooth part."""

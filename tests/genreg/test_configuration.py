@@ -185,6 +185,9 @@ def test_generative_prior_and_scale(tmp_path, make_case):
         rec, near = case.run(prior__kind=kind, prior__mu=1e-3, solve__lam=100.0)
         assert np.abs(near - truth.numpy()).mean() < 5e-3
         assert "z" in rec.blocks and len(rec.blocks) == 2
+    case.settings["prior"] = {"kind": "joint", "weights": "shapes-vae"}
+    rec, near = case.run(solve__lam=1.0)
+    assert np.abs(near - truth.numpy()).mean() < 5e-3 and set(rec.blocks) == {"x", "z"}
     case.settings["prior"] = {"kind": "hard", "weights": "shapes-vae"}
     case.settings["solve"]["lam"] = 0.1
     np.save(tmp_path / "data.npy", 20 * y)

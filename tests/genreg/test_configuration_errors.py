@@ -54,7 +54,12 @@ WRONG = [
     ("geometry__detector", {"pixels": 32}, ValueError, r"geometry.detector must be \{pixels, size\}"),
     ("geometry__detector", {"pixels": 31, "size": 4}, ValueError, r"shape \(20, 31\).*got \(20, 32\) in"),
     ("geometry__centre", "middle", ValueError, "geometry.centre must be a finite number, got 'middle'"),
-    ("prior__kind", "wavelet", ValueError, "prior.kind must be 'hard' or 'relaxed' or .*, got 'wavelet'"),
+    (
+        "prior__kind",
+        "wavelet",
+        ValueError,
+        "prior.kind must be 'hard' or 'joint' or 'relaxed' or .*, got 'wavelet'",
+    ),
     ("prior__kind", "hard", ValueError, r"must have the entry 'weights' in \[prior\]"),
     ("prior__kind", "sparse", ValueError, r"must have the entry 'weights' in \[prior\]"),
     (
