@@ -39,6 +39,7 @@ __all__ = ["jpmap_continuation", "map_z_splitting"]
 
 _LARGEST = math.log(10.0)  # step of log β at most
 _MARGIN = 0.02  # how far below log ε a secant step aims
+_OVERSHOOT = math.log(2.0)  # how far below log ε it may end
 
 
 def map_z_splitting(
@@ -129,7 +130,8 @@ def jpmap_continuation(
 
     by a factor of 10 at most, until the constraint holds. Near the constraint that factor tends to 1. With `secant`
     the step of log β is the one at which the gap, :math:`\log \|x - G(z)\|^2` as a function of log β, would
-    reach log ε along its secant, where that is longer.
+    reach log ε along its secant, where that is longer. It is also bounded so that the gap ends above ε/2, as long as
+    it falls no faster than :math:`\beta^{-2}`.
 
     Parameters
     ----------
@@ -142,7 +144,8 @@ def jpmap_continuation(
     beta : float or Tensor, optional
         The first β; by default 0.1/γ² with the γ that the model has learned.
     secant : bool
-        Whether to lengthen the steps of the multiplier method; their limit is the same.
+        Whether to lengthen the steps of the multiplier method near the constraint, and to shorten those that
+        would lead far beyond it.
     stages : int
         Largest number of stages.
     max_iter, tol : int, float
@@ -166,8 +169,11 @@ def jpmap_continuation(
 
     def step(gap: Tensor, level: Tensor, slope: Tensor) -> Tensor:
         multiplier = rho / size * (gap - level)
-        along_secant = ((gap / level).log() + _MARGIN) / -slope
-        return (torch.maximum(multiplier, along_secant) if secant else multiplier).clamp(0, _LARGEST)
+        if not secant:
+            return multiplier.clamp(0, _LARGEST)
+        ratio = (gap / level).log()
+        longer = torch.maximum(multiplier, (ratio + _MARGIN) / -slope)
+        return torch.minimum(longer, (ratio + _OVERSHOOT) / 2).clamp(0, _LARGEST)
 
     def update(problem: JointProblem) -> Update:
         return proposing(problem, G.encode, "fast", n1, n2)
