@@ -73,7 +73,7 @@ def descend(
     z = torch.cat((G.encode(x)[None], random)).flatten(0, 1)
     path = [z.clone()]
 
-    def remember(iterate: solvers.driver.Iterate) -> None:
+    def remember(iterate: solvers.Iterate) -> None:
         path.append(path[-1].clone())
         path[-1][iterate.samples] = iterate.blocks["z"]
 
