@@ -6,7 +6,7 @@
 1. Iterations until ‖v_k - v_(k-1)‖² / ‖v_(k-1)‖² < 1e-8 over all blocks, the authors' rule, from one random
    start (theirs) and from the encoder, with their λ and μ: the median over 100 images (they count one image),
    and evaluations of the objective with its gradient (one application of A and one of its adjoint each), rejected
-   trials included.
+   trials included; a new Gauss-Newton matrix (10 and 8 applications of A, none of the adjoint) is not counted.
 2. Inertia: turns, rejected ones included, of `palm`, `ipalm` and `ipalm` with quasi-Newton steps in z (what
    `SparseDeviation` is solved by) until the objective is that of `palm` after 100, 300 and 1000 turns.
 3. Table 1a's reconstructions, 100 images with three regularisers and fixed parameters, in batches and one at a
@@ -68,6 +68,8 @@ def iterations(name: str, quick: bool) -> None:
             "algorithm 1": functools.partial(solvers.gradient_descent, line_search=Backtracking()),
             "quasi_newton": solvers.quasi_newton,
             "quasi_newton, from the encoder": solvers.quasi_newton,
+            "gauss_newton": solvers.gauss_newton,
+            "gauss_newton, from the encoder": solvers.gauss_newton,
         },
         "relaxed": {
             "algorithm 2": solvers.alternating_gradient_descent,
