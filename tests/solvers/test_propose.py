@@ -75,15 +75,16 @@ def test_without_another_update_a_sample_that_is_not_lowered_has_stalled(bowls):
     assert torch.equal(solution.blocks["v"][::2], centre[::2]) and (solution.blocks["v"][1::2] == 0).all()
 
 
-@pytest.mark.parametrize("take", ["first", "best"])
-@pytest.mark.parametrize("other", [GRADIENT, QuasiNewton()])
-@pytest.mark.parametrize("value", ["far", "nan", "inf", "here"])
+@pytest.mark.parametrize(
+    ("take", "other"), [("first", QuasiNewton()), ("best", QuasiNewton()), ("best", GRADIENT)]
+)
+@pytest.mark.parametrize("value", ["far", "nan", "here"])
 def test_wrong_candidates_do_no_harm(bowls, take, other, value):
     objective, _ = bowls
 
     def wrong(objective, state):
         v = state.blocks["v"]
-        return {"far": v + 100, "nan": v * torch.nan, "inf": v + torch.inf, "here": v}[value]
+        return {"far": v + 100, "nan": v * torch.nan, "here": v}[value]
 
     solution = solve(objective, Propose([Proposal(wrong)], other, take), max_iter=300)
     plain = solve(objective, other, max_iter=300)
