@@ -110,7 +110,8 @@ def jpmap(
     Returns
     -------
     Solution
-        Blocks ``"x"`` and ``"z"``; ``image`` is x. ``value`` is J.
+        Blocks ``"x"`` and ``"z"``; ``image`` is x. ``value`` is J. ``operator_calls`` counts the evaluations of φ,
+        those of candidates and of all restarts included, and not the steps that lead to a candidate.
 
     Raises
     ------

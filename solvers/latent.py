@@ -109,7 +109,7 @@ class Measured:
         if image and not self.has_encoder:
             raise ValueError(f"init must be a latent vector: {self.G!r} has no encoder for an image")
         given = init["x"] if image else init["z"] if isinstance(init, Mapping) and "z" in init else init
-        start = enter(given, {"init": self.A.domain if image else Z}).blocks["init"]
+        start = enter(given, {"init": self.A.domain if image else Z}).blocks["init"].to(self.y.device)
         if len(start) != count:
             raise ValueError(f"init must have the batch size of y, {count}, got {len(start)}")
         return self.G.encode(start) if image else start
