@@ -63,7 +63,8 @@ class LevenbergMarquardt:
     inner_iterations : int
         Largest number of inner conjugate gradient steps.
     line_search : Backtracking
-        `slack` and `max_trials` count: what rounding is, and how often a step may fail.
+        `slack` and `max_trials` count: what rounding is, and how often a step may fail. After 15 failures in a
+        row μ has grown by a factor of 2¹²⁰.
     """
 
     damping: float = 0.1
@@ -71,7 +72,7 @@ class LevenbergMarquardt:
     smallest: float = 1e-8
     dense: int = DENSE
     inner_iterations: int = 30
-    line_search: Backtracking = field(default_factory=Backtracking)
+    line_search: Backtracking = field(default_factory=lambda: Backtracking(max_trials=15))
 
     def first_step(self, gradient: Tensor) -> Tensor:
         """First damping of every sample, ``(B,)``."""

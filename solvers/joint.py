@@ -156,9 +156,7 @@ class JointProblem(Objective):
             J = columns(self.generate, z)  # (n, B, *X.shape)
             with torch.no_grad():
                 KJ = self.data.reduced(J, shift)
-                gram = (
-                    torch.einsum("ibk,jbk->bij", real(J), real(KJ)) * inverse_variance[:, None, None]
-                )
+                gram = torch.einsum("ibk,jbk->bij", real(J), real(KJ)) * inverse_variance[:, None, None]
                 return gram + torch.diag_embed(weight[:, None].expand(-1, len(J)))
 
         def product(p: Tensor) -> Tensor:

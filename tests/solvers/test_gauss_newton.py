@@ -156,6 +156,7 @@ def test_steps_that_are_lost_in_rounding_end_the_run():
     for update in (LevenbergMarquardt(), LevenbergMarquardt(dense=0)):
         solution = gauss_newton(rising, start, update=update, **QUIET)
         assert solution.status.tolist() == [Status.STALLED] * 2 and torch.equal(solution.blocks["v"], start)
+        assert (solution.operator_calls == 16).all()
 
 
 # gauss_newton
