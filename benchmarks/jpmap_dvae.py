@@ -160,7 +160,9 @@ def print_table(found: dict[str, Tensor], sizes: Sizes) -> None:
         cells = (f"{factor * m:.2f} ± {factor * e:.2f}" for m, e in zip(*mean_and_error(values), strict=True))
         print(f"{label:>52}  " + "  ".join(f"{cell:>15}" for cell in cells))
 
-    print(f"\nmean over {sizes.images} images and {len(sizes.seeds)} seeds ± standard error over the images")
+    print(
+        f"\nmeans over {sizes.images} images and {len(sizes.seeds)} seed(s) ± standard errors over the images"
+    )
     print(f"{'255 σ_DVAE':>52}  " + "  ".join(f"{level:>15}" for level in sizes.levels))
     for name, values in found.items():
         squares = any(part in name for part in (": ", "mse", "²"))
