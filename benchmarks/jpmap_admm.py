@@ -60,8 +60,7 @@ class AugmentedLagrangian:
 
     x follows z (`profile`) or stays fixed during the step in z (ADMM). The first r is `penalty` / γ²; it grows by
     `growth` after a turn that has not reduced ‖x - G(z)‖ by `reduction`. The encoder proposes in `proposals` turns.
-    Without `multipliers` u = 0. A turn has `steps` Gauss-Newton steps. An image ends at `grey` levels of 255; `box`
-    is the largest entry of σ² r |u|.
+    Without `multipliers` u = 0. A turn has `steps` Gauss-Newton steps; σ² r |u| has entries up to `box`.
     """
 
     profile: bool = True
@@ -184,15 +183,14 @@ def print_table(
         results[name] = constrained(p, found)
 
     seconds = interleaved({name: partial(solve, name) for name in methods}, repeats)
-    unit = seconds["Levenberg-Marquardt"]
     print(
         f"{'':<26}  {'mean H':>7}  {'median':>7}  {'MSE e3':>6}  {'eval':>5}  {'Jac':>4}  {'time':>4}  "
         f"{'than L.-M.':>11}  {'continuation':>12}  log ratio %"
     )
-    reference = [results[name][0] for name in ("Levenberg-Marquardt", "continuation")]
+    unit, reference = seconds["Levenberg-Marquardt"], results["continuation"][0]
     for name, (H, mse) in results.items():
-        shares = [_shares(H / h) for h in reference]
-        ratio = 100 * (H / reference[1]).log()
+        shares = [_shares(H / h) for h in (results["Levenberg-Marquardt"][0], reference)]
+        ratio = 100 * (H / reference).log()
         print(
             f"{name:<26}  {H.mean():7.1f}  {H.median():7.1f}  {1000 * mse.mean():6.2f}  {work[name][0]:5.0f}  "
             f"{work[name][1]:4.1f}  {seconds[name] / unit:4.1f}  {shares[0]:>11}  {shares[1]:>12}  "
