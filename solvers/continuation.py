@@ -117,7 +117,7 @@ def jpmap_continuation(
     n1: int = 5,
     n2: int = 5,
     stages: int = 100,
-    max_iter: int = 20,
+    max_iter: int = 50,
     tol: float = 1e-4,
     callback: Callback | None = None,
     progress: bool = True,

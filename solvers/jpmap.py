@@ -252,5 +252,5 @@ def learned_beta(measured: Measured, beta: float | Tensor | None, factor: float 
 def finished(measured: Measured, problem: JointProblem, solution: Solution) -> Solution:
     """The solution with both blocks, as the caller's kind of data."""
     z = solution.blocks["z"]
-    x = problem.image(z)
+    x = solution.blocks["x"] if "x" in solution.blocks else problem.image(z)
     return measured.leave(solution, x, x=x, z=z)
