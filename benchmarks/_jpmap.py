@@ -16,7 +16,7 @@ from torch import Tensor
 import genreg
 from genreg.operators import gaussian_measurements, mask, ray_transform
 
-__all__ = ["AUTHORS", "PROBLEMS", "Problem", "problem"]
+__all__ = ["AUTHORS", "PROBLEMS", "Problem", "data_images", "problem"]
 
 PROBLEMS = {
     "cs": "compressed sensing, 140 Gaussian measurements, σ = 10/255",
@@ -74,3 +74,12 @@ def _operator(name: str, X: odl.DiscretizedSpace) -> odl.Operator:
         order = torch.randperm(X.size, generator=torch.Generator().manual_seed(0))
         return mask(X, (order < round(0.2 * X.size)).view(X.shape))
     return odl.IdentityOperator(X)
+
+
+def data_images(p: Problem) -> Tensor:
+    """The data as images: the known pixels on grey, or the transpose of A applied to them."""
+    back = genreg.to_torch(p.A).adjoint(p.y)
+    if hasattr(p.A, "keep"):
+        return torch.where(p.A.keep, p.A.transpose(p.y).clamp(0, 1), 0.35)
+    low, high = (back.flatten(1).quantile(q, dim=1)[:, None, None] for q in (0.01, 0.99))
+    return ((back - low) / (high - low)).clamp(0, 1)

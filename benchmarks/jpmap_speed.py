@@ -7,10 +7,11 @@
 1. Batches of 100 images, min_z ‖A G(z) - y‖² / (2σ²) + ‖z‖² / 2 by `levenberg_marquardt` and by first-order
    methods on the same objective, from the code of a rough reconstruction and from draws of N(0, I): CSGM's Adam (lr
    0.01), `gradient_descent` with the backtracking of Duff et al., algorithm 1, and with its default, spectral
-   steps. The images on which both end in the same minimum, to 0.1 % of the objective, are compared. Counted for every
+   steps; and by `quasi_newton`. The goals are 10 times fewer steps than first-order descent, and 3 times the speed.
+   The images on which both end in the same minimum, to 0.1 % of the objective, are compared. Counted for every
    image are the steps, the evaluations (steps and rejected trials) and the seconds until its objective is within 0.1
    % of the minimum (the larger one of the two). Seconds are those of the batch, until the turn of this image;
-   medians over runs that take turns. Given is the median over images of the ratio, first-order method over
+   medians over runs that take turns. Given is the median over images of the ratio, the other method over
    Levenberg-Marquardt; "all" is the ratio of the times at which all compared images are there.
 2. JPMAP of MNIST test images, compressed sensing, in chunks: time, memory and mean squared error.
 """
@@ -32,10 +33,11 @@ from genreg import solvers
 
 LAM = 0.5
 TOLERANCE = 1e-3
-FIRST_ORDER: dict[str, Callable[..., solvers.Solution]] = {
+OTHERS: dict[str, Callable[..., solvers.Solution]] = {
     "Adam": partial(solvers.gradient_descent, updates={"z": solvers.Adam(lr=0.01)}),
     "gradient descent, algorithm 1": partial(solvers.gradient_descent, line_search=solvers.Backtracking()),
     "gradient descent, spectral": solvers.gradient_descent,
+    "quasi_newton (BFGS, no first-order method)": solvers.quasi_newton,
 }
 
 
@@ -82,14 +84,14 @@ def compare(name: str, start: str, *, quick: bool) -> None:
             progress=False,
         )  # fmt: skip
 
-    def first_order(label: str, callback: Clock | None = None, tol: float = 1e-5) -> solvers.Solution:
-        limit = 100 if quick else 5000
-        return FIRST_ORDER[label](task, {"z": z}, max_iter=limit, tol=tol, callback=callback, progress=False)
+    def other(label: str, callback: Clock | None = None, tol: float = 1e-5) -> solvers.Solution:
+        limit = 60 if quick else 5000
+        return OTHERS[label](task, {"z": z}, max_iter=limit, tol=tol, callback=callback, progress=False)
 
     print(f"\n{PROBLEMS[name]}, {len(z)} images, start: {start}")
     ours = newton().value
-    for label in FIRST_ORDER:
-        theirs = first_order(label).value
+    for label in OTHERS:
+        theirs = other(label).value
         larger, smaller = torch.maximum(ours, theirs), torch.minimum(ours, theirs)
         same = larger <= (1 + TOLERANCE) * smaller
         lower = int(((ours < theirs) & ~same).sum())
@@ -97,7 +99,7 @@ def compare(name: str, start: str, *, quick: bool) -> None:
             print(f"  {label}: no image ends in the same minimum")
             continue
         target = torch.where(same, (1 + TOLERANCE) * larger, torch.inf)
-        _report(label, z, target, same, lower, newton, partial(first_order, label), 1 if quick else 3)
+        _report(label, z, target, same, lower, newton, partial(other, label), 1 if quick else 3)
 
 
 def _report(
@@ -107,12 +109,12 @@ def _report(
     same: Tensor,
     lower: int,
     newton: Callable[..., solvers.Solution],
-    first_order: Callable[..., solvers.Solution],
+    other: Callable[..., solvers.Solution],
     repeats: int,
 ) -> None:
     clocks: tuple[list[Clock], list[Clock]] = ([], [])
     for _ in range(repeats):
-        for solve, done in zip((newton, first_order), clocks, strict=True):
+        for solve, done in zip((newton, other), clocks, strict=True):
             done.append(Clock(z, target))
             solve(callback=done[-1], tol=1e-5)
     seconds = [torch.stack([c.seconds[same] for c in done]).median(0).values for done in clocks]
@@ -123,10 +125,10 @@ def _report(
     print(
         f"  {label}: same minimum for {int(same.sum())} of {len(same)} (of the others Levenberg-Marquardt is lower on "
         f"{lower})\n"
-        f"    steps {fo.steps[same].median()} against {lm.steps[same].median()}: {steps:.1f} times (goal 10); "
+        f"    steps {fo.steps[same].median()} against {lm.steps[same].median()}: {steps:.1f} times; "
         f"evaluations {evaluations:.1f} times\n"
         f"    ms until an image is there {1e3 * seconds[1].median():.0f} against {1e3 * seconds[0].median():.0f}: "
-        f"{(seconds[1] / seconds[0]).median():.1f} times (goal 3); all: {1e3 * whole[1]:.0f} against "
+        f"{(seconds[1] / seconds[0]).median():.1f} times; all: {1e3 * whole[1]:.0f} against "
         f"{1e3 * whole[0]:.0f} ms, {whole[1] / whole[0]:.1f} times",
         flush=True,
     )
@@ -165,7 +167,7 @@ def main() -> None:
     try:
         if "descent" in parts:
             for name in ("cs", "tomography"):
-                for start in ("encoder", "random"):
+                for start in ("encoder",) if options.quick else ("encoder", "random"):
                     compare(name, start, quick=options.quick)
         if "many" in parts:
             many(20 if options.quick else options.images, 10 if options.quick else 500)
