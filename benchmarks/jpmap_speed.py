@@ -1,6 +1,6 @@
 """The Levenberg-Marquardt method against first-order descent, and joint posterior maximisation of many images.
 
-    python benchmarks/jpmap_speed.py                              # some minutes on 2 cores
+    python benchmarks/jpmap_speed.py                              # about 15 minutes on one core
     python benchmarks/jpmap_speed.py --quick                      # a few images, to see that it works
     python benchmarks/jpmap_speed.py --part many --images 10000   # one part alone
 
@@ -85,7 +85,7 @@ def compare(name: str, start: str, *, quick: bool) -> None:
         )  # fmt: skip
 
     def other(label: str, callback: Clock | None = None, tol: float = 1e-5) -> solvers.Solution:
-        limit = 60 if quick else 5000
+        limit = 60 if quick else 2000
         return OTHERS[label](task, {"z": z}, max_iter=limit, tol=tol, callback=callback, progress=False)
 
     print(f"\n{PROBLEMS[name]}, {len(z)} images, start: {start}")
