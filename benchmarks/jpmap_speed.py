@@ -1,6 +1,6 @@
 """The Levenberg-Marquardt method against first-order descent, and joint posterior maximisation of many images.
 
-    python benchmarks/jpmap_speed.py                              # about 15 minutes on one core
+    python benchmarks/jpmap_speed.py                              # more than ten minutes on one core
     python benchmarks/jpmap_speed.py --quick                      # a few images, to see that it works
     python benchmarks/jpmap_speed.py --part many --images 10000   # one part alone
 
