@@ -115,7 +115,7 @@ def jpmap_continuation(
     secant: bool = True,
     init: Any = None,
     n1: int = 5,
-    n2: int = 5,
+    n2: int | None = None,
     stages: int = 100,
     max_iter: int = 50,
     tol: float = 1e-4,

@@ -113,7 +113,7 @@ class JointPrior(Generative):
         encode = self.generator.encode if self.generator.has_encoder else None
 
         def update(problem: JointProblem) -> Update:
-            return proposing(problem, encode, "fast", _TURNS, _TURNS) if encode else LevenbergMarquardt()
+            return proposing(problem, encode, "fast", _TURNS, None) if encode else LevenbergMarquardt()
 
         return maximise(problem, init, update=update, **settings)
 
