@@ -102,7 +102,8 @@ class HardConstraint(Generative):
     ``"random"`` draws all of them; ``"zero"`` starts at z = 0, the mode of the prior, with restarts drawn. The
     default is the encoder where the model has one, otherwise zero.
 
-    Problems are solved by `solvers.quasi_newton`; with more than 256 latent dimensions by
+    Problems are solved by `solvers.quasi_newton` (with a Gaussian fidelity and ‖z‖² `solvers.gauss_newton` takes
+    them too, and needs fewer steps); with more than 256 latent dimensions by
     `solvers.gradient_descent`; by `solvers.palm` where the latent term has a part with a prox only.
 
     Parameters
