@@ -108,7 +108,11 @@ def test_mnist_offline(tmp_path, monkeypatch):
         mnist()
 
 
-@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(b"\0\0\x08\x03" + bytes(100))])
+@pytest.mark.parametrize(
+    "content",
+    [b"not gzip", gzip.compress(b"\0\0\x08\x03" + bytes(100), mtime=0)],
+    ids=["no gzip", "truncated"],
+)
 def test_damaged_mnist(tmp_path, content):
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
     with pytest.raises(ValueError, match="train-images"):
