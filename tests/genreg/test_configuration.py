@@ -182,11 +182,12 @@ def test_generative_prior_and_scale(tmp_path, make_case):
     _, image = case.run()
     assert np.abs(image - truth.numpy()).mean() < 5e-3
     for kind in ("relaxed", "sparse", "sparse-tv"):
-        rec, near = case.run(prior__kind=kind, prior__mu=1e-3, solve__lam=100.0)
+        rec, near = case.run(prior__kind=kind, prior__mu=1e-3, solve__lam=100.0, solve__restarts=1)
         assert np.abs(near - truth.numpy()).mean() < 5e-3
         assert "z" in rec.blocks and len(rec.blocks) == 2
     case.settings["prior"] = {"kind": "joint", "weights": "shapes-vae"}
     rec, near = case.run(solve__lam=1.0)
+    case.settings["solve"]["restarts"] = 2
     assert np.abs(near - truth.numpy()).mean() < 5e-3 and set(rec.blocks) == {"x", "z"}
     case.settings["prior"] = {"kind": "hard", "weights": "shapes-vae"}
     case.settings["solve"]["lam"] = 0.1
