@@ -9,7 +9,16 @@ from torch import nn
 
 from genreg.generator import Generator
 from genreg.operators import NetworkOperator, blur, data_prox, mask, to_torch
-from genreg.solvers import Solution, Status, debugging, jpmap, jpmap_continuation, map_z_splitting
+from genreg.solvers import (
+    JointProblem,
+    Solution,
+    Status,
+    debugging,
+    jpmap,
+    jpmap_continuation,
+    map_z_splitting,
+)
+from genreg.solvers.jpmap import _DRAWS, _screened
 
 from .latent_problems import KEEP, OPERATORS, SHAPE, K, N, closed_form, data, linear, network, space
 
@@ -135,6 +144,23 @@ def test_batches_equal_one_sample_at_a_time(name, rule, G):
         for block in ("x", "z"):
             torch.testing.assert_close(alone.blocks[block], together.blocks[block][k], rtol=0, atol=1e-6)
         assert alone.iterations == together.iterations[k] and alone.status == together.status[k]
+
+
+def test_further_starts_are_the_best_draws(G):
+    A, y, _ = problem("gaussian", G)
+    count, tried = len(y), 1 + 2 * _DRAWS
+    of_sample = {
+        name: torch.full((count,), 4.0, dtype=torch.float64) for name in ("inverse_variance", "beta")
+    }
+    joint = JointProblem.of(A, G, y=y, weight=torch.ones(count, dtype=torch.float64), **of_sample)
+    z = torch.randn(count * tried, *G.domain.shape, dtype=torch.float64)
+    rows = torch.arange(count).repeat_interleave(tried)
+    starts, samples = _screened(joint, z, rows, 3)
+    values = joint.take(rows).profile()({"z": z}).view(count, tried)
+    chosen = joint.take(samples).profile()({"z": starts}).view(count, 3)
+    assert torch.equal(samples, torch.arange(count).repeat_interleave(3))
+    assert torch.equal(starts.view(count, 3, -1)[:, 0], z.view(count, tried, -1)[:, 0])  # the given one
+    torch.testing.assert_close(chosen[:, 1:], values[:, 1:].sort(1).values[:, :2])
 
 
 def test_restarts_keep_the_best_and_are_reproducible(G):
