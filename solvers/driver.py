@@ -135,7 +135,8 @@ def run(
     updates : dict of str to Update
         The block each update moves, in the order of their turns.
     max_iter : int
-        Accepted iterations of a sample after which it ends.
+        Accepted iterations of a sample after which it ends; it also ends when rejected trials have made its turns
+        four times as many (and as many more as a step may fail), so that none creeps on while the batch waits.
     tol : float
         A sample has converged when its residual is at most this.
     callback : callable, optional
@@ -219,6 +220,8 @@ def run(
             status = torch.where(
                 running, _judge(state, iterations, max_iter=max_iter, tol=tol, limit=limit), status
             )
+            if trips >= 4 * max_iter + limit:
+                status = torch.where(status == Status.RUNNING, Status.MAX_ITER, status)
 
             bar.update(max(int(iterations.max()) - bar.n, 0))
             if callback and callback(Iterate(trips, state.blocks, state.value, state.residual, index)):

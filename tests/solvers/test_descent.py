@@ -1,5 +1,7 @@
 """Descent solvers against closed forms, batched against one at a time, and how samples end."""
 
+from dataclasses import dataclass, field, replace
+
 import odl
 import pytest
 import torch
@@ -7,11 +9,14 @@ import torch
 from genreg.solvers import (
     Backtracking,
     Objective,
+    ProxGradient,
     Status,
     alternating_gradient_descent,
     gradient_descent,
     palm,
 )
+from genreg.solvers.door import Door
+from genreg.solvers.driver import run
 from genreg.solvers.line_search import inner
 
 B, M, N = 5, 12, 6
@@ -238,3 +243,27 @@ def test_bad_arguments(change, error, message):
 def test_bad_line_search(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         Backtracking(**settings)
+
+
+@dataclass(frozen=True)
+class Creeping(ProxGradient):
+    """Lets one trial in ten of a gradient step pass."""
+
+    turns: list = field(default_factory=list)
+
+    def __call__(self, objective, state, block):
+        self.turns.append(1)
+        moved = super().__call__(objective, state, block)
+        if len(self.turns) % 10 == 0:
+            return moved
+        rejections = {block: state.rejections[block] + 1}
+        return replace(state, rejections=rejections, residuals=moved.residuals, calls=moved.calls)
+
+
+def test_a_sample_that_creeps_ends():
+    objective = Objective(lambda b: b["x"].square().sum(1) + 1, {"x": odl.rn(2)})
+    update = Creeping(Backtracking(initial_step=1e-6, grow=1.0, max_trials=15))
+    door = Door({"x": torch.ones(3, 2, dtype=torch.float64)}, dict, True)
+    solution = run(objective, door, {"x": update}, max_iter=20, tol=1e-9, progress=False)
+    assert (solution.status == Status.MAX_ITER).all()
+    assert len(update.turns) == 4 * 20 + 15 and (solution.iterations == 9).all()
