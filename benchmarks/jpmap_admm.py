@@ -96,7 +96,7 @@ class AugmentedLagrangian:
                 start = torch.where(lower[:, None], code, start)
             found = gauss_newton(latent, {"z": start}, max_iter=self.steps, progress=False).blocks["z"]
             new = p.G.decode(found).mean
-            v = now.data.correction(new, y, shift) if self.profile else x - new
+            v = now.x_step.correction(new, y, shift) if self.profile else x - new
             now_gap, moved = _squares(v - u[running]), _squares(new - mean[running])
             z[running], mean[running] = found, new
             multiplier = (r[running].view(-1, 1, 1) * v).clamp(-box, box) * self.multipliers

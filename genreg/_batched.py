@@ -16,7 +16,7 @@ from genreg.solvers import Solution, Trial
 from genreg.solvers.door import enter
 from genreg.solvers.objective import Blocks, block_spaces, pack
 
-__all__ = ["BatchedSolve", "checked_fidelity", "checked_lam", "checked_restarts", "starting_points"]
+__all__ = ["BatchedSolve", "checked_fidelity", "checked_restarts", "starting_points"]
 
 
 def checked_fidelity(
@@ -64,22 +64,6 @@ def checked_restarts(restarts: Any) -> int:
     if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
         raise ValueError(f"restarts must be a positive integer, got {restarts!r}")
     return restarts
-
-
-def checked_lam(lam: Any, data: Tensor) -> Tensor:
-    """Return λ for every sample of `data`, ``(B,)``.
-
-    Raises
-    ------
-    ValueError
-        If it has another shape, is negative or not finite.
-    """
-    tensor = torch.as_tensor(lam, dtype=data.real.dtype, device=data.device)
-    if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != len(data)):
-        raise ValueError(f"lam must be a number or have the shape ({len(data)},), got {tuple(tensor.shape)}")
-    if not bool(((tensor >= 0) & torch.isfinite(tensor)).all()):
-        raise ValueError(f"lam must be non-negative and finite, got {lam}")
-    return tensor.expand(len(data))
 
 
 def starting_points(

@@ -16,7 +16,6 @@ from torch import Tensor
 from genreg._batched import (
     BatchedSolve,
     checked_fidelity,
-    checked_lam,
     checked_restarts,
     starting_points,
 )
@@ -24,7 +23,7 @@ from genreg.fidelity import Fidelity
 from genreg.operators import to_element, to_torch
 from genreg.regularisers import Regulariser
 from genreg.solvers import Choice, Solution, Trial, l_curve, morozov
-from genreg.solvers.door import is_element
+from genreg.solvers.door import is_element, per_sample_number
 from genreg.solvers.driver import Callback
 from genreg.solvers.objective import block_spaces, pack
 
@@ -196,7 +195,7 @@ def reconstruct(
         choice = CHOICES[lam](solve, factor * fidelity.level)
         history = {"lam": choice.tried_lam, "residual": choice.tried_residual}
     else:
-        lam = checked_lam(lam, fidelity.data)
+        lam = per_sample_number(lam, "lam", fidelity.data, zero=True)
         trial = solve(torch.arange(len(lam), device=lam.device), lam[:, None], None)
         choice = Choice.single(lam, trial)
         history = solve.history

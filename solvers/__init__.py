@@ -7,7 +7,14 @@ Every solver takes ODL functionals and elements, or tensors with a leading batch
 from genreg.solvers.adam import Adam
 from genreg.solvers.checks import debugging
 from genreg.solvers.continuation import jpmap_continuation, map_z_splitting
-from genreg.solvers.descent import alternating_gradient_descent, gradient_descent, ipalm, palm, quasi_newton
+from genreg.solvers.descent import (
+    alternating_gradient_descent,
+    gauss_newton,
+    gradient_descent,
+    ipalm,
+    palm,
+    quasi_newton,
+)
 from genreg.solvers.driver import Iterate
 from genreg.solvers.gauss_newton import LevenbergMarquardt
 from genreg.solvers.inertial import Inertial
@@ -15,7 +22,7 @@ from genreg.solvers.joint import JointProblem
 from genreg.solvers.jpmap import jpmap
 from genreg.solvers.krylov import conjugate_gradient, rough_reconstruction
 from genreg.solvers.l_curve import l_curve
-from genreg.solvers.levenberg_marquardt import gauss_newton, levenberg_marquardt
+from genreg.solvers.levenberg_marquardt import levenberg_marquardt
 from genreg.solvers.limited_memory import lbfgs
 from genreg.solvers.line_search import Backtracking
 from genreg.solvers.morozov import Choice, Trial, morozov

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from genreg.solvers.door import Door
+from genreg.solvers.door import Door, per_sample_number
 from genreg.solvers.driver import Callback, run
 from genreg.solvers.gauss_newton import LevenbergMarquardt
 from genreg.solvers.joint import JointProblem
@@ -95,11 +95,15 @@ def map_z_splitting(
     return _raise_beta(
         measured,
         learned_beta(measured, beta, 0.1),
-        measured.number(epsilon, "epsilon"),
+        per_sample_number(epsilon, "epsilon", measured.y),
         lambda gap, level, slope: torch.full_like(gap, math.log(growth)),
         lambda problem: LevenbergMarquardt(),
         init,
-        (stages, max_iter, tol, callback, progress),
+        stages=stages,
+        max_iter=max_iter,
+        tol=tol,
+        callback=callback,
+        progress=progress,
     )
 
 
@@ -181,11 +185,15 @@ def jpmap_continuation(
     return _raise_beta(
         measured,
         learned_beta(measured, beta, 0.1),
-        measured.number(epsilon, "epsilon"),
+        per_sample_number(epsilon, "epsilon", measured.y),
         step,
         update,
         init,
-        (stages, max_iter, tol, callback, progress),
+        stages=stages,
+        max_iter=max_iter,
+        tol=tol,
+        callback=callback,
+        progress=progress,
     )
 
 
@@ -196,14 +204,18 @@ def _raise_beta(
     step: Callable[[Tensor, Tensor, Tensor], Tensor],
     first_update: Callable[[JointProblem], Update],
     init: Any,
-    settings: tuple[int, int, float, Callback | None, bool],
+    *,
+    stages: int,
+    max_iter: int,
+    tol: float,
+    callback: Callback | None,
+    progress: bool,
 ) -> Solution:
     """Solve stages with a growing β until the gap of every sample is at most ε.
 
     ``step(gap, epsilon, slope)`` gives the step of log β, from the slope of log gap against log β over the last
     two stages, between -2 and -1/2.
     """
-    stages, max_iter, tol, callback, progress = settings
     if isinstance(stages, bool) or not isinstance(stages, int) or stages < 1:
         raise ValueError(f"stages must be a positive integer, got {stages!r}")
     began = time.perf_counter()

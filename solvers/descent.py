@@ -1,4 +1,4 @@
-r"""Descent over blocks: gradient descent, alternating descent, PALM and its inertial form.
+r"""Descent over blocks: gradient descent, alternating descent, PALM and its inertial form; Newton-like methods.
 
 All solve :math:`\min_v H(v) + \sum_i g_i(v_i)` with a line search for every sample and block. They differ in
 the number of blocks and in whether the :math:`g_i` are there.
@@ -27,13 +27,21 @@ from odl.functionals import Functional
 from genreg.solvers.adam import Adam
 from genreg.solvers.door import enter
 from genreg.solvers.driver import Callback, run
+from genreg.solvers.gauss_newton import LevenbergMarquardt
 from genreg.solvers.inertial import Inertial
 from genreg.solvers.line_search import Backtracking
 from genreg.solvers.objective import Objective
 from genreg.solvers.solution import Solution
 from genreg.solvers.updates import ProxGradient, QuasiNewton, Update
 
-__all__ = ["alternating_gradient_descent", "gradient_descent", "ipalm", "palm", "quasi_newton"]
+__all__ = [
+    "alternating_gradient_descent",
+    "gauss_newton",
+    "gradient_descent",
+    "ipalm",
+    "palm",
+    "quasi_newton",
+]
 
 _SMOOTH = (Adam, QuasiNewton)  # updates that need a block without a proximable part
 
@@ -174,6 +182,33 @@ def quasi_newton(
     """
     update = QuasiNewton(line_search or Backtracking())
     return _descend(objective, init, update, max_iter, tol, callback, progress, blocks=1, prox=False)
+
+
+def gauss_newton(
+    objective: Objective,
+    init: Any,
+    *,
+    max_iter: int = 100,
+    tol: float = 1e-4,
+    update: LevenbergMarquardt | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Gauss-Newton steps :math:`v \leftarrow v - (N + \mu \operatorname{diag} N)^{-1} \nabla H(v)`, damped.
+
+    Parameters and results are those of `gradient_descent`, `update` has the settings of the steps. The objective
+    must have one block and a curvature N, such as that of a `HardConstraint` with a Gaussian fidelity.
+    """
+    if not isinstance(objective, Objective):
+        raise TypeError(f"objective must be an Objective, got {type(objective).__name__}")
+    if objective.proximable or objective.spaces.keys() != objective.curvature.keys():
+        raise NotImplementedError(
+            "objective must have one block, smooth and with a curvature, for Gauss-Newton steps; got the blocks "
+            f"{list(objective.spaces)}, proximable parts of {list(objective.proximable)} and the curvature of "
+            f"{list(objective.curvature)}"
+        )
+    step = update or LevenbergMarquardt()
+    return _descend(objective, init, step, max_iter, tol, callback, progress, blocks=1, prox=False)
 
 
 def _descend(

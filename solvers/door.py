@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genreg.operators import check_tensor, to_element, to_tensor, torch_dtype
 
-__all__ = ["Door", "enter", "is_element"]
+__all__ = ["Door", "enter", "is_element", "per_sample_number"]
 
 
 def is_element(x: Any) -> bool:
@@ -103,3 +103,29 @@ def enter(init: Any, spaces: Mapping[str, Any], argument: str = "init") -> Door:
         return {name: to_element(spaces[name], value) for name, value in out.items()} if elements[0] else out
 
     return Door(blocks, leave, batched)
+
+
+def per_sample_number(value: Any, name: str, data: Tensor, *, zero: bool = False) -> Tensor:
+    """Return a positive number (or, with `zero`, a non-negative one) for every sample of `data`, ``(B,)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no number, has another shape, or has the wrong sign or is not finite.
+    """
+    wrong = isinstance(value, bool | complex) or getattr(value, "is_complex", bool)()
+    try:
+        tensor = torch.as_tensor(value, dtype=data.real.dtype, device=data.device)
+    except (RuntimeError, TypeError, ValueError):
+        wrong = True
+    if wrong:
+        raise TypeError(f"{name} must be a number or a tensor (B,), got {type(value).__name__}")
+    if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != len(data)):
+        raise ValueError(
+            f"{name} must be a number or have the shape ({len(data)},), got {tuple(tensor.shape)}"
+        )
+    enough = tensor >= 0 if zero else tensor > 0
+    if not bool((enough & torch.isfinite(tensor)).all()):
+        sign = "non-negative" if zero else "positive"
+        raise ValueError(f"{name} must be {sign} and finite, got {value}")
+    return tensor.expand(len(data))

@@ -35,12 +35,9 @@ from genreg.operators._conjugate import conjugate_directions
 from genreg.solvers.line_search import Backtracking, inner
 from genreg.solvers.objective import Objective
 from genreg.solvers.state import State
-from genreg.solvers.updates import TrialStep
+from genreg.solvers.updates import DENSE, TrialStep
 
-__all__ = ["DENSE", "LevenbergMarquardt"]
-
-DENSE = 256
-"""Latent dimension up to which an n × n matrix for every sample is cheap."""
+__all__ = ["LevenbergMarquardt"]
 
 
 @dataclass(frozen=True)
@@ -156,9 +153,8 @@ class LevenbergMarquardt:
         for k, (step, residual) in enumerate(conjugate_directions(shifted, r), start=1):
             keep = running.view(-1, *(1,) * (g.ndim - 1))
             d = torch.where(keep, d + step, d)
-            lower = 0.5 * (
-                inner(residual, d) + inner(-g, d)
-            )  # -(gᵀd + ½ dᵀ(N + μ)d) with residual = -g - (N + μ)d
+            # the decrease -(gᵀd + ½ dᵀ(N + μ)d), with (N + μ)d = -g - residual
+            lower = 0.5 * (inner(residual, d) - inner(g, d))
             small = k * (lower - model) <= 0.1 * lower
             model = torch.where(running, lower, model)
             running = running & ~small

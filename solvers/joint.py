@@ -34,7 +34,7 @@ from torch import Tensor
 
 from genreg.operators import DataProx, TorchOperator, data_prox, to_torch
 from genreg.operators.jacobian import columns, linearise
-from genreg.solvers.latent import Measured, least_squares, real
+from genreg.solvers.latent import Measured, least_squares, real, scaled_curvature
 from genreg.solvers.line_search import inner
 from genreg.solvers.objective import Blocks, Curvature, Objective
 
@@ -53,12 +53,12 @@ class JointProblem(Objective):
         y, ``(B, *Y.shape)``, and inverse_variance (1/σ²), beta and weight (w), ``(B,)``.
     generate : TorchOperator
         G.
-    data : DataProx
+    x_step : DataProx
         The exact step in x.
     """
 
     generate: TorchOperator
-    data: DataProx
+    x_step: DataProx
 
     @classmethod
     def of(cls, A: odl.Operator, G: odl.Operator, **per_sample: Tensor) -> JointProblem:
@@ -84,7 +84,7 @@ class JointProblem(Objective):
             {"x": A.domain, "z": G.domain},
             per_sample=per_sample,
             generate=generate,
-            data=step,
+            x_step=step,
         )
 
     @classmethod
@@ -120,11 +120,11 @@ class JointProblem(Objective):
         self, mean: Tensor, *, y: Tensor, inverse_variance: Tensor, beta: Tensor, **rest: Tensor
     ) -> Tensor:
         """x*(z) - G(z) for a mean G(z)."""
-        return self.data.correction(mean, y, beta / inverse_variance)
+        return self.x_step.correction(mean, y, beta / inverse_variance)
 
     def profile(self) -> Objective:
         """φ, an objective of the block z, with its curvature."""
-        forward = to_torch(self.data.operator)
+        forward = to_torch(self.x_step.operator)
 
         def value(
             blocks: Blocks, y: Tensor, inverse_variance: Tensor, beta: Tensor, weight: Tensor
@@ -152,20 +152,15 @@ class JointProblem(Objective):
         z, shift = blocks["z"], beta / inverse_variance
         linear = functools.cache(lambda: linearise(self.generate, z)[1:])
 
-        def matrix() -> Tensor:
+        def gram() -> Tensor:
             J = columns(self.generate, z)  # (n, B, *X.shape)
-            with torch.no_grad():
-                KJ = self.data.reduced(J, shift)
-                gram = torch.einsum("ibk,jbk->bij", real(J), real(KJ)) * inverse_variance[:, None, None]
-                return gram + torch.diag_embed(weight[:, None].expand(-1, len(J)))
+            return torch.einsum("ibk,jbk->bij", real(J), real(self.x_step.reduced(J, shift)))
 
         def product(p: Tensor) -> Tensor:
             push, pull = linear()
-            w = self.data.reduced(push(p), shift)
-            scale = (-1, *(1,) * (z.ndim - 1))
-            return inverse_variance.view(scale) * pull(w) + weight.view(scale) * p
+            return pull(self.x_step.reduced(push(p), shift))
 
-        return Curvature(matrix, product)
+        return scaled_curvature(gram, product, inverse_variance, weight)
 
     def latent(self, x: Tensor, **per_sample: Tensor) -> Objective:
         r"""J(x, ·) for a fixed image: :math:`\frac{\beta}{2} \|x - G(z)\|^2 + \frac{w}{2} \|z\|^2`, a projection."""

@@ -36,7 +36,7 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg.solvers.door import Door
+from genreg.solvers.door import Door, per_sample_number
 from genreg.solvers.driver import Callback, run
 from genreg.solvers.gauss_newton import LevenbergMarquardt
 from genreg.solvers.joint import JointProblem
@@ -269,7 +269,7 @@ def learned_beta(measured: Measured, beta: float | Tensor | None, factor: float 
                 f"beta must be given: the model of G has learned no standard deviation, {measured.G!r}"
             )
         beta = factor / gamma**2
-    return measured.number(beta, "beta")
+    return per_sample_number(beta, "beta", measured.y)
 
 
 def finished(measured: Measured, problem: JointProblem, solution: Solution) -> Solution:

@@ -18,13 +18,13 @@ from torch import Tensor
 from genreg.operators import TorchOperator, to_element, torch_dtype
 from genreg.operators.jacobian import columns, jacobian, linearise
 from genreg.operators.spaces import space_shape
-from genreg.solvers.door import Door, enter, is_element
+from genreg.solvers.door import Door, enter, is_element, per_sample_number
 from genreg.solvers.krylov import rough_reconstruction
 from genreg.solvers.line_search import inner
 from genreg.solvers.objective import Blocks, Curvature, Objective
 from genreg.solvers.solution import Solution
 
-__all__ = ["Measured", "latent_curvature", "least_squares", "per_sample_number", "real"]
+__all__ = ["Measured", "latent_curvature", "least_squares", "real", "scaled_curvature"]
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,6 @@ class Measured:
         door = enter(y, {"y": A.range}, "y")
         data = door.blocks["y"]
         return cls(A, G, data, per_sample_number(noise_std, "noise_std", data), door, is_element(y))
-
-    def number(self, value: float | Tensor, name: str, *, zero: bool = False) -> Tensor:
-        """A positive number for every sample, ``(B,)``, see `per_sample_number`."""
-        return per_sample_number(value, name, self.y, zero=zero)
 
     @property
     def inverse_variance(self) -> Tensor:
@@ -144,28 +140,6 @@ class Measured:
         )
 
 
-def per_sample_number(value: float | Tensor, name: str, data: Tensor, *, zero: bool = False) -> Tensor:
-    """Return a positive number (or, with `zero`, a non-negative one) for every sample of `data`, ``(B,)``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is no number, has another shape, or has the wrong sign or is not finite.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
-        raise TypeError(f"{name} must be a number or a tensor (B,), got {type(value).__name__}")
-    tensor = torch.as_tensor(value, dtype=data.real.dtype, device=data.device)
-    if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != len(data)):
-        raise ValueError(
-            f"{name} must be a number or have the shape ({len(data)},), got {tuple(tensor.shape)}"
-        )
-    enough = tensor >= 0 if zero else tensor > 0
-    if not bool((enough & torch.isfinite(tensor)).all()):
-        sign = "non-negative" if zero else "positive"
-        raise ValueError(f"{name} must be {sign} and finite, got {value}")
-    return tensor.expand(len(data))
-
-
 def least_squares(forward: TorchOperator, generate: TorchOperator, **per_sample: Tensor) -> Objective:
     r"""The objective :math:`\frac{1}{2 \sigma^2} \|A(G(z)) - y\|^2 + \frac{w}{2} \|z\|^2` of z, with its curvature.
 
@@ -199,24 +173,46 @@ def latent_curvature(forward: TorchOperator, generate: TorchOperator) -> Callabl
         z = blocks["z"]
         linear = functools.cache(lambda: linearise(both, z)[1:])
 
-        def matrix() -> Tensor:
-            with torch.no_grad():
-                if forward.linear and many_data:
-                    J = forward(columns(generate, z))
-                else:
-                    J = jacobian(both, z).movedim(2, 0)
-                J = real(J).permute(1, 2, 0)  # (B, m, n)
-                gram = inverse_variance[:, None, None] * (J.mT @ J)
-                return gram + torch.diag_embed(weight[:, None].expand(-1, gram.shape[1]))
+        def gram() -> Tensor:
+            if forward.linear and many_data:
+                J = forward(columns(generate, z))
+            else:
+                J = jacobian(both, z).movedim(2, 0)
+            J = real(J).permute(1, 2, 0)  # (B, m, n)
+            return J.mT @ J
 
         def product(p: Tensor) -> Tensor:
             push, pull = linear()
-            scale = (-1, *(1,) * (z.ndim - 1))
-            return inverse_variance.view(scale) * pull(push(p)) + weight.view(scale) * p
+            return pull(push(p))
 
-        return Curvature(matrix, product)
+        return scaled_curvature(gram, product, inverse_variance, weight)
 
     return curvature
+
+
+def scaled_curvature(
+    gram: Callable[[], Tensor], product: Callable[[Tensor], Tensor], inverse_variance: Tensor, weight: Tensor
+) -> Curvature:
+    """The matrix N = M / σ² + w I of every sample.
+
+    Parameters
+    ----------
+    gram, product : callable
+        M, ``(B, n, n)``, and p -> M p, see `Curvature`.
+    inverse_variance, weight : Tensor
+        1/σ² and w, ``(B,)``.
+    """
+
+    def matrix() -> Tensor:
+        with torch.no_grad():
+            M = inverse_variance[:, None, None] * gram()
+            return M + torch.diag_embed(weight[:, None].expand(-1, M.shape[1]))
+
+    def of_vector(p: Tensor) -> Tensor:
+        scale = (-1, *(1,) * (p.ndim - 1))
+        return inverse_variance.view(scale) * product(p) + weight.view(scale) * p
+
+    return Curvature(matrix, of_vector)
 
 
 def real(J: Tensor) -> Tensor:

@@ -4,12 +4,11 @@ r"""The Levenberg-Marquardt method for latent vectors.
 
 is a least-squares problem in few unknowns. The Jacobian of A∘G is made by forward differentiation of G, which costs
 about dim Z evaluations of G but is one sweep over the batch, and a step solves a dim Z × dim Z system for every
-sample, see `genreg.solvers.gauss_newton`.
+sample, see `genreg.solvers.gauss_newton`. An `Objective` with a curvature is solved by `solvers.gauss_newton`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import odl
@@ -17,80 +16,13 @@ import torch
 from torch import Tensor
 
 from genreg.operators import to_torch
-from genreg.solvers.door import Door, enter
+from genreg.solvers.door import Door, per_sample_number
 from genreg.solvers.driver import Callback, run
 from genreg.solvers.gauss_newton import LevenbergMarquardt
 from genreg.solvers.latent import Measured, least_squares
-from genreg.solvers.objective import Objective
 from genreg.solvers.solution import Solution
 
-__all__ = ["gauss_newton", "levenberg_marquardt"]
-
-
-def gauss_newton(
-    objective: Objective,
-    init: Any,
-    *,
-    max_iter: int = 100,
-    tol: float = 1e-4,
-    update: LevenbergMarquardt | None = None,
-    callback: Callback | None = None,
-    progress: bool = True,
-) -> Solution:
-    r"""Minimise an objective of one block by damped Gauss-Newton steps.
-
-    Parameters
-    ----------
-    objective : Objective
-        H, smooth and with a curvature, such as that of a `HardConstraint` with a Gaussian fidelity.
-    init : ODL element, Tensor or dict of one of them
-        Starting point; a tensor may have a leading batch axis.
-    max_iter : int
-        Accepted steps.
-    tol : float
-        A sample has converged when :math:`\|\nabla H(v)\| (1 + \|v\|) / |H(v)|` is at most this.
-    update : LevenbergMarquardt, optional
-        Settings of the steps.
-    callback : callable, optional
-        Called with an `Iterate` after every iteration; a true answer ends the run.
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    Solution
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
-    NotImplementedError
-        If the objective has no curvature, more than one block, or a part without a gradient.
-    """
-    if not isinstance(objective, Objective):
-        raise TypeError(f"objective must be an Objective, got {type(objective).__name__}")
-    if (
-        len(objective.spaces) != 1
-        or objective.proximable
-        or objective.spaces.keys() != objective.curvature.keys()
-    ):
-        raise NotImplementedError(
-            "objective must have one block, smooth and with a curvature, for Gauss-Newton steps; got the blocks "
-            f"{list(objective.spaces)}, proximable parts of {list(objective.proximable)} and the curvature of "
-            f"{list(objective.curvature)}"
-        )
-    (name,) = objective.spaces
-    door = enter(init if isinstance(init, Mapping) else {name: init}, objective.spaces)
-    return run(
-        objective,
-        door,
-        {name: update or LevenbergMarquardt()},
-        max_iter=max_iter,
-        tol=tol,
-        callback=callback,
-        progress=progress,
-        description="Gauss-Newton",
-    )
+__all__ = ["levenberg_marquardt"]
 
 
 def levenberg_marquardt(
@@ -145,7 +77,7 @@ def levenberg_marquardt(
         If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
     """
     measured = Measured.enter(A, y, G, noise_std)
-    weight = 2 * measured.number(lam, "lam", zero=True)
+    weight = 2 * per_sample_number(lam, "lam", measured.y, zero=True)
     forward, generate = to_torch(A), to_torch(G)
     problem = least_squares(
         forward, generate, y=measured.y, inverse_variance=measured.inverse_variance, weight=weight

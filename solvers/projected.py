@@ -24,10 +24,10 @@ from torch import Tensor
 from genreg.operators import to_torch, weight
 from genreg.operators.norm import operator_norm
 from genreg.solvers import joint
+from genreg.solvers.descent import gauss_newton
 from genreg.solvers.door import Door
 from genreg.solvers.driver import Callback, run
 from genreg.solvers.latent import Measured
-from genreg.solvers.levenberg_marquardt import gauss_newton
 from genreg.solvers.line_search import Backtracking, inner
 from genreg.solvers.objective import Objective
 from genreg.solvers.solution import Solution

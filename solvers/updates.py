@@ -19,7 +19,10 @@ from genreg.solvers.line_search import Backtracking, inner
 from genreg.solvers.objective import Blocks, Objective
 from genreg.solvers.state import State, relative, where
 
-__all__ = ["ProxGradient", "QuasiNewton", "TrialStep", "Update", "descent_step"]
+__all__ = ["DENSE", "ProxGradient", "QuasiNewton", "TrialStep", "Update", "descent_step"]
+
+DENSE = 256
+"""Number of unknowns up to which an n × n matrix for every sample is cheap."""
 
 
 class Update(Protocol):

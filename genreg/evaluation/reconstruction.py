@@ -18,10 +18,10 @@ from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
 from genreg.solvers import Objective, Solution, gradient_descent, quasi_newton
 from genreg.solvers.objective import Blocks
+from genreg.solvers.updates import DENSE
 
 __all__ = ["RangeFit", "deciles", "fit_range"]
 
-_DENSE_HESSIAN = 256  # latent dimension up to which an n × n matrix for every sample is cheap
 _NEGLIGIBLE = 1e-4  # NRMSE about which a descent need not go on
 
 
@@ -174,7 +174,7 @@ def _solve(G: Generator, x: Tensor, z: Tensor, max_iter: int, tol: float) -> Sol
     def distance(blocks: Blocks, x: Tensor, least: Tensor) -> Tensor:
         return (G.decode(blocks["z"]).mean - x).square().flatten(1).sum(1) + least
 
-    solver = quasi_newton if math.prod(G.domain.shape) <= _DENSE_HESSIAN else gradient_descent
+    solver = quasi_newton if math.prod(G.domain.shape) <= DENSE else gradient_descent
     objective = Objective(distance, {"z": G.domain}, per_sample={"x": x, "least": least})
     return solver(objective, {"z": z}, max_iter=max_iter, tol=tol, progress=False)
 

@@ -15,7 +15,7 @@ from genreg.operators import TorchFunctional, lower, riesz, to_element, to_tenso
 from genreg.solvers import rough_reconstruction
 from genreg.solvers.door import enter, is_element
 
-__all__ = ["Fidelity", "per_datum", "positive", "trailing"]
+__all__ = ["Fidelity", "per_datum", "trailing"]
 
 
 class Fidelity(Functional):
@@ -163,24 +163,6 @@ def _(op: Fidelity) -> TorchFunctional:
     return TorchFunctional(
         value, op.domain, name=type(op).__name__, take=lambda index: to_torch(op.take(index))
     )
-
-
-def positive(value: float | Tensor, name: str, data: Tensor) -> Tensor:
-    """Return a positive parameter as a tensor, one for every sample of `data`, ``(B,)``.
-
-    Raises
-    ------
-    ValueError
-        If it has another shape, or is not positive and finite.
-    """
-    tensor = torch.as_tensor(value, dtype=data.real.dtype, device=data.device)
-    if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) != len(data)):
-        raise ValueError(
-            f"{name} must be a number or have the shape ({len(data)},), got {tuple(tensor.shape)}"
-        )
-    if not bool(((tensor > 0) & torch.isfinite(tensor)).all()):
-        raise ValueError(f"{name} must be positive and finite, got {value}")
-    return tensor.expand(len(data))
 
 
 def per_datum(value: Any, name: str, data: Tensor) -> Tensor:

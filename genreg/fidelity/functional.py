@@ -11,9 +11,10 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.fidelity.base import Fidelity, positive, trailing
+from genreg.fidelity.base import Fidelity, trailing
 from genreg.operators import TorchFunctional, to_torch
 from genreg.solvers import rough_reconstruction
+from genreg.solvers.door import per_sample_number
 from genreg.solvers.splitting import is_smooth
 
 __all__ = ["FunctionalFidelity"]
@@ -60,7 +61,7 @@ class FunctionalFidelity(Fidelity):
             )
         self.functional = functional
         self._lowered = to_torch(functional)
-        self._level = None if level is None else positive(level, "level", self.data)
+        self._level = None if level is None else per_sample_number(level, "level", self.data)
 
     @property
     def per_sample(self) -> Mapping[str, Tensor]:

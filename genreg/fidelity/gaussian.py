@@ -10,8 +10,9 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg.fidelity.base import Fidelity, positive, trailing
+from genreg.fidelity.base import Fidelity, trailing
 from genreg.operators import TorchFunctional, to_torch, weight
+from genreg.solvers.door import per_sample_number
 from genreg.solvers.line_search import inner
 
 __all__ = ["GaussianFidelity"]
@@ -43,7 +44,7 @@ class GaussianFidelity(Fidelity):
 
     def __init__(self, A: odl.Operator, y: Any, noise_std: float | Tensor) -> None:
         super().__init__(A, y)
-        self.noise_std = positive(noise_std, "noise_std", self.data)
+        self.noise_std = per_sample_number(noise_std, "noise_std", self.data)
         self.inverse_variance = self.noise_std**-2
 
     @property

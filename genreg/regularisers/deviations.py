@@ -16,11 +16,12 @@ from genreg.generator import Generator
 from genreg.operators import TorchFunctional, spaces, to_torch, weight
 from genreg.operators.total_variation import total_variation
 from genreg.regularisers.base import checked_parameter
-from genreg.regularisers.generative import DENSE_HESSIAN, Generative, HardConstraint, check_generator
+from genreg.regularisers.generative import Generative, HardConstraint, check_generator
 from genreg.regularisers.marginal import Marginal
 from genreg.solvers import QuasiNewton, ipalm, lbfgs
 from genreg.solvers.limited_memory import Substitution
 from genreg.solvers.objective import Blocks
+from genreg.solvers.updates import DENSE
 
 __all__ = ["RelaxedConstraint", "SparseDeviation"]
 
@@ -162,7 +163,7 @@ class SparseDeviation(_Deviating):
             raise TypeError(f"the range of G must be a uniform_discr for sparsity='tv', got {G.range!r}")
         self.sparsity = sparsity
         self.solver = ipalm
-        if self.latent_prox is None and G.domain.size <= DENSE_HESSIAN:
+        if self.latent_prox is None and G.domain.size <= DENSE:
             self.solver = functools.partial(ipalm, updates={"z": QuasiNewton()})
 
     def norm(self) -> TorchFunctional:

@@ -35,10 +35,10 @@ from genreg.solvers import Objective, SaddlePoint, gradient_descent, palm, quasi
 from genreg.solvers.latent import latent_curvature
 from genreg.solvers.objective import Blocks, Curvature
 from genreg.solvers.splitting import split
+from genreg.solvers.updates import DENSE
 
-__all__ = ["DENSE_HESSIAN", "Generative", "HardConstraint", "check_generator"]
+__all__ = ["Generative", "HardConstraint", "check_generator"]
 
-DENSE_HESSIAN = 256  # latent dimension up to which an n × n matrix for every sample is cheap
 _STARTS = ("encoder", "random", "zero")
 
 
@@ -128,7 +128,7 @@ class HardConstraint(Generative):
         if self.latent_prox is not None:
             self.solver = palm
         else:
-            self.solver = quasi_newton if G.domain.size <= DENSE_HESSIAN else gradient_descent
+            self.solver = quasi_newton if G.domain.size <= DENSE else gradient_descent
 
     def smooth(self, blocks: Blocks, **parameters: float | Tensor) -> Tensor:
         """The smooth part of s(z)."""

@@ -26,6 +26,7 @@ from genreg.solvers import (
     levenberg_marquardt,
     quasi_newton,
 )
+from genreg.solvers.door import per_sample_number
 from genreg.solvers.gauss_newton import _bfgs, _dense_step
 from genreg.solvers.latent import Measured, least_squares
 from genreg.solvers.objective import Curvature
@@ -70,7 +71,7 @@ def problem(name="gaussian", batch=4):
 
 def objective(A, G, y, std, lam):
     measured = Measured.enter(A, y, G, std)
-    weight = 2 * measured.number(lam, "lam")
+    weight = 2 * per_sample_number(lam, "lam", measured.y)
     given = {"y": measured.y, "inverse_variance": measured.inverse_variance, "weight": weight}
     return least_squares(to_torch(A), to_torch(G), **given)
 
