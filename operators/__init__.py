@@ -35,6 +35,8 @@ from genreg.operators.bridge import (
 )
 from genreg.operators.data_prox import DataProx, data_prox
 from genreg.operators.forward import blur, gaussian_measurements, mask, normalised
+from genreg.operators.fourier import FourierSampling, fourier_sampling
+from genreg.operators.kspace_masks import radial_mask
 from genreg.operators.network import NetworkFunctional, NetworkOperator
 from genreg.operators.norm import operator_norm
 from genreg.operators.ray import ray_transform
@@ -52,6 +54,7 @@ from genreg.operators import (  # noqa: F401  # isort: skip  # these register in
 
 __all__ = [
     "DataProx",
+    "FourierSampling",
     "NetworkFunctional",
     "NetworkOperator",
     "TorchFunctional",
@@ -61,11 +64,13 @@ __all__ = [
     "data_prox",
     "derivative_test",
     "dot_test",
+    "fourier_sampling",
     "gaussian_measurements",
     "lower",
     "mask",
     "normalised",
     "operator_norm",
+    "radial_mask",
     "ray_transform",
     "riesz",
     "to_element",

@@ -179,20 +179,31 @@ def mask(space: TensorSpace, keep: ArrayLike | Tensor) -> Mask:
         If `keep` is of another shape or False throughout.
     """
     check_space(space)
+    return Mask(space, boolean_mask(keep, tuple(space.shape), "keep"))
+
+
+def boolean_mask(keep: Any, shape: tuple[int, ...], name: str) -> Tensor:
+    """Return the boolean tensor of a mask given as an array, tensor, list or ODL element, on the CPU.
+
+    Raises
+    ------
+    TypeError
+        If it is not boolean.
+    ValueError
+        If it is of another shape or False throughout.
+    """
     if isinstance(keep, Tensor):
         given = keep.detach().cpu()
     else:
         given = np.asarray(keep.data if hasattr(keep, "space") else keep)
         given = torch.from_numpy(given.copy()) if given.dtype == bool else given
     if not isinstance(given, Tensor) or given.dtype != torch.bool:
-        raise TypeError(f"`keep` must be boolean, got {getattr(given, 'dtype', type(keep).__name__)}")
-    if tuple(given.shape) != tuple(space.shape):
-        raise ValueError(
-            f"`keep` must have the shape {tuple(space.shape)} of the space, got {tuple(given.shape)}"
-        )
+        raise TypeError(f"`{name}` must be boolean, got {getattr(given, 'dtype', type(keep).__name__)}")
+    if tuple(given.shape) != shape:
+        raise ValueError(f"`{name}` must have the shape {shape} of the space, got {tuple(given.shape)}")
     if not given.any():
-        raise ValueError("`keep` must be True somewhere, got False throughout")
-    return Mask(space, given)
+        raise ValueError(f"`{name}` must be True somewhere, got False throughout")
+    return given
 
 
 def normalised(A: odl.Operator, *, seed: int | torch.Generator = 0) -> odl.Operator:

@@ -1,5 +1,6 @@
-"""Data sets: synthetic shapes and acrylic discs, MNIST, folders of images, and measured X-ray data."""
+"""Data sets: synthetic shapes and acrylic discs, MNIST, brains, folders of images, and measured X-ray data."""
 
+from genreg.datasets.brain import brain_slices
 from genreg.datasets.discs import discs_with_holes
 from genreg.datasets.fan_beam import HTCData
 from genreg.datasets.folder import ImageFolder, image_folder
@@ -12,6 +13,7 @@ __all__ = [
     "HTCData",
     "ImageFolder",
     "LimitedAngleDiscs",
+    "brain_slices",
     "discs_with_holes",
     "htc2022",
     "image_folder",
