@@ -39,7 +39,9 @@ from genreg.operators.fourier import FourierSampling, fourier_sampling
 from genreg.operators.kspace_masks import radial_mask
 from genreg.operators.network import NetworkFunctional, NetworkOperator
 from genreg.operators.norm import operator_norm
+from genreg.operators.precision import DiagonalPrecision, IsotropicPrecision, Precision
 from genreg.operators.ray import ray_transform
+from genreg.operators.sparse_cholesky import SparseCholeskyPrecision, neighbourhood, soft_clip
 from genreg.operators.testing import derivative_test, dot_test
 
 from genreg.operators import (  # noqa: F401  # isort: skip  # these register in `lower`
@@ -54,9 +56,13 @@ from genreg.operators import (  # noqa: F401  # isort: skip  # these register in
 
 __all__ = [
     "DataProx",
+    "DiagonalPrecision",
     "FourierSampling",
+    "IsotropicPrecision",
     "NetworkFunctional",
     "NetworkOperator",
+    "Precision",
+    "SparseCholeskyPrecision",
     "TorchFunctional",
     "TorchOperator",
     "blur",
@@ -68,11 +74,13 @@ __all__ = [
     "gaussian_measurements",
     "lower",
     "mask",
+    "neighbourhood",
     "normalised",
     "operator_norm",
     "radial_mask",
     "ray_transform",
     "riesz",
+    "soft_clip",
     "to_element",
     "to_tensor",
     "to_torch",

@@ -1,0 +1,326 @@
+r"""Precisions of Gaussian images, :math:`\Lambda = L L^T` in :math:`x \sim N(\mu, \Lambda^{-1})`, as ODL operators.
+
+Densities are over the samples of an image, with plain sums: :math:`\log N(r; 0, \Lambda^{-1}) = -\tfrac12 r^T \Lambda r +
+\tfrac12 \log\det\Lambda - \tfrac{N}{2} \log 2\pi`. Everything follows from the factor L, which a class gives by five
+methods: `whiten` (:math:`L^T`), `unwhiten` (:math:`L`), their inverses `colour` (:math:`L^{-T}`) and `uncolour`
+(:math:`L^{-1}`), and `logdet`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, Self
+
+import odl
+import scipy.sparse
+import torch
+from odl.core.space.base_tensors import TensorSpace
+from torch import Tensor
+
+from genreg.operators.bridge import torch_device, torch_dtype
+from genreg.operators.norm import seeded_generator
+from genreg.operators.tensor_operator import TensorOperator
+
+__all__ = ["DiagonalPrecision", "Factor", "IsotropicPrecision", "Precision", "checked_parameter"]
+
+
+def checked_parameter(value: Any, name: str, space: TensorSpace, shape: tuple[int, ...]) -> Tensor:
+    """Return a parameter ``(*batch, *shape)``, with no or one batch axis, as a tensor like the elements of a space.
+
+    Raises
+    ------
+    TypeError
+        If it is no tensor of floating type.
+    ValueError
+        If it has another shape or device, or entries that are not finite.
+    """
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name} must be a torch tensor of floating type, got {kind}")
+    if value.ndim - len(shape) not in (0, 1) or value.shape[value.ndim - len(shape) :] != shape:
+        raise ValueError(
+            f"{name} must have the shape {shape}, or (B, {', '.join(map(str, shape))}), got {tuple(value.shape)}"
+        )
+    if value.device != torch_device(space):
+        raise ValueError(
+            f"{name} must be on the device of the space, {torch_device(space)}, got {value.device}"
+        )
+    plain = not torch._C._functorch.is_functorch_wrapped_tensor(value)
+    if plain and not bool(torch.isfinite(value.detach()).all()):
+        raise ValueError(f"{name} must be finite, got entries that are not")
+    return value.to(torch_dtype(space))
+
+
+class Precision(TensorOperator):
+    r"""A precision :math:`\Lambda = L L^T : X \to X`, linear and positive definite, of one image or of a batch.
+
+    ``precision(x)`` is :math:`\Lambda x` for an ODL element, for which it must not be batched. It is self-adjoint in the
+    inner product of X where that has a constant weight. On tensors ``(*batch, *X.shape)``, where the last batch axis
+    is that of the parameters if these are batched, all methods are differentiable in argument and parameters.
+
+    Attributes
+    ----------
+    parameters : dict of str to Tensor
+        What determines it, see the classes; with a leading axis if it is batched.
+    batch : tuple of int
+        ``()`` for one precision, ``(B,)`` for one of every sample.
+    """
+
+    def __init__(self, space: Any, parameters: dict[str, Tensor], batch: tuple[int, ...]) -> None:
+        super().__init__(space, space)
+        self.parameters = parameters
+        self.batch = batch
+
+    @staticmethod
+    def _check_space(space: Any) -> None:
+        if not isinstance(space, TensorSpace) or not torch_dtype(space).is_floating_point:
+            raise TypeError(f"space must be a real tensor space of floating type, got {space!r}")
+
+    @abstractmethod
+    def whiten(self, r: Tensor) -> Tensor:
+        r""":math:`L^T r`, white noise where r is a draw of :math:`N(0, \Lambda^{-1})`."""
+
+    @abstractmethod
+    def unwhiten(self, u: Tensor) -> Tensor:
+        r""":math:`L u`."""
+
+    @abstractmethod
+    def colour(self, u: Tensor) -> Tensor:
+        r""":math:`L^{-T} u`, a draw of :math:`N(0, \Lambda^{-1})` where u is white noise."""
+
+    @abstractmethod
+    def uncolour(self, b: Tensor) -> Tensor:
+        r""":math:`L^{-1} b`."""
+
+    @abstractmethod
+    def logdet(self) -> Tensor:
+        r""":math:`\log\det\Lambda`, of the shape `batch`."""
+
+    def _with(self, parameters: dict[str, Tensor], batch: tuple[int, ...]) -> Self:
+        """The precision of the same kind with other parameters."""
+        new: Self = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        new.parameters, new.batch, new._adjoint = parameters, batch, None
+        return new
+
+    @property
+    def _axes(self) -> tuple[int, ...]:
+        return tuple(range(-self.domain.ndim, 0))
+
+    def take(self, index: Tensor | slice | int) -> Self:
+        """The precisions of some samples of a batched one; that of all where it is not batched."""
+        if not self.batch:
+            return self
+        parameters = {name: value[index] for name, value in self.parameters.items()}
+        batch = torch.empty(self.batch)[index].shape
+        return self._with(parameters, tuple(batch))
+
+    def forward(self, t: Tensor) -> Tensor:
+        r""":math:`\Lambda t`, ``(*batch, *shape)``."""
+        return self.unwhiten(self.whiten(t))
+
+    transpose = forward
+
+    def _call(self, x: Any) -> Any:
+        if self.batch:
+            raise ValueError(
+                f"a precision must not be batched to act on an ODL element, got a batch of {self.batch[0]}; "
+                "take one of its samples by `take`"
+            )
+        return super()._call(x)
+
+    def quadratic(self, r: Tensor) -> Tensor:
+        r""":math:`r^T \Lambda r`, ``(*batch,)``."""
+        return self.whiten(r).square().sum(self._axes)
+
+    def solve(self, b: Tensor) -> Tensor:
+        r""":math:`\Lambda^{-1} b`, exactly, by the two triangular solves."""
+        return self.colour(self.uncolour(b))
+
+    def log_density(self, r: Tensor) -> Tensor:
+        r""":math:`\log N(r; 0, \Lambda^{-1})`, ``(*batch,)``, with its constant."""
+        return 0.5 * (self.logdet() - self.quadratic(r) - self.domain.size * math.log(2 * math.pi))
+
+    def sample(self, n: int, generator: torch.Generator | int | None = None) -> Tensor:
+        r"""Draws of :math:`N(0, \Lambda^{-1})`, ``(n, *batch, *shape)``, differentiable in the parameters.
+
+        Parameters
+        ----------
+        n : int
+            Number of draws of every sample.
+        generator : torch.Generator or int, optional
+            Random numbers, or their seed; torch's global generator where None.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"n must be a positive integer, got {n!r}")
+        if isinstance(generator, int):
+            generator = seeded_generator(generator)
+        device = torch_device(self.domain) if generator is None else generator.device
+        shape = (n, *self.batch, *self.domain.shape)
+        u = torch.randn(shape, generator=generator, dtype=torch_dtype(self.domain), device=device)
+        return self.colour(u.to(torch_device(self.domain)))
+
+    @property
+    def factor(self) -> Factor:
+        """L as an ODL operator, with its adjoint and its inverse."""
+        return Factor(self)
+
+    @property
+    def inverse(self) -> odl.Operator:
+        r"""The covariance :math:`\Lambda^{-1}` as an ODL operator."""
+        return _Pair(self, self.solve, self.solve, lambda: self)
+
+    def to_dense(self) -> Tensor:
+        r""":math:`\Lambda` as a matrix, ``(*batch, N, N)``, for images of moderate size."""
+        size = self.domain.size
+        eye = torch.eye(size, dtype=torch_dtype(self.domain), device=torch_device(self.domain))
+        columns = eye.reshape(size, *(1,) * len(self.batch), *self.domain.shape)
+        return (
+            self.forward(columns.expand(size, *self.batch, *self.domain.shape))
+            .flatten(1 + len(self.batch))
+            .movedim(0, -1)
+        )
+
+    @abstractmethod
+    def to_scipy(self) -> scipy.sparse.csc_array:
+        r""":math:`\Lambda` as a sparse matrix, of a precision that is not batched."""
+
+    def _one(self) -> None:
+        if self.batch:
+            raise ValueError(f"the precision must not be batched, got a batch of {self.batch[0]}")
+
+
+class _Pair(TensorOperator):
+    """A linear operator from a space to itself by two functions, that of the inverse given with it."""
+
+    def __init__(
+        self,
+        precision: Precision,
+        forward: Callable[[Tensor], Tensor],
+        transpose: Callable[[Tensor], Tensor],
+        inverse: Callable[[], odl.Operator],
+    ) -> None:
+        super().__init__(precision.domain, precision.domain)
+        precision._one()
+        self._forward, self._transpose, self._inverse = forward, transpose, inverse
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Apply the operator."""
+        return self._forward(t)
+
+    def transpose(self, s: Tensor) -> Tensor:
+        """Apply its transpose."""
+        return self._transpose(s)
+
+    @property
+    def inverse(self) -> odl.Operator:
+        """The inverse operator."""
+        return self._inverse()
+
+
+class Factor(_Pair):
+    """The factor L of a precision, as an ODL operator.
+
+    Parameters
+    ----------
+    precision : Precision
+        The precision, not batched.
+    """
+
+    def __init__(self, precision: Precision) -> None:
+        p = precision
+        inverse = lambda: _Pair(p, p.uncolour, p.colour, lambda: Factor(p))  # noqa: E731
+        super().__init__(p, p.unwhiten, p.whiten, inverse)
+
+
+class _Entrywise(Precision):
+    """A precision with a diagonal matrix, whose logarithm `_log` broadcasts to the images."""
+
+    @property
+    @abstractmethod
+    def _log(self) -> Tensor: ...
+
+    def whiten(self, r: Tensor) -> Tensor:
+        r""":math:`L^T r`."""
+        return (0.5 * self._log).exp() * r
+
+    unwhiten = whiten
+
+    def colour(self, u: Tensor) -> Tensor:
+        r""":math:`L^{-T} u`."""
+        return (-0.5 * self._log).exp() * u
+
+    uncolour = colour
+
+    def logdet(self) -> Tensor:
+        r""":math:`\log\det\Lambda`, of the shape `batch`."""
+        return self._log.expand(*self.batch, *self.domain.shape).sum(self._axes)
+
+    def to_scipy(self) -> scipy.sparse.csc_array:
+        r""":math:`\Lambda` as a sparse matrix, of a precision that is not batched."""
+        self._one()
+        entries = self._log.detach().exp().expand(self.domain.shape).flatten().cpu().numpy()
+        return scipy.sparse.diags_array(entries, format="csc")
+
+
+class IsotropicPrecision(_Entrywise):
+    r"""One precision for all pixels, :math:`\Lambda = \beta I`.
+
+    Parameters
+    ----------
+    space : TensorSpace
+        Images, real.
+    precision : float or Tensor
+        β > 0, or one for every sample, ``(B,)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the space is not real, or β is no positive, finite number.
+    """
+
+    def __init__(self, space: Any, precision: float | Tensor) -> None:
+        self._check_space(space)
+        if not isinstance(precision, Tensor):
+            if isinstance(precision, bool) or not isinstance(precision, int | float):
+                raise TypeError(
+                    f"precision must be a number or a tensor (B,), got {type(precision).__name__}"
+                )
+            precision = torch.as_tensor(precision, dtype=torch_dtype(space), device=torch_device(space))
+        beta = checked_parameter(precision, "precision", space, ())
+        if not bool((beta > 0).all()):
+            raise ValueError(f"precision must be positive, got {float(beta.min())}")
+        super().__init__(space, {"precision": beta}, tuple(beta.shape))
+
+    @property
+    def _log(self) -> Tensor:
+        beta = self.parameters["precision"]
+        return beta.log().reshape(*beta.shape, *(1,) * self.domain.ndim)
+
+
+class DiagonalPrecision(_Entrywise):
+    r"""A precision for every pixel, :math:`\Lambda = \operatorname{diag}(e^{\ell})`.
+
+    Parameters
+    ----------
+    space : TensorSpace
+        Images, real.
+    log_precision : Tensor
+        ℓ, ``(*space.shape)``, or ``(B, *space.shape)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the space is not real, or ℓ is no finite tensor of that shape.
+    """
+
+    def __init__(self, space: Any, log_precision: Tensor) -> None:
+        self._check_space(space)
+        value = checked_parameter(log_precision, "log_precision", space, tuple(space.shape))
+        super().__init__(space, {"log_precision": value}, tuple(value.shape[: -space.ndim]))
+
+    @property
+    def _log(self) -> Tensor:
+        return self.parameters["log_precision"]
