@@ -4,7 +4,7 @@ r"""The exact step in x of a joint problem: the proximal operator of a quadratic
 
 for any linear ODL operator A, with Euclidean norms of the samples. `data_prox` chooses how:
 
-* multiplication by numbers pixel by pixel and sampling: a closed form;
+* multiplication by numbers pixel by pixel, sampling, and sampling of the Fourier transform: closed forms;
 * dense matrices: one singular value decomposition, of :math:`A = U \Sigma V^H`, for all shifts and samples,
   :math:`\mathrm{prox}(p) = p + V \frac{\Sigma}{\Sigma^2 + s} U^H (y - A p)`;
 * everything else: conjugate gradients.
@@ -30,12 +30,14 @@ from genreg.operators.bridge import Step, space_shape, spread, torch_device, tor
 from genreg.operators.data_prox_base import DataProx
 from genreg.operators.data_prox_cg import ConjugateGradientProx
 from genreg.operators.forward import GaussianMeasurements, Mask
+from genreg.operators.fourier import FourierSampling
 from genreg.operators.spaces import Tensors, tree_map
 
 __all__ = [
     "ConjugateGradientProx",
     "DataProx",
     "DiagonalProx",
+    "FourierProx",
     "ScaledProx",
     "SpectralProx",
     "data_prox",
@@ -111,6 +113,22 @@ class DiagonalProx(DataProx):
     def reduced(self, v: Tensor, shift: Step) -> Tensor:  # noqa: D102
         gram, s = self._gram(v), spread(self._cast(shift, v), self._ndim)
         return gram * (s / (gram + s)) * v
+
+
+class FourierProx(DataProx):
+    r"""The data prox of sampling the Fourier transform by one coil of sensitivity one.
+
+    There, :math:`A^T A` is a filter, with :math:`h(k) = M(k)` for complex images and :math:`h(k) = (M(k) + M(-k)) /
+    2` for real ones, so that :math:`(A^T A + s)^{-1} A^T r = A^T (r / (h + s))`, at the cost of one adjoint.
+
+    Parameters
+    ----------
+    A : FourierSampling
+        Sampling without coils.
+    """
+
+    def _correction(self, r: Tensors, shift: Step, guess: Tensor | None) -> Tensor:
+        return self._transpose(r / (self.operator.gains(r) + spread(shift, 1)))
 
 
 class SpectralProx(DataProx):
@@ -237,6 +255,15 @@ class ScaledProx(DataProx):
 @teach_data_prox.register(Mask)
 def _diagonal(A: Any, *, tol: float | None, max_iter: int) -> DataProx:
     return DiagonalProx(A)
+
+
+@teach_data_prox.register
+def _fourier(A: FourierSampling, *, tol: float | None, max_iter: int) -> DataProx:
+    if not A.images.leading:
+        return FourierProx(A)
+    if bool(A.keep.all()):  # a unitary transform: only the sum of the squared sensitivities is left
+        return DiagonalProx(A)
+    return ConjugateGradientProx(A, tol=tol, max_iter=max_iter)
 
 
 @teach_data_prox.register

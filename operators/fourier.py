@@ -53,8 +53,13 @@ class FourierSampling(TensorOperator):
         turns = (k[:, 0] * (n // 2) % n).double() / n + (k[:, 1] * (m // 2) % m).double() / m
         phase = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)
         phase = phase.real.round() if n % 2 == m % 2 == 0 else phase
+        index = k[:, 0] % n * m + k[:, 1] % m
+        gains = torch.ones(len(index))
+        if images.channels == "real":  # of real images, a frequency says all that its negative does
+            there = torch.zeros(n * m).index_fill(0, index, 1.0)
+            gains = 0.5 * (gains + there[-k[:, 0] % n * m + -k[:, 1] % m])
         self._samples = DeviceCopies(
-            k[:, 0] % n * m + k[:, 1] % m, phase.to(dtype if phase.is_complex() else dtype.to_real())
+            index, phase.to(dtype if phase.is_complex() else dtype.to_real()), gains.to(dtype.to_real())
         )
 
     @property
@@ -67,15 +72,33 @@ class FourierSampling(TensorOperator):
         """What the coils see of the images."""
         return self._images
 
+    def gains(self, like: Tensor) -> Tensor:
+        r"""Return the factors by which :math:`A^H A` multiplies the measured frequencies; others it removes.
+
+        For one coil of sensitivity one. They are 1 for complex images. For real ones, :math:`A^T A = \mathrm{Re}\,
+        F^H M F` keeps half of a frequency whose negative is not measured: :math:`(M(k) + M(-k)) / 2`.
+
+        Parameters
+        ----------
+        like : Tensor
+            A tensor on the device of the result.
+
+        Returns
+        -------
+        Tensor
+            ``(samples,)``.
+        """
+        return self._samples(like)[2]
+
     def forward(self, t: Tensor) -> Tensor:
         """Sample k-space: ``(*batch, *domain.shape)`` to ``(*batch, *range.shape)``."""
-        index, phase = self._samples(t)
+        index, phase, _ = self._samples(t)
         k = torch.fft.fft2(self._images.expand(t), norm="ortho").flatten(-2)
         return k.index_select(-1, index) * phase
 
     def transpose(self, s: Tensor) -> Tensor:
         """Apply the (conjugate) transpose: ``(*batch, *range.shape)`` to ``(*batch, *domain.shape)``."""
-        index, phase = self._samples(s)
+        index, phase, _ = self._samples(s)
         n, m = self._images.shape
         k = s.new_zeros(*s.shape[:-1], n * m).index_copy(-1, index, s * phase.conj())
         return self._images.combine(torch.fft.ifft2(k.unflatten(-1, (n, m)), norm="ortho"))

@@ -13,6 +13,7 @@ from genreg.operators import (
     DataProx,
     blur,
     data_prox,
+    fourier_sampling,
     gaussian_measurements,
     mask,
     normalised,
@@ -22,6 +23,7 @@ from genreg.operators import (
 from genreg.operators.data_prox import (
     ConjugateGradientProx,
     DiagonalProx,
+    FourierProx,
     ScaledProx,
     SpectralProx,
     teach_data_prox,
@@ -33,6 +35,7 @@ from .samples import BATCHES, random
 SHAPE = (6, 5)
 KEEP = np.random.default_rng(0).random(SHAPE) < 0.4
 FIELD = np.random.default_rng(1).standard_normal(SHAPE)
+COILS = np.random.default_rng(4).standard_normal((3, *SHAPE, 2)) @ np.array([1, 1j])
 MATRIX = np.random.default_rng(2).standard_normal((8, 30))
 SPACES = {
     "rn": lambda dtype: odl.rn(SHAPE, dtype=dtype),
@@ -74,6 +77,10 @@ CASES = {
         lambda X: odl.MatrixOperator(MATRIX[:4, :6].astype(X.dtype_identifier), domain=X, axis=0),
         SpectralProx,
     ),
+    "fourier": (lambda X: fourier_sampling(X, KEEP), FourierProx),
+    "multiple of fourier": (lambda X: 0.3 * fourier_sampling(X, KEEP), ScaledProx),
+    "coils": (lambda X: fourier_sampling(X, KEEP, coils=COILS), ConjugateGradientProx),
+    "coils, all frequencies": (lambda X: fourier_sampling(X, KEEP | True, coils=COILS), DiagonalProx),
     "multiple": (lambda X: -3.0 * gaussian_measurements(X, 7, seed=3), ScaledProx),
     "multiple of a multiple": (
         lambda X: odl.OperatorRightScalarMult(2.0 * mask(X, KEEP), 0.3),
@@ -93,6 +100,11 @@ CASES = {
     ),
 }
 REAL_CASES = {
+    "parts": (lambda X: fourier_sampling(odl.rn((2, *SHAPE), weighting=0.4), KEEP), FourierProx),
+    "parts and coils": (
+        lambda X: fourier_sampling(odl.rn((2, *SHAPE), weighting=0.4), KEEP, coils=COILS),
+        ConjugateGradientProx,
+    ),
     "gradient": (odl.Gradient, ConjugateGradientProx),
     "inner product": (lambda X: odl.InnerProductOperator(X.element(FIELD)), ConjugateGradientProx),
     "power space": (
@@ -186,7 +198,9 @@ def test_equals_the_dense_solve(name, dtype, space):
     torch.testing.assert_close(prox(point, 0, shift), prox(point, None, shift), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["mask", "gaussian", "matrix of an axis", "multiple", "blur", "stacked"])
+@pytest.mark.parametrize(
+    "name", ["mask", "fourier", "gaussian", "matrix of an axis", "multiple", "blur", "stacked"]
+)
 @pytest.mark.parametrize("batch", [*BATCHES, (2, 4)])
 def test_batches_equal_single_calls(name, batch):
     A = ALL[name][0](SPACES["weighted"]("float64"))
@@ -215,7 +229,7 @@ def test_leading_axes_broadcast(name):
         assert prox(point.expand(0, *SHAPE), y[:0], shift[:0, 0]).shape == (0, *SHAPE)
 
 
-@pytest.mark.parametrize("name", ["mask", "gaussian", "blur", "stacked"])
+@pytest.mark.parametrize("name", ["mask", "fourier", "gaussian", "blur", "stacked"])
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_is_the_minimiser(name, dtype):
     """Perturbations raise the objective, in Euclidean norms on a weighted space."""
@@ -233,7 +247,9 @@ def test_is_the_minimiser(name, dtype):
         assert (objective(x + step) > objective(x)).all()
 
 
-@pytest.mark.parametrize("name", ["field", "mask", "gaussian", "tall matrix", "multiple", "blur", "gradient"])
+@pytest.mark.parametrize(
+    "name", ["field", "mask", "fourier", "gaussian", "tall matrix", "multiple", "blur", "gradient"]
+)
 @pytest.mark.parametrize("relative_shift", [1e-10, 1e-6, 1.0, 1e6, 1e12])
 def test_reduced_is_positive_and_without_cancellation(name, relative_shift):
     A = ALL[name][0](SPACES["weighted"]("float64"))
@@ -256,6 +272,7 @@ def test_reduced_is_positive_and_without_cancellation(name, relative_shift):
 
 
 SINGLE = {
+    "fourier": lambda X: fourier_sampling(X, KEEP),
     "mask": lambda X: mask(X, KEEP),
     "gaussian": lambda X: gaussian_measurements(X, 7, seed=3),
     "tall gaussian": lambda X: gaussian_measurements(X, 41, seed=3),
@@ -273,7 +290,8 @@ def test_single_precision(make, space, shift):
     prox = data_prox(A)
     point, y = random(A.domain, (3,)), random(A.range, (3,), 1)
     wide = getattr(torch, double)
-    x, correction = prox(point, y, shift), exact(point.to(wide), y.to(wide), shift) - point.to(wide)
+    data = y.to(torch_dtype(exact.operator.range))
+    x, correction = prox(point, y, shift), exact(point.to(wide), data, shift) - point.to(wide)
     assert x.dtype == getattr(torch, single)
     expected = coordinates(A.domain, point.to(wide) + correction)
     assert relative(coordinates(A.domain, x), expected) < 1e-5
@@ -328,6 +346,23 @@ def test_small_shifts_project_onto_the_solutions():
             p, q = coordinates(X, point).double(), coordinates(X, x_true).double()
             expected = p + (q - p) @ (torch.linalg.pinv(M) @ M).T
             assert relative(coordinates(X, x), expected) < accuracy
+
+
+@pytest.mark.parametrize(("dtype", "accuracy"), [("float32", 1e-5), ("float64", 1e-13), ("complex64", 1e-5)])
+def test_small_shifts_with_frequencies_measured_twice(dtype, accuracy):
+    """A real image satisfies its data exactly, and keeps the frequencies that are not measured."""
+    A = fourier_sampling(SPACES["weighted"](dtype), KEEP)
+    whole = to_torch(fourier_sampling(A.domain, KEEP | True))
+    point, x_true, prox = random(A.domain, (3,)), random(A.domain, (3,), 1), data_prox(A)
+    prox.check(1e-30, point)
+    x, T = prox(point, to_torch(A)(x_true), 1e-30), to_torch(A)
+    torch.testing.assert_close(T(x), T(x_true), rtol=0, atol=accuracy)
+    rows, columns = np.nonzero(KEEP)
+    measured = KEEP.copy()
+    if not x.is_complex():
+        measured[-rows % 6, (4 - columns) % 5] = True  # the negatives, about the centre [3, 2]
+    unknown = torch.from_numpy(~measured.ravel())
+    torch.testing.assert_close(whole(x)[:, unknown], whole(point)[:, unknown], rtol=0, atol=accuracy)
 
 
 def test_repeated_rows_count_once():
