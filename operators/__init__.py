@@ -36,7 +36,7 @@ from genreg.operators.bridge import (
 from genreg.operators.data_prox import DataProx, data_prox
 from genreg.operators.forward import blur, gaussian_measurements, mask, normalised
 from genreg.operators.fourier import FourierSampling, fourier_sampling
-from genreg.operators.kspace_masks import radial_mask
+from genreg.operators.kspace_masks import cartesian_mask, radial_mask
 from genreg.operators.network import NetworkFunctional, NetworkOperator
 from genreg.operators.norm import operator_norm
 from genreg.operators.precision import DiagonalPrecision, IsotropicPrecision, Precision
@@ -66,6 +66,7 @@ __all__ = [
     "TorchFunctional",
     "TorchOperator",
     "blur",
+    "cartesian_mask",
     "check_tensor",
     "data_prox",
     "derivative_test",

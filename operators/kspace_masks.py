@@ -2,11 +2,104 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
-__all__ = ["radial_mask"]
+from genreg.operators.norm import seeded_generator
+
+__all__ = ["cartesian_mask", "radial_mask"]
+
+_DENSITIES = ("variable", "equispaced", "uniform")
+_DECAY = 2  # exponent of the variable density
+
+
+def cartesian_mask(
+    shape: tuple[int, int],
+    acceleration: float,
+    *,
+    centre: float = 0.08,
+    density: Literal["variable", "equispaced", "uniform"] = "variable",
+    seed: int | torch.Generator,
+) -> np.ndarray:
+    r"""Return a mask of whole columns of k-space, as phase encoding measures them.
+
+    Of the m columns, m / `acceleration` (rounded) are measured: the innermost `centre` m, and others outside of these.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Rows and columns ``(n, m)``. For lines along the other axis, transpose the mask.
+    acceleration : float
+        The ratio of all columns to those measured, the central ones included; at least 1.
+    centre : float
+        Fraction of the columns around the frequency zero that are all measured, 0 to 1.
+    density : {"variable", "equispaced", "uniform"}
+        How the other columns are chosen: at random with a probability that falls off as :math:`(1 - |\kappa|)^2`, with
+        :math:`\kappa` the distance from the centre over that of the border; at equal distances (up to rounding and
+        the gap at the centre) from a random start; at random with equal probabilities.
+    seed : int or torch.Generator
+        Seed of the random choices.
+
+    Returns
+    -------
+    ndarray
+        Boolean, ``(n, m)``.
+
+    Raises
+    ------
+    TypeError
+        If `shape` holds no integers, or `acceleration`, `centre` or `seed` are of another type.
+    ValueError
+        If `shape` is not positive, `acceleration` is below 1 or so large that no column is left, `centre` is not
+        between 0 and 1 or takes more columns than are measured, or `density` is unknown.
+
+    References
+    ----------
+    M. Lustig, D. Donoho, J. M. Pauly (2007). Sparse MRI: the application of compressed sensing for rapid MR imaging.
+    Magnetic Resonance in Medicine 58(6), 1182-1195. doi:10.1002/mrm.21391 (variable density)
+
+    J. Zbontar et al. (2018). fastMRI: an open dataset and benchmarks for accelerated MRI. arXiv:1811.08839
+    (equispaced and uniform columns around a measured centre)
+    """
+    n, m = check_shape(shape)
+    for name, value in (("acceleration", acceleration), ("centre", centre)):
+        if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+            raise TypeError(f"`{name}` must be a number, got {value!r}")
+    if not 1 <= acceleration < np.inf:
+        raise ValueError(f"`acceleration` must be at least 1 and finite, got {acceleration}")
+    if not 0 <= centre <= 1:
+        raise ValueError(f"`centre` must be between 0 and 1, got {centre}")
+    if density not in _DENSITIES:
+        raise ValueError(f"`density` must be one of {_DENSITIES}, got {density!r}")
+    generator = seeded_generator(seed)
+    count, inner = round(m / acceleration), round(centre * m)
+    if count < 1:
+        raise ValueError(f"`acceleration` must leave a column of {m} to measure, got {acceleration}")
+    if inner > count:
+        raise ValueError(
+            f"`centre` must take at most the {count} of {m} columns that `acceleration` = {acceleration} leaves, "
+            f"got {inner} columns"
+        )
+    first = m // 2 - inner // 2
+    columns = np.zeros(m, dtype=bool)
+    columns[first : first + inner] = True
+    outer = np.flatnonzero(~columns)
+    if count > inner:
+        columns[outer[_chosen(outer - m // 2, m, count - inner, density, generator)]] = True
+    return np.tile(columns, (n, 1))
+
+
+def _chosen(k: np.ndarray, m: int, count: int, density: str, generator: torch.Generator) -> np.ndarray:
+    """Return the indices of `count` of the frequencies k."""
+    if density == "equispaced":
+        start = float(torch.rand((), generator=generator, dtype=torch.float64))
+        return ((np.arange(count) + start) * len(k) / count).astype(int)
+    weights = torch.ones(len(k), dtype=torch.float64)
+    if density == "variable":
+        weights = (1 - torch.from_numpy(np.abs(k)) / (m / 2 + 1)) ** _DECAY
+    return torch.multinomial(weights, count, generator=generator).numpy()
 
 
 def radial_mask(shape: tuple[int, int], spokes: int, *, offset: float = 0.0) -> np.ndarray:

@@ -6,7 +6,14 @@ import odl
 import pytest
 import torch
 
-from genreg.operators import derivative_test, dot_test, fourier_sampling, radial_mask, to_torch
+from genreg.operators import (
+    cartesian_mask,
+    derivative_test,
+    dot_test,
+    fourier_sampling,
+    radial_mask,
+    to_torch,
+)
 from genreg.operators.testing import gaussian
 
 SHAPE = (6, 5)
@@ -219,3 +226,60 @@ def test_radial_mask():
         radial_mask((8, 8), 0)
     with pytest.raises(ValueError, match="`offset` must be a finite angle"):
         radial_mask((8, 8), 3, offset=np.nan)
+
+
+@pytest.mark.parametrize("density", ["variable", "equispaced", "uniform"])
+@pytest.mark.parametrize(
+    ("m", "acceleration", "centre"), [(128, 4, 0.08), (101, 3.3, 0.1), (64, 1, 0.5), (32, 4, 0)]
+)
+def test_cartesian_mask(m, acceleration, centre, density):
+    mask = cartesian_mask((7, m), acceleration, centre=centre, density=density, seed=3)
+    columns = mask[0]
+    assert mask.shape == (7, m) and mask.dtype == bool and (mask == columns).all()
+    assert columns.sum() == round(m / acceleration)
+    inner = round(centre * m)
+    assert columns[m // 2 - inner // 2 :][:inner].all()
+    again = cartesian_mask((7, m), acceleration, centre=centre, density=density, seed=3)
+    np.testing.assert_array_equal(mask, again)
+    if density == "equispaced" and acceleration > 1:
+        gaps = np.diff(np.flatnonzero(columns[: m // 2 - inner // 2]))
+        assert gaps.max() - gaps.min() <= 1
+
+
+def test_densities_of_cartesian_masks():
+    """Over many seeds, the frequencies are measured as often as the density says."""
+    near, far = slice(70, 86), slice(112, 128)
+    counts = {
+        density: sum(
+            cartesian_mask((1, 128), 4, density=density, seed=s)[0].astype(float) for s in range(200)
+        )
+        for density in ("variable", "uniform", "equispaced")
+    }
+    share = 22 / 118  # 32 columns, 10 of them central
+    for density in ("uniform", "equispaced"):
+        assert counts[density][near].mean() / 200 == pytest.approx(share, abs=0.04)
+        assert counts[density][far].mean() / 200 == pytest.approx(share, abs=0.04)
+    assert counts["variable"][near].mean() / 200 == pytest.approx(0.4, abs=0.1)
+    assert counts["variable"][far].mean() / 200 < 0.04
+
+
+def test_cartesian_mask_arguments():
+    for bad in ("4", None, True):
+        with pytest.raises(TypeError, match="`acceleration` must be a number"):
+            cartesian_mask((8, 8), bad, seed=0)
+    for bad in (0.5, np.nan, np.inf, -3):
+        with pytest.raises(ValueError, match="`acceleration` must be at least 1 and finite"):
+            cartesian_mask((8, 8), bad, seed=0)
+    with pytest.raises(ValueError, match="`acceleration` must leave a column of 8 to measure, got 20"):
+        cartesian_mask((8, 8), 20, centre=0, seed=0)
+    with pytest.raises(TypeError, match="`centre` must be a number"):
+        cartesian_mask((8, 8), 2, centre=None, seed=0)
+    for bad in (-0.1, 1.1, np.nan):
+        with pytest.raises(ValueError, match="`centre` must be between 0 and 1"):
+            cartesian_mask((8, 8), 2, centre=bad, seed=0)
+    with pytest.raises(ValueError, match=r"`centre` must take at most the 2 of 8 columns .* got 4 columns"):
+        cartesian_mask((8, 8), 4, centre=0.5, seed=0)
+    with pytest.raises(ValueError, match="`density` must be one of"):
+        cartesian_mask((8, 8), 2, density="random", seed=0)
+    with pytest.raises(TypeError, match="`seed` must be an integer"):
+        cartesian_mask((8, 8), 2, seed="a")
