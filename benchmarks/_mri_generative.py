@@ -1,0 +1,172 @@
+"""Reconstructions of MRI with a generative model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from _mri import Measured
+from _mri_baselines import Parameters, unconverged
+from torch import Tensor
+
+import genreg
+from genreg.evaluation import psnr
+from genreg.operators import to_torch
+
+__all__ = ["Joint", "RangeConstrained", "WeightOptimised"]
+
+
+@dataclass(frozen=True)
+class RangeConstrained:
+    """Images G(z): the hard constraint, λ by the best mean PSNR on subject 1, from the code of a rough image.
+
+    Parameters
+    ----------
+    G : Generator
+        The generator.
+    lams : tuple of float
+        Values of λ to choose from.
+    max_iter : int
+        Iterations at most.
+
+    References
+    ----------
+    A. Bora, A. Jalal, E. Price, A. G. Dimakis (2017), Compressed sensing using generative models, arXiv:1703.03208.
+    """
+
+    G: genreg.Generator
+    lams: tuple[float, ...] = (0.5, 5.0, 50.0)
+    max_iter: int = 200
+    name: str = "range-constrained"
+
+    def tune(self, data: Measured) -> dict[str, float]:
+        """Find λ."""
+        if len(self.lams) == 1:
+            return {"lam": self.lams[0]}
+        scores = [psnr(self._found(data, lam).image, data.x, data_range=1.0).mean() for lam in self.lams]
+        return {"lam": self.lams[int(torch.stack(scores).argmax())]}
+
+    def solve(self, data: Measured, parameters: Parameters) -> tuple[Tensor, str]:
+        """Reconstruct with this λ."""
+        found = self._found(data, parameters["lam"])
+        return found.image, unconverged(found.status)
+
+    def _found(self, data: Measured, lam: float) -> genreg.Reconstruction:
+        return genreg.reconstruct(
+            data.A,
+            data.y,
+            genreg.HardConstraint(self.G),
+            noise_std=data.setting.noise_std,
+            lam=lam,
+            max_iter=self.max_iter,
+            progress=False,
+        )
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The joint posterior of image and latent vector, maximised; the structure of its precision is that of the model.
+
+    Parameters
+    ----------
+    G : Generator
+        The generator.
+    name : str
+        Name of the row.
+    max_iter : int
+        Turns at most.
+    """
+
+    G: genreg.Generator
+    name: str
+    max_iter: int = 100
+
+    def tune(self, data: Measured) -> dict[str, float]:
+        """There is nothing to choose: a density has no free weight."""
+        return {}
+
+    def solve(self, data: Measured, parameters: Parameters) -> tuple[Tensor, str]:
+        """Reconstruct."""
+        found = genreg.reconstruct(
+            data.A,
+            data.y,
+            genreg.JointPrior(self.G),
+            noise_std=data.setting.noise_std,
+            lam=1.0,
+            max_iter=self.max_iter,
+            progress=False,
+        )
+        return found.image, unconverged(found.status)
+
+
+@dataclass(frozen=True)
+class WeightOptimised:
+    """Images of a generator whose weights are optimised too, for every slice: first z, then z and the weights.
+
+    Without early stopping the weights would fit the noise; the number of steps is chosen on subject 1.
+
+    Parameters
+    ----------
+    start : RangeConstrained
+        The first stage.
+    steps : int
+        Steps of Adam at most.
+    every : int
+        Steps between the numbers of steps to choose from.
+    lr, lr_latent : float
+        Learning rates of the weights and of z.
+
+    References
+    ----------
+    D. Narnhofer, K. Hammernik, F. Knoll, T. Pock (2019), Inverse GANs for accelerated MRI reconstruction,
+    doi:10.1117/12.2527753.
+    """
+
+    start: RangeConstrained
+    steps: int = 100
+    every: int = 10
+    lr: float = 2e-4
+    lr_latent: float = 1e-2
+    name: str = "weights optimised"
+
+    def tune(self, data: Measured) -> dict[str, float]:
+        """Find λ of the first stage, and the number of steps."""
+        parameters = self.start.tune(data)
+        z = self.start._found(data, parameters["lam"]).blocks["z"]
+        scores = []
+        for k in range(len(z)):
+            one = data.take(slice(k, k + 1))
+            scores.append(
+                [float(psnr(x, one.x, data_range=1.0)) for x in self._path(one, z[k : k + 1], self.steps)]
+            )
+        best = int(torch.tensor(scores).mean(0).argmax())
+        return {**parameters, "steps": best * self.every}
+
+    def solve(self, data: Measured, parameters: Parameters) -> tuple[Tensor, str]:
+        """Reconstruct with this number of steps."""
+        z, steps = self.start._found(data, parameters["lam"]).blocks["z"], int(parameters["steps"])
+        images = []
+        for k in range(len(z)):
+            *_, image = self._path(data.take(slice(k, k + 1)), z[k : k + 1], steps)
+            images.append(image)
+        return torch.cat(images), "steps at the end of their range" if steps == self.steps else ""
+
+    def _path(self, data: Measured, z: Tensor, steps: int) -> Iterator[Tensor]:
+        """The images ``(1, n, m)`` of one slice after 0, `every`, ... steps."""
+        decoder, forward = copy.deepcopy(self.start.G.module), to_torch(data.A)
+        decoder.requires_grad_(True)
+        z = z.clone().requires_grad_()
+        # what does not make the mean, such as an encoder, gets no gradient and stays
+        groups = [{"params": list(decoder.parameters())}, {"params": [z], "lr": self.lr_latent}]
+        optimiser = torch.optim.Adam(groups, lr=self.lr)
+        for step in range(steps + 1):
+            x = decoder(z)
+            if step % self.every == 0:
+                yield x.detach()
+            if step == steps:
+                break
+            optimiser.zero_grad()
+            (forward(x) - data.y).abs().square().sum().backward()
+            optimiser.step()

@@ -1,0 +1,176 @@
+r"""Magnetic resonance imaging with few radial spokes: learned priors, TV and a supervised network on brain slices.
+
+    python benchmarks/mri_spokes.py                       # all methods, on 2 cores
+    python benchmarks/mri_spokes.py --methods TV "joint, SUPN"
+    python benchmarks/mri_spokes.py --quick               # two slices, to see that it works
+
+24 slices of 128 x 128 pixels spread over the held-out subject, gridded radial samples on 10 to 80 spokes, noise of
+standard deviation σ = 0.0125 and 0.05 in real and imaginary part, see `_mri`. All methods get the same data, and all
+images are cut to [0, 1] before they are scored. The subject that the models, the network and the choice of parameters
+have seen is another person, and another scanner.
+
+* zero-filled: the transpose of A applied to the data.
+* Tikhonov (squared norm of the gradient), TV with 0 ≤ x ≤ 1: λ by the best mean PSNR on 6 slices of the other subject,
+  for every setting.
+* range-constrained (Bora et al. 2017): min_z ‖A G(z) - y‖² / (2σ²) + λ ‖z‖², λ chosen likewise.
+* weights optimised (Narnhofer et al. 2019): from there on z and the weights of G, a number of steps chosen likewise.
+* joint, isotropic, diagonal, SUPN: min over x and z of ‖A x - y‖² / (2σ²) - log p(x given z) + ‖z‖² / 2 with a
+  precision of p(x given z) of that structure; the three models have the same mean G. Nothing is chosen.
+* unrolled, supervised: a small variational network trained on the other subject at 30 spokes and σ = 0.0125, see
+  `_unrolled`; its training (some 15 minutes on one core) is not in the time.
+
+Images are kept in build/mri, and computed again with ``--fresh``; the tables go to docs/mri_spokes.md, all numbers to
+docs/mri_spokes.json, the figures to docs/mri_spokes.png and docs/mri_spokes_images.png.
+
+References
+----------
+M. Duff, I. J. A. Simpson, M. J. Ehrhardt, N. D. F. Campbell (2023), VAEs with structured image covariance applied to
+compressed sensing MRI, doi:10.1088/1361-6560/ace49a, arXiv:2210.14586 (figures 15 to 17).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from _mri import FULL, QUICK, Measured, Result, Setting, Sizes, evenly, measure, slices, space
+from _mri_baselines import Method, Supervised, ZeroFilled, tikhonov, total_variation
+from _mri_generative import Joint, RangeConstrained, WeightOptimised
+from _mri_report import as_json, draw_curves, draw_images, margins, tables
+
+import genreg
+
+SHOWN = (Setting(10, 0.0125), Setting(30, 0.0125), Setting(30, 0.05))
+OURS = "joint, SUPN"
+
+
+def generator(name: str) -> genreg.Generator:
+    """A model that comes with the package."""
+    return genreg.load_generator(name, range=space(128, 128))
+
+
+def methods(sizes: Sizes, folder: Path) -> dict[str, Callable[[], Method]]:
+    """How to make the methods, in the order of the tables."""
+    turns = {"max_iter": 2} if sizes.quick else {}
+
+    def constrained() -> RangeConstrained:
+        quick = {"lams": (0.5,), "max_iter": 2} if sizes.quick else {}
+        return RangeConstrained(generator("brain-supn"), **quick)
+
+    def joint(model: str, name: str) -> Callable[[], Method]:
+        return lambda: Joint(generator(model), name, **turns)
+
+    steps = {"steps": 2, "every": 1} if sizes.quick else {}
+    return {
+        "zero-filled": ZeroFilled,
+        "Tikhonov": lambda: tikhonov(sizes),
+        "TV": lambda: total_variation(sizes),
+        "range-constrained": constrained,
+        "weights optimised": lambda: WeightOptimised(constrained(), **steps),
+        "joint, isotropic": joint("brain-isotropic", "joint, isotropic"),
+        "joint, diagonal": joint("brain-diagonal", "joint, diagonal"),
+        OURS: joint("brain-supn", OURS),
+        "unrolled, supervised": lambda: Supervised(folder / "unrolled.pt", sizes),
+    }
+
+
+def computed(
+    make: Callable[[], Method],
+    test: dict[Setting, Measured],
+    tuning: dict[Setting, Measured],
+    folder: Path,
+    fresh: bool,
+) -> dict[Setting, Result]:
+    """The results of one method, from its folder where they are there."""
+    found, method = {}, None
+    for setting, data in test.items():
+        file = folder / f"{setting.spokes}-{setting.noise_std:g}.pt"
+        if file.is_file() and not fresh:
+            found[setting] = Result.load(file)
+            continue
+        method = make() if method is None else method
+        parameters = method.tune(tuning[setting])
+        began = time.perf_counter()
+        images, note = method.solve(data, parameters)
+        seconds = (time.perf_counter() - began) / len(images)
+        found[setting] = Result(images.detach().clamp(0, 1), seconds, parameters, note)
+        found[setting].save(file)
+        score = found[setting].scores(data.x)
+        print(
+            f"{method.name}, {setting}: {score['psnr'].mean():.2f} dB, SSIM {score['ssim'].mean():.3f}, "
+            f"{seconds:.2g} s per slice {parameters} {note}",
+            flush=True,
+        )
+    return found
+
+
+def run(sizes: Sizes, names: list[str], folder: Path, out: Path, *, fresh: bool) -> None:
+    began = time.perf_counter()
+    x = {subject: slices(subject) for subject in (1, 2)}
+    truth = x[2][evenly(x[2], sizes.test)]
+    tuned_on = x[1][evenly(x[1], sizes.tuning)]
+    test = {setting: measure(truth, setting, seed=2) for setting in sizes.settings}
+    tuning = {setting: measure(tuned_on, setting, seed=1) for setting in sizes.settings}
+    results: dict[str, dict[Setting, Result]] = {}
+    for name, make in methods(sizes, folder).items():
+        if name not in names:
+            continue
+        results[name] = computed(make, test, tuning, folder / name.replace(", ", "-"), fresh)
+
+    scores = {name: {s: r.scores(truth) for s, r in of.items()} for name, of in results.items()}
+    columns: dict[str, dict[str, dict]] = defaultdict(dict)
+    for name, of in results.items():
+        for field in ("seconds", "parameters", "note"):
+            columns[field][name] = {s: getattr(r, field) for s, r in of.items()}
+    text = tables(scores, columns["seconds"], sizes)
+    if OURS in scores and len(scores) > 1:
+        text += "\n" + margins(scores, sizes, OURS)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "mri_spokes.md").write_text(text, encoding="utf-8")
+    numbers = as_json(scores, columns["seconds"], columns["parameters"], columns["note"])
+    (out / "mri_spokes.json").write_text(
+        json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    print(text)
+    draw_curves(scores, sizes, out / "mri_spokes.png")
+    shown = [setting for setting in SHOWN if setting in test]
+    draw_images(results, truth, shown, len(truth) // 3, out / "mri_spokes_images.png")
+    print(f"{time.perf_counter() - began:.0f} s; tables and figures in {out}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="rows of the tables, by default all")
+    parser.add_argument("--fresh", action="store_true", help="compute again what is in build/mri")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    every = list(methods(QUICK, Path()))
+    names = options.methods or every
+    if not set(names) <= set(every):
+        parser.error(f"--methods must be some of {every}, got {names}")
+    try:
+        slices(1)
+    except FileNotFoundError as error:
+        print(f"skipped: {error}")
+        return
+    folder = Path("build/mri")
+    if options.quick:
+        with tempfile.TemporaryDirectory() as scratch:
+            run(QUICK, names, Path(scratch), folder / "quick", fresh=True)
+        return
+    whole = names == every
+    run(FULL, names, folder, Path("docs") if whole else folder, fresh=options.fresh)
+
+
+if __name__ == "__main__":
+    main()
