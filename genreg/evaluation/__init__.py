@@ -1,8 +1,9 @@
-"""How good a reconstruction is, and how good a generative model.
+"""How good a reconstruction is, how well its errors are foreseen, and how good a generative model.
 
-`psnr`, `ssim`, `nrmse` and `l1_error` compare images. `evaluate` measures a generator by the criteria of Duff,
-Campbell and Ehrhardt (2021, arXiv:2107.11191, section 4) and writes a report; the functions that it consists of
-can be called on their own.
+`psnr`, `ssim`, `nrmse` and `l1_error` compare images. `sparsification` gives AUSE and AURG, whether a predicted
+uncertainty knows where the errors are; `log_likelihood` is that of a Gaussian with a precision, through a link.
+`evaluate` measures a generator by the criteria of Duff, Campbell and Ehrhardt (2021, arXiv:2107.11191, section 4) and
+writes a report; the functions that it consists of can be called on their own.
 """
 
 from genreg.evaluation.distribution import (
@@ -21,6 +22,7 @@ from genreg.evaluation.reconstruction import RangeFit, deciles, fit_range
 from genreg.evaluation.sbc import Calibration, calibration
 from genreg.evaluation.slopes import Smoothness, jacobian, smoothness
 from genreg.evaluation.suite import Evaluation, evaluate
+from genreg.evaluation.uncertainty import Sparsification, image_moments, log_likelihood, sparsification
 
 __all__ = [
     "Calibration",
@@ -30,6 +32,7 @@ __all__ = [
     "PriorFit",
     "RangeFit",
     "Smoothness",
+    "Sparsification",
     "calibration",
     "deciles",
     "earth_mover",
@@ -40,14 +43,17 @@ __all__ = [
     "far_from_prior",
     "fit_range",
     "held_out",
+    "image_moments",
     "interpolate",
     "jacobian",
     "l1_error",
+    "log_likelihood",
     "mmd",
     "nearest_distance",
     "nrmse",
     "prior_fit",
     "psnr",
     "smoothness",
+    "sparsification",
     "ssim",
 ]
