@@ -7,7 +7,8 @@ A model is a Gaussian with the mean G(z) and one standard deviation gamma for al
 where s(x) exists for a variational model only. Grey images are tensors ``(B, n, m)`` without a channel axis,
 colour images ``(B, 3, n, m)``, both in [0, 1]; latent vectors are ``(B, latent_dim)``. Architectures are frozen
 dataclasses with a method ``build``; `build` makes a model from the dictionary that a card of trained weights
-stores. A `GAN` has the decoder of one autoencoder and, as its critic, the encoder of another.
+stores. A `Structured` model has the inverse of L(z) L(z)', with a sparse L, in the place of gamma^2 I. A `GAN` has
+the decoder of one autoencoder and, as its critic, the encoder of another.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from genreg.networks._grid import GridConfig
 from genreg.networks._regions import RegionsConfig
 from genreg.networks._small import ConvConfig, DenseConfig
 from genreg.networks._strided import StridedConfig
+from genreg.networks._structured import Structured, StructuredConfig
 
 __all__ = [
     "ARCHITECTURES",
@@ -36,11 +38,14 @@ __all__ = [
     "GridConfig",
     "RegionsConfig",
     "StridedConfig",
+    "Structured",
+    "StructuredConfig",
     "build",
 ]
 
 ARCHITECTURES: dict[str, Callable[..., Architecture | FlowConfig | GanConfig]] = {
     **AUTOENCODERS,
+    StructuredConfig.name: StructuredConfig,
     FlowConfig.name: FlowConfig,
     GanConfig.name: GanConfig,
 }
