@@ -93,7 +93,7 @@ def descend(
 
 def hessians(G: genreg.Generator, x: Tensor, z: Tensor) -> Tensor:
     """Second derivatives of J at z, ``(B, dim Z, dim Z)``."""
-    gamma = G.decode(z[:1]).std
+    gamma = G.std
 
     def value(z: Tensor, x: Tensor) -> Tensor:
         return (G.model.decode(z[None])[0] - x).square().sum() / (2 * gamma**2) + 0.5 * z.square().sum()

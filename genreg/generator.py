@@ -3,6 +3,8 @@ r"""Generators: trained models as ODL operators from the latent space to images,
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from genreg import weights
-from genreg.operators import NetworkOperator, torch_device, torch_dtype
+from genreg.operators import (
+    DiagonalPrecision,
+    IsotropicPrecision,
+    NetworkOperator,
+    Precision,
+    SparseCholeskyPrecision,
+    torch_device,
+    torch_dtype,
+)
 
 __all__ = ["Decoded", "Generator", "load_generator"]
 
@@ -45,18 +55,25 @@ class _Encoder(nn.Module):
 
 @dataclass(frozen=True)
 class Decoded:
-    r"""What a generator says about an image, given z: :math:`x \sim N(\mathrm{mean}, \mathrm{std}^2 I)`.
+    r"""What a generator says about an image, given z: :math:`x \sim N(\mathrm{mean}, \Lambda^{-1})`.
 
     Attributes
     ----------
     mean : Tensor
         G(z), ``(B, *shape)``.
-    std : float or None
-        Standard deviation γ of a pixel, where the model has learned one.
     """
 
     mean: Tensor
-    std: float | None
+    _precision: Callable[[], Precision | None]
+
+    @functools.cached_property
+    def precision(self) -> Precision | None:
+        r""":math:`\Lambda` of every image, as the model has learned it, or None; made when it is first asked for.
+
+        An `IsotropicPrecision` of one standard deviation γ for all pixels, or, of structured models, a
+        `DiagonalPrecision` or a `SparseCholeskyPrecision` that depends on z.
+        """
+        return self._precision()
 
 
 class Generator(NetworkOperator):
@@ -71,7 +88,8 @@ class Generator(NetworkOperator):
     model : torch.nn.Module
         With ``decode(z)`` (or a plain decoder, called as it is) from ``(B, latent_dim)`` to ``(B,
         *range.shape)`` or ``(B, 1, *range.shape)``; optionally ``encode(x)`` back, and the logarithm
-        ``log_gamma`` of the decoder's standard deviation.
+        ``log_gamma`` of the decoder's standard deviation. A structured model has ``decode_factor(z)``, too:
+        logarithmic diagonal and weights of the factor L of the precision, see `SparseCholeskyPrecision`.
     range : ODL space
         The image space X, for example a `uniform_discr`, with a first axis of channels for colour images:
         ``odl.rn((3, n, m))``. Images are in the model's units, [0, 1] for the
@@ -105,6 +123,7 @@ class Generator(NetworkOperator):
         super().__init__(_Decoder(model, tuple(range.shape)), domain, range)
 
         self.card: dict[str, Any] = {}
+        self._factor = _factor_like(self.model, range)
 
     @property
     def model(self) -> nn.Module:
@@ -122,9 +141,23 @@ class Generator(NetworkOperator):
         log_gamma = getattr(self.model, "log_gamma", None)
         return None if log_gamma is None else float(torch.as_tensor(log_gamma).exp())
 
+    @property
+    def structured(self) -> bool:
+        """Whether the precision of an image depends on z, as that of SUPN does."""
+        return self._factor is not None
+
     def decode(self, z: Tensor) -> Decoded:
         """The distribution of the image given z, ``(B, latent_dim)``; differentiable in z."""
-        return Decoded(self.module(z), self.std)
+        return Decoded(self.module(z), lambda: self._precision(z))
+
+    def _precision(self, z: Tensor) -> Precision | None:
+        if self._factor is None:
+            return None if self.std is None else IsotropicPrecision(self.range, self.std**-2)
+        log_diag, weights = self.model.decode_factor(z)  # type: ignore[operator]
+        log_diag = log_diag.reshape(len(z), *self.range.shape)
+        if weights is None:
+            return self._factor.with_parameters(log_precision=2 * log_diag)
+        return self._factor.with_parameters(log_diag=log_diag, weights=weights)
 
     def encode(self, x: Tensor) -> Tensor:
         """Mean latent vectors ``(B, latent_dim)`` of images ``(B, *range.shape)``.
@@ -163,6 +196,21 @@ class Generator(NetworkOperator):
 
     def __repr__(self) -> str:
         return f"Generator({type(self.model).__name__}, {self.domain!r} -> {self.range!r})"
+
+
+def _factor_like(model: nn.Module, space: Any) -> Precision | None:
+    """A precision of the kind that a structured model predicts, to be given its parameters; None of others."""
+    if not hasattr(model, "decode_factor"):
+        return None
+    with torch.no_grad():
+        z = torch.zeros(1, model.latent_dim, dtype=torch_dtype(space), device=torch_device(space))  # type: ignore[call-overload]
+        log_diag, weights = model.decode_factor(z)  # type: ignore[operator]
+    log_diag = log_diag.reshape(1, *space.shape)
+    if weights is None:
+        return DiagonalPrecision(space, 2 * log_diag)
+    config: Any = model.config
+    reach = {"distance": config.distance, "dilation": config.dilation}
+    return SparseCholeskyPrecision(space, log_diag, weights, **reach)
 
 
 def load_generator(name_or_path: str | Path, range: Any) -> Generator:

@@ -36,13 +36,16 @@ from genreg.operators.bridge import (
 from genreg.operators.data_prox import DataProx, data_prox
 from genreg.operators.forward import blur, gaussian_measurements, mask, normalised
 from genreg.operators.fourier import FourierSampling, fourier_sampling
+from genreg.operators.gaussian_posterior import GaussianPosterior
 from genreg.operators.kspace_masks import cartesian_mask, radial_mask
 from genreg.operators.network import NetworkFunctional, NetworkOperator
 from genreg.operators.norm import operator_norm
+from genreg.operators.nufft import Nufft, nufft
 from genreg.operators.precision import DiagonalPrecision, IsotropicPrecision, Precision
 from genreg.operators.ray import ray_transform
 from genreg.operators.sparse_cholesky import SparseCholeskyPrecision, neighbourhood, soft_clip
 from genreg.operators.testing import derivative_test, dot_test
+from genreg.operators.trajectories import density_compensation, golden_angle_trajectory, radial_trajectory
 
 from genreg.operators import (  # noqa: F401  # isort: skip  # these register in `lower`
     fallback,
@@ -58,9 +61,11 @@ __all__ = [
     "DataProx",
     "DiagonalPrecision",
     "FourierSampling",
+    "GaussianPosterior",
     "IsotropicPrecision",
     "NetworkFunctional",
     "NetworkOperator",
+    "Nufft",
     "Precision",
     "SparseCholeskyPrecision",
     "TorchFunctional",
@@ -69,16 +74,20 @@ __all__ = [
     "cartesian_mask",
     "check_tensor",
     "data_prox",
+    "density_compensation",
     "derivative_test",
     "dot_test",
     "fourier_sampling",
     "gaussian_measurements",
+    "golden_angle_trajectory",
     "lower",
     "mask",
     "neighbourhood",
     "normalised",
+    "nufft",
     "operator_norm",
     "radial_mask",
+    "radial_trajectory",
     "ray_transform",
     "riesz",
     "soft_clip",

@@ -76,7 +76,7 @@ class DataProx(ABC):
                 f"`A` must act on a tensor space (uniform_discr, rn, cn) or a power of one, got {A.domain!r}"
             )
         self.operator = A
-        self._forward, self._transpose = _euclidean_pair(A)
+        self._forward, self._transpose = euclidean_pair(A)
         self._ndim = len(space_shape(A.domain))
         self._real = torch_dtype(A.domain).to_real()
 
@@ -210,7 +210,7 @@ def _listed(values: Tensor) -> str:
     return shown + (", ..." if values.numel() > 4 else "")
 
 
-def _euclidean_pair(A: odl.Operator) -> tuple[Callable[[Tensor], Tensors], Callable[[Tensors], Tensor]]:
+def euclidean_pair(A: odl.Operator) -> tuple[Callable[[Tensor], Tensors], Callable[[Tensors], Tensor]]:
     r"""Return the action of A on samples and its Euclidean transpose :math:`w_X A^*(w_Y^{-1}\,\cdot)`."""
     if isinstance(A, TensorOperator):
         return A.forward, A.transpose

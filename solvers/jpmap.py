@@ -45,6 +45,7 @@ from genreg.solvers.objective import Objective
 from genreg.solvers.propose import Proposal, Propose
 from genreg.solvers.solution import Solution
 from genreg.solvers.state import State
+from genreg.solvers.structured import StructuredProblem
 from genreg.solvers.updates import Update
 
 __all__ = ["check_turns", "finished", "jpmap", "learned_beta", "maximise", "proposing", "with_encoder"]
@@ -157,10 +158,10 @@ def _screened(problem: JointProblem, z: Tensor, rows: Tensor, restarts: int) -> 
 
 
 def maximise(
-    problem: JointProblem,
+    problem: JointProblem | StructuredProblem,
     init: Mapping[str, Tensor],
     *,
-    update: Callable[[JointProblem], Update] | None = None,
+    update: Callable[[Any], Update] | None = None,
     max_iter: int = 200,
     tol: float = 1e-4,
     callback: Callback | None = None,
@@ -170,7 +171,7 @@ def maximise(
 
     Parameters
     ----------
-    problem : JointProblem
+    problem : JointProblem or StructuredProblem
         J.
     init : dict of str to Tensor
         Its ``"z"`` is the starting point.
@@ -198,13 +199,22 @@ def maximise(
     return replace(solution, blocks={"x": problem.image(z), "z": z})
 
 
+def codes(
+    problem: JointProblem | StructuredProblem, encode: Callable[[Tensor], Tensor]
+) -> Callable[[Objective, State], Tensor]:
+    """The proposal of the code of the present image x*(z)."""
+
+    def code(objective: Objective, state: State) -> Tensor:
+        return encode(problem.image(state.blocks["z"], **objective.per_sample))
+
+    return code
+
+
 def proposing(
     problem: JointProblem, encode: Callable[[Tensor], Tensor], rule: Rule, n1: int, n2: int | None
 ) -> Propose:
     """The update of z by one of the rules of the module."""
-
-    def code(objective: Objective, state: State) -> Tensor:
-        return encode(problem.image(state.blocks["z"], **objective.per_sample))
+    code = codes(problem, encode)
 
     def descent(objective: Objective, state: State) -> Tensor:
         x = problem.image(state.blocks["z"], **objective.per_sample)

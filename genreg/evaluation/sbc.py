@@ -74,7 +74,7 @@ def calibration(
     levels : sequence of float
         Probabilities of the central intervals.
     noise : float
-        Standard deviation of the noise in units of γ.
+        Scale of the noise: 1 for that of the decoder.
     seed : int
         Seed of the draws.
 
@@ -108,7 +108,8 @@ def calibration(
         epsilon = torch.randn((n, *G.range.shape), generator=random, dtype=dtype).to(device)
         with torch.no_grad():
             decoded = G.decode(z.to(device))
-            x = decoded.mean + noise * decoded.std * epsilon  # type: ignore[operator]
+            assert decoded.precision is not None
+            x = decoded.mean + noise * decoded.precision.colour(epsilon)
             mean, std = G.model.encode_distribution(x)  # type: ignore[operator]
         scores.append(((z.to(device) - mean) / std).cpu().double())
     score = torch.cat(scores)

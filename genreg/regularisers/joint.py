@@ -11,14 +11,17 @@ from torch import Tensor
 
 from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.generator import Generator
+from genreg.operators import GaussianPosterior, IsotropicPrecision
 from genreg.regularisers.base import checked_parameter
 from genreg.regularisers.deviations import deviation_for_image
 from genreg.regularisers.generative import Generative, check_generator
 from genreg.regularisers.marginal import Marginal
-from genreg.solvers import LevenbergMarquardt, Objective, SaddlePoint, Solution, lbfgs
+from genreg.solvers import LevenbergMarquardt, Objective, QuasiNewton, SaddlePoint, Solution, lbfgs
 from genreg.solvers.joint import JointProblem
-from genreg.solvers.jpmap import maximise, proposing
+from genreg.solvers.jpmap import codes, maximise
 from genreg.solvers.objective import Blocks
+from genreg.solvers.propose import Proposal, Propose
+from genreg.solvers.structured import StructuredProblem, negative_log_prior
 from genreg.solvers.updates import Update
 
 __all__ = ["JointPrior"]
@@ -31,13 +34,18 @@ class JointPrior(Generative):
 
     .. math:: R(x, z) = \frac{\beta}{2} \|x - G(z)\|^2 + \frac12 \|z\|^2 , \qquad \beta = 1 / \gamma^2 ,
 
-    is :math:`-\log p(x \mid z) - \log p(z)` for a decoder :math:`p(x \mid z) = N(G(z), \gamma^2 I)`, with the plain
-    Euclidean norm of the pixels, as the densities have it. With a Gaussian fidelity and λ = 1, ``fidelity + R`` is
-    the negative logarithm of the joint posterior.
+    is :math:`-\log p(x \mid z) - \log p(z)` for a decoder :math:`p(x \mid z) = N(G(z), \gamma^2 I)`. For a structured
+    model, of which each z has its own precision (diagonal, or with a sparse Cholesky factor as in SUPN), it is
 
-    For a linear forward operator and Gaussian noise, x is eliminated exactly and z moves as in
-    `solvers.jpmap`, with the encoder's proposals where there is an encoder; otherwise problems are solved by
-    `solvers.lbfgs` in the variables x - G(z) and z.
+    .. math:: R(x, z) = \frac12 \|x - G(z)\|^2_{\Lambda(z)} - \frac12 \log\det\Lambda(z) + \frac12 \|z\|^2 .
+
+    Sums are those over pixels, without the weight of X, as the densities have them. With a Gaussian fidelity and λ =
+    1, ``fidelity + R`` is the negative logarithm of the joint posterior.
+
+    For a linear forward operator and Gaussian noise, x is eliminated exactly, by `operators.data_prox` or, with a
+    structured model, by conjugate gradients. The encoder, where there is one, proposes z; then z moves as in
+    `solvers.jpmap`, with a structured model by `solvers.quasi_newton`. Other problems are solved by `solvers.lbfgs` in
+    the variables x - G(z) and z.
 
     Starting points: ``"encoder"`` (the default where the model has one) encodes a rough reconstruction, ``"random"``
     draws from N(0, I), ``"zero"`` starts at z = 0; further restarts are drawn. In all of them x = G(z).
@@ -47,7 +55,8 @@ class JointPrior(Generative):
     G : Generator
         The generator Z -> X.
     beta : float or Tensor, optional
-        β > 0, or one for every sample, ``(B,)``; by default 1/γ² with the γ that the model has learned.
+        β > 0, or one for every sample, ``(B,)``; by default the precision that the model has learned. For a
+        structured model a β takes the place of its Λ(z).
 
     Raises
     ------
@@ -58,40 +67,52 @@ class JointPrior(Generative):
     ----------
     M. González, A. Almansa, P. Tan (2021), Solving inverse problems by joint posterior maximization with
     autoencoding prior, arXiv:2103.01648.
+
+    M. Duff, I. Simpson, M. J. Ehrhardt, N. D. F. Campbell (2023), VAEs with structured image covariance applied to
+    compressed sensing MRI, Phys. Med. Biol. 68, arXiv:2210.14586.
     """
 
     blocks = ("x", "z")
 
     def __init__(self, G: Generator, beta: float | Tensor | None = None) -> None:
         check_generator(G)
-        if beta is None:
+        self.structured = beta is None and G.structured
+        """Whether the precision is that of a structured model."""
+        if beta is None and not G.structured:
             if G.std is None:
                 raise ValueError(
                     f"beta must be given: the model of G has learned no standard deviation, {G!r}"
                 )
             beta = G.std**-2
-        if not bool((torch.as_tensor(checked_parameter(beta, "beta")) > 0).all()):
+        if beta is not None and not bool((torch.as_tensor(checked_parameter(beta, "beta")) > 0).all()):
             raise ValueError(f"beta must be positive, got {beta}")
-        self.parameters = {"beta": beta}
+        self.parameters = {} if beta is None else {"beta": beta}
         domain = odl.ProductSpace(G.range, G.domain)
         half_square = 0.5 * odl.functionals.L2NormSquared(G.domain)
         super().__init__(G, domain, odl.ComponentProjection(domain, 0), half_square)
         self.solver = self._solve
 
     @property
-    def beta(self) -> float | Tensor:
-        """β, the precision of a pixel given z."""
-        return self.parameters["beta"]
+    def beta(self) -> float | Tensor | None:
+        """β, the precision of a pixel given z; None of a structured model."""
+        return self.parameters.get("beta")
 
-    def smooth(self, blocks: Blocks, *, beta: float | Tensor, **parameters: float | Tensor) -> Tensor:
+    def smooth(
+        self, blocks: Blocks, *, beta: float | Tensor | None = None, **parameters: float | Tensor
+    ) -> Tensor:
         """R(x, z)."""
         x, z = blocks["x"], blocks["z"]
+        if beta is None:
+            flat = z.reshape(-1, *self.generator.domain.shape)
+            decoded = self.generator.decode(flat)
+            u = x.reshape(decoded.mean.shape) - decoded.mean
+            return negative_log_prior(u, decoded.precision, flat).reshape(z.shape[:-1])
         u = (x - self.generate(z)).flatten(x.ndim - len(self.generator.range.shape))
         return 0.5 * beta * u.square().sum(-1) + self.latent_value(z)
 
-    def at_image(self, x: Tensor, z: Tensor, *, beta: float | Tensor, smoothing: float) -> Tensor:
+    def at_image(self, x: Tensor, z: Tensor, *, smoothing: float, **parameters: float | Tensor) -> Tensor:
         """R as a function of image and latent vector; nothing needs smoothing."""
-        return self.smooth({"x": x, "z": z}, beta=beta)
+        return self.smooth({"x": x, "z": z}, **parameters)
 
     def start(
         self, fidelity: Fidelity, init: str | None, restarts: int, generator: torch.Generator
@@ -103,29 +124,69 @@ class JointPrior(Generative):
 
     @property
     def marginal(self) -> Functional:
-        r""":math:`R_G(x) = \min_z R(x, z)`, with the envelope gradient β (x - G(z)) over the weight of X."""
+        r""":math:`R_G(x) = \min_z R(x, z)`, with the envelope gradient, β (x - G(z)) over the weight of X."""
         return Marginal(self)
 
     def _solve(self, problem: Any, init: Any, **settings: Any) -> Solution:
         """Solve a problem of this regulariser, see the class."""
-        if not isinstance(problem, JointProblem):
+        if not isinstance(problem, JointProblem | StructuredProblem):
             return lbfgs(problem, init, substitution=deviation_for_image(self.generate), **settings)
+        step = LevenbergMarquardt() if isinstance(problem, JointProblem) else QuasiNewton()
         encode = self.generator.encode if self.generator.has_encoder else None
 
-        def update(problem: JointProblem) -> Update:
-            return proposing(problem, encode, "fast", _TURNS, None) if encode else LevenbergMarquardt()
+        def update(problem: Any) -> Update:
+            return Propose([Proposal(codes(problem, encode), _TURNS)], step) if encode else step
 
         return maximise(problem, init, update=update, **settings)
 
     def problem(self, fidelity: Fidelity, lam: Tensor, **parameters: Tensor) -> Objective | SaddlePoint:
-        """The problem, see `Regulariser.problem`; a `JointProblem` for Gaussian noise and a linear operator."""
+        """The problem, see `Regulariser.problem`; a profile for Gaussian noise and a linear operator."""
         if (
             not isinstance(fidelity, GaussianFidelity)
             or not fidelity.operator.is_linear
             or not bool((lam > 0).all())
         ):
             return super().problem(fidelity, lam, **parameters)
+        A, G = fidelity.operator, self.generator
+        if self.structured:
+            return StructuredProblem.of(A, G.decode, G.domain, **fidelity.per_sample, weight=lam)
         beta = (self.parameters_of(lam) | parameters)["beta"]
-        return JointProblem.of(
-            fidelity.operator, self.generator, **fidelity.per_sample, beta=lam * beta, weight=lam
+        return JointProblem.of(A, G, **fidelity.per_sample, beta=lam * beta, weight=lam)
+
+    def posterior(self, fidelity: GaussianFidelity, z: Tensor) -> GaussianPosterior:
+        r"""The Gaussian :math:`p(x \mid z, y)` of the image, given latent vectors ``(B, dim Z)`` and the data.
+
+        Parameters
+        ----------
+        fidelity : GaussianFidelity
+            The data, of a linear operator, B samples.
+        z : Tensor
+            Latent vectors, for example ``rec.blocks["z"]`` of a reconstruction of a batch.
+
+        Returns
+        -------
+        GaussianPosterior
+            Its mean is the image that belongs to z; ``sample`` and ``std`` show what data and prior leave open.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the fidelity is not Gaussian with a linear operator on the images of G, or z is of another shape.
+        """
+        if not isinstance(fidelity, GaussianFidelity):
+            raise TypeError(f"fidelity must be a GaussianFidelity, got {type(fidelity).__name__}")
+        count, G = len(fidelity.data), self.generator
+        if not isinstance(z, Tensor) or tuple(z.shape) != (count, *G.domain.shape):
+            shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+            raise ValueError(f"z must be a tensor {(count, *G.domain.shape)}, got {shape}")
+        with torch.no_grad():
+            decoded = G.decode(z)
+            if self.structured:
+                precision = decoded.precision
+            else:
+                beta = torch.as_tensor(self.beta, dtype=z.dtype, device=z.device)
+                precision = IsotropicPrecision(G.range, beta)
+        assert precision is not None
+        return GaussianPosterior(
+            fidelity.operator, fidelity.data, decoded.mean, precision, fidelity.inverse_variance
         )

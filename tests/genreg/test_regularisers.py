@@ -16,7 +16,7 @@ from genreg import (
     solvers,
     to_torch,
 )
-from genreg.operators import derivative_test
+from genreg.operators import IsotropicPrecision, derivative_test
 
 from .conftest import LinearModel
 
@@ -75,7 +75,9 @@ def test_generator_is_an_odl_operator(G, X):
     derivative_test(G)
     z = torch.randn(4, 3, dtype=torch.float64)
     decoded = G.decode(z)
-    assert decoded.std == pytest.approx(np.exp(-2.0))
+    assert G.std == pytest.approx(np.exp(-2.0)) and not G.structured
+    assert isinstance(decoded.precision, IsotropicPrecision)
+    assert torch.allclose(decoded.precision.logdet(), torch.tensor(4.0 * G.range.size, dtype=torch.float64))
     assert torch.allclose(G.encode(decoded.mean), z)
     assert G.has_encoder and not any(p.requires_grad for p in G.model.parameters())
     assert torch.equal(G.sample(5, seed=1), G.sample(5, seed=1))
@@ -95,7 +97,7 @@ def test_generator_converts_a_copy_of_the_model(X):
 
 def test_generator_without_encoder(X):
     G = Generator(LinearModel().linear, odl.rn(20), latent_dim=3)
-    assert not G.has_encoder and G.decode(torch.zeros(1, 3, dtype=torch.float64)).std is None
+    assert not G.has_encoder and G.decode(torch.zeros(1, 3, dtype=torch.float64)).precision is None
     with pytest.raises(NotImplementedError, match="no encoder"):
         G.encode(torch.zeros(1, 20))
 
