@@ -1,11 +1,11 @@
 r"""Solves with the sparse triangular factor of a neighbourhood, :math:`L x = u` and :math:`L^T x = u`.
 
-L has a positive diagonal and the strictly lower part of `operators._stencil`. The system is handed to torch's sparse
-triangular solve (MKL, cuSPARSE), as one block diagonal matrix in CSR format for a whole batch, or, where torch comes
-without it, to SciPy. In the matrix the image has a margin at the right and at the bottom, of unknowns that are zero:
-the weights that leave the image meet these, so that no entry has to be left out, the indices are the same for all
-weights, and to fill in the values is one copy. Because the offsets point to later pixels, a margin at the right
-serves both sides: what leaves a row on the left is at the end of the row above.
+L is that of `operators._factor_product`. The system is handed to torch's sparse triangular solve (MKL, cuSPARSE), as
+a block diagonal matrix in CSR format for several samples of a batch, or, where torch comes without it, to SciPy. In
+the matrix the image has a margin at the right and at the bottom, of unknowns that are zero: the weights that leave the
+image meet these, so that no entry has to be left out, and the indices are the same for all weights. As the offsets
+point to later pixels, a margin at the right serves both sides: what leaves a row on the left is at the end of the row
+above.
 """
 
 from __future__ import annotations
@@ -21,9 +21,19 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from genreg.operators._stencil import Stencil, _both, _to_front, gather, outer, scatter
+from genreg.operators._factor_product import multiply_factor, outer, to_front
+from genreg.operators._stencil import Stencil
 
-__all__ = ["solve_factor"]
+__all__ = ["Entries", "solve_factor"]
+
+_CHUNK = 2**16  # unknowns of one system on the CPU, about: more fall out of the cache, and need more indices
+
+
+class Entries:
+    """The entries of a factor in the order of the CSR matrix, kept from its first solve on."""
+
+    def __init__(self) -> None:
+        self.values: Tensor | None = None  # (B, nnz)
 
 
 class _Layout:
@@ -38,55 +48,58 @@ class _Layout:
     """
 
     def __init__(self, stencil: Stencil, shape: tuple[int, int, int]) -> None:
-        channels, rows, columns = shape
+        channels, self.rows, self.columns = shape
         self.down, self.right = stencil.reach
-        width = columns + self.right
-        self.unknowns = (rows + self.down) * width * channels
-        # for each channel what its rows hold: (offset of the unknown, which of diagonal and weights)
-        entries = [
+        self.width = self.columns + self.right
+        self.unknowns = (self.rows + self.down) * self.width * channels
+        # for every channel what its rows of the matrix hold: (shift of the unknown, place among diagonal and weights)
+        self.of_channel = [
             sorted(
-                [
-                    (0, c),
-                    *(
-                        ((t.down * width + t.right) * channels + t.row - c, channels + k)
-                        for k, t in enumerate(stencil)
-                        if t.column == c
-                    ),
+                [(0, c)]
+                + [
+                    ((t.down * self.width + t.right) * channels + t.row - c, channels + k)
+                    for k, t in enumerate(stencil)
+                    if t.column == c
                 ]
             )
             for c in range(channels)
         ]
-        self.order = [which for of_channel in entries for _, which in of_channel]
-        counts = np.ones((rows + self.down, width, channels), dtype=np.int64)
-        counts[:rows, :columns] = [len(of_channel) for of_channel in entries]
-        self.crow = np.concatenate([[0], np.cumsum(counts)])
-        self.col = np.repeat(np.arange(self.unknowns), counts.ravel())
-        shifts = np.zeros(len(self.col), dtype=np.int64)
-        row = counts[0].sum()
-        pixel = np.array([shift for of_channel in entries for shift, _ in of_channel])
-        for start in range(0, rows * row, row):
-            shifts[start : start + columns * len(pixel)] = np.tile(pixel, columns)
-        self.col += shifts
-        self.rows, self.columns, self.row = rows, columns, int(row)
+        self.pixel = sum(map(len, self.of_channel))  # entries of a pixel
+        self.row = self.columns * self.pixel + self.right * channels  # entries of a row of pixels
+        self.entries = self.rows * self.row + self.down * self.width * channels
 
-    def values(self, diagonal: Tensor, w: Tensor) -> Tensor:
+    def indices(self, blocks: int) -> tuple[Tensor, Tensor]:
+        """The indices of the rows and columns of a block diagonal matrix; a part of it has the first of them."""
+        channels = len(self.of_channel)
+        counts = np.ones((self.rows + self.down, self.width, channels), dtype=np.int64)
+        counts[: self.rows, : self.columns] = [len(entries) for entries in self.of_channel]
+        shifts = np.zeros(self.entries, dtype=np.int64)
+        inner = shifts[: self.rows * self.row].reshape(self.rows, self.row)[:, : self.columns * self.pixel]
+        inner.reshape(self.rows, self.columns, self.pixel)[...] = [
+            shift for entries in self.of_channel for shift, _ in entries
+        ]
+        col = np.repeat(np.arange(self.unknowns), counts.ravel()) + shifts
+        block = np.arange(blocks)[:, None]
+        crow = np.append(
+            (np.cumsum(counts) - counts.ravel() + block * self.entries).ravel(), blocks * self.entries
+        )
+        kind = np.int32 if blocks * self.entries < 2**31 else np.int64
+        return torch.from_numpy(crow.astype(kind)), torch.from_numpy(
+            (col + block * self.unknowns).ravel().astype(kind)
+        )
+
+    def values(self, d: Tensor, w: Tensor) -> Tensor:
         """The entries of L^T for ``(B, C, n, m)`` and ``(B, K, n, m)``, in the order of the matrix, ``(B, nnz)``."""
-        batch, channels = diagonal.shape[:2]
-        out = diagonal.new_ones((batch, len(self.col)))
-        inner = out[:, : self.rows * self.row].view(batch, self.rows, self.row)
-        inner = inner[..., : self.columns * len(self.order)].unflatten(-1, (self.columns, -1))
-        place = 0
-        while place < len(self.order):  # runs of neighbouring weights in one copy
-            first = self.order[place]
-            size = 1
-            while first >= channels and self.order[place + size : place + size + 1] == [first + size]:
-                size += 1
-            source = (
-                diagonal[:, first : first + 1] if first < channels else w[:, first - channels :][:, :size]
-            )
-            inner[..., place : place + size] = source.movedim(1, -1)
-            place += size
-        return out.flatten()
+        batch, channels = d.shape[:2]
+        out = d.new_empty((batch, self.entries))
+        image = out[:, : self.rows * self.row].view(batch, self.rows, self.row)
+        inner = image[..., : self.columns * self.pixel].unflatten(-1, (self.columns, self.pixel))
+        image[..., self.columns * self.pixel :] = 1
+        out[:, self.rows * self.row :] = 1
+        order = (place for entries in self.of_channel for _, place in entries)
+        for target, place in zip(inner.unbind(-1), order, strict=True):
+            target.copy_(d[:, place] if place < channels else w[:, place - channels])
+        return out
 
     def pad(self, u: Tensor) -> Tensor:
         """Images ``(S, B, C, n, m)`` as right-hand sides ``(B N, S)``."""
@@ -94,70 +107,81 @@ class _Layout:
         padded = torch.nn.functional.pad(channels_last, (0, 0, 0, self.right, 0, self.down))
         return padded.reshape(len(u), -1).mT.contiguous()
 
-    def crop(self, x: Tensor, shape: torch.Size) -> Tensor:
+    def crop(self, x: Tensor, blocks: int) -> Tensor:
         """Solutions ``(B N, S)`` as images ``(S, B, C, n, m)``."""
-        samples, batch, channels, rows, columns = shape
-        grid = x.mT.reshape(samples, batch, rows + self.down, columns + self.right, channels)
-        return grid[:, :, :rows, :columns].movedim(-1, 2).contiguous()
+        grid = x.mT.reshape(x.shape[1], blocks, self.rows + self.down, self.width, -1)
+        return grid[:, :, : self.rows, : self.columns].movedim(-1, 2)
 
 
-@functools.lru_cache(maxsize=16)
-def _layout(stencil: Stencil, shape: tuple[int, int, int]) -> _Layout:
-    return _Layout(stencil, shape)
+_layout = functools.lru_cache(maxsize=32)(_Layout)
 
 
-@functools.lru_cache(maxsize=8)
-def _indices(
-    stencil: Stencil, shape: tuple[int, int, int], batch: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """The indices of the block diagonal matrix of a batch."""
-    layout = _layout(stencil, shape)
-    blocks = np.arange(batch)[:, None]
-    crow = np.append((layout.crow[:-1] + blocks * len(layout.col)).ravel(), batch * len(layout.col))
-    col = (layout.col + blocks * layout.unknowns).ravel()
-    kind = np.int32 if max(crow[-1], batch * layout.unknowns) < 2**31 else np.int64
-    return torch.from_numpy(crow.astype(kind)).to(device), torch.from_numpy(col.astype(kind)).to(device)
+@functools.lru_cache(maxsize=4)
+def _indices(layout: _Layout, blocks: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    crow, col = layout.indices(blocks)
+    return crow.to(device), col.to(device)
 
 
-def _native(device: torch.device) -> bool:
-    """Whether torch can solve sparse triangular systems there."""
-    return device.type != "cpu" or torch.backends.mkl.is_available()
+@functools.cache
+def _native(kind: str) -> bool:
+    """Whether torch can solve sparse triangular systems on a kind of device; it warns of their state once."""
+    one = torch.ones(1, device=kind)
+    index = torch.arange(2, dtype=torch.int32, device=kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            _solve_native(index, index[:1], one, one[:, None], True)
+        except (AttributeError, RuntimeError):
+            return False
+    return True
 
 
-def _solve(diagonal: Tensor, w: Tensor, u: Tensor, stencil: Stencil, transpose: bool) -> Tensor:
+def _solve_native(crow: Tensor, col: Tensor, values: Tensor, right: Tensor, transpose: bool) -> Tensor:
+    matrix = torch.sparse_csr_tensor(crow, col, values, (len(right), len(right)), check_invariants=False)
+    return torch.triangular_solve(right, matrix, upper=True, transpose=not transpose)[0]
+
+
+def _solve_scipy(crow: Tensor, col: Tensor, values: Tensor, right: Tensor, transpose: bool) -> Tensor:
+    triple = (values.cpu().numpy(), col.cpu().numpy(), crow.cpu().numpy())
+    upper = scipy.sparse.csr_array(triple, shape=(len(right), len(right)))
+    matrix = upper if transpose else upper.T.tocsr()
+    found = scipy.sparse.linalg.spsolve_triangular(matrix, right.cpu().numpy(), lower=not transpose)
+    return torch.from_numpy(found).to(right)
+
+
+def _solve(
+    d: Tensor, w: Tensor, u: Tensor, stencil: Stencil, transpose: bool, kept: Entries | None
+) -> Tensor:
     """L^{-T} u where `transpose`, otherwise L^{-1} u."""
-    batch = torch.broadcast_shapes(diagonal.shape[:-3], w.shape[:-3])
-    shape = diagonal.shape[-3:]
+    shape = d.shape[-3:]
+    batch = torch.broadcast_shapes(d.shape[:-3], w.shape[:-3])
     full = torch.broadcast_shapes(batch, u.shape[:-3])
     own = len(batch)
     while own and batch[len(batch) - own] == 1:  # axes in front in which the matrix is the same
         own -= 1
-    batch = full[len(full) - own :]
-    samples, blocks = math.prod(full[: len(full) - len(batch)]), math.prod(batch)
-    if 0 in (samples, blocks):
-        return u.expand(*full, *shape).clone()
+    samples, batch = math.prod(full[: len(full) - own]), full[len(full) - own :]
+    blocks = math.prod(batch)
+    out = torch.empty((samples, blocks, *shape), dtype=torch.promote_types(u.dtype, d.dtype), device=u.device)
+    right = u.expand(*full, *shape).reshape(out.shape)
     layout = _layout(stencil, tuple(shape))  # type: ignore[arg-type]
-    values = layout.values(
-        _blocks(diagonal, batch),
-        _blocks(w, batch),
-    )
-    rhs = u.expand(*full, *shape).reshape(samples, blocks, *shape)
-    crow, col = _indices(stencil, tuple(shape), blocks, u.device)  # type: ignore[arg-type]
-    size = blocks * layout.unknowns
-    right = layout.pad(rhs)
-    if _native(u.device):
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", ".*(triangular_solve is deprecated|Sparse CSR tensor support).*"
-            )
-            matrix = torch.sparse_csr_tensor(crow, col, values, (size, size), check_invariants=False)
-            found = torch.triangular_solve(right, matrix, upper=True, transpose=not transpose)[0]
-    else:
-        csr = scipy.sparse.csr_array((values.numpy(), col.numpy(), crow.numpy()), shape=(size, size))
-        upper = csr if transpose else csr.T.tocsr()
-        solved = scipy.sparse.linalg.spsolve_triangular(upper, right.numpy(), lower=not transpose)
-        found = torch.from_numpy(solved).to(right.dtype)
-    return layout.crop(found, rhs.shape).reshape(*full, *shape)
+    d, w = _blocks(d, batch), _blocks(w, batch)
+    if kept is not None and kept.values is None:
+        kept.values = layout.values(d, w)
+    solve = _solve_native if _native(u.device.type) else _solve_scipy
+    most = max(1, _CHUNK // layout.unknowns) if u.device.type == "cpu" else blocks
+    crow, col = _indices(layout, min(most, 2 ** max(blocks - 1, 0).bit_length()), u.device)
+    for part in (slice(start, start + most) for start in range(0, blocks if samples else 0, most)):
+        values = layout.values(d[part], w[part]) if kept is None else kept.values[part]
+        count = len(values)
+        found = solve(
+            crow[: count * layout.unknowns + 1],
+            col[: count * layout.entries],
+            values.flatten(),
+            layout.pad(right[:, part]).to(values.dtype),
+            transpose,
+        )
+        out[:, part] = layout.crop(found, count)
+    return out.reshape(*full, *shape)
 
 
 def _blocks(t: Tensor, batch: torch.Size) -> Tensor:
@@ -169,53 +193,54 @@ def _blocks(t: Tensor, batch: torch.Size) -> Tensor:
 
 class _Solve(Function):
     @staticmethod
-    def forward(diagonal: Tensor, w: Tensor, u: Tensor, stencil: Stencil, transpose: bool) -> Tensor:  # type: ignore[override]
-        return _solve(diagonal, w, u, stencil, transpose)
+    def forward(d: Tensor, w: Tensor, u: Tensor, *how: Any) -> Tensor:  # type: ignore[override]
+        return _solve(d, w, u, *how)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        diagonal, w, _, ctx.stencil, ctx.transpose = inputs
-        ctx.save_for_backward(diagonal, w, output)
-        ctx.save_for_forward(diagonal, w, output)
-        ctx.shape = inputs[2].shape
+        d, w, u, ctx.stencil, ctx.transpose, ctx.kept = inputs
+        ctx.save_for_backward(d, w, output)
+        ctx.save_for_forward(d, w, output)
+        ctx.shape = u.shape
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
-        diagonal, w, x = ctx.saved_tensors
-        s = ctx.stencil
-        back = solve_factor(diagonal, w, g, s, not ctx.transpose)
+        d, w, x = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        back = solve_factor(d, w, g, ctx.stencil, not ctx.transpose, ctx.kept)
         column, row = (back, x) if ctx.transpose else (x, back)
         return (
-            -(back * x).sum_to_size(diagonal.shape) if ctx.needs_input_grad[0] else None,
-            -outer(column, row, s, w.shape[:-3]) if ctx.needs_input_grad[1] else None,
-            back.sum_to_size(ctx.shape) if ctx.needs_input_grad[2] else None,
-            None,
-            None,
+            -(back * x).sum_to_size(d.shape) if needs[0] else None,
+            -outer(column, row, ctx.stencil, w.shape[:-3]) if needs[1] else None,
+            back.sum_to_size(ctx.shape) if needs[2] else None,
+            *(None,) * 3,
         )
 
     @staticmethod
     def jvp(ctx: Any, dd: Tensor | None, dw: Tensor | None, du: Tensor | None, *_: None) -> Tensor:  # type: ignore[override]
-        diagonal, w, x = ctx.saved_tensors
+        d, w, x = ctx.saved_tensors
         right = torch.zeros_like(x) if du is None else du
-        if dd is not None:
-            right = right - dd * x
         if dw is not None:
-            right = right - _both(gather if ctx.transpose else scatter, (w, dw), (x, None), ctx.stencil)
-        return solve_factor(diagonal, w, right, ctx.stencil, ctx.transpose)
+            right = right - multiply_factor(dd, dw, x, ctx.stencil, ctx.transpose)
+        elif dd is not None:
+            right = right - dd * x
+        return solve_factor(d, w, right, ctx.stencil, ctx.transpose, ctx.kept)
 
     @staticmethod
-    def vmap(
-        info: Any, in_dims: Any, diagonal: Tensor, w: Tensor, u: Tensor, stencil: Stencil, transpose: bool
-    ) -> tuple[Tensor, int]:  # type: ignore[override]
-        return solve_factor(*_to_front(info, in_dims, diagonal, w, u), stencil, transpose), 0
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Tensor, int]:
+        *tensors, stencil, transpose, kept = args
+        same = in_dims[0] is None and in_dims[1] is None
+        return solve_factor(*to_front(in_dims, *tensors), stencil, transpose, kept if same else None), 0
 
 
-def solve_factor(diagonal: Tensor, w: Tensor, u: Tensor, stencil: Stencil, transpose: bool) -> Tensor:
+def solve_factor(
+    d: Tensor, w: Tensor, u: Tensor, stencil: Stencil, transpose: bool, kept: Entries | None = None
+) -> Tensor:
     """L^{-T} u where `transpose`, otherwise L^{-1} u, ``(*batch, C, n, m)``; differentiable in everything.
 
     Parameters
     ----------
-    diagonal : Tensor
+    d : Tensor
         Diagonal of L, positive, ``(*batch, C, n, m)``.
     w : Tensor
         Weights, ``(*batch, K, n, m)``.
@@ -225,5 +250,7 @@ def solve_factor(diagonal: Tensor, w: Tensor, u: Tensor, stencil: Stencil, trans
         Where the weights belong.
     transpose : bool
         Whether to solve with L^T.
+    kept : Entries, optional
+        Keeps the matrix for further solves with the same d and w.
     """
-    return _Solve.apply(diagonal, w, u, stencil, transpose)  # type: ignore[no-untyped-call]
+    return _Solve.apply(d, w, u, stencil, transpose, kept)  # type: ignore[no-untyped-call]

@@ -2,7 +2,7 @@ r"""A precision with a sparse Cholesky factor, as structured uncertainty predict
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,9 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from genreg.operators._stencil import Stencil, gather, neighbourhood, scatter
-from genreg.operators._triangular import solve_factor
+from genreg.operators._factor_product import multiply_factor
+from genreg.operators._stencil import Stencil, neighbourhood
+from genreg.operators._triangular import Entries, solve_factor
 from genreg.operators.precision import Precision, checked_parameter
 
 __all__ = ["SparseCholeskyPrecision", "neighbourhood", "soft_clip"]
@@ -124,6 +125,7 @@ class SparseCholeskyPrecision(Precision):
         if bounds is not None:
             log_diag = soft_clip(log_diag, bounds)
         super().__init__(space, {"log_diag": log_diag, "weights": weights}, batch)
+        self._kept: tuple[dict[str, Tensor], list[Any], Entries] = {}, [], Entries()
 
     @property
     def log_diag(self) -> Tensor:
@@ -135,6 +137,14 @@ class SparseCholeskyPrecision(Precision):
         """w, ``(*batch, K, n, m)``."""
         return self.parameters["weights"]
 
+    @property
+    def _entries(self) -> Entries:
+        """The matrix of the triangular solves, as long as the parameters are what they were."""
+        versions = [None if t.is_inference() else t._version for t in self.parameters.values()]
+        if self._kept[0] is not self.parameters or self._kept[1] != versions:
+            self._kept = self.parameters, versions, Entries()
+        return self._kept[2]
+
     def _channels(self, t: Tensor) -> Tensor:
         """Images with an axis of channels."""
         return t.unsqueeze(-3) if self.domain.ndim == 2 else t
@@ -142,25 +152,25 @@ class SparseCholeskyPrecision(Precision):
     def _back(self, t: Tensor) -> Tensor:
         return t.squeeze(-3) if self.domain.ndim == 2 else t
 
+    def _factor(self, act: Callable[..., Tensor], t: Tensor, *how: Any) -> Tensor:
+        diagonal = self._channels(self.log_diag.exp())
+        return self._back(act(diagonal, self.weights, self._channels(t), self.stencil, *how))
+
     def whiten(self, r: Tensor) -> Tensor:
         r""":math:`L^T r`."""
-        return self.log_diag.exp() * r + self._back(gather(self.weights, self._channels(r), self.stencil))
+        return self._factor(multiply_factor, r, True)
 
     def unwhiten(self, u: Tensor) -> Tensor:
         r""":math:`L u`."""
-        return self.log_diag.exp() * u + self._back(scatter(self.weights, self._channels(u), self.stencil))
-
-    def _solve(self, u: Tensor, transpose: bool) -> Tensor:
-        diagonal = self._channels(self.log_diag.exp())
-        return self._back(solve_factor(diagonal, self.weights, self._channels(u), self.stencil, transpose))
+        return self._factor(multiply_factor, u, False)
 
     def colour(self, u: Tensor) -> Tensor:
         r""":math:`L^{-T} u`, by a sparse triangular solve."""
-        return self._solve(u, transpose=True)
+        return self._factor(solve_factor, u, True, self._entries)
 
     def uncolour(self, b: Tensor) -> Tensor:
         r""":math:`L^{-1} b`, by a sparse triangular solve."""
-        return self._solve(b, transpose=False)
+        return self._factor(solve_factor, b, False, self._entries)
 
     def logdet(self) -> Tensor:
         r""":math:`\log\det\Lambda = 2 \sum_p \ell_p`, of the shape `batch`."""
