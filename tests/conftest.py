@@ -1,10 +1,12 @@
 """Shared fixtures: seeds, the device option, and the folder of measured data."""
 
+import gc
 import os
 from pathlib import Path
 
 import pytest
-import torch
+
+# torch is imported where it is needed: the process that hands out the tests imports this file and runs none.
 
 
 def pytest_addoption(parser):
@@ -18,9 +20,18 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason="needs --device cuda"))
 
 
+def pytest_collection_finish():
+    gc.freeze()  # a million objects of torch and ODL that stay anyway: no need to look through them again
+
+
 @pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
+def seeded(request):
+    import torch
+
+    if request.config.getoption("--device").startswith("cuda"):
+        torch.manual_seed(0)
+    else:  # the same for the CPU, without a note for every device that there might be
+        torch.default_generator.manual_seed(0)
     torch.set_num_threads(1)  # the arrays are tiny; more threads only wait for each other
 
 
