@@ -33,6 +33,7 @@ from genreg.operators.bridge import (
     torch_dtype,
     weight,
 )
+from genreg.operators.coils import calibration_region, coil_maps
 from genreg.operators.data_prox import DataProx, data_prox
 from genreg.operators.forward import blur, gaussian_measurements, mask, normalised
 from genreg.operators.fourier import FourierSampling, fourier_sampling
@@ -71,8 +72,10 @@ __all__ = [
     "TorchFunctional",
     "TorchOperator",
     "blur",
+    "calibration_region",
     "cartesian_mask",
     "check_tensor",
+    "coil_maps",
     "data_prox",
     "density_compensation",
     "derivative_test",

@@ -1,0 +1,181 @@
+r"""Sensitivity maps of receive coils, estimated from the measured centre of k-space.
+
+The image :math:`x` is seen by coil c as :math:`S_c x`. Maps are determined up to a factor common to all coils in every
+pixel; here :math:`\sum_c |S_c|^2 = 1` where there is something to see, and zero elsewhere. What remains is the phase:
+
+* "low-resolution" maps take over the smooth phase of the image, so that the image is nearly real and positive, as
+  priors of magnitude images want it;
+* ESPIRiT's maps have the phase of the first coil removed, and the image keeps its phase relative to that coil.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from genreg.operators.forward import boolean_mask
+
+__all__ = ["calibration_region", "coil_maps"]
+
+_METHODS = ("low-resolution", "espirit")
+_LEAST = 4  # entries along each axis of a centre that tells anything about coils
+
+
+def coil_maps(
+    kspace: ArrayLike | Tensor,
+    *,
+    calibration: int | tuple[int, int] | None = None,
+    method: Literal["low-resolution", "espirit"] = "low-resolution",
+    threshold: float = 0.05,
+) -> Tensor:
+    r"""Estimate sensitivity maps from the fully sampled centre of k-space.
+
+    Parameters
+    ----------
+    kspace : array or Tensor
+        Complex, ``(C, n, m)``, zero where it was not measured, with the frequency zero at ``[n // 2, m // 2]``.
+    calibration : int or tuple of int, optional
+        Rows and columns of the centre that is used. All of it must have been measured. By default all that there is,
+        see `calibration_region`.
+    method : {"low-resolution", "espirit"}
+        "low-resolution": the images of the coils from the centre, tapered by a Hann window, divided by their root
+        sum of squares. "espirit": the eigenvectors that the calibration data determine, by sigpy (``genreg[mri]``),
+        on the largest centred square.
+    threshold : float
+        Pixels are seen, for "low-resolution", where the root sum of squares is at least this fraction of its
+        maximum; for "espirit" where the largest eigenvalue is at least one minus this fraction.
+
+    Returns
+    -------
+    Tensor
+        Complex maps ``(C, n, m)`` of the precision of `kspace`, on the CPU, for `fourier_sampling` and `nufft`.
+
+    Raises
+    ------
+    TypeError
+        If `kspace` is not complex, or `calibration` holds no integers.
+    ValueError
+        If `kspace` is of another shape, not finite or zero throughout; if the centre was not measured or is smaller
+        than 4 x 4; if `method` is unknown or `threshold` not between 0 and 1.
+    ImportError
+        If sigpy is needed and not installed.
+
+    References
+    ----------
+    K. P. Pruessmann, M. Weiger, M. B. Scheidegger, P. Boesiger (1999). SENSE: sensitivity encoding for fast MRI.
+    Magnetic Resonance in Medicine 42(5), 952-962. (maps from images of low resolution)
+
+    M. Uecker et al. (2014). ESPIRiT, an eigenvalue approach to autocalibrating parallel MRI: where SENSE meets GRAPPA.
+    Magnetic Resonance in Medicine 71(3), 990-1001. doi:10.1002/mrm.24751
+    """
+    if method not in _METHODS:
+        raise ValueError(f"`method` must be one of {_METHODS}, got {method!r}")
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold < 1:
+        raise ValueError(f"`threshold` must be a number between 0 and 1, got {threshold!r}")
+    k = _checked(kspace)
+    measured = (k != 0).any(0)
+    size = calibration_region(measured) if calibration is None else _sizes(calibration, measured)
+    if min(size) < _LEAST:
+        raise ValueError(
+            f"`calibration` must have at least {_LEAST} x {_LEAST} entries to tell the coils apart, "
+            f"got {size[0]} x {size[1]}"
+        )
+    return _espirit(k, min(size), threshold) if method == "espirit" else _low_resolution(k, size, threshold)
+
+
+def calibration_region(mask: ArrayLike | Tensor) -> tuple[int, int]:
+    """Return rows and columns of the largest centred rectangle of k-space that is measured entirely.
+
+    Parameters
+    ----------
+    mask : array or Tensor of bool
+        ``(n, m)``, True where k-space is measured, with the frequency zero at ``[n // 2, m // 2]``. A region of r rows
+        takes those from ``n // 2 - r // 2``.
+
+    Returns
+    -------
+    tuple of int
+        The rectangle of the largest area, the squarest of several; ``(0, 0)`` if the frequency zero is not measured.
+
+    Raises
+    ------
+    TypeError
+        If `mask` is not boolean.
+    ValueError
+        If it has not two axes, or is False throughout.
+    """
+    shape = tuple(np.shape(mask))
+    if len(shape) != 2:
+        raise ValueError(f"`mask` must have the shape (n, m), got {shape}")
+    there = boolean_mask(mask, shape, "mask").numpy()
+    best, columns = (0, 0), shape[1]
+    for rows in range(1, shape[0] + 1):
+        strip = there[_centre(shape[0], rows)].all(0)
+        while columns and not strip[_centre(shape[1], columns)].all():
+            columns -= 1
+        if (rows * columns, min(rows, columns)) > (best[0] * best[1], min(best)):
+            best = rows, columns
+    return best
+
+
+def _centre(n: int, size: int) -> slice:
+    """Return the indices of `size` frequencies about zero, one more below it if their number is even."""
+    return slice(n // 2 - size // 2, n // 2 - size // 2 + size)
+
+
+def _checked(kspace: Any) -> Tensor:
+    k = kspace.detach().cpu() if isinstance(kspace, Tensor) else torch.from_numpy(np.array(kspace))
+    if not k.is_complex():
+        raise TypeError(f"`kspace` must be complex, got {k.dtype}")
+    if k.ndim != 3 or not k.numel():
+        raise ValueError(f"`kspace` must have the shape (C, n, m), got {tuple(k.shape)}")
+    if not bool(torch.isfinite(k).all()):
+        raise ValueError("`kspace` must be finite, got NaN or infinite samples")
+    if not bool(k.any()):
+        raise ValueError("`kspace` must hold measured samples, got zero throughout")
+    return k
+
+
+def _sizes(calibration: Any, measured: Tensor) -> tuple[int, int]:
+    pair = tuple(calibration) if isinstance(calibration, tuple | list) else (calibration, calibration)
+    if len(pair) != 2 or any(isinstance(s, bool) or not isinstance(s, int | np.integer) for s in pair):
+        raise TypeError(f"`calibration` must be an integer or two (rows, columns), got {calibration!r}")
+    n, m = measured.shape
+    if not (1 <= pair[0] <= n and 1 <= pair[1] <= m):
+        raise ValueError(f"`calibration` must be between 1 and the size of k-space, ({n}, {m}), got {pair}")
+    share = float(measured[_centre(n, pair[0]), _centre(m, pair[1])].double().mean())
+    if share < 1:
+        raise ValueError(
+            f"`calibration` must be a centre of k-space that was measured entirely, got {pair[0]} x {pair[1]}, "
+            f"of which {100 * share:.1f} % were; the largest is {calibration_region(measured)}"
+        )
+    return int(pair[0]), int(pair[1])
+
+
+def _low_resolution(k: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
+    windows = []
+    for n, width in zip(k.shape[1:], size, strict=True):
+        line = torch.zeros(n, dtype=k.dtype.to_real())
+        # symmetric about the frequency zero, and zero beyond the first of the region
+        taper = torch.hann_window(2 * (width // 2) + 3, periodic=False, dtype=line.dtype)
+        line[_centre(n, width)] = taper[1 : 1 + width]
+        windows.append(line)
+    tapered = torch.fft.ifftshift(k * torch.outer(*windows), dim=(-2, -1))
+    images = torch.fft.fftshift(torch.fft.ifft2(tapered, norm="ortho"), dim=(-2, -1))
+    total = images.abs().square().sum(0).sqrt()
+    seen = (total > 0) & (total >= threshold * total.max())
+    return torch.where(seen, images / torch.where(seen, total, 1), 0)
+
+
+def _espirit(k: Tensor, width: int, threshold: float) -> Tensor:
+    try:
+        from sigpy.mri.app import EspiritCalib
+    except ImportError:
+        raise ImportError("method=\"espirit\" needs sigpy: pip install 'genreg[mri]'") from None
+    crop = 1.0 - threshold
+    maps = EspiritCalib(k.numpy(), calib_width=width, crop=crop, show_pbar=False).run()
+    return torch.from_numpy(np.array(maps)).to(k.dtype)
