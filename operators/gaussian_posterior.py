@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from genreg.operators._conjugate import conjugate_directions, inner
-from genreg.operators.bridge import spread
+from genreg.operators.bridge import spread, torch_dtype
 from genreg.operators.data_prox_base import euclidean_pair
 from genreg.operators.norm import seeded_generator
 from genreg.operators.precision import Precision
@@ -53,8 +53,9 @@ class GaussianPosterior:
         Λ, one for every sample or one for all.
     inverse_variance : float or Tensor
         1/σ², ``(B,)`` or a number; for complex data σ is that of the real and of the imaginary part.
-    tol : float
-        Root mean square error of a solution, in posterior standard deviations :math:`\sqrt{e^T P e / N}`, at most.
+    tol : float, optional
+        Root mean square error of a solution, in posterior standard deviations :math:`\sqrt{e^T P e / N}`, at most; by
+        default 1e-3 in single and 1e-8 in double precision.
     max_iter : int
         Iterations of one solve at most.
 
@@ -80,7 +81,7 @@ class GaussianPosterior:
         precision: Precision,
         inverse_variance: float | Tensor,
         *,
-        tol: float = 1e-3,
+        tol: float | None = None,
         max_iter: int = 1000,
     ) -> None:
         if not isinstance(A, odl.Operator) or not A.is_linear:
@@ -96,7 +97,9 @@ class GaussianPosterior:
                 raise ValueError(f"{name} must be (B, *{space.shape}), got {tuple(value.shape)}")
         self.operator, self.y, self.prior_mean = A, y, prior_mean
         self.precision, self.inverse_variance = precision, inverse_variance
-        self.tol, self.max_iter = tol, max_iter
+        single = torch_dtype(A.domain) == torch.float32
+        self.tol = (1e-3 if single else 1e-8) if tol is None else float(tol)
+        self.max_iter = max_iter
         self._ndim = len(A.domain.shape)
         self._forward, self._transpose = euclidean_pair(A)
 

@@ -46,13 +46,13 @@ class StructuredProblem(Objective):
         A.
     decode : callable
         ``decode(z)`` has the attributes ``mean``, ``(B, *X.shape)``, and ``precision``, a `Precision`.
-    tol : float
+    tol : float, optional
         Error of a step in x, in posterior standard deviations, see `GaussianPosterior`.
     """
 
     operator: odl.Operator
     decode: Callable[[Tensor], Any]
-    tol: float = 1e-3
+    tol: float | None = None
 
     @classmethod
     def of(
@@ -60,7 +60,7 @@ class StructuredProblem(Objective):
         A: odl.Operator,
         decode: Callable[[Tensor], Any],
         latent: Any,
-        tol: float = 1e-3,
+        tol: float | None = None,
         **per_sample: Tensor,
     ) -> StructuredProblem:
         """The problem for an operator, a decoder with its latent space, and data and parameters of every sample."""
