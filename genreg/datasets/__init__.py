@@ -1,8 +1,9 @@
-"""Data sets: synthetic shapes and acrylic discs, MNIST, brains, folders of images, and measured X-ray data."""
+"""Data sets: synthetic shapes and acrylic discs, MNIST, brains, knees, folders of images, and measured X-ray data."""
 
 from genreg.datasets.brain import brain_slices
 from genreg.datasets.discs import discs_with_holes
 from genreg.datasets.fan_beam import HTCData
+from genreg.datasets.fastmri import FastMRISlices, fastmri, fastmri_kspace
 from genreg.datasets.folder import ImageFolder, image_folder
 from genreg.datasets.htc2022 import htc2022
 from genreg.datasets.limited_angle import LimitedAngleDiscs, solid_disc
@@ -10,11 +11,14 @@ from genreg.datasets.mnist import mnist
 from genreg.datasets.synthetic import shapes, shapes_plus
 
 __all__ = [
+    "FastMRISlices",
     "HTCData",
     "ImageFolder",
     "LimitedAngleDiscs",
     "brain_slices",
     "discs_with_holes",
+    "fastmri",
+    "fastmri_kspace",
     "htc2022",
     "image_folder",
     "mnist",

@@ -1,0 +1,239 @@
+"""Knee images of the fastMRI data set, complex, from its h5 files.
+
+A file is a volume. It holds the data set ``kspace``, complex, ``(slices, rows, columns)`` (single-coil) or ``(slices,
+coils, rows, columns)`` (multi-coil), and the attribute ``acquisition``, "CORPD_FBK" (proton density) or "CORPDFS_FBK"
+(with fat suppression). The data are given by NYU Langone Health to those who register: https://fastmri.med.nyu.edu.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from genreg.operators import calibration_region, coil_maps
+
+__all__ = ["FastMRISlices", "fastmri", "fastmri_kspace"]
+
+_CALIBRATION = 24  # rows and columns of the centre of k-space that coil maps are estimated from
+_SOURCE = "the data are at https://fastmri.med.nyu.edu"
+
+
+@dataclass(frozen=True)
+class FastMRISlices:
+    """Slices of several volumes.
+
+    Attributes
+    ----------
+    images : Tensor
+        complex64, ``(N, size, size)``; the largest magnitude among those of one volume is 1.
+    volumes : tuple of str
+        The name of the file of every slice, without its ending. Split training and test data by these.
+    indices : Tensor
+        int64, ``(N,)``, the number of every slice in its volume.
+    """
+
+    images: Tensor
+    volumes: tuple[str, ...]
+    indices: Tensor
+
+    def parts(self) -> Tensor:
+        """Return real and imaginary parts as two channels, float32, ``(N, 2, size, size)``."""
+        return torch.stack([self.images.real, self.images.imag], 1)
+
+
+def fastmri(
+    folder: str | os.PathLike[str],
+    *,
+    acquisition: str | None = "CORPD_FBK",
+    slices: Sequence[int] = range(12, 20),
+    size: int = 128,
+    crop: int = 320,
+    limit: int | None = None,
+    progress: bool = True,
+) -> FastMRISlices:
+    """Read central slices of fully sampled volumes as complex images of a lower resolution.
+
+    K-space is transformed to an image, of which the central `crop` x `crop` pixels are kept, as in the reconstructions
+    that come with the data; of the k-space of these, the central `size` x `size` entries: an acquisition of
+    lower resolution, with the same intensities. The images of several coils are combined by sensitivity maps from
+    the central 24 x 24 entries of k-space (`genreg.operators.coil_maps`), which removes their smooth phase.
+
+    Parameters
+    ----------
+    folder : str or path
+        Folder with the files ``*.h5`` of single-coil or multi-coil volumes.
+    acquisition : str or None
+        Only volumes of this kind; None for all.
+    slices : sequence of int
+        Which slices of every volume.
+    size : int
+        Rows and columns of the images.
+    crop : int
+        Rows and columns, in pixels of the file, that are kept.
+    limit : int, optional
+        Read at most so many volumes, in the order of their names.
+    progress : bool
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    FastMRISlices
+        Images, and where they come from.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no folder, or no h5 file in it.
+    ValueError
+        If an argument is out of range, no volume is of the kind that is asked for, or a file is damaged, lacks
+        ``kspace`` or ``acquisition``, has too few slices or too small ones, or is not fully sampled.
+    ImportError
+        If h5py is not installed; it comes with ``genreg[mri]``.
+
+    References
+    ----------
+    J. Zbontar et al. (2018). fastMRI: an open dataset and benchmarks for accelerated MRI. arXiv:1811.08839
+    """
+    for name, value in (("size", size), ("crop", crop), ("limit", 1 if limit is None else limit)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}` must be a positive integer, got {value!r}")
+    if size > crop:
+        raise ValueError(f"`size` must be at most `crop`, {crop}, got {size}")
+    chosen = list(slices)
+    if not chosen or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in chosen):
+        raise ValueError(f"`slices` must be numbers of slices, got {slices!r}")
+    images, volumes, found = [], [], set()
+    for file in tqdm(_files(folder), desc="fastMRI", disable=not progress, leave=False):
+        if limit is not None and len(images) == limit:
+            break
+        kind, k = _read(file, chosen, acquisition)
+        found.add(kind)
+        if k is None:
+            continue
+        if min(k.shape[-2:]) < crop:
+            raise ValueError(
+                f"kspace in {file} must have at least {crop} rows and columns, got {tuple(k.shape[-2:])}"
+            )
+        volume = _lower_resolution(k, crop, size)
+        if volume.ndim == 4:
+            volume = torch.stack([_combined(of_coils) for of_coils in volume])
+        images.append(volume / volume.abs().max().clamp_min(torch.finfo(torch.float32).tiny))
+        volumes += [file.stem] * len(chosen)
+    if not images:
+        raise ValueError(
+            f"`acquisition` must be one of those in {folder}, {sorted(found)}, got {acquisition!r}"
+        )
+    return FastMRISlices(torch.cat(images), tuple(volumes), torch.tensor(chosen * len(images)))
+
+
+def fastmri_kspace(file: str | os.PathLike[str], index: int) -> Tensor:
+    """Read the k-space of one slice, at full size.
+
+    Parameters
+    ----------
+    file : str or path
+        An h5 file, fully sampled or not.
+    index : int
+        Number of the slice.
+
+    Returns
+    -------
+    Tensor
+        complex64, ``(coils, rows, columns)`` or ``(rows, columns)``, zero where it was not measured, with the frequency
+        zero at the index size // 2 of both axes: for `genreg.operators.coil_maps` and
+        ``fourier_sampling(...).samples``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged or lacks ``kspace`` or the slice.
+    ImportError
+        If h5py is not installed.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"`file` must be an h5 file, got {os.fspath(file)!r}; {_SOURCE}")
+    if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+        raise ValueError(f"`index` must be the number of a slice, got {index!r}")
+    _, k = _read(path, [index], None, sampled=False)
+    return k[0]
+
+
+def _files(folder: str | os.PathLike[str]) -> list[Path]:
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(
+            f"`folder` must be a folder of h5 files, got {os.fspath(folder)!r}; {_SOURCE}"
+        )
+    files = sorted(Path(folder).glob("*.h5"))
+    if not files:
+        raise FileNotFoundError(f"`folder` must hold h5 files, got none in {os.fspath(folder)!r}; {_SOURCE}")
+    return files
+
+
+def _read(file: Path, slices: list[int], acquisition: str | None, *, sampled: bool = True) -> tuple[str, Any]:
+    """Return the kind of a volume and the k-space of some slices, None where it is of another kind."""
+    try:
+        import h5py
+    except ImportError:
+        raise ImportError("fastMRI's files need h5py: pip install 'genreg[mri]'") from None
+    try:
+        stream = h5py.File(file, "r")
+    except OSError as error:
+        raise ValueError(f"{file} must be a readable h5 file: {error}") from error
+    with stream:
+        kspace, kind = stream.get("kspace"), stream.attrs.get("acquisition")
+        if not isinstance(kspace, h5py.Dataset):
+            raise ValueError(f"{file} must hold the data set `kspace`, got {sorted(stream)}")
+        if acquisition is not None and kind is None:
+            raise ValueError(f"{file} must have the attribute `acquisition`, got {sorted(stream.attrs)}")
+        kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+        if acquisition not in (None, kind):
+            return kind, None
+        if kspace.dtype.kind != "c" or kspace.ndim not in (3, 4):
+            raise ValueError(
+                f"kspace in {file} must be complex, (slices, rows, columns) or (slices, coils, rows, columns), got "
+                f"{kspace.dtype} {kspace.shape}"
+            )
+        if sampled and "mask" in stream:
+            raise ValueError(f"kspace in {file} must be fully sampled, got a test volume with a mask")
+        if max(slices) >= len(kspace):
+            raise ValueError(
+                f"kspace in {file} must have slices up to {max(slices)}, got {len(kspace)} slices"
+            )
+        k = torch.stack([torch.from_numpy(kspace[i]) for i in slices]).to(torch.complex64)
+    if not bool(torch.isfinite(torch.view_as_real(k)).all()):
+        raise ValueError(f"kspace in {file} must be finite, got NaN or infinite samples")
+    return kind, k
+
+
+def _lower_resolution(k: Tensor, crop: int, size: int) -> Tensor:
+    images = _centre(_transformed(k, inverse=True), crop)
+    # An orthonormal transform of fewer entries has larger values at the same intensities.
+    return _transformed(_centre(_transformed(images), size), inverse=True) * (size / crop)
+
+
+def _combined(images: Tensor) -> Tensor:
+    k = _transformed(images)
+    rows, columns = calibration_region((k != 0).any(0))
+    maps = coil_maps(k, calibration=(min(rows, _CALIBRATION), min(columns, _CALIBRATION)), threshold=0)
+    return (maps.conj() * images).sum(0)
+
+
+def _transformed(t: Tensor, *, inverse: bool = False) -> Tensor:
+    transform = torch.fft.ifft2 if inverse else torch.fft.fft2
+    centred = transform(torch.fft.ifftshift(t, dim=(-2, -1)), norm="ortho")
+    return torch.fft.fftshift(centred, dim=(-2, -1))
+
+
+def _centre(t: Tensor, size: int) -> Tensor:
+    rows, columns = (n // 2 - size // 2 for n in t.shape[-2:])
+    return t[..., rows : rows + size, columns : columns + size]
