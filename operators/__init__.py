@@ -34,7 +34,9 @@ from genreg.operators.bridge import (
     weight,
 )
 from genreg.operators.coils import calibration_region, coil_maps
+from genreg.operators.conditioning import Conditional, condition
 from genreg.operators.data_prox import DataProx, data_prox
+from genreg.operators.diagonal_precision import DiagonalPrecision, IsotropicPrecision
 from genreg.operators.forward import blur, gaussian_measurements, mask, normalised
 from genreg.operators.fourier import FourierSampling, fourier_sampling
 from genreg.operators.gaussian_posterior import GaussianPosterior
@@ -42,7 +44,7 @@ from genreg.operators.kspace_masks import cartesian_mask, radial_mask
 from genreg.operators.network import NetworkFunctional, NetworkOperator
 from genreg.operators.norm import operator_norm
 from genreg.operators.nufft import Nufft, nufft
-from genreg.operators.precision import DiagonalPrecision, IsotropicPrecision, Precision
+from genreg.operators.precision import Precision
 from genreg.operators.ray import ray_transform
 from genreg.operators.sparse_cholesky import SparseCholeskyPrecision, neighbourhood, soft_clip
 from genreg.operators.testing import derivative_test, dot_test
@@ -59,6 +61,7 @@ from genreg.operators import (  # noqa: F401  # isort: skip  # these register in
 )
 
 __all__ = [
+    "Conditional",
     "DataProx",
     "DiagonalPrecision",
     "FourierSampling",
@@ -76,6 +79,7 @@ __all__ = [
     "cartesian_mask",
     "check_tensor",
     "coil_maps",
+    "condition",
     "data_prox",
     "density_compensation",
     "derivative_test",

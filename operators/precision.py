@@ -23,7 +23,7 @@ from genreg.operators.bridge import torch_device, torch_dtype
 from genreg.operators.norm import seeded_generator
 from genreg.operators.tensor_operator import TensorOperator
 
-__all__ = ["DiagonalPrecision", "Factor", "IsotropicPrecision", "Precision", "checked_parameter"]
+__all__ = ["Factor", "Precision", "checked_parameter", "white_noise"]
 
 
 def checked_parameter(value: Any, name: str, space: TensorSpace, shape: tuple[int, ...]) -> Tensor:
@@ -55,6 +55,27 @@ def checked_parameter(value: Any, name: str, space: TensorSpace, shape: tuple[in
 def _is_finite(t: Tensor) -> bool:
     """Whether all entries are finite: most are if their sum is, which takes a tenth of the time to look at each."""
     return math.isfinite(t.sum()) or bool(torch.isfinite(t).all())
+
+
+def white_noise(
+    space: TensorSpace, n: int, batch: tuple[int, ...], generator: torch.Generator | int | None
+) -> Tensor:
+    """Independent standard normal images, ``(n, *batch, *shape)``.
+
+    Raises
+    ------
+    ValueError
+        If n is no positive integer.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n must be a positive integer, got {n!r}")
+    if isinstance(generator, int):
+        generator = seeded_generator(generator)
+    device = torch_device(space) if generator is None else generator.device
+    shape = (n, *batch, *space.shape)
+    return torch.randn(shape, generator=generator, dtype=torch_dtype(space), device=device).to(
+        torch_device(space)
+    )
 
 
 class Precision(TensorOperator):
@@ -120,6 +141,16 @@ class Precision(TensorOperator):
     def _axes(self) -> tuple[int, ...]:
         return tuple(range(-self.domain.ndim, 0))
 
+    @abstractmethod
+    def restrict(self, keep: Tensor) -> Precision:
+        r"""The precision whose factor is :math:`L_{UU}` on a set U of pixels, and the identity on the others.
+
+        Parameters
+        ----------
+        keep : Tensor
+            The pixels of U, boolean, ``(*shape)``.
+        """
+
     def take(self, index: Tensor | slice | int) -> Self:
         """The precisions of some samples of a batched one; that of all where it is not batched."""
         if not self.batch:
@@ -162,14 +193,7 @@ class Precision(TensorOperator):
         generator : torch.Generator or int, optional
             Random numbers, or their seed; torch's global generator where None.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n must be a positive integer, got {n!r}")
-        if isinstance(generator, int):
-            generator = seeded_generator(generator)
-        device = torch_device(self.domain) if generator is None else generator.device
-        shape = (n, *self.batch, *self.domain.shape)
-        u = torch.randn(shape, generator=generator, dtype=torch_dtype(self.domain), device=device)
-        return self.colour(u.to(torch_device(self.domain)))
+        return self.colour(white_noise(self.domain, n, self.batch, generator))
 
     @property
     def factor(self) -> Factor:
@@ -242,94 +266,3 @@ class Factor(_Pair):
         p = precision
         inverse = lambda: _Pair(p, p.uncolour, p.colour, lambda: Factor(p))  # noqa: E731
         super().__init__(p, p.unwhiten, p.whiten, inverse)
-
-
-class _Entrywise(Precision):
-    """A precision with a diagonal matrix, whose logarithm `_log` broadcasts to the images."""
-
-    @property
-    @abstractmethod
-    def _log(self) -> Tensor: ...
-
-    def whiten(self, r: Tensor) -> Tensor:
-        r""":math:`L^T r`."""
-        return (0.5 * self._log).exp() * r
-
-    unwhiten = whiten
-
-    def colour(self, u: Tensor) -> Tensor:
-        r""":math:`L^{-T} u`."""
-        return (-0.5 * self._log).exp() * u
-
-    uncolour = colour
-
-    def logdet(self) -> Tensor:
-        r""":math:`\log\det\Lambda`, of the shape `batch`."""
-        return self._log.expand(*self.batch, *self.domain.shape).sum(self._axes)
-
-    def to_scipy(self) -> scipy.sparse.csc_array:
-        r""":math:`\Lambda` as a sparse matrix, of a precision that is not batched."""
-        self._one()
-        entries = self._log.detach().exp().expand(self.domain.shape).flatten().cpu().numpy()
-        return scipy.sparse.diags_array(entries, format="csc")
-
-
-class IsotropicPrecision(_Entrywise):
-    r"""One precision for all pixels, :math:`\Lambda = \beta I`.
-
-    Parameters
-    ----------
-    space : TensorSpace
-        Images, real.
-    precision : float or Tensor
-        β > 0, or one for every sample, ``(B,)``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the space is not real, or β is no positive, finite number.
-    """
-
-    def __init__(self, space: Any, precision: float | Tensor) -> None:
-        self._check_space(space)
-        if not isinstance(precision, Tensor):
-            if isinstance(precision, bool) or not isinstance(precision, int | float):
-                raise TypeError(
-                    f"precision must be a number or a tensor (B,), got {type(precision).__name__}"
-                )
-            precision = torch.as_tensor(precision, dtype=torch_dtype(space), device=torch_device(space))
-        beta = checked_parameter(precision, "precision", space, ())
-        if not bool((beta > 0).all()):
-            raise ValueError(f"precision must be positive, got {float(beta.min())}")
-        super().__init__(space, {"precision": beta}, tuple(beta.shape))
-
-    @property
-    def _log(self) -> Tensor:
-        beta = self.parameters["precision"]
-        return beta.log().reshape(*beta.shape, *(1,) * self.domain.ndim)
-
-
-class DiagonalPrecision(_Entrywise):
-    r"""A precision for every pixel, :math:`\Lambda = \operatorname{diag}(e^{\ell})`.
-
-    Parameters
-    ----------
-    space : TensorSpace
-        Images, real.
-    log_precision : Tensor
-        ℓ, ``(*space.shape)``, or ``(B, *space.shape)``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the space is not real, or ℓ is no finite tensor of that shape.
-    """
-
-    def __init__(self, space: Any, log_precision: Tensor) -> None:
-        self._check_space(space)
-        value = checked_parameter(log_precision, "log_precision", space, tuple(space.shape))
-        super().__init__(space, {"log_precision": value}, tuple(value.shape[: -space.ndim]))
-
-    @property
-    def _log(self) -> Tensor:
-        return self.parameters["log_precision"]

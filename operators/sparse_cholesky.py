@@ -10,7 +10,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from genreg.operators._factor_product import multiply_factor
+from genreg.operators._factor_product import multiply_factor, outer
 from genreg.operators._stencil import Stencil, neighbourhood
 from genreg.operators._triangular import Entries, solve_factor
 from genreg.operators.precision import Precision, checked_parameter
@@ -175,6 +175,14 @@ class SparseCholeskyPrecision(Precision):
     def logdet(self) -> Tensor:
         r""":math:`\log\det\Lambda = 2 \sum_p \ell_p`, of the shape `batch`."""
         return 2 * self.log_diag.sum(self._axes)
+
+    def restrict(self, keep: Tensor) -> SparseCholeskyPrecision:
+        r"""The precision whose factor is :math:`L_{UU}` on a set U of pixels, and the identity on the others."""
+        inside = self._channels(keep).to(self.weights.dtype)
+        return self.with_parameters(
+            log_diag=torch.where(keep, self.log_diag, 0),
+            weights=self.weights * outer(inside, inside, self.stencil, torch.Size()),
+        )
 
     def factor_to_scipy(self) -> scipy.sparse.csc_array:
         """L as a sparse matrix on images in C order, of a precision that is not batched.
