@@ -35,6 +35,7 @@ from genreg.operators.bridge import (
 )
 from genreg.operators.coils import calibration_region, coil_maps
 from genreg.operators.conditioning import Conditional, condition
+from genreg.operators.covariance import Estimate, correlation_image, covariance_column, marginal_variance
 from genreg.operators.data_prox import DataProx, data_prox
 from genreg.operators.diagonal_precision import DiagonalPrecision, IsotropicPrecision
 from genreg.operators.forward import blur, gaussian_measurements, mask, normalised
@@ -64,6 +65,7 @@ __all__ = [
     "Conditional",
     "DataProx",
     "DiagonalPrecision",
+    "Estimate",
     "FourierSampling",
     "GaussianPosterior",
     "IsotropicPrecision",
@@ -80,6 +82,8 @@ __all__ = [
     "check_tensor",
     "coil_maps",
     "condition",
+    "correlation_image",
+    "covariance_column",
     "data_prox",
     "density_compensation",
     "derivative_test",
@@ -88,6 +92,7 @@ __all__ = [
     "gaussian_measurements",
     "golden_angle_trajectory",
     "lower",
+    "marginal_variance",
     "mask",
     "neighbourhood",
     "normalised",

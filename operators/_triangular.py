@@ -188,7 +188,7 @@ def _blocks(t: Tensor, batch: torch.Size) -> Tensor:
     """A parameter ``(*axes, *, n, m)`` as ``(prod(batch), *, n, m)``."""
     if t.ndim - 3 > len(batch):
         t = t.reshape(t.shape[t.ndim - 3 - len(batch) :])  # the axes in front have one entry
-    return t.expand(*batch, *t.shape[-3:]).reshape(-1, *t.shape[-3:])
+    return t.expand(*batch, *t.shape[-3:]).reshape(math.prod(batch), *t.shape[-3:])
 
 
 class _Solve(Function):

@@ -22,6 +22,11 @@ class _Entrywise(Precision):
     @abstractmethod
     def _log(self) -> Tensor: ...
 
+    @property
+    def diagonal(self) -> Tensor:
+        """The diagonal of L, ``(*batch, *shape)``."""
+        return (0.5 * self._log).exp().expand(*self.batch, *self.domain.shape)
+
     def whiten(self, r: Tensor) -> Tensor:
         r""":math:`L^T r`."""
         return (0.5 * self._log).exp() * r

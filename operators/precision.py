@@ -103,6 +103,11 @@ class Precision(TensorOperator):
         if not isinstance(space, TensorSpace) or not torch_dtype(space).is_floating_point:
             raise TypeError(f"space must be a real tensor space of floating type, got {space!r}")
 
+    @property
+    @abstractmethod
+    def diagonal(self) -> Tensor:
+        """The diagonal of L, ``(*batch, *shape)``."""
+
     @abstractmethod
     def whiten(self, r: Tensor) -> Tensor:
         r""":math:`L^T r`, white noise where r is a draw of :math:`N(0, \Lambda^{-1})`."""

@@ -145,6 +145,11 @@ class SparseCholeskyPrecision(Precision):
             self._kept = self.parameters, versions, Entries()
         return self._kept[2]
 
+    @property
+    def diagonal(self) -> Tensor:
+        """The diagonal of L, ``(*batch, *shape)``."""
+        return self.log_diag.exp()
+
     def _channels(self, t: Tensor) -> Tensor:
         """Images with an axis of channels."""
         return t.unsqueeze(-3) if self.domain.ndim == 2 else t
@@ -153,7 +158,7 @@ class SparseCholeskyPrecision(Precision):
         return t.squeeze(-3) if self.domain.ndim == 2 else t
 
     def _factor(self, act: Callable[..., Tensor], t: Tensor, *how: Any) -> Tensor:
-        diagonal = self._channels(self.log_diag.exp())
+        diagonal = self._channels(self.diagonal)
         return self._back(act(diagonal, self.weights, self._channels(t), self.stencil, *how))
 
     def whiten(self, r: Tensor) -> Tensor:
