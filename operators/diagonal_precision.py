@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge import torch_device, torch_dtype
-from genreg.operators.precision import Precision, checked_parameter
+from genreg.operators.precision import Precision, checked_parameter, has_values
 
 __all__ = ["DiagonalPrecision", "IsotropicPrecision"]
 
@@ -80,7 +80,7 @@ class IsotropicPrecision(_Entrywise):
                 )
             precision = torch.as_tensor(precision, dtype=torch_dtype(space), device=torch_device(space))
         beta = checked_parameter(precision, "precision", space, ())
-        if not bool((beta > 0).all()):
+        if has_values(beta) and not bool((beta > 0).all()):
             raise ValueError(f"precision must be positive, got {float(beta.min())}")
         super().__init__(space, {"precision": beta}, tuple(beta.shape))
 

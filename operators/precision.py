@@ -23,7 +23,7 @@ from genreg.operators.bridge import torch_device, torch_dtype
 from genreg.operators.norm import seeded_generator
 from genreg.operators.tensor_operator import TensorOperator
 
-__all__ = ["Factor", "Precision", "checked_parameter", "white_noise"]
+__all__ = ["Factor", "Precision", "checked_parameter", "has_values", "white_noise"]
 
 
 def checked_parameter(value: Any, name: str, space: TensorSpace, shape: tuple[int, ...]) -> Tensor:
@@ -47,9 +47,14 @@ def checked_parameter(value: Any, name: str, space: TensorSpace, shape: tuple[in
         raise ValueError(
             f"{name} must be on the device of the space, {torch_device(space)}, got {value.device}"
         )
-    if not torch._C._functorch.is_functorch_wrapped_tensor(value) and not _is_finite(value.detach()):
+    if has_values(value) and not _is_finite(value.detach()):
         raise ValueError(f"{name} must be finite, got entries that are not")
     return value.to(torch_dtype(space))
+
+
+def has_values(t: Tensor) -> bool:
+    """Whether the entries can be looked at: not inside of a function transform."""
+    return not torch._C._functorch.is_functorch_wrapped_tensor(t)
 
 
 def _is_finite(t: Tensor) -> bool:

@@ -37,7 +37,9 @@ def soft_clip(t: Tensor, bounds: tuple[float, float]) -> Tensor:
     if not -np.inf < lower < upper < np.inf:
         raise ValueError(f"bounds must be two finite, increasing numbers, got {bounds}")
     plus = torch.nn.functional.softplus
-    return lower + plus(t - lower) - plus(t - upper)
+    rising = lower + plus(t - lower) - plus(t - upper)
+    falling = upper + plus(lower - t) - plus(upper - t)  # the same, without large numbers where t is large
+    return torch.where(t < (lower + upper) / 2, rising, falling)
 
 
 class SparseCholeskyPrecision(Precision):
