@@ -8,7 +8,8 @@ where s(x) exists for a variational model only. Grey images are tensors ``(B, n,
 colour images ``(B, 3, n, m)``, both in [0, 1]; latent vectors are ``(B, latent_dim)``. Architectures are frozen
 dataclasses with a method ``build``; `build` makes a model from the dictionary that a card of trained weights
 stores. A `Structured` model has the inverse of L(z) L(z)', with a sparse L, in the place of gamma^2 I. A `GAN` has
-the decoder of one autoencoder and, as its critic, the encoder of another.
+the decoder of one autoencoder and, as its critic, the encoder of another. A `GaussianRegressor` maps an image to a
+Gaussian of images.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from genreg.networks._adversarial import AUTOENCODERS, GAN, GanConfig, from_dict
 from genreg.networks._autoencoder import Architecture, Autoencoder
 from genreg.networks._duff import DuffConfig
 from genreg.networks._flow import Flow, FlowConfig
+from genreg.networks._gaussian import GaussianRegressor, GaussianRegressorConfig
 from genreg.networks._grid import GridConfig
 from genreg.networks._regions import RegionsConfig
 from genreg.networks._small import ConvConfig, DenseConfig
@@ -35,6 +37,8 @@ __all__ = [
     "Flow",
     "FlowConfig",
     "GanConfig",
+    "GaussianRegressor",
+    "GaussianRegressorConfig",
     "GridConfig",
     "RegionsConfig",
     "StridedConfig",
@@ -43,15 +47,16 @@ __all__ = [
     "build",
 ]
 
-ARCHITECTURES: dict[str, Callable[..., Architecture | FlowConfig | GanConfig]] = {
+ARCHITECTURES: dict[str, Callable[..., Architecture | FlowConfig | GanConfig | GaussianRegressorConfig]] = {
     **AUTOENCODERS,
     StructuredConfig.name: StructuredConfig,
     FlowConfig.name: FlowConfig,
     GanConfig.name: GanConfig,
+    GaussianRegressorConfig.name: GaussianRegressorConfig,
 }
 
 
-def build(config: Mapping[str, Any]) -> Autoencoder | Flow | GAN:
+def build(config: Mapping[str, Any]) -> Autoencoder | Flow | GAN | GaussianRegressor:
     """Build a model with random weights from the "architecture" entry of a card.
 
     Parameters
@@ -61,7 +66,7 @@ def build(config: Mapping[str, Any]) -> Autoencoder | Flow | GAN:
 
     Returns
     -------
-    Autoencoder, Flow or GAN
+    Autoencoder, Flow, GAN or GaussianRegressor
         The model, in training mode.
 
     Raises
