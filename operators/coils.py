@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from genreg.operators.forward import boolean_mask
+from genreg.operators.fourier import centred_fft2
+from genreg.operators.kspace_masks import central
 
 __all__ = ["calibration_region", "coil_maps"]
 
@@ -114,17 +116,11 @@ def calibration_region(mask: ArrayLike | Tensor) -> tuple[int, int]:
     there = boolean_mask(mask, shape, "mask").numpy()
     best, columns = (0, 0), shape[1]
     for rows in range(1, shape[0] + 1):
-        strip = there[_centre(shape[0], rows)].all(0)
-        while columns and not strip[_centre(shape[1], columns)].all():
+        while columns and not there[central(shape, (rows, columns))].all():
             columns -= 1
         if (rows * columns, min(rows, columns)) > (best[0] * best[1], min(best)):
             best = rows, columns
     return best
-
-
-def _centre(n: int, size: int) -> slice:
-    """Return the indices of `size` frequencies about zero, one more below it if their number is even."""
-    return slice(n // 2 - size // 2, n // 2 - size // 2 + size)
 
 
 def _checked(kspace: Any) -> Tensor:
@@ -147,7 +143,7 @@ def _sizes(calibration: Any, measured: Tensor) -> tuple[int, int]:
     n, m = measured.shape
     if not (1 <= pair[0] <= n and 1 <= pair[1] <= m):
         raise ValueError(f"`calibration` must be between 1 and the size of k-space, ({n}, {m}), got {pair}")
-    share = float(measured[_centre(n, pair[0]), _centre(m, pair[1])].double().mean())
+    share = float(measured[central((n, m), pair)].double().mean())
     if share < 1:
         raise ValueError(
             f"`calibration` must be a centre of k-space that was measured entirely, got {pair[0]} x {pair[1]}, "
@@ -157,15 +153,13 @@ def _sizes(calibration: Any, measured: Tensor) -> tuple[int, int]:
 
 
 def _low_resolution(k: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
-    windows = []
-    for n, width in zip(k.shape[1:], size, strict=True):
-        line = torch.zeros(n, dtype=k.dtype.to_real())
-        # symmetric about the frequency zero, and zero beyond the first of the region
-        taper = torch.hann_window(2 * (width // 2) + 3, periodic=False, dtype=line.dtype)
-        line[_centre(n, width)] = taper[1 : 1 + width]
-        windows.append(line)
-    tapered = torch.fft.ifftshift(k * torch.outer(*windows), dim=(-2, -1))
-    images = torch.fft.fftshift(torch.fft.ifft2(tapered, norm="ortho"), dim=(-2, -1))
+    # symmetric about the frequency zero, and zero beyond the first of the region
+    rows, columns = (
+        torch.hann_window(2 * (w // 2) + 3, periodic=False, dtype=k.dtype.to_real())[1 : 1 + w] for w in size
+    )
+    window = torch.zeros(k.shape[1:], dtype=rows.dtype)
+    window[central(k.shape, size)] = torch.outer(rows, columns)
+    images = centred_fft2(k * window, inverse=True)
     total = images.abs().square().sum(0).sqrt()
     seen = (total > 0) & (total >= threshold * total.max())
     return torch.where(seen, images / torch.where(seen, total, 1), 0)

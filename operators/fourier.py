@@ -24,7 +24,7 @@ from genreg.operators.bridge import to_element, to_tensor, torch_dtype
 from genreg.operators.forward import boolean_mask
 from genreg.operators.tensor_operator import TensorOperator
 
-__all__ = ["FourierSampling", "fourier_sampling"]
+__all__ = ["FourierSampling", "centred_fft2", "fourier_sampling"]
 
 
 class FourierSampling(TensorOperator):
@@ -148,6 +148,16 @@ class FourierSampling(TensorOperator):
         """
         with torch.no_grad():
             return to_element(self.domain, self.transpose(to_tensor(self.range.element(y))))
+
+
+def centred_fft2(t: Tensor, *, inverse: bool = False) -> Tensor:
+    """Return the centred orthonormal Fourier transform of images ``(*batch, n, m)``, or its inverse, whole.
+
+    Pixels and frequencies count from ``[n // 2, m // 2]``.
+    """
+    transform = torch.fft.ifft2 if inverse else torch.fft.fft2
+    centred = transform(torch.fft.ifftshift(t, dim=(-2, -1)), norm="ortho")
+    return torch.fft.fftshift(centred, dim=(-2, -1))
 
 
 def fourier_sampling(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -148,6 +149,22 @@ def radial_mask(shape: tuple[int, int], spokes: int, *, offset: float = 0.0) -> 
         along = along[inside] + mask.shape[major] // 2
         (mask if major == 0 else mask.T)[along, across[inside]] = True
     return mask
+
+
+def central(shape: Sequence[int], size: Sequence[int]) -> tuple[slice, slice]:
+    """Return the central rows and columns of arrays ``(*batch, n, m)``, one more below the middle if they are even.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        The shape, of which the last two axes count.
+    size : sequence of int
+        Number of rows and columns, at most those that there are.
+    """
+    rows, columns = (
+        slice(n // 2 - s // 2, n // 2 - s // 2 + s) for n, s in zip(shape[-2:], size, strict=True)
+    )
+    return rows, columns
 
 
 def check_shape(shape: Any) -> tuple[int, int]:

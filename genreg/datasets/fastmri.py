@@ -18,6 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genreg.operators import calibration_region, coil_maps
+from genreg.operators.fourier import centred_fft2
+from genreg.operators.kspace_masks import central
 
 __all__ = ["FastMRISlices", "fastmri", "fastmri_kspace"]
 
@@ -216,24 +218,14 @@ def _read(file: Path, slices: list[int], acquisition: str | None, *, sampled: bo
 
 
 def _lower_resolution(k: Tensor, crop: int, size: int) -> Tensor:
-    images = _centre(_transformed(k, inverse=True), crop)
+    images = centred_fft2(k, inverse=True)[..., *central(k.shape, (crop, crop))]
     # An orthonormal transform of fewer entries has larger values at the same intensities.
-    return _transformed(_centre(_transformed(images), size), inverse=True) * (size / crop)
+    lower = centred_fft2(images)[..., *central(images.shape, (size, size))]
+    return centred_fft2(lower, inverse=True) * (size / crop)
 
 
 def _combined(images: Tensor) -> Tensor:
-    k = _transformed(images)
+    k = centred_fft2(images)
     rows, columns = calibration_region((k != 0).any(0))
     maps = coil_maps(k, calibration=(min(rows, _CALIBRATION), min(columns, _CALIBRATION)), threshold=0)
     return (maps.conj() * images).sum(0)
-
-
-def _transformed(t: Tensor, *, inverse: bool = False) -> Tensor:
-    transform = torch.fft.ifft2 if inverse else torch.fft.fft2
-    centred = transform(torch.fft.ifftshift(t, dim=(-2, -1)), norm="ortho")
-    return torch.fft.fftshift(centred, dim=(-2, -1))
-
-
-def _centre(t: Tensor, size: int) -> Tensor:
-    rows, columns = (n // 2 - size // 2 for n in t.shape[-2:])
-    return t[..., rows : rows + size, columns : columns + size]

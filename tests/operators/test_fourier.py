@@ -14,6 +14,7 @@ from genreg.operators import (
     radial_mask,
     to_torch,
 )
+from genreg.operators.fourier import centred_fft2
 from genreg.operators.testing import gaussian
 
 SHAPE = (6, 5)
@@ -124,6 +125,9 @@ def test_equals_the_dense_transform(shape, dtype):
     shifted = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(x), norm="ortho"))
     np.testing.assert_allclose(A(x).data, shifted[keep], atol=tolerance)
     assert A.range == odl.cn(int(keep.sum()), dtype=dtype)
+    whole = centred_fft2(torch.from_numpy(x))
+    np.testing.assert_allclose(whole, expected, atol=tolerance)
+    np.testing.assert_allclose(centred_fft2(whole, inverse=True), x, atol=tolerance)
 
 
 def test_kinds_of_images_agree():
