@@ -14,23 +14,37 @@ a smooth field like that of a receiving coil, which makes the rim bright), and a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genreg._likelihood import fit_gamma
 from genreg.datasets import brain_slices
+from genreg.networks import Autoencoder, GridConfig
 
 __all__ = [
+    "ARCHITECTURE",
     "CROSS",
     "TRAINING",
     "VALIDATION",
     "BrainSampler",
+    "darken",
+    "fit_noise",
+    "head_images",
     "test_images",
     "training_images",
     "validation_images",
 ]
 
+ARCHITECTURE = GridConfig(
+    image_shape=(128, 128),
+    latent_dim=192,
+    encoder=(16, 32, 64, 128),
+    decoder=(16, 32, 64, 128),
+    encoder_blocks=2,
+)
 TRAINING = ((0, 60), (74, 128), (142, 186), (200, 244), (258, 280))
 """Slabs of the adult's 280 slices, first and one past the last, for the mean model."""
 CROSS = ((60, 74), (186, 200))
@@ -75,6 +89,9 @@ class BrainSampler:
     def __call__(self, n: int, *, seed: int) -> Tensor:
         """Draw ``(n, rows, columns)``."""
         random = torch.Generator().manual_seed(seed)
+        return torch.cat([self._draw(min(n - first, 256), random) for first in range(0, n, 256)])
+
+    def _draw(self, n: int, random: torch.Generator) -> Tensor:
         x = self._cut(n, random)
         x = self._deformed(x, random)
         x = self._recoloured(x, random)
@@ -158,6 +175,11 @@ def training_images() -> BrainSampler:
     return BrainSampler(_volume(1), TRAINING, weights=(30, 54, 44, 44, 22))
 
 
+def head_images() -> BrainSampler:
+    """Sampler of the images for the precision: half of them from slabs that the mean has not seen."""
+    return BrainSampler(_volume(1), (*TRAINING, *CROSS), weights=(15, 27, 22, 22, 11, 30, 67))
+
+
 def validation_images() -> Tensor:
     """Slices of the adult that no training sees, as they are, ``(28, 128, 128)``."""
     volume = _volume(1)
@@ -165,5 +187,23 @@ def validation_images() -> Tensor:
 
 
 def test_images() -> Tensor:
-    """All slices of the child, ``(224, 128, 128)``."""
-    return _volume(2)
+    """All slices of the child, ``(224, 128, 128)``, in random order, so that the first few are like the others."""
+    volume = _volume(2)
+    return volume[torch.randperm(len(volume), generator=torch.Generator().manual_seed(0))]
+
+
+def darken(model: Autoencoder) -> None:
+    """Let the decoder start with dark images, as all of these are.
+
+    From grey ones the first steps make all its pixels black, where the sigmoid at its end has no gradient left.
+    """
+    last = [layer for layer in model.decoder.modules() if isinstance(layer, torch.nn.Conv2d)][-1]
+    assert last.bias is not None
+    torch.nn.init.constant_(last.bias, -2.0)
+
+
+def fit_noise(model: Autoencoder, quick: bool, progress: bool) -> dict[str, Any]:
+    """Fit gamma to images of which half are from slabs that the mean has not seen; the entries of the card."""
+    images = 20 if quick else 1000
+    gamma = fit_gamma(model, head_images()(images, seed=2**40 + 3).to(model.log_gamma.device))
+    return {"gamma": {"value": gamma, "images": images, "data": "those for the precision"}}

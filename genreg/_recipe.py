@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from genreg import _celeba_recipe, _discs_recipe
+from genreg import _brain_recipe, _celeba_recipe, _discs_recipe
 from genreg.datasets import mnist, shapes
 from genreg.networks import Architecture, Autoencoder, GanConfig
 from genreg.training import Sampler
 
-__all__ = ["CELEBA", "DISCS", "MNIST", "SHAPES", "Data", "Recipe"]
+__all__ = ["BRAIN", "BRAIN_HEAD", "CELEBA", "DISCS", "MNIST", "SHAPES", "Data", "Recipe"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,10 @@ class Recipe:
         Whether the weights are stored in half precision.
     mixed
         Whether the layers compute in bfloat16 in training (autocast): twice as fast on CPUs that can.
+    range_images
+        Number of test images for the distance of the range of the decoder.
+    start
+        Function ``f(model)`` that changes the random weights before the training.
     refine
         Function ``f(model, quick, progress)`` that goes on with the model and returns entries of the card;
         autoencoders only.
@@ -67,6 +71,8 @@ class Recipe:
     whitened: bool = False
     half: bool = True
     mixed: bool = False
+    range_images: int = 100
+    start: Callable[[Autoencoder], None] | None = None
     refine: Callable[[Autoencoder, bool, bool], Mapping[str, Any]] | None = None
 
 
@@ -101,4 +107,22 @@ CELEBA = Data(
     training=_celeba_recipe.training_images,
     validation=lambda: _celeba_recipe.held_out(0),
     test=lambda: _celeba_recipe.held_out(1),
+)
+
+_BRAINS = (
+    "128 x 128 axial T1-weighted slices of one adult's head (genreg.datasets.brain_slices, subject 1), cut along bent "
+    "surfaces, deformed and recoloured at random, new ones in every step; "
+)
+BRAIN = Data(
+    description=_BRAINS
+    + "224 of the 280 slices, slabs of neighbouring ones held out; tested on a child's head",
+    training=_brain_recipe.training_images,
+    validation=_brain_recipe.validation_images,
+    test=_brain_recipe.test_images,
+)
+BRAIN_HEAD = Data(
+    description=_BRAINS + "half of them from 28 slices that the mean has not seen; tested on a child's head",
+    training=_brain_recipe.head_images,
+    validation=_brain_recipe.validation_images,
+    test=_brain_recipe.test_images,
 )

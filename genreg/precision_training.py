@@ -153,8 +153,8 @@ def fit_precision(
     Returns
     -------
     dict
-        A JSON-able card: "architecture", "precision_training" (the settings), "precision_score" (of `likelihood` on
-        `validation`, if given) and "precision_history".
+        A JSON-able card: "architecture", "training" (the settings), "score" (of `likelihood` on `validation`, if given)
+        and "history" (step, training loss and scores at each validation).
 
     Raises
     ------
@@ -208,9 +208,9 @@ def fit_precision(
     )
     card: dict[str, Any] = {
         "architecture": model.config.to_dict(),
-        "precision_training": dataclasses.asdict(settings),
-        "precision_history": run.history,
+        "training": dataclasses.asdict(settings),
+        "history": run.history,
     }
     if held_out is not None:
-        card["precision_score"] = likelihood(model, held_out)
+        card["score"] = likelihood(model, held_out)
     return card

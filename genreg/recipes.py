@@ -16,10 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg import _discs_recipe, adversarial, weights
+from genreg import _brain_recipe, _discs_recipe, adversarial, weights
 from genreg._paper_recipes import PAPER
-from genreg._recipe import DISCS, MNIST, SHAPES, Data, Recipe
-from genreg.networks import GAN, Autoencoder, ConvConfig, DenseConfig, GanConfig, RegionsConfig
+from genreg._recipe import BRAIN, BRAIN_HEAD, DISCS, MNIST, SHAPES, Data, Recipe
+from genreg._structured_recipe import StructuredRecipe, train_precision
+from genreg.networks import (
+    GAN,
+    Autoencoder,
+    ConvConfig,
+    DenseConfig,
+    GanConfig,
+    RegionsConfig,
+    StructuredConfig,
+)
 from genreg.training import evaluate, fit, latent_statistics, range_error, whiten
 
 __all__ = ["RECIPES", "Data", "Recipe", "train"]
@@ -38,8 +47,21 @@ def _critic(image_shape: tuple[int, ...], widths: tuple[int, ...]) -> DenseConfi
 
 _REGIONS = RegionsConfig(image_shape=(56, 56), latent_dim=10, maximum=0.5)
 _CONV = ConvConfig(image_shape=(28, 28), latent_dim=8, channels=(16, 32))
+_MNIST_SUPN = StructuredRecipe(
+    mean="mnist-vae",
+    architecture=StructuredConfig(mean=_CONV, channels=(16, 32), distance=2),
+    settings={"steps": 3000, "batch_size": 64, "lr": 2e-3, "warmup": 100},
+    data=MNIST,
+)
+_BRAIN_SUPN = StructuredRecipe(
+    mean="brain-vae",
+    architecture=StructuredConfig(mean=_brain_recipe.ARCHITECTURE, channels=(16, 32, 48), distance=2),
+    settings={"steps": 1500, "batch_size": 8, "lr": 2e-3, "warmup": 100, "validate_every": 250},
+    data=BRAIN_HEAD,
+    mixed=True,
+)
 
-RECIPES: dict[str, Recipe] = {
+RECIPES: dict[str, Recipe | StructuredRecipe] = {
     **PAPER,
     "shapes-vae": Recipe(
         architecture=_REGIONS,
@@ -100,6 +122,29 @@ RECIPES: dict[str, Recipe] = {
         mixed=True,
         refine=_discs_recipe.encode_limited_angles,
     ),
+    "brain-vae": Recipe(
+        architecture=_brain_recipe.ARCHITECTURE,
+        settings={
+            "steps": 3000,
+            "batch_size": 16,
+            "lr": 1e-3,
+            "warmup": 300,
+            "kl_warmup": 500,
+            "clip": 4000.0,
+            "weight_decay": 1e-4,
+            "validate_every": 100,
+        },
+        whitened=True,
+        data=BRAIN,
+        mixed=True,
+        range_images=10,
+        start=_brain_recipe.darken,
+        refine=_brain_recipe.fit_noise,
+    ),
+    "mnist-supn": _MNIST_SUPN,
+    "mnist-diagonal": _MNIST_SUPN.diagonal(),
+    "brain-supn": _BRAIN_SUPN,
+    "brain-diagonal": _BRAIN_SUPN.diagonal(),
 }
 """The recipes by the name of the weights."""
 
@@ -145,11 +190,15 @@ def train(
     if name not in RECIPES:
         raise ValueError(f"name must be one of {sorted(RECIPES)}, got {name!r}")
     recipe = RECIPES[name]
+    if isinstance(recipe, StructuredRecipe):
+        return train_precision(name, recipe, Path(out), resume, device=device, quick=quick, progress=progress)
     settings = {"seed": 0, **recipe.settings} | ({"steps": 20} if quick else {})
     checkpoint = Path(out) / f"{name}.checkpoint"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings["seed"])
         model = recipe.architecture.build().to(device)
+    if recipe.start is not None and isinstance(model, Autoencoder):
+        recipe.start(model)
     images, validation, test = recipe.data.training(), recipe.data.validation(), recipe.data.test().to(device)
     # without its cache, which would go on with the weights of the first step
     mixed = torch.autocast(torch.device(device).type, torch.bfloat16, recipe.mixed, cache_enabled=False)
@@ -169,15 +218,15 @@ def train(
     card = {"name": name, "data": recipe.data.description, "quick": quick, **card}
     file, _ = weights.save(Path(out) / name, model, card, half=recipe.half)
     stored: Any = weights.load(file, device=device)[0]
-    card |= _scores(stored, test, quick)  # of the weights as stored
+    card |= _scores(stored, test, recipe.range_images, quick)  # of the weights as stored
     weights.save(file, model, card, half=recipe.half)
     checkpoint.unlink()
     return file
 
 
-def _scores(model: Autoencoder | GAN, test: Tensor, quick: bool) -> dict[str, Any]:
+def _scores(model: Autoencoder | GAN, test: Tensor, range_images: int, quick: bool) -> dict[str, Any]:
     """Return the entries of the card that say how good a model is."""
-    few = test[:100]
+    few = test[:range_images]
     if isinstance(model, GAN):
         descent: dict[str, Any] = {"steps": 20, "restarts": 2} if quick else {"steps": 300, "restarts": 16}
         score = range_error(model, few, lr=0.1, **descent)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from genreg.networks._adversarial import AUTOENCODERS, from_dict
 from genreg.networks._autoencoder import Autoencoder
 from genreg.networks._config import ACTIVATIONS, Config
+from genreg.networks._factor import factor_entries
 from genreg.operators._stencil import Stencil
-from genreg.operators.sparse_cholesky import soft_clip
 
 __all__ = ["Structured", "StructuredConfig"]
 
@@ -126,19 +126,16 @@ class Structured(Autoencoder):
         """Return what `decode_factor` does, from the mean images ``(B, *image_shape)``."""
         grey = len(self.image_shape) == 2
         out = self.head(mean.unsqueeze(1) if grey else mean).to(mean.dtype)
-        channels = 1 if grey else self.image_shape[0]
-        log_diag = soft_clip(out[:, :channels], self.config.bounds)
-        weights = None
-        if self._stencil:
-            limit = self.config.limit
-            scale = log_diag.exp()[:, [term.column for term in self._stencil]]
-            weights = scale * limit * torch.tanh(out[:, channels:] / limit)
+        log_diag, weights = factor_entries(out, self._stencil, self.config.bounds, self.config.limit)
         return log_diag.squeeze(1) if grey else log_diag, weights
 
     def coefficients(self, log_diag: Tensor, weights: Tensor) -> Tensor:
         """Return a, ``(B, K, n, m)``, from what `decode_factor` returned."""
-        channels = log_diag.unsqueeze(1) if log_diag.ndim == 3 else log_diag
-        return weights * (-channels[:, [term.column for term in self._stencil]]).exp()
+        return weights / self._by_column((log_diag.unsqueeze(1) if log_diag.ndim == 3 else log_diag).exp())
+
+    def _by_column(self, t: Tensor) -> Tensor:
+        """Return the channels ``(B, C, n, m)`` to which the columns of the entries belong, broadcastable to K."""
+        return t if t.shape[1] == 1 else t[:, [term.column for term in self._stencil]]
 
 
 @dataclass(frozen=True, kw_only=True)
