@@ -2,6 +2,7 @@ r"""The joint prior of image and latent vector, for joint posterior maximisation
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import odl
@@ -10,7 +11,7 @@ from odl.functionals import Functional
 from torch import Tensor
 
 from genreg.fidelity import Fidelity, GaussianFidelity
-from genreg.generator import Generator
+from genreg.generator import Decoded, Generator
 from genreg.operators import GaussianPosterior, IsotropicPrecision
 from genreg.regularisers.base import checked_parameter
 from genreg.regularisers.deviations import deviation_for_image
@@ -22,7 +23,7 @@ from genreg.solvers.jpmap import codes, maximise
 from genreg.solvers.objective import Blocks
 from genreg.solvers.propose import Proposal, Propose
 from genreg.solvers.structured import StructuredProblem, negative_log_prior
-from genreg.solvers.updates import Update
+from genreg.solvers.updates import DENSE, Update
 
 __all__ = ["JointPrior"]
 
@@ -44,7 +45,8 @@ class JointPrior(Generative):
 
     For a linear forward operator and Gaussian noise, x is eliminated exactly, by `operators.data_prox` or, with a
     structured model, by conjugate gradients. The encoder, where there is one, proposes z; then z moves as in
-    `solvers.jpmap`, with a structured model by `solvers.quasi_newton`. Other problems are solved by `solvers.lbfgs` in
+    `solvers.jpmap`, with a structured model by `solvers.quasi_newton` (with more than 256 latent dimensions
+    `solvers.lbfgs`). Other problems are solved by `solvers.lbfgs` in
     the variables x - G(z) and z.
 
     Starting points: ``"encoder"`` (the default where the model has one) encodes a rough reconstruction, ``"random"``
@@ -97,6 +99,21 @@ class JointPrior(Generative):
         """β, the precision of a pixel given z; None of a structured model."""
         return self.parameters.get("beta")
 
+    def decode(self, z: Tensor) -> Decoded:
+        r"""The Gaussian :math:`p(x \mid z)` of this prior, for latent vectors ``(B, dim Z)``; differentiable in z."""
+        decoded = self.generator.decode(z)
+        if self.structured:
+            return decoded
+        beta = torch.as_tensor(self.beta, dtype=z.dtype, device=z.device)
+        return replace(decoded, _precision=lambda: IsotropicPrecision(self.generator.range, beta))
+
+    def take(self, index: Tensor) -> JointPrior:
+        """The prior of some samples, where β is given for every sample."""
+        beta = self.beta
+        if not isinstance(beta, Tensor) or beta.ndim == 0:
+            return self
+        return JointPrior(self.generator, beta[index])
+
     def smooth(
         self, blocks: Blocks, *, beta: float | Tensor | None = None, **parameters: float | Tensor
     ) -> Tensor:
@@ -131,13 +148,24 @@ class JointPrior(Generative):
         """Solve a problem of this regulariser, see the class."""
         if not isinstance(problem, JointProblem | StructuredProblem):
             return lbfgs(problem, init, substitution=deviation_for_image(self.generate), **settings)
+        dense = isinstance(problem, JointProblem) or self.generator.domain.size <= DENSE
         step = LevenbergMarquardt() if isinstance(problem, JointProblem) else QuasiNewton()
         encode = self.generator.encode if self.generator.has_encoder else None
 
         def update(problem: Any) -> Update:
-            return Propose([Proposal(codes(problem, encode), _TURNS)], step) if encode else step
+            return (
+                Propose([Proposal(codes(problem, encode), _TURNS)], step if dense else None)
+                if encode
+                else step
+            )
 
-        return maximise(problem, init, update=update, **settings)
+        if dense:
+            return maximise(problem, init, update=update, **settings)
+        if encode:
+            init = maximise(problem, init, update=update, max_iter=_TURNS, progress=False).blocks
+        found = lbfgs(problem.profile(), {"z": init["z"]}, **settings)
+        z = found.blocks["z"]
+        return replace(found, blocks={"x": problem.image(z), "z": z})
 
     def problem(self, fidelity: Fidelity, lam: Tensor, **parameters: Tensor) -> Objective | SaddlePoint:
         """The problem, see `Regulariser.problem`; a profile for Gaussian noise and a linear operator."""
@@ -180,13 +208,7 @@ class JointPrior(Generative):
             shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
             raise ValueError(f"z must be a tensor {(count, *G.domain.shape)}, got {shape}")
         with torch.no_grad():
-            decoded = G.decode(z)
-            if self.structured:
-                precision = decoded.precision
-            else:
-                beta = torch.as_tensor(self.beta, dtype=z.dtype, device=z.device)
-                precision = IsotropicPrecision(G.range, beta)
-        assert precision is not None
+            decoded = self.decode(z)
         return GaussianPosterior(
-            fidelity.operator, fidelity.data, decoded.mean, precision, fidelity.inverse_variance
+            fidelity.operator, fidelity.data, decoded.mean, decoded.precision, fidelity.inverse_variance
         )

@@ -1,0 +1,259 @@
+r"""Samples of the joint posterior of image and latent vector, :math:`p(x, z \mid y)`.
+
+Given z the image is Gaussian, and drawn exactly (`operators.GaussianPosterior`). Given the image, z moves by a step of
+the Metropolis-adjusted Langevin algorithm. Alone, this alternation (Gibbs) mixes slowly: an image holds its latent
+vector fast, and the other way round. So z takes a second step in each turn with the *white* image
+
+.. math:: \varepsilon = L(z)^T (x - \mu(z)) \sim N(0, I)
+
+held fixed instead of x, so that x follows z. The logarithm of its target is
+:math:`-\tfrac{1}{2 \sigma^2} \|A (\mu(z) + L(z)^{-T} \varepsilon) - y\|^2 - \tfrac12 \|z\|^2`. Where the data say
+little this step goes far, where they say much the other one does; both leave the posterior invariant (interweaving).
+
+References
+----------
+G. O. Roberts, R. L. Tweedie (1996), Exponential convergence of Langevin distributions and their discrete
+approximations, doi:10.2307/3318418.
+
+Y. Yu, X.-L. Meng (2011), To center or not to center: that is not the question, doi:10.1198/jcgs.2011.203main.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from genreg.fidelity import GaussianFidelity
+from genreg.operators import GaussianPosterior, check_tensor, to_torch
+from genreg.regularisers import JointPrior
+from genreg.solvers.line_search import inner
+from genreg.solvers.structured import negative_log_prior
+
+__all__ = ["JointSamples", "gibbs"]
+
+_TOLERANCE = 1e-3  # of a draw of the image, in posterior standard deviations
+_ACCEPTANCE = 0.574  # of Langevin steps in high dimension, Roberts and Rosenthal (1998)
+
+
+@dataclass(frozen=True)
+class JointSamples:
+    r"""Draws of :math:`p(x, z \mid y)` of every sample of a batch.
+
+    Attributes
+    ----------
+    x : Tensor
+        Images, ``(draws, chains, B, *X.shape)``.
+    z : Tensor
+        Latent vectors, ``(draws, chains, B, dim Z)``.
+    log_density : Tensor
+        :math:`\log p(x, z, y)` up to a constant, ``(draws, chains, B)``.
+    acceptance : dict of str to Tensor
+        Share of accepted steps of z after the burn-in, ``(chains, B)``, of the kinds ``"image"`` (x held fixed) and
+        ``"white"`` (ε held fixed).
+    """
+
+    x: Tensor
+    z: Tensor
+    log_density: Tensor
+    acceptance: dict[str, Tensor]
+
+    @property
+    def mean(self) -> Tensor:
+        """Posterior mean of the image, ``(B, *X.shape)``."""
+        return self.x.flatten(0, 1).mean(0)
+
+    @property
+    def std(self) -> Tensor:
+        """Posterior standard deviation of the pixels, ``(B, *X.shape)``."""
+        return self.x.flatten(0, 1).std(0)
+
+
+def gibbs(
+    prior: JointPrior,
+    fidelity: GaussianFidelity,
+    z: Tensor,
+    *,
+    draws: int = 100,
+    burn_in: int = 100,
+    thin: int = 1,
+    chains: int = 1,
+    interweave: bool = True,
+    step: float = 1.0,
+    seed: int = 0,
+    progress: bool = True,
+) -> JointSamples:
+    r"""Draw images and latent vectors from their joint posterior, see the module.
+
+    During the burn-in the step sizes adapt, for every chain and kind of step, to an acceptance of 57 %; then they
+    are kept. The steps are scaled by the standard deviations that a variational encoder gives to z.
+
+    Parameters
+    ----------
+    prior : JointPrior
+        :math:`p(x \mid z) p(z)`.
+    fidelity : GaussianFidelity
+        The data of a linear operator, B samples.
+    z : Tensor
+        Where the chains start, ``(B, dim Z)``, for example at the maximum of the posterior, ``rec.blocks["z"]``.
+    draws : int
+        Number of draws to keep of every chain.
+    burn_in : int
+        Turns before the first of them.
+    thin : int
+        Turns for each of them.
+    chains : int
+        Chains of every sample; those after the first start where z has been disturbed by N(0, I/100).
+    interweave : bool
+        Whether z takes the second kind of step as well.
+    step : float
+        First size of the steps, in units of the encoder's standard deviations.
+    seed : int
+        Seed of all random numbers.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    JointSamples
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape or sign.
+    """
+    for name, number, least in (
+        ("draws", draws, 1),
+        ("burn_in", burn_in, 0),
+        ("thin", thin, 1),
+        ("chains", chains, 1),
+    ):
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}")
+    if not step > 0:
+        raise ValueError(f"step must be positive, got {step}")
+    if not isinstance(prior, JointPrior):
+        raise TypeError(f"prior must be a JointPrior, got {type(prior).__name__}")
+    prior.posterior(fidelity, z)  # refuses what does not fit
+    check_tensor(z, prior.generator.domain, "z")
+    count = len(z)
+    rows = torch.arange(count, device=z.device).repeat(chains)
+    chain = _Chain(prior.take(rows), fidelity.take(rows), torch.Generator(z.device).manual_seed(seed))
+    z = z.detach()[rows]
+    z[count:] += 0.1 * chain.noise(z[count:])
+    scale = chain.scale(z)
+    kinds = ("image", "white") if interweave else ("image",)
+    log_step = {
+        kind: torch.full((len(z),), float(step), dtype=z.dtype, device=z.device).log() for kind in kinds
+    }
+    accepted = {kind: torch.zeros(len(z), dtype=z.dtype, device=z.device) for kind in kinds}
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    turns = burn_in + draws * thin
+    for turn in tqdm(range(turns), desc="Gibbs", disable=not progress):
+        x = chain.image(z)
+        for kind in kinds:
+            h = log_step[kind].exp()[:, None] * scale
+            z, x, probability, taken = chain.move(kind, z, x, h)
+            if turn < burn_in:
+                gain = (turn + 1) ** -0.6
+                log_step[kind] = log_step[kind] + gain * (probability - _ACCEPTANCE)
+            else:
+                accepted[kind] += taken / (turns - burn_in)
+        if turn >= burn_in and (turn - burn_in + 1) % thin == 0:
+            kept.append((x, z, chain.log_density(x, z)))
+    x, z, density = (torch.stack(parts).unflatten(1, (chains, count)) for parts in zip(*kept, strict=True))
+    return JointSamples(x, z, density, {kind: share.view(chains, count) for kind, share in accepted.items()})
+
+
+class _Chain:
+    """The moves for a batch of chains."""
+
+    def __init__(self, prior: JointPrior, fidelity: GaussianFidelity, random: torch.Generator) -> None:
+        self.prior, self.fidelity, self.random = prior, fidelity, random
+        self.forward = to_torch(fidelity.operator)
+
+    def noise(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=self.random, dtype=like.dtype, device=like.device)
+
+    def scale(self, z: Tensor) -> Tensor:
+        """Variances by which the steps of z are scaled, ``(B, dim Z)``."""
+        model: Any = self.prior.generator.model
+        if not getattr(model, "variational", False):
+            return torch.ones_like(z)
+        with torch.no_grad():
+            return model.encode_distribution(model.decode(z))[1].square().clamp(1e-6, 1.0)
+
+    def image(self, z: Tensor) -> Tensor:
+        """A draw of x given z and the data."""
+        with torch.no_grad():
+            decoded, data = self.prior.decode(z), self.fidelity
+            posterior = GaussianPosterior(
+                data.operator,
+                data.data,
+                decoded.mean,
+                decoded.precision,
+                data.inverse_variance,
+                tol=_TOLERANCE,
+            )
+            return posterior.sample(1, self.random)[0]
+
+    def misfit(self, x: Tensor) -> Tensor:
+        r = self.forward(x) - self.fidelity.data
+        return 0.5 * self.fidelity.inverse_variance * inner(r, r)
+
+    def log_density(self, x: Tensor, z: Tensor) -> Tensor:
+        """Log p(x, z, y) up to a constant."""
+        with torch.no_grad():
+            decoded = self.prior.decode(z)
+            return -self.misfit(x) - negative_log_prior(x - decoded.mean, decoded.precision, z)
+
+    def move(self, kind: str, z: Tensor, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One Langevin step of z, with x or with ε held fixed: z, x, the probability of acceptance, and whether."""
+        decode = self.prior.decode
+        if kind == "white":
+            with torch.no_grad():
+                decoded = decode(z)
+                white = decoded.precision.whiten(x - decoded.mean)
+
+            def image(z: Tensor) -> Tensor:
+                decoded = decode(z)
+                return decoded.mean + decoded.precision.colour(white)
+
+            def target(z: Tensor) -> Tensor:
+                return -self.misfit(image(z)) - 0.5 * inner(z, z)
+        else:
+
+            def image(z: Tensor) -> Tensor:
+                return x
+
+            def target(z: Tensor) -> Tensor:
+                decoded = decode(z)
+                return -negative_log_prior(x - decoded.mean, decoded.precision, z)
+
+        here, slope = _with_gradient(target, z)
+        new = z + 0.5 * h * slope + h.sqrt() * self.noise(z)
+        there, back = _with_gradient(target, new)
+        forth = ((new - z - 0.5 * h * slope).square() / h).sum(1)
+        reverse = ((z - new - 0.5 * h * back).square() / h).sum(1)
+        ratio = (there - here + 0.5 * (forth - reverse)).nan_to_num(-torch.inf, neginf=-torch.inf)
+        probability = ratio.clamp_max(0.0).exp()
+        taken = torch.rand(len(z), generator=self.random, dtype=z.dtype, device=z.device) < probability
+        z = torch.where(taken[:, None], new, z)
+        if kind == "white":
+            with torch.no_grad():
+                moved = image(z)
+            x = torch.where(taken.view(-1, *(1,) * (x.ndim - 1)), moved, x)
+        return z, x, probability, taken.to(z.dtype)
+
+
+def _with_gradient(f: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
+    """F and its gradient, for every sample."""
+    with torch.enable_grad():
+        leaf = z.detach().requires_grad_()
+        value = f(leaf)
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+    return value.detach(), gradient
