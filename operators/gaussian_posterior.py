@@ -58,6 +58,8 @@ class GaussianPosterior:
         default 1e-3 in single and 1e-8 in double precision.
     max_iter : int
         Iterations of one solve at most.
+    start : Tensor, optional
+        An estimate of the mean, ``(B, *X.shape)``, by default μ; where it is not finite, μ is taken.
 
     Raises
     ------
@@ -83,6 +85,7 @@ class GaussianPosterior:
         *,
         tol: float | None = None,
         max_iter: int = 1000,
+        start: Tensor | None = None,
     ) -> None:
         if not isinstance(A, odl.Operator) or not A.is_linear:
             raise TypeError(f"A must be a linear ODL operator, got {A!r}")
@@ -100,6 +103,7 @@ class GaussianPosterior:
         single = torch_dtype(A.domain) == torch.float32
         self.tol = (1e-3 if single else 1e-8) if tol is None else float(tol)
         self.max_iter = max_iter
+        self._start = start
         self._ndim = len(A.domain.shape)
         self._forward, self._transpose = euclidean_pair(A)
 
@@ -111,7 +115,12 @@ class GaussianPosterior:
     @torch.no_grad()
     def correction(self) -> Tensor:
         r""":math:`\hat x - \mu`, to its own relative precision, ``(B, *X.shape)``."""
-        return self.solve(self._scaled(self._transpose(self.y - self._forward(self.prior_mean))))
+        b = self._scaled(self._transpose(self.y - self._forward(self.prior_mean)))
+        if self._start is None:
+            return self.solve(b)
+        guess = self._start - self.prior_mean
+        guess = torch.where(torch.isfinite(guess), guess, 0)
+        return guess + self.solve(b - self.times(guess))
 
     @property
     def mean(self) -> Tensor:

@@ -83,31 +83,51 @@ class StructuredProblem(Objective):
             return self._posterior(decoded.mean, decoded.precision, **(per_sample or self.per_sample))
 
     def _posterior(
-        self, mean: Tensor, precision: Any, y: Tensor, inverse_variance: Tensor, weight: Tensor
+        self,
+        mean: Tensor,
+        precision: Any,
+        *,
+        y: Tensor,
+        inverse_variance: Tensor,
+        weight: Tensor,
+        start: Tensor | None = None,
+        **rest: Tensor,
     ) -> GaussianPosterior:
-        return GaussianPosterior(self.operator, y, mean, precision, inverse_variance / weight, tol=self.tol)
+        scale = inverse_variance / weight
+        return GaussianPosterior(self.operator, y, mean, precision, scale, tol=self.tol, start=start)
 
     def image(self, z: Tensor, **per_sample: Tensor) -> Tensor:
         """The minimiser x*(z) for some or, by default, all samples."""
         return self.posterior(z, **per_sample).mean
 
     def profile(self) -> Objective:
-        """φ, an objective of the block z."""
-        forward = to_torch(self.operator)
+        """φ, an objective of the block z; every evaluation starts from the image of the last one of a sample."""
+        forward, count = to_torch(self.operator), len(self.per_sample["weight"])
+        last: list[Tensor] = []
 
-        def value(blocks: Blocks, y: Tensor, inverse_variance: Tensor, weight: Tensor) -> Tensor:
+        def value(
+            blocks: Blocks, y: Tensor, inverse_variance: Tensor, weight: Tensor, sample: Tensor
+        ) -> Tensor:
             z = blocks["z"]
             decoded = self.decode(z)
             mean, precision = decoded.mean, decoded.precision
             given = {"y": y, "inverse_variance": inverse_variance, "weight": weight}
             with torch.no_grad():
+                if not last:
+                    last.append(
+                        torch.full((count, *mean.shape[1:]), torch.nan, dtype=mean.dtype, device=mean.device)
+                    )
+                given["start"] = last[0][sample]
                 u = self._posterior(mean.detach(), precision.detach(), **given).correction
-                r = forward(mean + u) - y
+                x = last[0][sample] = mean + u
+                r = forward(x) - y
                 misfit = 0.5 * inverse_variance * inner(r, r)
             u = u + (mean.detach() - mean)  # x* stays as it is, to first order
             return misfit + weight * negative_log_prior(u, precision, z)
 
-        return Objective(value, {"z": self.spaces["z"]}, per_sample=self.per_sample)
+        samples = torch.arange(count, device=self.per_sample["weight"].device)
+        per_sample = {**self.per_sample, "sample": samples}
+        return Objective(value, {"z": self.spaces["z"]}, per_sample=per_sample)
 
 
 def negative_log_prior(u: Tensor, precision: Any, z: Tensor) -> Tensor:
