@@ -1,5 +1,6 @@
 """A linear generator and operator, for which everything has a closed form; a small problem in files."""
 
+import functools
 import json
 
 import numpy as np
@@ -82,6 +83,20 @@ def text(settings):
     )
 
 
+@functools.cache
+def rays(kind):
+    X = odl.uniform_discr([-1, -1], [1, 1], (16, 16), dtype="float32")
+    angles = odl.uniform_partition(0, 2 * np.pi if kind == "fan" else np.pi, 20)
+    detector = odl.uniform_partition(-2, 2, 32)
+    radii = {"src_radius": 5.0, "det_radius": 3.0}
+    shape = (
+        tomo.FanBeamGeometry(angles, detector, **radii)
+        if kind == "fan"
+        else tomo.Parallel2dGeometry(angles, detector)
+    )
+    return ray_transform(X, shape, cache=False)
+
+
 class Case:
     """A small problem of known truth, its data and its configuration in a folder."""
 
@@ -89,16 +104,8 @@ class Case:
 
     def __init__(self, folder, kind):
         self.folder = folder
-        self.X = odl.uniform_discr([-1, -1], [1, 1], (16, 16), dtype="float32")
-        angles = odl.uniform_partition(0, 2 * np.pi if kind == "fan" else np.pi, 20)
-        detector = odl.uniform_partition(-2, 2, 32)
-        radii = {"src_radius": 5.0, "det_radius": 3.0}
-        shape = (
-            tomo.FanBeamGeometry(angles, detector, **radii)
-            if kind == "fan"
-            else tomo.Parallel2dGeometry(angles, detector)
-        )
-        self.A = ray_transform(self.X, shape, cache=False)
+        self.A = rays(kind)
+        self.X = self.A.domain
         truth = torch.zeros(16, 16)
         truth[4:9, 3:12], truth[11:13, 6:8] = 1.0, 0.5
         self.truth = truth.numpy()
@@ -136,6 +143,12 @@ class Case:
 
 
 @pytest.fixture
+def without_pictures(monkeypatch):
+    """Write images only: the picture beside takes longer than most of the small problems."""
+    monkeypatch.setattr("genreg.configuration._write", lambda image, target: np.save(target, image))
+
+
+@pytest.fixture
 def make_case(tmp_path, monkeypatch):
     """Problems with parallel or fan beam, with their files in `tmp_path`."""
     monkeypatch.setenv("GENREG_CACHE", str(tmp_path / "cache"))
@@ -143,7 +156,7 @@ def make_case(tmp_path, monkeypatch):
 
 
 @pytest.fixture(name="case")
-def parallel_case(make_case):
+def parallel_case(make_case, without_pictures):
     return make_case()
 
 

@@ -35,14 +35,16 @@ def test_geometries_reproduce_the_image(tmp_path, make_case, kind):
 def test_operator_is_the_one_described(make_case):
     """The residual of the reconstruction is that of the same image under the operator made with ODL."""
     case = make_case("fan")
-    rec, image = case.run()
+    rec, image = case.run(solve__max_iter=20)
     exact = GaussianFidelity(case.A, torch.from_numpy(case.y), SIGMA).residual(torch.from_numpy(image)[None])
     assert float(rec.residual) == pytest.approx(float(exact), rel=1e-4)
 
 
 def test_nested_struct_and_reconstruction_from_mat(case):
     scipy.io.savemat(case.folder / "d.mat", {"scan": {"raw": {"y": case.y}, "theta": case.degrees}})
-    _, image = case.run(data__file="d.mat", data__key="scan.raw.y", geometry__angles={"key": "scan.theta"})
+    _, image = case.run(
+        data__file="d.mat", data__key="scan.raw.y", geometry__angles={"key": "scan.theta"}, solve__max_iter=20
+    )
     np.save(case.folder / "data.npy", case.y)
     case.settings["data"].pop("key")
     step = 180 / 20
@@ -52,9 +54,10 @@ def test_nested_struct_and_reconstruction_from_mat(case):
     assert np.allclose(image, same, atol=1e-5)
 
 
-def test_data_and_output_of_the_call_override(case, tmp_path):
+def test_data_and_output_of_the_call_override(make_case, tmp_path):
+    case = make_case()
     np.save(tmp_path / "other.npy", 2 * case.y)
-    config = case.write()
+    config = case.write(solve__max_iter=20)
     _, first = reconstruct_file(config, progress=False)
     _, second = reconstruct_file(
         config, data=tmp_path / "other.npy", output=tmp_path / "new" / "x.npy", progress=False
@@ -67,7 +70,7 @@ def test_data_and_output_of_the_call_override(case, tmp_path):
 
 
 def test_uniform_angles_make_a_uniform_partition(case):
-    rec, _ = case.run(geometry__angles=case.degrees.tolist())
+    rec, _ = case.run(geometry__angles=case.degrees.tolist(), solve__max_iter=1)
     grid = rec.data.space.partition.byaxis[0]
     assert grid.is_uniform and np.allclose(grid.grid.coord_vectors[0], np.deg2rad(case.degrees))
     assert np.allclose(rec.data.space.cell_volume, case.A.range.cell_volume)
@@ -77,7 +80,7 @@ def test_other_angles_keep_their_places(case):
     """A list of unequal angles, unsorted: the data are sorted with them."""
     keep = np.array([9, 1, 2, 4, 19, 7, 15, 0, 12, 16])
     np.save(case.folder / "data.npy", case.y[keep])
-    rec, image = case.run(geometry__angles=case.degrees[keep].tolist())
+    rec, image = case.run(geometry__angles=case.degrees[keep].tolist(), solve__max_iter=20)
     part = rec.data.space.partition.byaxis[0]
     assert np.allclose(part.grid.coord_vectors[0], np.deg2rad(np.sort(case.degrees[keep])))
     assert np.allclose(rec.data.asarray(), case.y[np.sort(keep)])
@@ -107,14 +110,14 @@ def test_unequal_angles_with_total_variation(case):
 
 
 def test_subset_of_angles(case):
-    rec, _ = case.run(data__angles_every=4)
+    rec, _ = case.run(data__angles_every=4, solve__max_iter=1)
     assert rec.data.shape == (5, 32)
     assert np.allclose(rec.data.asarray(), case.y[::4])
     assert np.allclose(rec.data.space.grid.coord_vectors[0], np.deg2rad(case.degrees[::4]))
 
 
 def test_offset_turns_the_image(case):
-    _, image = case.run()
+    _, image = case.run(solve__max_iter=50)
     _, turned = case.run(geometry__offset=90.0)
     assert np.allclose(turned, np.rot90(image), atol=0.02)
 
@@ -149,7 +152,7 @@ def test_raw_projections(case):
         stream["k"], stream["theta"] = np.stack([dark] * 3), case.degrees
     rec, _ = case.run(
         data__file="raw.h5", data__key="d", data__white="w", data__dark="k", data__slice=0,
-        geometry__angles={"key": "theta"},
+        geometry__angles={"key": "theta"}, solve__max_iter=1,
     )  # fmt: skip
     assert np.allclose(rec.data.asarray(), case.y, atol=1e-5)
 
@@ -157,7 +160,7 @@ def test_raw_projections(case):
 # priors
 
 
-def test_generative_prior_and_scale(tmp_path, make_case):
+def test_generative_prior_and_scale(tmp_path, make_case, without_pictures):
     """Data in other units: the image is in theirs, and the same problem is solved."""
     X = odl.uniform_discr([-1, -1], [1, 1], (56, 56), dtype="float32")
     angles, detector = odl.uniform_partition(0, np.pi, 10), odl.uniform_partition(-1.5, 1.5, 60)
@@ -182,12 +185,14 @@ def test_generative_prior_and_scale(tmp_path, make_case):
     _, image = case.run()
     assert np.abs(image - truth.numpy()).mean() < 5e-3
     for kind in ("relaxed", "sparse", "sparse-tv"):
-        rec, near = case.run(prior__kind=kind, prior__mu=1e-3, solve__lam=100.0, solve__restarts=1)
+        rec, near = case.run(
+            prior__kind=kind, prior__mu=1e-3, solve__lam=100.0, solve__restarts=1, solve__max_iter=8
+        )
         assert np.abs(near - truth.numpy()).mean() < 5e-3
         assert "z" in rec.blocks and len(rec.blocks) == 2
     case.settings["prior"] = {"kind": "joint", "weights": "shapes-vae"}
     rec, near = case.run(solve__lam=1.0)
-    case.settings["solve"]["restarts"] = 2
+    case.settings["solve"] |= {"restarts": 2, "max_iter": 50}
     assert np.abs(near - truth.numpy()).mean() < 5e-3 and set(rec.blocks) == {"x", "z"}
     case.settings["prior"] = {"kind": "hard", "weights": "shapes-vae"}
     case.settings["solve"]["lam"] = 0.1
@@ -204,9 +209,9 @@ def test_bounds_are_in_the_units_of_the_data(case):
     assert image.min() == pytest.approx(0.1) and image.max() == pytest.approx(0.6)
 
 
-@pytest.mark.parametrize("lam", ["morozov", 3.0])
-def test_choice_of_lam(case, lam):
-    rec, _ = case.run(solve__lam=lam, data__noise_std=0.05)
+@pytest.mark.parametrize(("lam", "iterations"), [("morozov", 500), (3.0, 5)])
+def test_choice_of_lam(case, lam, iterations):
+    rec, _ = case.run(solve__lam=lam, solve__max_iter=iterations, data__noise_std=0.05)
     if lam == "morozov":
         assert float(rec.discrepancy) == pytest.approx(1.0, abs=0.03)
     else:
@@ -224,7 +229,7 @@ def test_lam_is_chosen_by_default(case):
 
 
 @pytest.fixture(name="run_example")
-def changed_example(data_dir, tmp_path, configuration_text, monkeypatch):
+def changed_example(data_dir, tmp_path, configuration_text, monkeypatch, without_pictures):
     """Run a configuration of the examples with some entries changed, to be quicker."""
     monkeypatch.setenv("GENREG_CACHE", str(tmp_path / "cache"))
 
@@ -254,7 +259,7 @@ def test_example_htc2022(run_example, data_dir):
 
 def test_example_tooth(run_example):
     """An axis of rotation at another column explains the data less well."""
-    changes = {"data__angles_every": 4, "data__bin": 4, "image__shape": [100, 100], "solve__max_iter": 60}
+    changes = {"data__angles_every": 8, "data__bin": 8, "image__shape": [50, 50], "solve__max_iter": 60}
     residual = {
         centre: float(
             run_example("tooth.toml", "tomo/tooth.h5", geometry__centre=centre, **changes)[0].residual

@@ -152,7 +152,9 @@ def test_files_that_are_no_configuration(tmp_path):
         reconstruct_file(tmp_path / "flat.toml")
 
 
-def test_failed_write_leaves_nothing(case, monkeypatch):
+def test_failed_write_leaves_nothing(make_case, monkeypatch):
+    case = make_case()
+
     def fail(*arguments, **options):
         raise OSError("disk full")
 
