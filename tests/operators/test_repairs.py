@@ -85,20 +85,34 @@ for impl in ('numpy', 'pytorch'):
 """,
 }
 
+# The import of torch takes longest, and the two processes share it.
 SCRIPT = """
-import json, sys
-{before}
-import genreg.operators
-import os, odl, torch, numpy as np
-results = {{}}
-for name, probe in json.load(sys.stdin).items():
-    scope = dict(odl=odl, np=np, torch=torch)
-    exec(probe, scope)
-    results[name] = bool(scope["result"])
-options = np.get_printoptions()
-results["printing"] = [options["legacy"], options["linewidth"], repr(np.float64(1.5))]
-results["environment"] = os.environ.get("SCIPY_ARRAY_API")
-print(json.dumps(results))
+import json, os, sys
+import torch
+
+def report(before, switch, value, probes):
+    os.environ[switch] = value
+    exec(before, {})
+    import genreg.operators
+    import odl, numpy as np
+    results = {}
+    for name, probe in probes.items():
+        scope = dict(odl=odl, np=np, torch=torch)
+        exec(probe, scope)
+        results[name] = bool(scope["result"])
+    options = np.get_printoptions()
+    results["printing"] = [options["legacy"], options["linewidth"], repr(np.float64(1.5))]
+    results["environment"] = os.environ.get("SCIPY_ARRAY_API")
+    print(json.dumps(results), flush=True)
+
+runs, probes = json.load(sys.stdin)
+assert not {"odl", "genreg"} & set(sys.modules)
+for run in runs:
+    child = os.fork()
+    if not child:
+        report(*run, probes)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 """
 
 USE_ODL = """
@@ -109,22 +123,20 @@ X.one().inner(X.one())
 """
 
 
-def start(before, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT.format(before=before)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={k: v for k, v in os.environ.items() if k != "SCIPY_ARRAY_API"} | environment,
-    )
-
-
 @pytest.fixture(scope="module")
 def processes():
     """Results without the repairs, and with them where ODL had been used before the import of genreg."""
     options = "import numpy as np\nnp.set_printoptions(linewidth=60, precision=3)\n"
-    started = start(options, **{_repairs.SWITCH: "1"}), start(USE_ODL, **{_repairs.SWITCH: "0"})
-    return [json.loads(p.communicate(json.dumps(PROBES))[0].splitlines()[-1]) for p in started]
+    runs = [(options, _repairs.SWITCH, "1"), (USE_ODL, _repairs.SWITCH, "0")]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT],
+        input=json.dumps([runs, PROBES]),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={k: v for k, v in os.environ.items() if k != "SCIPY_ARRAY_API"},
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 # Not by whether the repairs are active: that they are is what is tested.
