@@ -292,3 +292,15 @@ def test_bad_input(A, G, X, y):
         posterior.sample(0)
     with pytest.warns(RuntimeWarning, match="after max_iter = 1 iterations"):
         _ = posterior.mean
+
+
+@pytest.mark.parametrize("init", ["encoder", "zero"])
+def test_many_latent_dimensions_take_a_limited_memory(A, X, y, init, monkeypatch):
+    R = JointPrior(structured(X, slope=0.2))
+    settings = {"noise_std": SIGMA, "lam": 1.0, "tol": 1e-7, "init": init, "progress": False}
+    dense = reconstruct(A, y, R, **settings)
+    monkeypatch.setattr("genreg.regularisers.joint.DENSE", 2)
+    limited = reconstruct(A, y, R, **settings)
+    assert (limited.status == Status.CONVERGED).all()
+    assert torch.allclose(limited.value, dense.value, rtol=1e-8)
+    assert torch.allclose(limited.image, dense.image, atol=1e-4)
