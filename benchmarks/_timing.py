@@ -7,15 +7,20 @@ from collections.abc import Callable
 __all__ = ["interleaved"]
 
 
-def interleaved(functions: dict[str, Callable[[], object]], repeats: int, inner: int = 1) -> dict[str, float]:
+def interleaved(
+    functions: dict[str, Callable[[], object]],
+    repeats: int,
+    inner: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Median seconds of one call of every function, over `repeats` rounds of `inner` calls of each, after a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():
         function()
     for _ in range(repeats):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start = clock()
             for _ in range(inner):
                 function()
-            times[name].append((time.perf_counter() - start) / inner)
+            times[name].append((clock() - start) / inner)
     return {name: statistics.median(values) for name, values in times.items()}

@@ -25,7 +25,7 @@ from torch.autograd import Function
 
 from genreg.operators._stencil import Stencil
 
-__all__ = ["multiply_factor", "outer", "to_front"]
+__all__ = ["common_batch", "multiply_factor", "outer", "to_front"]
 
 _TILE = 2**16  # entries of an image that are worked on at a time, so that they stay in the cache
 
@@ -81,7 +81,7 @@ def _tiles(like: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
 
 def _product(d: Tensor | None, w: Tensor, v: Tensor, stencil: Stencil, transpose: bool) -> Tensor:
     """L^T v where `transpose`, otherwise L v; without a diagonal where that is None."""
-    batch = torch.broadcast_shapes(w.shape[:-3], v.shape[:-3], () if d is None else d.shape[:-3])
+    batch = common_batch(w, v) if d is None else common_batch(d, w, v)
     *lead, n, m = (*batch, *v.shape[-3:])
     dtype = torch.promote_types(v.dtype, w.dtype)
     count = len(stencil.offsets)
@@ -108,23 +108,25 @@ def _product(d: Tensor | None, w: Tensor, v: Tensor, stencil: Stencil, transpose
 def _outer(u: Tensor, r: Tensor, stencil: Stencil, batch: torch.Size) -> Tensor:
     """The products, summed over the batch axes that the weights do not have."""
     out = u.new_empty((*batch, len(stencil), *u.shape[-2:]), dtype=torch.promote_types(u.dtype, r.dtype))
-    terms = [
-        *zip(stencil.by_offset(out), [u] * len(stencil.offsets), _Padded.of(r, stencil).shifted, strict=True)
-    ]
+    columns = [u] * len(stencil.offsets)
+    terms = [*zip(stencil.by_offset(out), columns, _Padded.of(r, stencil).shifted, strict=True)]
     for (c, other), part in zip(stencil.pairs, stencil.by_pair(out), strict=True):
         terms.append((part, u[..., c, :, :], r[..., other, :, :]))
+    summed = common_batch(u, r) != batch
     for cut in _tiles(u):
         for part, column, row in terms:
-            _multiply_into(cut(part), cut(column), cut(row))
+            if summed:
+                cut(part).copy_((cut(column) * cut(row)).sum_to_size(cut(part).shape))
+            else:
+                torch.mul(cut(column), cut(row), out=cut(part))
     return out
 
 
-def _multiply_into(out: Tensor, a: Tensor, b: Tensor) -> None:
-    """Write the product of two tensors, summed over the axes in which `out` is smaller."""
-    if torch.broadcast_shapes(a.shape, b.shape) == out.shape:
-        torch.mul(a, b, out=out)
-    else:
-        out.copy_((a * b).sum_to_size(out.shape))
+def common_batch(*tensors: Tensor) -> torch.Size:
+    """The batch axes, in front of three others, to which those of some tensors broadcast."""
+    first, *others = [t.shape[:-3] for t in tensors]
+    # equal shapes are the rule, and quick to compare
+    return first if all(other == first for other in others) else torch.broadcast_shapes(first, *others)
 
 
 def to_front(in_dims: tuple[Any, ...], *tensors: Tensor | None) -> list[Tensor | None]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from genreg.operators._factor_product import multiply_factor, outer, to_front
+from genreg.operators._factor_product import common_batch, multiply_factor, outer, to_front
 from genreg.operators._stencil import Stencil
 
 __all__ = ["Entries", "solve_factor"]
@@ -154,8 +154,7 @@ def _solve(
 ) -> Tensor:
     """L^{-T} u where `transpose`, otherwise L^{-1} u."""
     shape = d.shape[-3:]
-    batch = torch.broadcast_shapes(d.shape[:-3], w.shape[:-3])
-    full = torch.broadcast_shapes(batch, u.shape[:-3])
+    batch, full = common_batch(d, w), common_batch(d, w, u)
     own = len(batch)
     while own and batch[len(batch) - own] == 1:  # axes in front in which the matrix is the same
         own -= 1
