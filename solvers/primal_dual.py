@@ -57,7 +57,7 @@ class _Problem:
         self.forward = [to_torch(K) for K in saddle.operators]
         self.backward = [K.adjoint for K in self.forward]
         self.primal_weight = float(weight(saddle.domain))
-        self.dual_weights = [_constant_weight(K.range) for K in saddle.operators]
+        self.dual_weights = [_weight_of_parts(K.range) for K in saddle.operators]
 
     def value(self, x: Tensor) -> Tensor:
         """Objective f(x) + Σ g_j(K_j x), ``(B,)``."""
@@ -70,8 +70,8 @@ class _Problem:
         return total
 
 
-def _constant_weight(space: Any) -> float:
-    return _constant_weight(space[0]) if isinstance(space, odl.ProductSpace) else float(weight(space))
+def _weight_of_parts(space: Any) -> float | Tensor:
+    return _weight_of_parts(space[0]) if isinstance(space, odl.ProductSpace) else weight(space)
 
 
 def pdhg(
@@ -307,7 +307,9 @@ def _residuals(
     return primal, dual
 
 
-def _norm(v: Tensor, w: float) -> Tensor:
+def _norm(v: Tensor, w: float | Tensor) -> Tensor:
     """Norm of every sample in a space of weight w, ``(B,)``; to the few digits that a stopping rule needs."""
+    if isinstance(w, Tensor):
+        return torch.linalg.vecdot((w.to(v.device) * v).flatten(1), v.flatten(1)).real.sqrt()
     v = v.flatten(1)
     return (w * torch.linalg.vecdot(v, v).real).sqrt()

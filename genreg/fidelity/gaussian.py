@@ -24,6 +24,7 @@ class GaussianFidelity(Fidelity):
     The norm is the plain Euclidean one of the samples of the data, :math:`\sum_i |A(x)_i - y_i|^2`, not the
     weighted norm of the data space: σ is the standard deviation of the noise of one sample, and the negative
     log-likelihood is this functional up to a constant. The discrepancy is ‖A(x) - y‖², Morozov's level for it
+    dim(Y) σ². Complex noise has the standard deviation σ in its real and in its imaginary part, and the level 2
     dim(Y) σ².
 
     Parameters
@@ -60,8 +61,9 @@ class GaussianFidelity(Fidelity):
 
     @property
     def level(self) -> Tensor:
-        """Morozov's level dim(Y) σ², ``(B,)``."""
-        return math.prod(self.data.shape[1:]) * self.noise_std**2
+        """Morozov's level, the number of real numbers in the data times σ², ``(B,)``."""
+        numbers = math.prod(self.data.shape[1:]) * (2 if self.data.is_complex() else 1)
+        return numbers * self.noise_std**2
 
     def residual(self, x: Tensor) -> Tensor:
         """Sum of squares ‖A(x) - y‖² for every sample, ``(B,)``."""
