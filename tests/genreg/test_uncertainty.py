@@ -162,7 +162,7 @@ def precisions(batch, shape=(3, 4)):
         IsotropicPrecision(X, torch.rand(batch, dtype=torch.float64) + 0.5),
         DiagonalPrecision(X, draw(*batch, *shape)),
         SparseCholeskyPrecision(
-            X, 0.3 * draw(*batch, *shape), 0.4 * draw(*batch, 4, *shape, seed=1), distance=1
+            X, 0.3 * draw(*batch, *shape), 0.1 * draw(*batch, 4, *shape, seed=1), distance=1
         ),
     ]
 
