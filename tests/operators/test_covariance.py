@@ -51,7 +51,8 @@ def test_sampled_variances_have_the_error_they_state():
     scores = ((found.value - variance) / found.error)[inner]
     # 920 scores, which depend on each other within an image of 24 pixels
     assert float(scores.square().mean().sqrt()) == pytest.approx(1, abs=0.1)
-    assert float(scores.mean()) == pytest.approx(0, abs=0.1)
+    # low draws come with low errors, and so the scores lean to the left
+    assert float(scores.mean()) == pytest.approx(-((2 / 200) ** 0.5), abs=0.1)
     last = (found.value / variance)[:, -1, -1, -1]
     torch.testing.assert_close(last, torch.ones_like(last))
 
