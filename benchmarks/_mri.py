@@ -2,15 +2,15 @@ r"""Slices of a brain, radial samples of their Fourier transforms, and what the 
 
 Data are :math:`y = A x + \sigma (n_1 + i n_2)`, A the centred orthonormal Fourier transform on the points of a
 Cartesian grid nearest to radial spokes, x a magnitude image in [0, 1], n₁ and n₂ standard normal: σ is the standard
-deviation of the noise of a real and of an imaginary part, relative to the image range. Subject 1 is for training and
-for the choice of parameters, subject 2 for tests.
+deviation of the noise of a real and of an imaginary part, relative to the image range. Subject 1 is for training and,
+with slices that are held out, for the choice of parameters, subject 2 for tests.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,8 @@ import odl
 import torch
 from torch import Tensor
 
-import genreg
+from genreg import _brain_recipe
+from genreg.datasets import brain_slices
 from genreg.evaluation import psnr, ssim
 from genreg.operators import fourier_sampling, radial_mask, to_torch
 
@@ -33,7 +34,11 @@ __all__ = [
     "Sizes",
     "evenly",
     "measure",
-    "slices",
+    "noisy",
+    "space",
+    "test_slices",
+    "training_images",
+    "tuning_slices",
 ]
 
 _INSIDE = 0.1  # a pixel above this grey value belongs to the head ...
@@ -72,7 +77,7 @@ class Sizes:
 
     spokes: tuple[int, ...] = (10, 20, 30, 40, 60, 80)
     noise: tuple[float, ...] = (0.0125, 0.05)
-    test: int = 24
+    test: int = 20
     tuning: int = 6
     crop: int = 128
     quick: bool = False
@@ -87,17 +92,29 @@ FULL = Sizes()
 QUICK = Sizes(spokes=(10, 30), noise=(0.0125,), test=2, tuning=2, quick=True)
 
 
-@functools.cache
-def slices(subject: int) -> Tensor:
-    """Slices of subject 1 (an adult) or 2 (a child), ``(N, 128, 128)``, in [0, 1], in their order in the head.
+def test_slices(count: int) -> Tensor:
+    """Slices of subject 2, a child, ``(count, 128, 128)``, spread evenly over those that are not nearly empty.
 
     Raises
     ------
     FileNotFoundError
         If they are not there.
     """
-    images, subjects = genreg.datasets.brain_slices()
-    return images[subjects == subject]
+    images, subjects = brain_slices()
+    images = images[subjects == 2]
+    return images[evenly(images, count)]
+
+
+def tuning_slices(count: int) -> Tensor:
+    """Slices of subject 1, an adult, that no model has been trained on, likewise."""
+    images, subjects = brain_slices()
+    images = torch.cat([images[subjects == 1][first:last] for first, last in _brain_recipe.VALIDATION])
+    return images[evenly(images, count)]
+
+
+def training_images() -> Callable[..., Tensor]:
+    """Sampler of the training images of the generative models: other slices of subject 1, deformed and recoloured."""
+    return _brain_recipe.training_images()
 
 
 def evenly(images: Tensor, count: int) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from _mri import TRAINED, Measured, Sizes, measure, noisy, slices
+from _mri import TRAINED, Measured, Sizes, measure, noisy, training_images
 from _unrolled import Plan, train
 from torch import Tensor
 
@@ -146,12 +146,12 @@ class Supervised:
     name = "unrolled, supervised"
 
     def __init__(self, file: Path, sizes: Sizes) -> None:
-        x = slices(1)
-        A = to_torch(measure(x[:1], TRAINED, seed=0).A)
+        images = training_images()
+        A = to_torch(measure(images(1, seed=0), TRAINED, seed=0).A)
         plan = Plan(stages=2, channels=8, steps=3, batch=2) if sizes.quick else Plan()
         self.network = train(
             file,
-            x,
+            images,
             A,
             lambda clean, random: noisy(clean, TRAINED.noise_std, random),
             plan,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from _mri import Measured
@@ -12,8 +13,11 @@ from _mri_baselines import Parameters, unconverged
 from torch import Tensor
 
 import genreg
+from genreg import solvers
 from genreg.evaluation import psnr
-from genreg.operators import to_torch
+from genreg.operators import GaussianPosterior, to_torch
+from genreg.solvers.jpmap import codes, maximise
+from genreg.solvers.structured import StructuredProblem
 
 __all__ = ["Joint", "RangeConstrained", "WeightOptimised"]
 
@@ -37,8 +41,8 @@ class RangeConstrained:
     """
 
     G: genreg.Generator
-    lams: tuple[float, ...] = (0.5, 5.0, 50.0)
-    max_iter: int = 200
+    lams: tuple[float, ...] = (0.5, 5.0, 50.0, 500.0)
+    max_iter: int = 60
     name: str = "range-constrained"
 
     def tune(self, data: Measured) -> dict[str, float]:
@@ -69,6 +73,8 @@ class RangeConstrained:
 class Joint:
     """The joint posterior of image and latent vector, maximised; the structure of its precision is that of the model.
 
+    The latent vector moves by proposals of the encoder and by quasi-Newton steps, for all structures alike.
+
     Parameters
     ----------
     G : Generator
@@ -77,11 +83,14 @@ class Joint:
         Name of the row.
     max_iter : int
         Turns at most.
+    tol : float
+        Error of an image given z, in posterior standard deviations.
     """
 
     G: genreg.Generator
     name: str
-    max_iter: int = 100
+    max_iter: int = 30
+    tol: float = 0.05
 
     def tune(self, data: Measured) -> dict[str, float]:
         """There is nothing to choose: a density has no free weight."""
@@ -89,16 +98,39 @@ class Joint:
 
     def solve(self, data: Measured, parameters: Parameters) -> tuple[Tensor, str]:
         """Reconstruct."""
-        found = genreg.reconstruct(
+        found = self.found(data)
+        return found.image, unconverged(found.status)
+
+    def found(self, data: Measured) -> genreg.Reconstruction:
+        """Maximise the posterior."""
+        return genreg.reconstruct(
             data.A,
             data.y,
             genreg.JointPrior(self.G),
             noise_std=data.setting.noise_std,
             lam=1.0,
+            solver=self._solve,
             max_iter=self.max_iter,
             progress=False,
         )
-        return found.image, unconverged(found.status)
+
+    def posterior(self, data: Measured) -> GaussianPosterior:
+        """The posterior of the image given z, at the maximum of the joint one."""
+        fidelity = genreg.GaussianFidelity(data.A, data.y, data.setting.noise_std)
+        found = genreg.JointPrior(self.G).posterior(fidelity, self.found(data).blocks["z"])
+        found.tol = self.tol
+        return found
+
+    def _solve(self, problem: Any, init: Mapping[str, Tensor], **settings: Any) -> solvers.Solution:
+        if isinstance(problem, StructuredProblem):
+            problem = replace(problem, tol=self.tol)
+
+        def update(problem: Any) -> solvers.Propose:
+            return solvers.Propose(
+                [solvers.Proposal(codes(problem, self.G.encode), 5)], solvers.QuasiNewton()
+            )
+
+        return maximise(problem, init, update=update, **settings)
 
 
 @dataclass(frozen=True)

@@ -130,15 +130,15 @@ def draw_images(
         ax.spines[:].set_visible(False)
     for row, setting in enumerate(settings):
         upper, lower = axes[2 * row], axes[2 * row + 1]
-        upper[0].imshow(true, cmap="gray", vmin=0, vmax=1)
+        upper[0].imshow(true.numpy(), cmap="gray", vmin=0, vmax=1)
         upper[0].set_title("truth", fontsize=8)
         upper[0].set_ylabel(str(setting), fontsize=8)
         lower[0].set_ylabel("5 × error", fontsize=8)
         for k, (method, of) in enumerate(results.items(), start=1):
             result = of[setting]
             score = result.scores(truth)
-            upper[k].imshow(result.images[index], cmap="gray", vmin=0, vmax=1)
-            lower[k].imshow(5 * (result.images[index] - true).abs(), cmap="inferno", vmin=0, vmax=1)
+            upper[k].imshow(result.images[index].numpy(), cmap="gray", vmin=0, vmax=1)
+            lower[k].imshow(5 * (result.images[index] - true).abs().numpy(), cmap="inferno", vmin=0, vmax=1)
             upper[k].set_title(method, fontsize=8)
             lower[k].set_title(f"{score['psnr'][index]:.1f} dB, {score['ssim'][index]:.3f}", fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)

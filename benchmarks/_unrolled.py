@@ -27,13 +27,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from genreg.operators import TorchOperator
 
-__all__ = ["Plan", "Unrolled", "augmented", "train"]
+__all__ = ["Plan", "Unrolled", "train"]
 
 _EARLIER = 0.1  # weight of the error of a stage relative to that of the next
 
@@ -43,8 +42,8 @@ class Plan:
     """Architecture and training."""
 
     stages: int = 6
-    channels: int = 48
-    steps: int = 4000
+    channels: int = 32
+    steps: int = 3000
     batch: int = 4
     lr: float = 1e-3
     save_every: int = 250
@@ -100,24 +99,9 @@ class Unrolled(nn.Module):
         return stages
 
 
-def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images ``(B, n, m)`` mirrored, turned by up to 10°, scaled by up to 10 % and shifted by up to 4 pixels."""
-    count, _, m = images.shape
-    uniform = 2 * torch.rand((4, count), generator=generator) - 1
-    angle, scale = math.radians(10) * uniform[0], 1 + 0.1 * uniform[1]
-    mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
-    shift = 8 / m * uniform[2:]
-    rows = (
-        torch.stack((mirror * scale * angle.cos(), -scale * angle.sin(), shift[0]), 1),
-        torch.stack((mirror * scale * angle.sin(), scale * angle.cos(), shift[1]), 1),
-    )
-    grid = F.affine_grid(torch.stack(rows, 1), [count, 1, *images.shape[1:]], align_corners=False)
-    return F.grid_sample(images[:, None], grid, align_corners=False)[:, 0]
-
-
 def train(
     file: Path,
-    images: Tensor,
+    images: Callable[..., Tensor],
     A: TorchOperator,
     noise: Callable[[Tensor, torch.Generator], Tensor],
     plan: Plan,
@@ -130,8 +114,8 @@ def train(
     ----------
     file : Path
         Where the weights are kept; the checkpoint lies beside it.
-    images : Tensor
-        Training images, ``(N, n, m)``.
+    images : callable
+        Sampler of training images: ``images(n, seed=seed)`` is ``(n, rows, columns)``.
     A : TorchOperator
         The operator of the training setting.
     noise : callable
@@ -154,7 +138,7 @@ def train(
     began, loss = time.perf_counter(), torch.tensor(torch.nan)
     for step in tqdm(range(first, plan.steps), initial=first, total=plan.steps, disable=not progress):
         random = torch.Generator().manual_seed(plan.seed + step)
-        x = augmented(images[torch.randint(len(images), (plan.batch,), generator=random)], random)
+        x = images(plan.batch, seed=plan.seed + step)
         y = noise(A(x), random)
         for group in optimiser.param_groups:
             group["lr"] = plan.rate(step)
