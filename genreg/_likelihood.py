@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-import odl
 import torch
 from torch import Tensor
 
 from genreg.networks import Autoencoder, Structured
-from genreg.operators import DiagonalPrecision, IsotropicPrecision, Precision, SparseCholeskyPrecision
+from genreg.networks._factor import precision_with, space_of
+from genreg.operators import IsotropicPrecision, Precision
 
 __all__ = ["fit_gamma", "likelihood", "log_likelihoods", "posterior", "precision_of"]
 
@@ -29,21 +29,9 @@ def precision_of(model: Autoencoder, mean: Tensor) -> Precision:
     Precision
         Batched for a structured model; on ``odl.rn(image_shape)`` with the data type and device of `mean`.
     """
-    space = odl.rn(
-        tuple(mean.shape[1:]),
-        dtype=str(mean.dtype).removeprefix("torch."),
-        impl="numpy" if mean.device.type == "cpu" else "pytorch",
-        device=str(mean.device),
-    )
     if not isinstance(model, Structured):
-        return IsotropicPrecision(space, (-2 * model.log_gamma).exp().to(mean))
-    log_diag, weights = model.factor_of(mean)
-    if weights is None:
-        return DiagonalPrecision(space, 2 * log_diag)
-    config = model.config
-    return SparseCholeskyPrecision(
-        space, log_diag, weights, distance=config.distance, dilation=config.dilation
-    )
+        return IsotropicPrecision(space_of(mean), (-2 * model.log_gamma).exp().to(mean))
+    return precision_with(*model.factor_of(mean), model.config.distance, model.config.dilation)
 
 
 def posterior(model: Autoencoder, x: Tensor, sampled: bool) -> tuple[Tensor, Tensor]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import odl
 from torch import Tensor, nn
 
 from genreg.links import Identity, Link
 from genreg.networks._config import ACTIVATIONS
-from genreg.networks._factor import factor_entries
+from genreg.networks._factor import check_head, factor_entries, precision_with
 from genreg.networks._structured import _Head
-from genreg.operators import DiagonalPrecision, Precision, SparseCholeskyPrecision
+from genreg.operators import Precision
 from genreg.operators._stencil import Stencil
 
 __all__ = ["GaussianRegressor", "GaussianRegressorConfig"]
@@ -80,16 +78,7 @@ class GaussianRegressor(nn.Module):
             rows, columns = self.image_shape
             raise ValueError(f"x must have the shape (B, {rows}, {columns}), got {tuple(x.shape)}")
         mean, log_diag, weights = self(x)
-        space = odl.rn(
-            self.image_shape,
-            dtype=str(mean.dtype).removeprefix("torch."),
-            impl="numpy" if mean.device.type == "cpu" else "pytorch",
-            device=str(mean.device),
-        )
-        if weights is None:
-            return mean, DiagonalPrecision(space, 2 * log_diag)
-        distance, dilation = self.config.distance, self.config.dilation
-        return mean, SparseCholeskyPrecision(space, log_diag, weights, distance=distance, dilation=dilation)
+        return mean, precision_with(log_diag, weights, self.config.distance, self.config.dilation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,25 +140,7 @@ class GaussianRegressorConfig:
                 object.__setattr__(self, name, tuple(value))
         if len(self.image_shape) != 2 or min(self.image_shape) < 1:
             raise ValueError(f"image_shape must be two positive integers, got {self.image_shape}")
-        if not self.channels or min(self.channels) < 1:
-            raise ValueError(f"channels must be positive integers, at least one, got {self.channels}")
-        factor = 2 ** len(self.channels)
-        if any(size % factor for size in self.image_shape):
-            raise ValueError(
-                f"image_shape must be divisible by 2 ** len(channels) = {factor}, got {self.image_shape}"
-            )
-        if not (len(self.bounds) == 2 and -math.inf < self.bounds[0] < self.bounds[1] < math.inf):
-            raise ValueError(f"bounds must be two finite, increasing numbers, got {self.bounds}")
-        if not 0 < self.limit < math.inf:
-            raise ValueError(f"limit must be positive and finite, got {self.limit}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, got {self.activation!r}")
-        reach = max(self.stencil.reach)
-        if reach >= min(self.image_shape):
-            raise ValueError(
-                "distance and dilation must leave the neighbourhood smaller than the image, which is "
-                f"{self.image_shape}, got one that reaches {reach} pixels far"
-            )
+        check_head(self.image_shape, self.channels, self.bounds, self.limit, self.activation, self.stencil)
 
     @property
     def stencil(self) -> Stencil:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from genreg.networks._adversarial import AUTOENCODERS, from_dict
 from genreg.networks._autoencoder import Autoencoder
 from genreg.networks._config import ACTIVATIONS, Config
-from genreg.networks._factor import factor_entries
+from genreg.networks._factor import check_head, factor_entries
 from genreg.operators._stencil import Stencil
 
 __all__ = ["Structured", "StructuredConfig"]
@@ -201,25 +200,7 @@ class StructuredConfig:
             value = getattr(self, name)
             if isinstance(value, Sequence) and not isinstance(value, str | tuple):
                 object.__setattr__(self, name, tuple(value))
-        if not self.channels or min(self.channels) < 1:
-            raise ValueError(f"channels must be positive integers, at least one, got {self.channels}")
-        factor = 2 ** len(self.channels)
-        if any(size % factor for size in self.image_shape[-2:]):
-            raise ValueError(
-                f"image_shape must be divisible by 2 ** len(channels) = {factor}, got {self.image_shape}"
-            )
-        if not (len(self.bounds) == 2 and -math.inf < self.bounds[0] < self.bounds[1] < math.inf):
-            raise ValueError(f"bounds must be two finite, increasing numbers, got {self.bounds}")
-        if not 0 < self.limit < math.inf:
-            raise ValueError(f"limit must be positive and finite, got {self.limit}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, got {self.activation!r}")
-        reach = max(self.stencil.reach)
-        if reach >= min(self.image_shape[-2:]):
-            raise ValueError(
-                "distance and dilation must leave the neighbourhood smaller than the image, which is "
-                f"{self.image_shape}, got one that reaches {reach} pixels far"
-            )
+        check_head(self.image_shape, self.channels, self.bounds, self.limit, self.activation, self.stencil)
 
     @property
     def stencil(self) -> Stencil:
