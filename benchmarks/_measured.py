@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -99,6 +99,11 @@ class Data:
         """The forward operator on images of a kind for the samples of a mask, and the data, ``(C, samples)``."""
         A = fourier_sampling(self.space(kind), mask, coils=self.maps)
         return A, A.samples(self.kspace)
+
+    def phased(self, image: Tensor) -> Data:
+        """The data with the phase of a complex image ``(n, m)`` in the coil maps, for images that are real."""
+        phase = torch.polar(torch.ones(self.shape), image.angle())
+        return replace(self, maps=self.maps * phase)
 
     def split(self, *, test: float, tuning: float, seed: int) -> Split:
         """Hold out fractions of all samples, outside of the centre that the coil maps are estimated from."""

@@ -8,8 +8,9 @@ the image is reconstructed once more, from all but the 20 %.
  - zero-filled: the transpose of A, samples not weighted;
  - SENSE: min ||A x - y||^2 + s ||x||^2 by conjugate gradients;
  - TV: min ||A x - y||^2 / (2 sigma^2) + lambda TV(x), for complex x;
- - TV, x >= 0: the same for real and non-negative x. The phase is then that of the coil maps, which are estimated with
-   that of the image: what a prior that knows magnitude images only has to do, too.
+ - |TV|, maps: the same for real and non-negative x. The phase is then that of the coil maps, which are estimated with
+   that of the image at low resolution;
+ - |TV|, phase: the same with the phase of a complex TV image, as a prior of magnitude images may do, too.
 
 The error is ||A' x - y'|| / ||y'|| for the held-out samples y', in all, below and above a quarter of a cycle per pixel.
 "noise" is the error that the true image would have at most.
@@ -49,10 +50,14 @@ def sense(data: Data, mask: Tensor, parameters: Sequence[float]) -> Tensor:
     return data_prox(A, tol=1e-4, max_iter=200)(zero, y.expand(len(parameters), *y.shape), shift)
 
 
-def total_variation(iterations: int, *, real: bool) -> Method:
-    """TV with λ = parameter / σ²."""
+def total_variation(iterations: int, *, real: bool = False, phase: bool = False) -> Method:
+    """TV with λ = parameter / σ², for images with any phase, that of the maps, or that of a complex TV image."""
 
     def solve(data: Data, mask: Tensor, parameters: Sequence[float]) -> Tensor:
+        if phase:
+            image = total_variation(iterations).solve(data, mask, [PHASE_LAM])[0]
+            magnitudes = total_variation(iterations, real=True).solve(data.phased(image), mask, parameters)
+            return magnitudes * torch.polar(torch.ones(data.shape), image.angle())
         A, y = data.sampled(mask, "real" if real else "complex")
         rec = genreg.reconstruct(
             A,
@@ -69,8 +74,9 @@ def total_variation(iterations: int, *, real: bool) -> Method:
     return Method(solve, TV_GRID)
 
 
-SENSE_GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-TV_GRID = (1e-4, 3e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+SENSE_GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+TV_GRID = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+PHASE_LAM = 2e-3  # of the TV image whose phase is taken
 
 
 def methods(quick: bool) -> dict[str, Method]:
@@ -79,8 +85,9 @@ def methods(quick: bool) -> dict[str, Method]:
     return {
         "zero-filled": Method(zero_filled),
         "SENSE": Method(sense, SENSE_GRID),
-        "TV": total_variation(iterations, real=False),
-        "TV, x ≥ 0": total_variation(iterations, real=True),
+        "TV": total_variation(iterations),
+        "|TV|, maps": total_variation(iterations, real=True),
+        "|TV|, phase": total_variation(iterations, phase=True),
     }
 
 

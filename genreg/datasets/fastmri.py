@@ -111,7 +111,9 @@ def fastmri(
     chosen = list(slices)
     if not chosen or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in chosen):
         raise ValueError(f"`slices` must be numbers of slices, got {slices!r}")
-    images, volumes, found = [], [], set()
+    images: list[Tensor] = []
+    volumes: list[str] = []
+    found: set[str] = set()
     for file in tqdm(_files(folder), desc="fastMRI", disable=not progress, leave=False):
         if limit is not None and len(images) == limit:
             break
