@@ -93,7 +93,12 @@ class PrecisionRun(State):
             part.train(settings.joint)
         for group in self.optimiser.param_groups:
             group["lr"] = settings.rate(self.step)
-        value = self.objective(x)
+        try:
+            value = self.objective(x)
+        except ValueError as error:  # a precision refuses parameters that are not finite
+            raise FloatingPointError(
+                f"the precision of step {self.step} fails: {error}; {self.remedy}, lr is {settings.lr}"
+            ) from error
         self.optimiser.zero_grad()
         value.backward()
         if settings.clip is not None:

@@ -56,7 +56,7 @@ _MNIST_SUPN = StructuredRecipe(
 _BRAIN_SUPN = StructuredRecipe(
     mean="brain-vae",
     architecture=StructuredConfig(mean=_brain_recipe.ARCHITECTURE, channels=(16, 32, 48), distance=2),
-    settings={"steps": 1500, "batch_size": 8, "lr": 2e-3, "warmup": 100, "validate_every": 250},
+    settings={"steps": 1500, "batch_size": 8, "lr": 2e-3, "warmup": 100},
     data=BRAIN_HEAD,
     mixed=True,
 )
@@ -132,7 +132,6 @@ RECIPES: dict[str, Recipe | StructuredRecipe] = {
             "kl_warmup": 500,
             "clip": 4000.0,
             "weight_decay": 1e-4,
-            "validate_every": 100,
         },
         whitened=True,
         data=BRAIN,

@@ -6,8 +6,10 @@ import odl
 import pytest
 import torch
 
-from genreg import load_generator, training, weights
+from genreg import load_generator, recipes, training, weights
 from genreg._brain_recipe import BrainSampler
+from genreg._recipe import Data, Recipe
+from genreg._structured_recipe import StructuredRecipe
 from genreg.networks import (
     Autoencoder,
     DenseConfig,
@@ -361,8 +363,10 @@ def test_bad_settings(settings, error, message):
 
 def test_divergence_is_reported():
     model = made(dtype=torch.float32)
-    model.head.last[1].weight.data.fill_(1e38)
-    with pytest.raises(ValueError, match="log_diag must be finite"):
+    model.head.last[1].bias.data[0] = math.nan
+    with pytest.raises(
+        FloatingPointError, match=r"step 0 fails: log_diag must be finite.*lower lr or set clip"
+    ):
         fit_precision(model, images_of(VAE, dtype=torch.float32), steps=2, progress=False)
 
 
@@ -419,3 +423,65 @@ def test_sampler_without_deformation_returns_slices():
     assert 2 <= level.min() and level.max() <= 11 and level[:, 0].std() > 1
     moved = still._deformed(cut, torch.Generator().manual_seed(2))
     assert torch.allclose(moved, cut, atol=1e-5)
+
+
+SMALL = Data(
+    description="toy",
+    training=lambda: images_of(VAE, 40, torch.float32),
+    validation=lambda: images_of(VAE, 6, torch.float32, seed=2),
+    test=lambda: images_of(VAE, 6, torch.float32, seed=3),
+)
+
+
+def test_recipe_grows_a_head_on_the_mean_beside_it(tmp_path, monkeypatch):
+    recipe = StructuredRecipe(
+        mean="toy-vae",
+        architecture=StructuredConfig(mean=VAE, channels=(4,), distance=1),
+        data=SMALL,
+        settings={"steps": 30, "batch_size": 8, "lr": 1e-2},
+        joint={"steps": 5, "batch_size": 8, "lr": 1e-4},
+    )
+    monkeypatch.setitem(recipes.RECIPES, "toy-supn", recipe)
+    monkeypatch.setitem(recipes.RECIPES, "toy-diagonal", dataclasses.replace(recipe.diagonal(), joint={}))
+    monkeypatch.setitem(recipes.RECIPES, "toy-vae", Recipe(VAE, SMALL, start=dim, range_images=3))
+    recipes.train("toy-vae", tmp_path, quick=True, progress=False)
+    for name in ("toy-supn", "toy-diagonal"):
+        model, card = weights.load(recipes.train(name, tmp_path, quick=True, progress=False))
+        assert isinstance(model, Structured) and card["quick"] and card["name"] == name
+        assert card["training"]["steps"] == 20 and card["architecture"] == model.config.to_dict()
+        assert card["mean"] == {
+            "name": "toy-vae",
+            "sha256": weights.read_card(tmp_path / "toy-vae")["sha256"],
+        }
+        assert card["score"] == pytest.approx(likelihood(model, SMALL.test()) | card_extras(model))
+        assert ("joint_training" in card) == (name == "toy-supn")
+    assert model.config.distance == 0
+    mean = weights.load(tmp_path / "toy-vae")[0]
+    assert all(
+        torch.equal(p, q) for p, q in zip(mean.decoder.parameters(), model.decoder.parameters(), strict=True)
+    )
+    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".safetensors"}
+
+
+def card_extras(model):
+    return {"gamma": model.log_gamma.exp().item(), "images": 6}
+
+
+def dim(model):
+    model.decoder[-3].bias.data.fill_(-2.0)
+
+
+@pytest.mark.parametrize(("data", "images"), [("mnist", 200), ("brain", 8)])
+def test_shipped_models_share_their_mean_and_structure_pays(data, images, data_dir):
+    names = [f"{data}-{kind}" for kind in ("vae", "diagonal", "supn")]
+    models = [weights.load(name)[0] for name in names]
+    x = recipes.RECIPES[names[-1]].data.test()[:images]
+    for model in models[1:]:
+        for part in ("encoder", "decoder"):
+            one, other = (getattr(m, part).state_dict() for m in (models[0], model))
+            assert all(torch.equal(one[key], other[key]) for key in one)
+    isotropic, diagonal, structured = (log_likelihoods(model, x)["log_likelihood"] for model in models)
+    size = x[0].numel()
+    assert ((diagonal - isotropic) / size).mean() > 1.0
+    assert ((structured - diagonal) / size).mean() > 0.1
+    assert all((weights.FOLDER / f"{name}.safetensors").stat().st_size < 6e6 for name in names)
