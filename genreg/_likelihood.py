@@ -57,7 +57,7 @@ def posterior(model: Autoencoder, x: Tensor, sampled: bool) -> tuple[Tensor, Ten
 def log_likelihoods(
     model: Autoencoder, images: Tensor, *, sampled: bool = False, seed: int = 0, batch_size: int = 32
 ) -> dict[str, Tensor]:
-    """Measure the likelihood of each image, in evaluation mode.
+    """Measure the likelihood of each image, in evaluation mode and at the precision of the weights, without autocast.
 
     Parameters
     ----------
@@ -82,7 +82,9 @@ def log_likelihoods(
     training = model.training
     model.eval()
     parts = []
-    with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
+    device = images.device
+    exact = torch.autocast(device.type, enabled=False)
+    with exact, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for x in images.split(batch_size):
             z, divergence = posterior(model, x, sampled)
