@@ -1,6 +1,6 @@
 r"""Held-out likelihood of structured, diagonal and isotropic precisions, with the same encoder and mean.
 
-    python benchmarks/supn_likelihood.py           # two minutes on one core; draws docs/supn_{samples,correlations}.png
+    python benchmarks/supn_likelihood.py           # a minute on one core; draws docs/supn_{samples,correlations}.png
     python benchmarks/supn_likelihood.py --quick   # a few images, draws into build/
 
 Every model says x | z ~ N(G(z), Λ(z)^-1). Within a data set G and the encoder are the same arrays (checked), and Λ is

@@ -136,7 +136,7 @@ class BrainSampler:
         stretch = torch.diag_embed(scale)
         stretch[:, 0, 1] = shear
         grid = F.affine_grid(
-            torch.cat([turn @ stretch, shift[:, :, None]], 2), (n, 1, rows, columns), align_corners=False
+            torch.cat([turn @ stretch, shift[:, :, None]], 2), [n, 1, rows, columns], align_corners=False
         )
         bend = torch.stack([self._smooth(n, 7, random), self._smooth(n, 7, random)], 3)
         grid = grid + 0.035 * size[:, None, None, None] * torch.rand((n, 1, 1, 1), generator=random) * bend

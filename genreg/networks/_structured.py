@@ -246,7 +246,7 @@ class StructuredConfig:
             raise ValueError(f"mean must be a model with the configuration {self.mean}, got {mean.config}")
         channels = 1 if len(self.image_shape) == 2 else self.image_shape[0]
         head = _Head(channels, channels + len(self.stencil), self.channels, ACTIVATIONS[self.activation])
-        bias = head.last[1].bias
+        bias: Tensor = head.last[1].bias  # type: ignore[assignment, union-attr]
         # the pixel shuffle takes four consecutive channels to one
         bias.data[: 4 * channels] = -mean.log_gamma.detach().to(bias.device)
         head.to(mean.log_gamma.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
