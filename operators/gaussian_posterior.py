@@ -21,13 +21,12 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 
 import odl
 import torch
 from torch import Tensor
 
-from genreg.operators._conjugate import conjugate_directions, inner
+from genreg.operators._whitened import whitened_solve
 from genreg.operators.bridge import spread, torch_dtype
 from genreg.operators.data_prox_base import euclidean_pair
 from genreg.operators.norm import seeded_generator
@@ -163,37 +162,19 @@ class GaussianPosterior:
     @torch.no_grad()
     def times(self, x: Tensor) -> Tensor:
         """P x, ``(*batch, *X.shape)``, the last batch axis that of the samples."""
-        return self._scaled(self._transpose(self._forward(x))) + self.precision.forward(x)
+        return self._information(x) + self.precision.forward(x)
+
+    def _information(self, x: Tensor) -> Tensor:
+        """A^H A x / σ²."""
+        return self._scaled(self._transpose(self._forward(x)))
 
     @torch.no_grad()
     def solve(self, b: Tensor) -> Tensor:
         """P^{-1} b, ``(*batch, *X.shape)``, the last batch axis that of the samples."""
-        precision, shape = self.precision, b.shape
-        flat, root = (-1, *shape[len(shape) - self._ndim :]), math.sqrt(self.operator.domain.size)
-
-        def normal(w: Tensor) -> Tensor:
-            x = precision.colour(w.reshape(shape))
-            return w + precision.uncolour(self._scaled(self._transpose(self._forward(x)))).reshape(w.shape)
-
-        r = precision.uncolour(b).reshape(flat)
-        error = inner(r, r).sqrt() / root
-        w, running = torch.zeros_like(r), error > self.tol
-        if bool(running.any()):
-            for taken, (step, residual) in enumerate(conjugate_directions(normal, r), start=1):
-                w = torch.where(running.view(-1, *(1,) * self._ndim), w + step, w)
-                error = torch.where(running, inner(residual, residual).sqrt() / root, error)
-                running = running & (error > self.tol)
-                if taken >= self.max_iter or not bool(running.any()):
-                    break
-        self.last_error = error.reshape(shape[: len(shape) - self._ndim])
-        if bool(running.any()):
-            warnings.warn(
-                f"conjugate gradients ended with an error of up to {float(error.max()):.1e} posterior standard "
-                f"deviations > tol = {self.tol:.1e} after max_iter = {self.max_iter} iterations",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        return precision.colour(w.reshape(shape))
+        found, self.last_error = whitened_solve(
+            self.precision, self._information, b, tol=self.tol, max_iter=self.max_iter
+        )
+        return found
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.operator!r}, {self.precision!r})"
