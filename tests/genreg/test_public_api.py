@@ -25,6 +25,7 @@ MODULES = [
     "genreg.networks",
     "genreg.operators",
     "genreg.plotting",
+    "genreg.precision_training",
     "genreg.recipes",
     "genreg.regularisers",
     "genreg.solvers",
