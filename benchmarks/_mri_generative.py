@@ -89,7 +89,7 @@ class Joint:
 
     G: genreg.Generator
     name: str
-    max_iter: int = 30
+    max_iter: int = 20
     tol: float = 0.05
 
     def tune(self, data: Measured) -> dict[str, float]:
@@ -127,7 +127,7 @@ class Joint:
 
         def update(problem: Any) -> solvers.Propose:
             return solvers.Propose(
-                [solvers.Proposal(codes(problem, self.G.encode), 5)], solvers.QuasiNewton()
+                [solvers.Proposal(codes(problem, self.G.encode), 2)], solvers.QuasiNewton()
             )
 
         return maximise(problem, init, update=update, **settings)

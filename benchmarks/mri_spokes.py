@@ -13,7 +13,8 @@ with random deformations and contrasts; parameters are chosen on 6 slices of tha
 * Tikhonov (squared norm of the gradient), TV with 0 ≤ x ≤ 1: λ by the best mean PSNR on those 6 slices, for
   every setting.
 * range-constrained (Bora et al. 2017): min_z ‖A G(z) - y‖² / (2σ²) + λ ‖z‖², λ chosen likewise.
-* weights optimised (Narnhofer et al. 2019): from there on z and the weights of G, a number of steps chosen likewise.
+* weights optimised (Narnhofer et al. 2019): after that with λ = 5, z and the weights of G, a number of steps chosen
+  likewise.
 * joint, isotropic, diagonal, SUPN: min over x and z of ‖A x - y‖² / (2σ²) - log p(x given z) + ‖z‖² / 2 with a
   precision of p(x given z) of that structure; the three models have the same mean G. Nothing is chosen.
 * unrolled, supervised: a small variational network trained at 30 spokes and σ = 0.0125, see
@@ -36,6 +37,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -72,7 +74,7 @@ def methods(sizes: Sizes, folder: Path) -> dict[str, Callable[[], Method]]:
         "Tikhonov": lambda: tikhonov(sizes),
         "TV": lambda: total_variation(sizes),
         "range-constrained": constrained,
-        "weights optimised": lambda: WeightOptimised(constrained(), **steps),
+        "weights optimised": lambda: WeightOptimised(replace(constrained(), lams=(5.0,)), **steps),
         "joint, isotropic": joint("brain-vae", "joint, isotropic"),
         "joint, diagonal": joint("brain-diagonal", "joint, diagonal"),
         OURS: joint("brain-supn", OURS),
