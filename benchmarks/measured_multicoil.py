@@ -9,7 +9,7 @@ the image is reconstructed once more, from all but the 20 %.
  - SENSE: min ||A x - y||^2 + s ||x||^2 by conjugate gradients;
  - TV: min ||A x - y||^2 / (2 sigma^2) + lambda TV(x), for complex x;
  - |TV|, maps: the same for real and non-negative x. The phase is then that of the coil maps, which are estimated with
-   that of the image at low resolution;
+   that of the image at low resolution (with ``--maps espirit`` they know nothing of it, and this row fails);
  - |TV|, phase: the same with the phase of a complex TV image, as a prior of magnitude images may do, too.
 
 The error is ||A' x - y'|| / ||y'|| for the held-out samples y', in all, below and above a quarter of a cycle per pixel.
