@@ -61,10 +61,12 @@ class Decoded:
     ----------
     mean : Tensor
         G(z), ``(B, *shape)``.
+    make_precision : callable
+        Makes `precision`, without arguments.
     """
 
     mean: Tensor
-    _precision: Callable[[], Precision | None]
+    make_precision: Callable[[], Precision | None]
 
     @functools.cached_property
     def precision(self) -> Precision | None:
@@ -73,7 +75,7 @@ class Decoded:
         An `IsotropicPrecision` of one standard deviation γ for all pixels, or, of structured models, a
         `DiagonalPrecision` or a `SparseCholeskyPrecision` that depends on z.
         """
-        return self._precision()
+        return self.make_precision()
 
 
 class Generator(NetworkOperator):
@@ -148,12 +150,17 @@ class Generator(NetworkOperator):
 
     def decode(self, z: Tensor) -> Decoded:
         """The distribution of the image given z, ``(B, latent_dim)``; differentiable in z."""
-        return Decoded(self.module(z), lambda: self._precision(z))
+        mean = self.module(z)
+        return Decoded(mean, lambda: self._precision(z, mean))
 
-    def _precision(self, z: Tensor) -> Precision | None:
+    def _precision(self, z: Tensor, mean: Tensor) -> Precision | None:
         if self._factor is None:
             return None if self.std is None else IsotropicPrecision(self.range, self.std**-2)
-        log_diag, weights = self.model.decode_factor(z)  # type: ignore[operator]
+        model: Any = self.model
+        if hasattr(model, "factor_of"):  # what z says, it says by way of the mean
+            log_diag, weights = model.factor_of(mean.reshape(len(z), *model.image_shape))
+        else:
+            log_diag, weights = model.decode_factor(z)
         log_diag = log_diag.reshape(len(z), *self.range.shape)
         if weights is None:
             return self._factor.with_parameters(log_precision=2 * log_diag)

@@ -178,7 +178,8 @@ class _Product(Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Tensor, int]:
         *tensors, stencil, transpose = args
-        return multiply_factor(*to_front(in_dims, *tensors), stencil, transpose), 0
+        diagonal, w, other = to_front(in_dims, *tensors)
+        return multiply_factor(diagonal, w, other, stencil, transpose), 0
 
 
 class _Outer(Function):

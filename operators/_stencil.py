@@ -22,6 +22,11 @@ def neighbourhood(distance: int, dilation: int | Sequence[int] = 1) -> list[tupl
     dilation : int or sequence of int
         Factor of the offsets; for several, the union of the neighbourhoods.
 
+    Returns
+    -------
+    list of tuple of int
+        The offsets, of which K is the number.
+
     Raises
     ------
     TypeError, ValueError

@@ -229,7 +229,8 @@ class _Solve(Function):
     def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Tensor, int]:
         *tensors, stencil, transpose, kept = args
         same = in_dims[0] is None and in_dims[1] is None
-        return solve_factor(*to_front(in_dims, *tensors), stencil, transpose, kept if same else None), 0
+        diagonal, w, other = to_front(in_dims, *tensors)
+        return solve_factor(diagonal, w, other, stencil, transpose, kept if same else None), 0
 
 
 def solve_factor(

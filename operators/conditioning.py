@@ -37,10 +37,12 @@ _DIRECT = 2**14  # unknown pixels up to which a factorisation takes about a seco
 class Conditional:
     r"""The Gaussian :math:`p(x \mid x_K = a)`, made by `condition`.
 
-    Attributes
+    Parameters
     ----------
     mean : Tensor
         Its mean, with a at the known pixels, ``(*batch, *shape)``.
+    solver : object
+        Solves with the precision of the unknown pixels: the attribute ``precision`` and the method ``solve``.
     """
 
     mean: Tensor

@@ -77,6 +77,11 @@ def covariance_column(precision: Precision, index: Sequence[int]) -> Tensor:
     index : sequence of int
         The pixel, one number for every axis of an image; negative ones count from the end.
 
+    Returns
+    -------
+    Tensor
+        ``(*batch, *shape)``.
+
     Raises
     ------
     TypeError, ValueError

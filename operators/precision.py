@@ -90,8 +90,10 @@ class Precision(TensorOperator):
     the inner product of X where that has a constant weight. On tensors ``(*batch, *X.shape)``, where the last batch
     axis is that of the parameters if these are batched, all methods are differentiable in argument and parameters.
 
-    Attributes
+    Parameters
     ----------
+    space : TensorSpace
+        X, real.
     parameters : dict of str to Tensor
         What determines it, see the classes; with a leading axis if it is batched.
     batch : tuple of int

@@ -28,6 +28,11 @@ def soft_clip(t: Tensor, bounds: tuple[float, float]) -> Tensor:
     bounds : tuple of float
         a < b.
 
+    Returns
+    -------
+    Tensor
+        Of the same shape.
+
     Raises
     ------
     ValueError

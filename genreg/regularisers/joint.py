@@ -105,7 +105,7 @@ class JointPrior(Generative):
         if self.structured:
             return decoded
         beta = torch.as_tensor(self.beta, dtype=z.dtype, device=z.device)
-        return replace(decoded, _precision=lambda: IsotropicPrecision(self.generator.range, beta))
+        return replace(decoded, make_precision=lambda: IsotropicPrecision(self.generator.range, beta))
 
     def take(self, index: Tensor) -> JointPrior:
         """The prior of some samples, where β is given for every sample."""

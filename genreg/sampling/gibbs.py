@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genreg.fidelity import GaussianFidelity
-from genreg.operators import GaussianPosterior, check_tensor, to_torch
+from genreg.operators import GaussianPosterior, Precision, check_tensor, to_torch
 from genreg.regularisers import JointPrior
 from genreg.solvers.line_search import inner
 from genreg.solvers.structured import negative_log_prior
@@ -179,6 +179,12 @@ class _Chain:
     def noise(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.random, dtype=like.dtype, device=like.device)
 
+    def decode(self, z: Tensor) -> tuple[Tensor, Precision]:
+        """Mean and precision of the image given z."""
+        decoded = self.prior.decode(z)
+        assert decoded.precision is not None
+        return decoded.mean, decoded.precision
+
     def scale(self, z: Tensor) -> Tensor:
         """Variances by which the steps of z are scaled, ``(B, dim Z)``."""
         model: Any = self.prior.generator.model
@@ -190,12 +196,12 @@ class _Chain:
     def image(self, z: Tensor) -> Tensor:
         """A draw of x given z and the data."""
         with torch.no_grad():
-            decoded, data = self.prior.decode(z), self.fidelity
+            (mean, precision), data = self.decode(z), self.fidelity
             posterior = GaussianPosterior(
                 data.operator,
                 data.data,
-                decoded.mean,
-                decoded.precision,
+                mean,
+                precision,
                 data.inverse_variance,
                 tol=_TOLERANCE,
             )
@@ -208,20 +214,20 @@ class _Chain:
     def log_density(self, x: Tensor, z: Tensor) -> Tensor:
         """Log p(x, z, y) up to a constant."""
         with torch.no_grad():
-            decoded = self.prior.decode(z)
-            return -self.misfit(x) - negative_log_prior(x - decoded.mean, decoded.precision, z)
+            mean, precision = self.decode(z)
+            return -self.misfit(x) - negative_log_prior(x - mean, precision, z)
 
     def move(self, kind: str, z: Tensor, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One Langevin step of z, with x or with ε held fixed: z, x, the probability of acceptance, and whether."""
-        decode = self.prior.decode
+        decode = self.decode
         if kind == "white":
             with torch.no_grad():
-                decoded = decode(z)
-                white = decoded.precision.whiten(x - decoded.mean)
+                mean, precision = decode(z)
+                white = precision.whiten(x - mean)
 
             def image(z: Tensor) -> Tensor:
-                decoded = decode(z)
-                return decoded.mean + decoded.precision.colour(white)
+                mean, precision = decode(z)
+                return mean + precision.colour(white)
 
             def target(z: Tensor) -> Tensor:
                 return -self.misfit(image(z)) - 0.5 * inner(z, z)
@@ -231,8 +237,8 @@ class _Chain:
                 return x
 
             def target(z: Tensor) -> Tensor:
-                decoded = decode(z)
-                return -negative_log_prior(x - decoded.mean, decoded.precision, z)
+                mean, precision = decode(z)
+                return -negative_log_prior(x - mean, precision, z)
 
         here, slope = _with_gradient(target, z)
         new = z + 0.5 * h * slope + h.sqrt() * self.noise(z)

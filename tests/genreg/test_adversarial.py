@@ -295,7 +295,7 @@ def test_the_generator_has_no_encoder():
     model = built()
     G = genreg.Generator(model, X)
     assert not hasattr(model, "encode") and not G.has_encoder
-    assert G.decode(torch.zeros(3, 2)).std is None and G.sample(3, seed=0).shape == (3, 4, 6)
+    assert G.decode(torch.zeros(3, 2)).precision is None and G.sample(3, seed=0).shape == (3, 4, 6)
     with pytest.raises(NotImplementedError, match="the model GAN has no encoder"):
         G.encode(torch.zeros(3, 4, 6))
 
