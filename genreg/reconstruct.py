@@ -46,7 +46,7 @@ class Reconstruction:
         What the discrepancy principle compares with `level`: for Gaussian noise the sum of squares
         :math:`\|A x - y\|_2^2`.
     level : Tensor
-        Level of the noise: for Gaussian noise dim(Y) σ².
+        Level of the noise: for Gaussian noise dim(Y) σ², for complex data twice that.
     value : Tensor
         Objective, D + λ R.
     status : Tensor
@@ -148,7 +148,7 @@ def reconstruct(
     lam : float, Tensor, "morozov" or "l-curve"
         λ ≥ 0, one for every image, ``(B,)``; or by the discrepancy principle, the largest λ whose discrepancy
         (:math:`\|A x - y\|^2` for Gaussian noise) is at most `factor` times its level (:math:`\dim(Y)
-        \sigma^2`); or by the corner of the L-curve.
+        \sigma^2`, for complex data twice that); or by the corner of the L-curve.
     restarts : int
         Starting points for every image, solved in the same batch; the smallest objective wins.
     init : str or dict of blocks, optional

@@ -28,6 +28,7 @@ MODULES = [
     "genreg.precision_training",
     "genreg.recipes",
     "genreg.regularisers",
+    "genreg.sampling",
     "genreg.solvers",
     "genreg.sweep",
     "genreg.training",
