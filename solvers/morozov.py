@@ -1,7 +1,8 @@
 r"""The discrepancy principle, for a batch of problems at once.
 
 Morozov's principle takes the largest λ whose reconstruction explains the data to the level of the noise,
-:math:`\|A x_\lambda - y\|^2 \le c \, \dim(Y) \sigma^2` (a complex number counts as two real ones). The residual grows with λ, so the search keeps, for
+:math:`\|A x_\lambda - y\|^2 \le c \, \dim(Y) \sigma^2` (a complex number
+counts as two real ones). The residual grows with λ, so the search keeps, for
 every sample, the largest λ known to meet the level and the smallest known to miss it, and tries several λ
 between them (or a decade apart, while there is none on one side) in one batched solve that starts from the
 nearest solution known.
