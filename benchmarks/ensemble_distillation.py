@@ -1,6 +1,6 @@
 r"""An ensemble of networks distilled into one that predicts a structured Gaussian, for limited-angle tomography.
 
-    python benchmarks/ensemble_distillation.py           # a quarter of an hour on one core
+    python benchmarks/ensemble_distillation.py           # eight minutes on one core
     python benchmarks/ensemble_distillation.py --quick   # small and short, to see that it works
 
 As Simpson, Vicente and Campbell (arXiv:2203.15485) do for depth images. The task: images of 56 x 56 with a disc, a

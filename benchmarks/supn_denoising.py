@@ -1,6 +1,6 @@
 r"""Denoising with a structured Gaussian decoder (SUPN) against a denoising autoencoder of the same size.
 
-    python benchmarks/supn_denoising.py           # half an hour on one core, most of it to train the autoencoders
+    python benchmarks/supn_denoising.py           # about half an hour on one core
     python benchmarks/supn_denoising.py --quick   # a few digits, to see that it works
 
 For y = x + σ ε with white noise ε, images x of MNIST's test set and brain slices of a person whom no model has seen:
@@ -188,10 +188,10 @@ def main() -> None:
             print(f"{method:<{len(case.name) + 12}}" + "".join(f"{c:>16}" for c in cells), flush=True)
         folder = Path("build" if options.quick else "docs")
         folder.mkdir(exist_ok=True)
-        figure = image_grid(rows, columns=6, vmin=0.0, vmax=1.0, transposed=True)
+        figure = image_grid(rows, columns=4, vmin=0.0, vmax=1.0, transposed=True)
         figure.suptitle(f"PSNR over {case.count} images, σ = {middle}", fontsize=9)
         file = folder / ("supn_denoising.png" if case.name == "brain" else f"supn_denoising_{case.name}.png")
-        figure.savefig(file, dpi=120)
+        figure.savefig(file, dpi=110)
         print(f"figure: {file}")
 
 
