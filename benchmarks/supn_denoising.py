@@ -1,6 +1,6 @@
 r"""Denoising with a structured Gaussian decoder (SUPN) against a denoising autoencoder of the same size.
 
-    python benchmarks/supn_denoising.py           # about half an hour on one core
+    python benchmarks/supn_denoising.py           # some three quarters of an hour on one core
     python benchmarks/supn_denoising.py --quick   # a few digits, to see that it works
 
 For y = x + σ ε with white noise ε, images x of MNIST's test set and brain slices of a person whom no model has seen:
