@@ -157,15 +157,15 @@ class WeightOptimised:
     """
 
     start: RangeConstrained
-    steps: int = 100
-    every: int = 10
-    lr: float = 2e-4
+    steps: int = 200
+    every: int = 20
+    lr: float = 1e-3
     lr_latent: float = 1e-2
     name: str = "weights optimised"
 
     def tune(self, data: Measured) -> dict[str, float]:
-        """Find λ of the first stage, and the number of steps."""
-        parameters = self.start.tune(data)
+        """Find λ of the first stage, and, on every other slice, the number of steps."""
+        parameters, data = self.start.tune(data), data.take(slice(None, None, 2))
         z = self.start._found(data, parameters["lam"]).blocks["z"]
         scores = []
         for k in range(len(z)):

@@ -17,6 +17,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "zero-filled": {"color": "#a0aec0", "linestyle": ":"},
     "Tikhonov": {"color": "#718096", "linestyle": ":"},
     "TV": {"color": "#2b6cb0"},
+    "TV, best λ": {"color": "#63b3ed", "linestyle": ":"},
     "range-constrained": {"color": "#b7791f", "linestyle": "--"},
     "weights optimised": {"color": "#6b46c1", "linestyle": "--"},
     "joint, isotropic": {"color": "#38a169", "linestyle": "--"},

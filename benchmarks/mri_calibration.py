@@ -100,7 +100,7 @@ def draw(rows: Mapping[Setting, Mapping[str, Row]], truth: Tensor, index: int, p
     """Draw coverage against the nominal probability, and errors beside standard deviations of one slice."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4.0 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(12, 3.7 * len(rows)), layout="constrained")
     for part, (setting, of) in zip(
         figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True
     ):
