@@ -10,7 +10,10 @@ the image is reconstructed once more, from all but the 20 %.
  - TV: min ||A x - y||^2 / (2 sigma^2) + lambda TV(x), for complex x;
  - |TV|, maps: the same for real and non-negative x. The phase is then that of the coil maps, which are estimated with
    that of the image at low resolution (with ``--maps espirit`` they know nothing of it, and this row fails);
- - |TV|, phase: the same with the phase of a complex TV image, as a prior of magnitude images may do, too.
+ - |TV|, phase: the same with the phase of a complex TV image;
+ - isotropic, diagonal, SUPN: the joint posterior of image and latent vector, maximised, with a generator of brains and
+   its precision, to the power lambda. These are priors of magnitude images: phase as above. They were trained on
+   slices of 128 x 128 pixels and are applied at the resolution of the data, see `_measured_learned.py`.
 
 The error is ||A' x - y'|| / ||y'|| for the held-out samples y', in all, below and above a quarter of a cycle per pixel.
 "noise" is the error that the true image would have at most.
@@ -21,6 +24,7 @@ Run ``python benchmarks/measured_multicoil.py`` with the environment variable GE
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from _measured import Data, Errors, Method, Split, load, measured_file
+from _measured_learned import Learned
 from torch import Tensor
 
 import genreg
@@ -55,7 +60,7 @@ def total_variation(iterations: int, *, real: bool = False, phase: bool = False)
 
     def solve(data: Data, mask: Tensor, parameters: Sequence[float]) -> Tensor:
         if phase:
-            image = total_variation(iterations).solve(data, mask, [PHASE_LAM])[0]
+            image = phase_image(iterations, data, mask)
             magnitudes = total_variation(iterations, real=True).solve(data.phased(image), mask, parameters)
             return magnitudes * torch.polar(torch.ones(data.shape), image.angle())
         A, y = data.sampled(mask, "real" if real else "complex")
@@ -74,20 +79,32 @@ def total_variation(iterations: int, *, real: bool = False, phase: bool = False)
     return Method(solve, TV_GRID)
 
 
+@functools.lru_cache(maxsize=4)  # all methods get the same masks
+def phase_image(iterations: int, data: Data, mask: Tensor) -> Tensor:
+    """The complex TV image ``(n, m)`` whose phase is taken."""
+    return total_variation(iterations).solve(data, mask, [PHASE_LAM])[0]
+
+
 SENSE_GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 TV_GRID = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+LEARNED_GRID = (0.1, 0.3, 1.0, 3.0)
 PHASE_LAM = 2e-3  # of the TV image whose phase is taken
 
 
 def methods(quick: bool) -> dict[str, Method]:
     """All methods by name; one more line here is one more row of the table, and one more picture."""
     iterations = 30 if quick else 300
+    reference = functools.partial(phase_image, iterations)
+    learned = functools.partial(Learned, reference=reference, max_iter=2 if quick else 12)
     return {
         "zero-filled": Method(zero_filled),
         "SENSE": Method(sense, SENSE_GRID),
         "TV": total_variation(iterations),
         "|TV|, maps": total_variation(iterations, real=True),
         "|TV|, phase": total_variation(iterations, phase=True),
+        "isotropic": Method(learned("brain-supn", isotropic=True), LEARNED_GRID),
+        "diagonal": Method(learned("brain-diagonal"), LEARNED_GRID),
+        "SUPN": Method(learned("brain-supn"), LEARNED_GRID),
     }
 
 
@@ -108,11 +125,12 @@ def run(data: Data, seed: int, quick: bool) -> dict[str, tuple[Tensor, Errors]]:
         f"{len(data.kspace)} coils; sigma {data.noise_std:.4f}, seed {seed}"
     )
     print(f"{'':14}{'parameter':>10}{'error':>8}{'inner':>8}{'outer':>8}{'s':>8}")
+    everything = split.train | split.tuning
     found = {}
     for name, method in methods(quick).items():
         began = time.perf_counter()
         parameter = chosen(method, data, split)
-        image = method.solve(data, split.train | split.tuning, [parameter])
+        image = method.solve(data, everything, [parameter])
         errors = data.errors(image, split.test)
         found[name] = (image[0], errors)
         shown = f"{parameter:g}" if len(method.grid) > 1 else "-"

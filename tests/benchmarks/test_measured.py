@@ -1,5 +1,6 @@
 """What the benchmark of measured multi-coil data computes beside reconstructions: splits, errors, enlarged images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,82 @@ def test_enlarged_images(scan):
     np.testing.assert_allclose(E(x).data, np.exp(-0.5 * (fine_rows**2 + fine_columns**2)), atol=2e-2)
     with pytest.raises(ValueError, match=r"must have the .* of the field of view"):
         Enlarged(odl.uniform_discr([0, 0], [16, 16], (16, 16), dtype="float32"), data)
+
+
+def test_cubic_interpolation():
+    from _measured_learned import cubic
+
+    integers = torch.arange(8.0)
+    assert cubic(integers, 8, 1.0).equal(torch.eye(8))
+    places = torch.linspace(2, 5, 7)
+    for power in (0, 1, 2):  # Keys' kernel is exact for these
+        torch.testing.assert_close(cubic(places, 8, 1.0) @ integers**power, places**power)
+    wide = cubic(torch.tensor([15.5]), 32, 2.0)
+    torch.testing.assert_close(wide @ torch.ones(32), torch.ones(1), atol=1e-2, rtol=0)
+    assert abs(float(wide @ (torch.arange(32) % 2 * 2.0 - 1))) < 1e-2  # the finest oscillation is gone
+    assert not cubic(torch.tensor([-3.0, 11.0]), 8, 1.0).any()
+
+
+def test_a_head_is_placed():
+    from _measured_learned import Placement
+
+    image = torch.zeros(60, 50)
+    image[10:50, 5:41] = 0.5
+    image[0, 3] = 1.0  # a bright pixel is no head
+    assert Placement.of(image, 20.0) == Placement((29.5, 22.5), 2.0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    import genreg
+
+    return genreg.load_generator("brain-supn", odl.rn((128, 128), dtype="float32")).model
+
+
+def test_a_resampled_model_is_the_model_on_its_own_grid(model):
+    from _measured_learned import Placement, Resampled
+
+    z = torch.randn(1, model.latent_dim, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model.decode_all(z)
+        same = Resampled(model, (128, 128), Placement((63.5, 63.5), 1.0))
+        for got, want in zip((same.decode(z), *same.decode_factor(z)), expected, strict=True):
+            torch.testing.assert_close(got, want)
+        torch.testing.assert_close(same.encode(expected[0]), model.encode(expected[0]))
+
+        part = Resampled(model, (50, 44), Placement((19.5, 19.5), 1.0))  # not divisible by 8
+        cut = expected[0][:, 44:94, 44:88]
+        torch.testing.assert_close(part.decode(z), cut)
+        log_diag, weights = part.decode_factor(z)
+        padded = torch.nn.functional.pad(cut, (0, 4, 0, 6))
+        whole = model.factor_of(padded)
+        assert log_diag.equal(whole[0][:, :50, :44]) and weights.equal(whole[1][..., :50, :44])
+
+        fine = Resampled(model, (256, 256), Placement((127.5, 127.5), 2.0))
+        back = fine.down_rows @ fine.decode(z) @ fine.down_columns.mT
+        assert float((back - expected[0]).norm() / expected[0].norm()) < 0.05
+
+
+def test_learned_priors_take_any_unit_and_phase(scan):
+    from _measured import load
+    from _measured_learned import Learned
+
+    data = load(scan[0])
+    mask = data.split(test=0.1, tuning=0.1, seed=0).train
+    A, y = data.sampled(mask)
+    reference = (A.transpose(y).abs() + 1e-3).to(torch.complex64)
+    images = Learned("brain-diagonal", lambda data, mask: reference, max_iter=1, tol=1e-3)(
+        data, mask, (0.3, 3.0)
+    )
+    assert images.shape == (2, *SHAPE)
+    misfit = (A.forward(images) - y).abs().square().sum((-2, -1)).sqrt()
+    assert float(misfit[0]) < float(misfit[1]) < 0.2 * float(y.norm())
+
+    turn = torch.polar(torch.full(SHAPE, 3.0), torch.linspace(0, 3, SHAPE[1]).expand(SHAPE))
+    turned = replace(
+        data, kspace=3 * data.kspace, maps=data.maps * 3 * turn.conj() / 9, noise_std=3 * data.noise_std
+    )
+    again = Learned("brain-diagonal", lambda data, mask: reference * turn, max_iter=1, tol=1e-3)(
+        turned, mask, (0.3, 3.0)
+    )
+    assert float((again - images * turn).norm() / again.norm()) < 1e-3
