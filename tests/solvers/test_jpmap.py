@@ -143,7 +143,8 @@ def test_batches_equal_one_sample_at_a_time(name, rule, G):
         assert alone.value.shape == () and alone.history["value"].ndim == 1
         for block in ("x", "z"):
             torch.testing.assert_close(alone.blocks[block], together.blocks[block][k], rtol=0, atol=1e-6)
-        assert alone.iterations == together.iterations[k] and alone.status == together.status[k]
+        assert alone.status == together.status[k]
+        assert abs(int(alone.iterations - together.iterations[k])) <= 1  # rounding decides at the tolerance
 
 
 def test_further_starts_are_the_best_draws(G):
