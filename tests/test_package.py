@@ -102,7 +102,7 @@ def test_wheel(tmp_path):
         assert expected <= names, expected - names
     assert not [name for name in names if name.startswith(("operators/", "solvers/", "tests/"))]
 
-    env = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "installed"), "PYTHONDONTWRITEBYTECODE": ""}
     for _ in range(3):  # the first run may have compiled the modules
         files, name, seconds, added, options = fresh(IMPORT, env=env, cwd=tmp_path)
         if seconds < 0.3:
