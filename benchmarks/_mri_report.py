@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from _mri import Result, Setting, Sizes
 from torch import Tensor
 
@@ -143,7 +142,7 @@ def draw_images(
             upper[k].set_title(method, fontsize=8)
             lower[k].set_title(f"{score['psnr'][index]:.1f} dB, {score['ssim'][index]:.3f}", fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
 
 
 def as_json(
@@ -151,16 +150,18 @@ def as_json(
 ) -> dict:
     """All numbers, as JSON takes them."""
 
+    def rounded(number: Any) -> float:
+        return round(float(number), 5)
+
     def entry(method: str, setting: Setting) -> dict[str, Any]:
         values = scores[method][setting]
         return {
             "spokes": setting.spokes,
             "noise_std": setting.noise_std,
-            **{metric: {"mean": float(v.mean()), "std": float(v.std())} for metric, v in values.items()},
-            "seconds_per_slice": seconds[method][setting],
+            **{metric: {"mean": rounded(v.mean()), "std": rounded(v.std())} for metric, v in values.items()},
+            "seconds_per_slice": rounded(seconds[method][setting]),
             "parameters": parameters[method][setting],
             "note": notes[method][setting],
         }
 
-    rounded = {method: [entry(method, setting) for setting in of] for method, of in scores.items()}
-    return torch.utils._pytree.tree_map(lambda v: round(v, 5) if isinstance(v, float) else v, rounded)
+    return {method: [entry(method, setting) for setting in of] for method, of in scores.items()}

@@ -16,7 +16,7 @@ docs/mri_calibration.png.
 References
 ----------
 M. Duff, I. J. A. Simpson, M. J. Ehrhardt, N. D. F. Campbell (2023), VAEs with structured image covariance applied to
-compressed sensing MRI, doi:10.1088/1361-6560/ace49a, arXiv:2210.14586.
+compressed sensing MRI, Phys. Med. Biol. 68, arXiv:2210.14586.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def draw(rows: Mapping[Setting, Mapping[str, Row]], truth: Tensor, index: int, p
         for ax in pictures.flat:
             ax.set(xticks=[], yticks=[])
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=80)
 
 
 def numbers(rows: Mapping[Setting, Mapping[str, Row]]) -> list[dict]:

@@ -1,6 +1,6 @@
 r"""Magnetic resonance imaging with few radial spokes: learned priors, TV and a supervised network on brain slices.
 
-    python benchmarks/mri_spokes.py                       # all methods, on 2 cores
+    python benchmarks/mri_spokes.py                       # all methods: about an hour of one core
     python benchmarks/mri_spokes.py --methods TV "joint, SUPN"
     python benchmarks/mri_spokes.py --quick               # two slices, to see that it works
 
@@ -18,7 +18,7 @@ with random deformations and contrasts; parameters are chosen on 6 slices of tha
 * joint, isotropic, diagonal, SUPN: min over x and z of ‖A x - y‖² / (2σ²) - log p(x given z) + ‖z‖² / 2 with a
   precision of p(x given z) of that structure; the three models have the same mean G. Nothing is chosen.
 * unrolled, supervised: a small variational network trained at 30 spokes and σ = 0.0125, see
-  `_unrolled`; its training (some 15 minutes on one core) is not in the time.
+  `_unrolled`; its training (8 minutes of one core) is not in the time.
 
 Images are kept in build/mri, and computed again with ``--fresh``; the tables go to docs/mri_spokes.md, all numbers to
 docs/mri_spokes.json, the figures to docs/mri_spokes.png and docs/mri_spokes_images.png.
@@ -26,7 +26,7 @@ docs/mri_spokes.json, the figures to docs/mri_spokes.png and docs/mri_spokes_ima
 References
 ----------
 M. Duff, I. J. A. Simpson, M. J. Ehrhardt, N. D. F. Campbell (2023), VAEs with structured image covariance applied to
-compressed sensing MRI, doi:10.1088/1361-6560/ace49a, arXiv:2210.14586 (figures 15 to 17).
+compressed sensing MRI, Phys. Med. Biol. 68, arXiv:2210.14586 (figures 15 to 17).
 """
 
 from __future__ import annotations
