@@ -6,7 +6,7 @@ head of the model from the resampled mean: the head is convolutional, so that it
 details of pixels of another size are alike is an assumption, and the model has never seen such images.
 
 The models know magnitudes in [0, 1] only. The phase is that of a complex TV image, which is put into the coil maps,
-and its 99.8th percentile is the unit of grey values. The head is placed where that image has it.
+and its 99.8th percentile is the unit of grey values. The mean is placed where that image shows the subject.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from genreg.solvers.structured import StructuredProblem
 
 __all__ = ["BRIGHT", "HEIGHT", "Learned", "Placement", "Resampled", "cubic"]
 
-BRIGHT = 0.998  # share of the pixels that are at most 1, as in the training images
-HEIGHT = 100.0  # rows of a head in the training slices at the level of the ventricles
+BRIGHT = 0.998  # share of the pixels that are at most 1, much as in the training images
+HEIGHT = 100.0  # rows of the subject in the training slices at the level of the ventricles
 
 
 def cubic(places: Tensor, size: int, pitch: float) -> Tensor:
@@ -46,7 +46,7 @@ def cubic(places: Tensor, size: int, pitch: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where pixels of a model lie in an image: pixel (i, j) at `centre` + `pitch` (i - n/2, j - m/2).
+    """Where pixels of a model lie in an image: pixel i of n along an axis at centre + pitch (i - (n - 1) / 2).
 
     Attributes
     ----------
@@ -61,10 +61,18 @@ class Placement:
 
     @classmethod
     def of(cls, magnitude: Tensor, height: float, threshold: float = 0.1) -> Placement:
-        """That by which the head in an image ``(n, m)`` in [0, 1] gets a height in pixels of the model."""
+        """That by which the subject of an image ``(n, m)`` in [0, 1] gets a height in pixels of the model.
+
+        Raises
+        ------
+        ValueError
+            If no row or no column has more than five pixels above the threshold.
+        """
         ends = []
         for axis in (1, 0):
             inside = ((magnitude > threshold).sum(axis) > 5).nonzero()
+            if not len(inside):
+                raise ValueError(f"magnitude must have rows and columns above {threshold}, got none")
             ends.append((float(inside.min()), float(inside.max())))
         (top, bottom), (left, right) = ends
         return cls(((top + bottom) / 2, (left + right) / 2), (bottom - top + 1) / height)
@@ -167,7 +175,7 @@ class Learned:
         return torch.polar(unit * rec.image, image.angle().expand(count, -1, -1))
 
     def generator(self, magnitude: Tensor, space: Any) -> genreg.Generator:
-        """The model at the resolution of an image ``(n, m)`` in [0, 1], with the head where it is there."""
+        """The model at the resolution of an image ``(n, m)`` in [0, 1], with the subject where it is there."""
         model, _ = genreg.weights.load(self.weights)
         place = Placement.of(magnitude, HEIGHT)
         return genreg.Generator(Resampled(model, tuple(magnitude.shape), place), space)

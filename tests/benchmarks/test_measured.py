@@ -125,13 +125,15 @@ def test_cubic_interpolation():
     assert not cubic(torch.tensor([-3.0, 11.0]), 8, 1.0).any()
 
 
-def test_a_head_is_placed():
+def test_the_subject_is_placed():
     from _measured_learned import Placement
 
     image = torch.zeros(60, 50)
     image[10:50, 5:41] = 0.5
-    image[0, 3] = 1.0  # a bright pixel is no head
+    image[0, 3] = 1.0  # a bright pixel is none
     assert Placement.of(image, 20.0) == Placement((29.5, 22.5), 2.0)
+    with pytest.raises(ValueError, match=r"must have rows and columns above 0.1"):
+        Placement.of(image[:5], 20.0)
 
 
 @pytest.fixture(scope="module")
