@@ -114,7 +114,8 @@ class Tuned:
             progress=False,
         )
         at_end = parameters["lam"] in (min(self.lams), max(self.lams)) and len(self.lams) > 1
-        return found.image, unconverged(found.status) + (", λ at an end of its range" if at_end else "")
+        notes = (unconverged(found.status), "λ at an end of its range" if at_end else "")
+        return found.image, ", ".join(filter(None, notes))
 
 
 def grid(first: float, last: float, count: int) -> tuple[float, ...]:
