@@ -26,8 +26,8 @@ def test_the_gaussian_case(A, X, y, kind):
     prior = JointPrior(G, None if kind == "structured" else 5.0)
     fidelity = GaussianFidelity(A, y[:2], SIGMA)
     z = torch.zeros(2, 3, dtype=torch.float64)
-    found = gibbs(prior, fidelity, z, draws=12, burn_in=40, thin=3, chains=80, step=0.1, progress=False)
-    assert found.x.shape == (12, 80, 2, 4, 5) and found.z.shape == (12, 80, 2, 3)
+    found = gibbs(prior, fidelity, z, draws=10, burn_in=30, thin=2, chains=80, step=0.1, progress=False)
+    assert found.x.shape == (10, 80, 2, 4, 5) and found.z.shape == (10, 80, 2, 3)
     for share in found.acceptance.values():
         assert bool(((share.mean(0) > 0.45) & (share.mean(0) < 0.7)).all())
     P = prior.decode(z[:1]).precision.to_dense().reshape(20, 20)
@@ -68,9 +68,9 @@ def test_the_marginal_of_z_by_quadrature(A, X, y):
         JointPrior(G),
         fidelity,
         torch.zeros(1, 3, dtype=torch.float64),
-        draws=12,
-        burn_in=40,
-        thin=3,
+        draws=10,
+        burn_in=30,
+        thin=2,
         chains=100,
         step=0.1,
         progress=False,
