@@ -78,7 +78,9 @@ class AugmentedLagrangian:
     def __call__(self, p: Problem, z: Tensor) -> Tensor:
         """The latent vectors found, ``(B, dim Z)``."""
         measured, forward = Measured.enter(p.A, p.y, p.G, p.noise_std), genreg.to_torch(p.A)
-        whole = JointProblem.measured(measured, per_sample_number(self.penalty / p.G.std**2, "penalty", measured.y))
+        whole = JointProblem.measured(
+            measured, per_sample_number(self.penalty / p.G.std**2, "penalty", measured.y)
+        )
         r, z, u = whole.per_sample["beta"].clone(), z.clone(), torch.zeros_like(p.x)
         mean, gap = p.G.decode(z).mean, torch.full_like(r, torch.inf)
         level, box = p.x[0].numel() * (self.grey / 255) ** 2, self.box / p.noise_std**2

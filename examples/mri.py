@@ -31,14 +31,18 @@ def main(arguments=None):
     decoded = G.decode(0.5 * torch.randn(1, G.domain.size, generator=torch.Generator().manual_seed(1)))
     truth = decoded.mean + decoded.precision.sample(1, 1)[0]
     y = to_torch(A)(truth)
-    y = y + 2**0.5 * noise_std * torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(2))
+    y = y + 2**0.5 * noise_std * torch.randn(
+        y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(2)
+    )
 
     tv = genreg.TotalVariation(X)
     settings = {"noise_std": noise_std, "progress": False, "max_iter": 3 if options.quick else 20}
     prior = genreg.JointPrior(G)
     rec = genreg.reconstruct(A, y, prior, lam=1.0, **settings)
     results = {
-        "TV": genreg.reconstruct(A, y, tv, lam="morozov", noise_std=noise_std, tol=1e-3, progress=False).image,
+        "TV": genreg.reconstruct(
+            A, y, tv, lam="morozov", noise_std=noise_std, tol=1e-3, progress=False
+        ).image,
         "isotropic": genreg.reconstruct(A, y, genreg.JointPrior(G, G.std**-2), lam=1.0, **settings).image,
         "SUPN": rec.image,
     }
