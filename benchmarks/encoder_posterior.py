@@ -43,7 +43,7 @@ BLUE, ORANGE, GREEN, RED = "#2b6cb0", "#d9822b", "#2f855a", "#c53030"
 def posterior(G: genreg.Generator, x: Tensor) -> solvers.Objective:
     """-log p(z | x) of every image, up to a constant."""
     A = odl.IdentityOperator(G.range)
-    gamma = G.decode(torch.zeros(1, G.domain.size)).std
+    gamma = G.std
     return genreg.HardConstraint(G).problem(genreg.GaussianFidelity(A, x, gamma), torch.full((len(x),), 0.5))
 
 

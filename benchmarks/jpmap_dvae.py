@@ -144,7 +144,7 @@ def study(folder: Path, x: Tensor, sizes: Sizes) -> dict[str, Tensor]:
             with torch.no_grad():
                 found[f"encoder mse {level}"].append((G.model(noisy) - x).square().mean((1, 2)))
                 found[f"range mse {level}"].append((G.model.decode(search.best) - x).square().mean((1, 2)))
-        found["gamma²"].append(torch.full((len(x),), G.decode(search.best).std ** 2))
+        found["gamma²"].append(torch.full((len(x),), G.std**2))
         print(f"measured {file.stem}", flush=True)
     return {k: torch.stack(v).unflatten(0, (len(sizes.levels), len(sizes.seeds))) for k, v in found.items()}
 
