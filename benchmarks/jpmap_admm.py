@@ -89,7 +89,7 @@ class AugmentedLagrangian:
             y, shift = p.y[running] + forward(u[running]), r[running] * p.noise_std**2
             now = whole.take(running)
             now = replace(now, per_sample={**now.per_sample, "y": y, "beta": r[running]})
-            x = now.data(mean[running], y, shift)
+            x = now.x_step(mean[running], y, shift)
             latent, start = now.profile(), z[running]
             if not self.profile:
                 latent = projection(now.generate, x, r[running], now.per_sample["weight"])
