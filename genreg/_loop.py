@@ -120,6 +120,18 @@ class State:
         """Take one step and return its losses; ``images(k)`` is the k-th batch of the run."""
         raise NotImplementedError
 
+    def _descend(
+        self, value: Tensor, optimiser: torch.optim.Optimizer, weights: list[nn.Parameter], clip: float | None
+    ) -> dict[str, Tensor]:
+        """Take a step of the optimiser along the gradient of a scalar loss, its norm bounded; return the loss."""
+        optimiser.zero_grad()
+        value.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(weights, clip)
+        optimiser.step()
+        self._stepped()
+        return {"train_loss": value.detach()}
+
     def _stepped(self) -> None:
         """Count a step, and update the average."""
         self.step += 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genreg._batches import batches, checked
 from genreg._loop import Plan, State, check_every, drive
@@ -62,13 +62,7 @@ class Run(State):
         self.optimiser.param_groups[0]["lr"] = self.settings.rate(self.step)
         mean_first = self.step < self.settings.mean_steps
         value = self.objective(self.inputs[index], self.outputs[index], mean_first)
-        self.optimiser.zero_grad()
-        value.backward()
-        if self.settings.clip is not None:
-            nn.utils.clip_grad_norm_(self.weights, self.settings.clip)
-        self.optimiser.step()
-        self._stepped()
-        return {"train_loss": value.detach()}
+        return self._descend(value, self.optimiser, self.weights, self.settings.clip)
 
     @torch.no_grad()
     def score(self, inputs: Tensor, outputs: Tensor) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genreg._loop import SCHEDULES, Plan, State, atomically, running_statistics
 from genreg.networks import Autoencoder
@@ -106,10 +106,4 @@ class Run(State):
             group["lr"] = factor * settings.rate(self.step)
         noisy = x + settings.input_noise * torch.randn_like(x) if settings.input_noise else None
         value = loss(self.model, x, kl_weight=settings.beta(self.step), noisy=noisy)
-        self.optimiser.zero_grad()
-        value.backward()
-        if settings.clip is not None:
-            nn.utils.clip_grad_norm_(self.weights, settings.clip)
-        self.optimiser.step()
-        self._stepped()
-        return {"train_loss": value.detach()}
+        return self._descend(value, self.optimiser, self.weights, settings.clip)

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from genreg._batches import batches, checked
 from genreg._loop import Plan, State, check_every, drive
@@ -79,13 +79,7 @@ class _Run(State):
         """Take one step of Adam on a batch and return its loss."""
         self.optimiser.param_groups[0]["lr"] = self.settings.rate(self.step)
         value = -self.flow.log_prob(self.settings.dequantised(images(self.step))).mean()
-        self.optimiser.zero_grad()
-        value.backward()
-        if self.settings.clip is not None:
-            nn.utils.clip_grad_norm_(self.weights, self.settings.clip)
-        self.optimiser.step()
-        self._stepped()
-        return {"train_loss": value.detach()}
+        return self._descend(value, self.optimiser, self.weights, self.settings.clip)
 
 
 def fit_flow(

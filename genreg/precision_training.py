@@ -99,13 +99,7 @@ class PrecisionRun(State):
             raise FloatingPointError(
                 f"the precision of step {self.step} fails: {error}; {self.remedy}, lr is {settings.lr}"
             ) from error
-        self.optimiser.zero_grad()
-        value.backward()
-        if settings.clip is not None:
-            nn.utils.clip_grad_norm_(self.weights, settings.clip)
-        self.optimiser.step()
-        self._stepped()
-        return {"train_loss": value.detach()}
+        return self._descend(value, self.optimiser, self.weights, settings.clip)
 
 
 def fit_precision(
