@@ -216,6 +216,8 @@ def likelihoods(n, measure):
             lambda *p: by_autograd(Indices(n), *p, r), log_diag, weights
         ),
     }
+    if n > 128:  # time and memory of the backward pass grow with the square of the number of pixels
+        calls = {name: calls[name] for name in ("genreg", "CSR, by hand")}
     expected = calls["genreg"]()
     for call in list(calls.values())[1:]:
         for a, b in zip(call(), expected, strict=True):
