@@ -9,6 +9,7 @@ functional                value                                       gradient  
 `Power`                   :math:`\sum_i |z_i|^q`, 0 < q <= 2          for q = 2          yes
 `ImageVariation`          total variation of G(z), smoothed           yes                no
 `Discriminator`           :math:`\log(1 - D(G(z)))`                   yes                no
+`DensityRatio`            :math:`-d(G(z))`, d a discriminator's logit  yes                no
 ========================  ==========================================  =================  ============
 
 Sums and multiples are those of ODL, ``0.5 * StandardNormal(Z) + Box(Z, 3)``; `genreg.solvers.split` takes
@@ -18,7 +19,7 @@ The sums over components are plain, without the weight of Z. A prox and a gradie
 product of Z, as everywhere in ODL: a weight w divides the step of a prox, and the gradient.
 """
 
-from genreg.latent.generated import Discriminator, ImageVariation
+from genreg.latent.generated import DensityRatio, Discriminator, ImageVariation
 from genreg.latent.terms import Box, Power, Sphere, StandardNormal
 
-__all__ = ["Box", "Discriminator", "ImageVariation", "Power", "Sphere", "StandardNormal"]
+__all__ = ["Box", "DensityRatio", "Discriminator", "ImageVariation", "Power", "Sphere", "StandardNormal"]

@@ -3,6 +3,7 @@ r"""Functionals of the generated image G(z)."""
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import odl
@@ -10,6 +11,7 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor, nn
 
+from genreg.latent._verdict import Verdict
 from genreg.latent.terms import positive
 from genreg.operators import (
     NetworkFunctional,
@@ -23,7 +25,7 @@ from genreg.operators import (
 from genreg.operators._building_blocks import weighted_sum
 from genreg.operators.lowering_fields import sum_of_squares
 
-__all__ = ["Discriminator", "ImageVariation"]
+__all__ = ["DensityRatio", "Discriminator", "ImageVariation"]
 
 
 class _OfImage(Functional):
@@ -104,7 +106,41 @@ class _SmoothVariation(nn.Module):
         return self.integral((sum_of_squares(self.differences(x), self.axis) + self.square).sqrt())
 
 
-class Discriminator(_OfImage):
+class _OfVerdict(_OfImage):
+    """A functional of what a network says about the generated image."""
+
+    def __init__(self, G: odl.Operator, D: nn.Module, then: Callable[[Tensor], Tensor]) -> None:
+        if not isinstance(G, odl.Operator) or not hasattr(G.range, "dtype"):
+            raise TypeError(f"G must be an ODL operator to a tensor or function space, got {G!r}")
+        dtype, device = torch_dtype(G.range), torch_device(G.range)
+        if isinstance(D, nn.Module) and any(p.dtype != dtype or p.device != device for p in D.parameters()):
+            D = copy.deepcopy(D).to(device=device, dtype=dtype)
+        verdict = Verdict(D, tuple(G.range.shape)).eval()
+        self._said = verdict.check(to_tensor(G(G.domain.zero()))[None])
+        self.D = D
+        super().__init__(G, _Then(verdict, then))
+
+
+class _Then(nn.Module):
+    """A verdict on images, and a function of it."""
+
+    def __init__(self, verdict: Verdict, then: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.verdict, self.then = verdict, then
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.then(self.verdict(x))
+
+
+def _log_fake(logit: Tensor) -> Tensor:
+    return -nn.functional.softplus(logit)
+
+
+def _log_fake_of_probability(real: Tensor) -> Tensor:
+    return torch.log1p(-real.clamp(max=1 - torch.finfo(real.dtype).eps / 2))
+
+
+class Discriminator(_OfVerdict):
     r"""What a discriminator holds against the generated image, :math:`\log(1 - D(G(z)))`.
 
     D(x) is the probability that x is real, so the value falls to minus infinity where D is convinced and
@@ -141,60 +177,61 @@ class Discriminator(_OfImage):
     """
 
     def __init__(self, G: odl.Operator, D: nn.Module, *, logits: bool = True) -> None:
-        if not isinstance(G, odl.Operator) or not hasattr(G.range, "dtype"):
-            raise TypeError(f"G must be an ODL operator to a tensor or function space, got {G!r}")
-        if not isinstance(D, nn.Module):
-            raise TypeError(f"D must be a torch.nn.Module, got {type(D).__name__}")
-        dtype, device = torch_dtype(G.range), torch_device(G.range)
-        if any(p.dtype != dtype or p.device != device for p in D.parameters()):
-            D = copy.deepcopy(D).to(device=device, dtype=dtype)
-        module = _LogFake(D.eval(), logits)
-        _check(module, to_tensor(G(G.domain.zero()))[None])
-        self.D = D
+        super().__init__(G, D, _log_fake if logits else _log_fake_of_probability)
         self.logits = logits
-        super().__init__(G, module)
+        if not logits and not 0 <= self._said <= 1:
+            raise ValueError(
+                f"D must return probabilities in [0, 1] with logits=False, got {self._said:g}; for logits or "
+                "a critic leave logits=True"
+            )
 
     def __repr__(self) -> str:
         return f"Discriminator({self.G!r}, {type(self.D).__name__}, logits={self.logits})"
 
 
-class _LogFake(nn.Module):
-    """Images ``(B, *X.shape)`` to log(1 - D), ``(B,)``."""
+class DensityRatio(_OfVerdict):
+    r"""The logarithm of a density ratio at the generated image, :math:`-d(G(z))`.
 
-    def __init__(self, D: nn.Module, logits: bool) -> None:
-        super().__init__()
-        self.judge = getattr(D, "discriminate", D)
-        self.D = D
-        self.logits = logits
+    d is the logit of a discriminator between images from the data (d > 0) and from G. The best there is has
 
-    def forward(self, x: Tensor) -> Tensor:
-        verdict = self.judge(x).reshape(len(x))
-        if self.logits:
-            return -nn.functional.softplus(verdict)
-        return torch.log1p(-verdict.clamp(max=1 - torch.finfo(x.dtype).eps / 2))
+    .. math:: d(x) = \log \frac{p_{\rm data}(x)}{p_G(x)},
 
+    so that :math:`\exp(-\tfrac12 \|z\|^2 + d(G(z)))`, the prior times the ratio, is a density of latent vectors
+    whose images are distributed like the data. In a `genreg.sampling.LatentPosterior` that is the latent term
+    ``0.5 * StandardNormal(G.domain) + DensityRatio(G, D)``; a factor below 1 before the ratio tempers a
+    discriminator that is too sure. `genreg.density_ratio` trains discriminators for any generator.
 
-def _check(module: _LogFake, image: Tensor) -> None:
-    """Check what a discriminator says about one image, ``(1, *X.shape)``."""
-    shape = tuple(image.shape[1:])
-    own = getattr(module.D, "image_shape", None)
-    if own is not None and tuple(own) != shape:
-        raise ValueError(f"D must accept images of the shape {shape} that G makes, got one for {tuple(own)}")
-    try:
-        with torch.no_grad():
-            verdict = module.judge(image)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"D must accept a batch of one image that G makes, of the shape {(1, *shape)}; it says: {error}"
-        ) from error
-    received = tuple(verdict.shape) if isinstance(verdict, Tensor) else type(verdict).__name__
-    if received not in ((1,), (1, 1)):
-        raise ValueError(
-            f"D must return one number for each image of the shape {shape} that G makes, a shape of (1,) or "
-            f"(1, 1) for one image, got {received}: is it for images of this size?"
-        )
-    if not module.logits and not bool(((verdict >= 0) & (verdict <= 1)).all()):
-        raise ValueError(
-            f"D must return probabilities in [0, 1] with logits=False, got {verdict.item():g}; for logits or "
-            "a critic leave logits=True"
-        )
+    The critic of a Wasserstein GAN is no logit: trained for a distance between images, it bounds the slope of d
+    but says nothing of a ratio, and its scale is that of the images. It may stand here, as it does in the first
+    of the papers below, but the density that results is not that of the data; `genreg.density_ratio.fine_tune`
+    takes one as the start of a discriminator.
+
+    Parameters
+    ----------
+    G : odl.Operator
+        The generator Z -> X.
+    D : torch.nn.Module
+        Maps images ``(B, *X.shape)`` to logits ``(B,)`` or ``(B, 1)``, by ``D.discriminate(x)`` where there is
+        such a method. It is put in evaluation mode and its parameters are frozen. If X has another data type or
+        device, a converted copy is used.
+
+    Raises
+    ------
+    TypeError
+        If G is no operator to a tensor space, or D no module.
+    ValueError
+        If D is for images of another size, or does not return one number for each image.
+
+    References
+    ----------
+    T. Che, R. Zhang, J. Sohl-Dickstein, H. Larochelle, L. Paull, Y. Cao, Y. Bengio (2020), Your GAN is secretly
+    an energy-based model and you should use discriminator driven latent sampling, arXiv:2003.06060.
+    A. F. Ansari, M. L. Ang, H. Soh (2021), Refining deep generative models via discriminator gradient flow,
+    arXiv:2012.00780.
+    """
+
+    def __init__(self, G: odl.Operator, D: nn.Module) -> None:
+        super().__init__(G, D, torch.neg)
+
+    def __repr__(self) -> str:
+        return f"DensityRatio({self.G!r}, {type(self.D).__name__})"
