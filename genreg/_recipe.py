@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from genreg import _brain_recipe, _celeba_recipe, _discs_recipe
+from genreg import _brain_recipe, _celeba_recipe, _discs_recipe, _gradients_recipe
 from genreg.datasets import mnist, shapes
 from genreg.networks import Architecture, Autoencoder, GanConfig
 from genreg.training import Sampler
 
-__all__ = ["BRAIN", "BRAIN_HEAD", "CELEBA", "DISCS", "MNIST", "SHAPES", "Data", "Recipe"]
+__all__ = ["BRAIN", "BRAIN_HEAD", "CELEBA", "DISCS", "GRADIENTS", "MNIST", "SHAPES", "Data", "Recipe"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,21 @@ MNIST = Data(
     validation=lambda: mnist(train=True)[0][58_000:],
     test=lambda: mnist(train=False)[0],
 )
+
+
+def _gradients(gradients: int) -> Data:
+    return Data(
+        description=(
+            "MNIST (LeCun, Cortes, Burges; CC BY-SA 3.0), the first 58,000 training images, each under an intensity "
+            f"ramp of one of {gradients} directions (genreg.datasets.gradient_digits), drawn anew in every step"
+        ),
+        training=lambda: _gradients_recipe.training_images(gradients),
+        validation=lambda: _gradients_recipe.held_out(gradients, test=False),
+        test=lambda: _gradients_recipe.held_out(gradients, test=True),
+    )
+
+
+GRADIENTS = {gradients: _gradients(gradients) for gradients in (2, 4)}
 
 DISCS = Data(
     description=(

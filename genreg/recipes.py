@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg import _brain_recipe, _discs_recipe, adversarial, weights
+from genreg import _brain_recipe, _discs_recipe, _gradients_recipe, adversarial, weights
 from genreg._paper_recipes import PAPER
-from genreg._recipe import BRAIN, BRAIN_HEAD, DISCS, MNIST, SHAPES, Data, Recipe
+from genreg._recipe import BRAIN, BRAIN_HEAD, DISCS, GRADIENTS, MNIST, SHAPES, Data, Recipe
 from genreg._structured_recipe import StructuredRecipe, train_precision
 from genreg.networks import (
     GAN,
@@ -106,6 +106,16 @@ RECIPES: dict[str, Recipe | StructuredRecipe] = {
         whitened=True,
         data=MNIST,
     ),
+    **{
+        f"gradients-{n}-vae": Recipe(
+            architecture=_gradients_recipe.ARCHITECTURE,
+            settings={"steps": 15_000, "batch_size": 128, "lr": 1e-3, "warmup": 200},
+            whitened=True,
+            data=data,
+            mixed=True,
+        )
+        for n, data in GRADIENTS.items()
+    },
     "disc-vae": Recipe(
         architecture=_discs_recipe.ARCHITECTURE,
         settings={

@@ -5,6 +5,7 @@ from genreg.datasets.discs import discs_with_holes
 from genreg.datasets.fan_beam import HTCData
 from genreg.datasets.fastmri import FastMRISlices, fastmri, fastmri_kspace
 from genreg.datasets.folder import ImageFolder, image_folder
+from genreg.datasets.gradients import add_gradients, gradient_digits, intensity_ramps
 from genreg.datasets.htc2022 import htc2022
 from genreg.datasets.limited_angle import LimitedAngleDiscs, solid_disc
 from genreg.datasets.mnist import mnist
@@ -15,12 +16,15 @@ __all__ = [
     "HTCData",
     "ImageFolder",
     "LimitedAngleDiscs",
+    "add_gradients",
     "brain_slices",
     "discs_with_holes",
     "fastmri",
     "fastmri_kspace",
+    "gradient_digits",
     "htc2022",
     "image_folder",
+    "intensity_ramps",
     "mnist",
     "shapes",
     "shapes_plus",
