@@ -141,7 +141,8 @@ def reconstruct(
     regulariser : Regulariser
         `HardConstraint`, `RelaxedConstraint`, `SparseDeviation`, `TotalVariation`, ...
     noise_std : float or Tensor
-        Standard deviation σ of Gaussian noise of one sample of the data, or one for every image, ``(B,)``.
+        Standard deviation σ of Gaussian noise of one sample of the data, or one for every image, ``(B,)``, or for
+        every datum, see `GaussianFidelity`.
     fidelity : Fidelity or callable, optional
         In place of `noise_std`, the fidelity of `A` and `y`, or a function ``(A, y)`` that makes it, for example
         the class `PoissonFidelity`.

@@ -127,7 +127,9 @@ def conjugate_gradient(
     )
 
 
-def rough_reconstruction(A: odl.Operator, y: Tensor, *, iterations: int = 10) -> Tensor:
+def rough_reconstruction(
+    A: odl.Operator, y: Tensor, *, iterations: int = 10, weight: Tensor | None = None
+) -> Tensor:
     r"""A few conjugate gradient steps on :math:`A^* A x = A^* y` from zero.
 
     Stopping early regularises: good enough to start from.
@@ -141,6 +143,8 @@ def rough_reconstruction(A: odl.Operator, y: Tensor, *, iterations: int = 10) ->
         Data, ``(B, *Y.shape)``.
     iterations : int
         Steps.
+    weight : Tensor, optional
+        Weights W >= 0 of the data, which broadcast to y: the steps are on :math:`A^* W A x = A^* W y`.
 
     Returns
     -------
@@ -158,13 +162,14 @@ def rough_reconstruction(A: odl.Operator, y: Tensor, *, iterations: int = 10) ->
         zero = torch.zeros((len(y), *A.domain.shape), dtype=torch_dtype(A.domain), device=y.device)
         value, forward, adjoint = linearise(forward, zero)
         y = y - value
+    weighted = (lambda s: s) if weight is None else (lambda s: weight * s)
     with torch.no_grad():
-        b = adjoint(y)
+        b = adjoint(weighted(y))
         x = torch.zeros_like(b)
         # Where the solution is exact but for rounding, a step would run along the null space of A.
         smallest = inner(b, b).sqrt() * (100 * torch.finfo(b.dtype).eps)
         running = smallest > 0
-        steps = conjugate_directions(lambda p: adjoint(forward(p)), b)
+        steps = conjugate_directions(lambda p: adjoint(weighted(forward(p))), b)
         for _, (step, residual) in zip(range(iterations), steps, strict=False):
             x = torch.where(running.view(-1, *(1,) * (x.ndim - 1)), x + step, x)
             running = running & (inner(residual, residual).sqrt() > smallest)

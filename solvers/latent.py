@@ -165,27 +165,33 @@ def least_squares(forward: TorchOperator, generate: TorchOperator, **per_sample:
 
 
 def latent_curvature(forward: TorchOperator, generate: TorchOperator) -> Callable[..., Curvature]:
-    r"""The Gauss-Newton matrix :math:`J^T J / \sigma^2 + w I`, J the Jacobian of A∘G, as `Objective` takes it."""
+    r"""The Gauss-Newton matrix :math:`J^T J / \sigma^2 + w I`, J the Jacobian of A∘G, as `Objective` takes it.
+
+    1/σ² may be one for every sample, ``(B,)``, or for every datum, a tensor that broadcasts to the data.
+    """
     both = TorchOperator(lambda z: forward(generate(z)), generate.domain, forward.range)
     many_data = math.prod(space_shape(forward.range)) >= generate.domain.size
 
     def curvature(blocks: Blocks, *, inverse_variance: Tensor, weight: Tensor, **data: Tensor) -> Curvature:
         z = blocks["z"]
         linear = functools.cache(lambda: linearise(both, z)[1:])
+        of_data = inverse_variance if inverse_variance.ndim > 1 else None
 
         def gram() -> Tensor:
             if forward.linear and many_data:
                 J = forward(columns(generate, z))
             else:
                 J = jacobian(both, z).movedim(2, 0)
+            J = J if of_data is None else J * of_data.sqrt()
             J = real(J).permute(1, 2, 0)  # (B, m, n)
             return J.mT @ J
 
         def product(p: Tensor) -> Tensor:
             push, pull = linear()
-            return pull(push(p))
+            return pull(push(p) if of_data is None else of_data * push(p))
 
-        return scaled_curvature(gram, product, inverse_variance, weight)
+        scale = inverse_variance if of_data is None else torch.ones_like(weight)
+        return scaled_curvature(gram, product, scale, weight)
 
     return curvature
 

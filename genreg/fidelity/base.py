@@ -2,6 +2,7 @@ r"""What all data fidelities have in common: values, Riesz gradient and lowering
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -165,7 +166,7 @@ def _(op: Fidelity) -> TorchFunctional:
     )
 
 
-def per_datum(value: Any, name: str, data: Tensor) -> Tensor:
+def per_datum(value: Any, name: str, data: Tensor, *, infinite: bool = False) -> Tensor:
     """Return a parameter of the data as a tensor that broadcasts to `data`, its first axis that of the samples.
 
     Parameters
@@ -176,6 +177,8 @@ def per_datum(value: Any, name: str, data: Tensor) -> Tensor:
         Name of the argument in error messages.
     data : Tensor
         ``(B, *Y.shape)``.
+    infinite : bool
+        Whether +inf is allowed.
 
     Raises
     ------
@@ -201,15 +204,18 @@ def per_datum(value: Any, name: str, data: Tensor) -> Tensor:
             f"{name} must be a number or have the shape ({count},), {shape} or {(count, *shape)}, got "
             f"{tuple(torch.as_tensor(source).shape)}"
         )
-    if not bool(torch.isfinite(tensor).all()):
-        raise ValueError(
-            f"{name} must be finite, got {int((~torch.isfinite(tensor)).sum())} NaN or infinite values"
-        )
+    allowed = torch.isfinite(tensor) | (tensor == math.inf) if infinite else torch.isfinite(tensor)
+    if not bool(allowed.all()):
+        kinds = "finite or +inf, got {} NaN or -inf" if infinite else "finite, got {} NaN or infinite"
+        raise ValueError(f"{name} must be {kinds.format(int((~allowed).sum()))} values")
     return tensor.expand(count, *tensor.shape[1:])
 
 
 def trailing(value: float | Tensor, data: Tensor) -> float | Tensor:
-    """Append axes to a parameter of every sample, ``(B,)``, so that it multiplies `data`; numbers stay."""
-    if isinstance(value, Tensor) and value.ndim:
+    """Append axes to a parameter of every sample, ``(B,)``, so that it multiplies `data`.
+
+    Numbers stay, and so do parameters of every datum.
+    """
+    if isinstance(value, Tensor) and 0 < value.ndim < data.ndim:
         return value.view(-1, *(1,) * (data.ndim - 1))
     return value

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import odl
 import torch
 from torch import Tensor
 
-from genreg.fidelity.base import Fidelity, trailing
-from genreg.operators import TorchFunctional, to_torch, weight
-from genreg.solvers.door import per_sample_number
+from genreg.fidelity.base import Fidelity, per_datum, trailing
+from genreg.operators import TorchFunctional, to_tensor, to_torch, weight
+from genreg.solvers import rough_reconstruction
+from genreg.solvers.door import is_element, per_sample_number
 from genreg.solvers.line_search import inner
 
 __all__ = ["GaussianFidelity"]
 
 
 class GaussianFidelity(Fidelity):
-    r"""The fidelity :math:`\frac{1}{2 \sigma^2} \|A(x) - y\|_2^2` of white Gaussian noise.
+    r"""The fidelity :math:`\sum_i |A(x)_i - y_i|^2 / (2 \sigma_i^2)` of Gaussian noise.
 
-    The norm is the plain Euclidean one of the samples of the data, :math:`\sum_i |A(x)_i - y_i|^2`, not the
-    weighted norm of the data space: σ is the standard deviation of the noise of one sample, and the negative
-    log-likelihood is this functional up to a constant. The discrepancy is ‖A(x) - y‖², Morozov's level for it
-    dim(Y) σ². Complex noise has the standard deviation σ in its real and in its imaginary part, and the level 2
-    dim(Y) σ².
+    The sum is the plain one over the samples of the data, without the weight of the data space: σ is the standard
+    deviation of the noise of one sample, and the negative log-likelihood is this functional up to a constant.
+    Complex noise has the standard deviation σ in its real and in its imaginary part.
+
+    σ may differ between the data, as in penalised weighted least squares for tomography, and be infinite where
+    nothing was measured: such data have no influence, whatever finite value y has there.
+
+    For *white* noise, one σ for all data of a sample, the discrepancy is ‖A(x) - y‖² and Morozov's level for it
+    dim(Y) σ². Otherwise the discrepancy is the sum of the squares in units of their variances, :math:`\sum_i |A(x)_i
+    - y_i|^2 / \sigma_i^2`, and its level the number of the data measured. A complex number counts as two real ones.
 
     Parameters
     ----------
@@ -34,19 +42,30 @@ class GaussianFidelity(Fidelity):
     y : ODL element of Y, or Tensor
         Data; a tensor may have a leading batch axis, ``(B, *Y.shape)``. A functional with a batch of data has
         one value for every sample in torch, and cannot be called on a single ODL element.
-    noise_std : float or Tensor
-        σ > 0, or one for every sample, ``(B,)``.
+    noise_std : float, Tensor, array or ODL element of Y
+        σ > 0, a number or one for every sample, ``(B,)`` (also where Y has this shape); or one for every datum,
+        ``Y.shape`` or ``(B, *Y.shape)``, where axes of length 1 broadcast: +inf is a datum that was not measured.
+
+    Attributes
+    ----------
+    noise_std, inverse_variance : Tensor
+        σ and 1 / σ², ``(B,)`` for white noise, otherwise ``(B, *Y.shape)``, where axes may have length 1.
 
     Raises
     ------
     TypeError, ValueError
-        If `y` does not fit the range of `A` or is not finite, or `noise_std` is not positive.
+        If `y` does not fit the range of `A` or is not finite, or `noise_std` is not positive or does not fit `y`.
     """
 
-    def __init__(self, A: odl.Operator, y: Any, noise_std: float | Tensor) -> None:
+    def __init__(self, A: odl.Operator, y: Any, noise_std: Any) -> None:
         super().__init__(A, y)
-        self.noise_std = per_sample_number(noise_std, "noise_std", self.data)
+        self.noise_std = _checked(noise_std, self.data)
         self.inverse_variance = self.noise_std**-2
+
+    @property
+    def white(self) -> bool:
+        """Whether all data of a sample have one σ."""
+        return self.inverse_variance.ndim == 1
 
     @property
     def per_sample(self) -> Mapping[str, Tensor]:
@@ -54,46 +73,66 @@ class GaussianFidelity(Fidelity):
         return {"y": self.data, "inverse_variance": self.inverse_variance}
 
     def misfit(self, Ax: Tensor, *, y: Tensor, inverse_variance: Tensor) -> Tensor:
-        r"""Evaluate :math:`\frac{1}{2 \sigma^2} \|Ax - y\|^2` for every sample, ``(*batch, B)``."""
+        r"""Evaluate :math:`\sum_i |Ax_i - y_i|^2 / (2 \sigma_i^2)` for every sample, ``(*batch, B)``."""
         r = Ax - y
         square = r.abs().square() if r.is_complex() else r.square()
+        if inverse_variance.ndim > 1:
+            return 0.5 * (inverse_variance * square).flatten(r.ndim - y.ndim + 1).sum(-1)
         return 0.5 * inverse_variance * square.flatten(r.ndim - y.ndim + 1).sum(-1)
 
     @property
     def level(self) -> Tensor:
-        """Morozov's level, the number of real numbers in the data times σ², ``(B,)``."""
-        numbers = math.prod(self.data.shape[1:]) * (2 if self.data.is_complex() else 1)
-        return numbers * self.noise_std**2
+        """Morozov's level, the number of real numbers measured, for white noise times σ², ``(B,)``."""
+        parts = 2 if self.data.is_complex() else 1
+        if self.white:
+            return math.prod(self.data.shape[1:]) * parts * self.noise_std**2
+        measured = (self.inverse_variance > 0).expand(self.data.shape).flatten(1)
+        return parts * measured.sum(1).to(self.inverse_variance.dtype)
 
     def residual(self, x: Tensor) -> Tensor:
-        """Sum of squares ‖A(x) - y‖² for every sample, ``(B,)``."""
+        """Sum of squares ‖A(x) - y‖² of the data measured, for every sample, ``(B,)``."""
         with torch.no_grad():
             r = to_torch(self.operator)(x) - self.data
+            r = r if self.white else torch.where(self.inverse_variance > 0, r, 0)
             return inner(r, r)
 
     def discrepancy(self, x: Tensor) -> Tensor:
-        """Sum of squares ‖A(x) - y‖² for every sample, ``(B,)``."""
-        return self.residual(x)
+        """What `level` is compared with, ``(B,)``: ‖A(x) - y‖² for white noise, otherwise with every term over σ²."""
+        return self.residual(x) if self.white else 2 * super().discrepancy(x)
+
+    def rough(self) -> Tensor:
+        """Return a rough reconstruction to start from, ``(B, *X.shape)``: a few steps of weighted least squares."""
+        if self.white:
+            return super().rough()
+        largest = self.inverse_variance.flatten(1).amax(1)
+        weight = self.inverse_variance / trailing(torch.where(largest > 0, largest, 1.0), self.data)
+        return rough_reconstruction(self.operator, self.data, weight=weight)
 
     def take(self, index: Tensor) -> GaussianFidelity:
         """Return the fidelity for the data of the samples in `index`."""
-        return GaussianFidelity(self.operator, self.data[index], self.noise_std[index])
+        taken = copy.copy(self)  # what has been checked is not checked again
+        taken.data, taken.batched, taken.from_element = self.data[index], True, False
+        taken.noise_std, taken.inverse_variance = self.noise_std[index], self.inverse_variance[index]
+        return taken
 
     def on_data(self) -> TorchFunctional:
         r"""Return the fidelity as a functional of A(x), with its prox.
 
         In the inner product of Y with weight w, the prox of step s is :math:`(w q + s y / \sigma^2) / (w + s
-        / \sigma^2)`.
+        / \sigma^2)` for every datum.
         """
         Y, y, precision = self.operator.range, self.data, self.inverse_variance
         w = weight(Y)
 
+        def over_weight(step: float | Tensor) -> Tensor:
+            return trailing(step, y) * trailing(precision, y) / w
+
         def prox(q: Tensor, step: float | Tensor) -> Tensor:
-            scaled = trailing(step * precision, y) / w
+            scaled = over_weight(step)
             return torch.addcmul(q, scaled, y).div_(1 + scaled)
 
         def conj_prox(q: Tensor, step: float | Tensor, scale: float | Tensor) -> Tensor:
-            strength = trailing(scale * precision, y) / w
+            strength = over_weight(scale)
             step = trailing(step, y)
             return (q - step * y) * (strength / (strength + step))
 
@@ -107,5 +146,27 @@ class GaussianFidelity(Fidelity):
         )
 
     def __repr__(self) -> str:
-        sigma = self.noise_std[0].item() if len(self.noise_std) == 1 else self.noise_std.tolist()
+        if self.white:
+            sigma = self.noise_std[0].item() if len(self.noise_std) == 1 else self.noise_std.tolist()
+        else:
+            sigma = f"<{tuple(self.noise_std.shape)}>"
         return f"GaussianFidelity({self.operator!r}, noise_std={sigma})"
+
+
+def _checked(noise_std: Any, data: Tensor) -> Tensor:
+    """Return σ as ``(B,)``, or as a tensor that broadcasts to the data where it differs between those of a sample.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no number, has another shape, is not positive or NaN, or is infinite in place of a shape of the data.
+    """
+    if not is_element(noise_std) and tuple(np.shape(noise_std)) in ((), (len(data),)):
+        return per_sample_number(noise_std, "noise_std", data)
+    if torch.as_tensor(to_tensor(noise_std) if is_element(noise_std) else noise_std).is_complex():
+        raise TypeError("noise_std must be real, got complex numbers")
+    sigma = per_datum(noise_std, "noise_std", data, infinite=True)
+    if not bool((sigma > 0).all()):
+        raise ValueError(f"noise_std must be positive, got {sigma.min().item():g}")
+    one = all(n == 1 for n in sigma.shape[1:]) and bool(torch.isfinite(sigma).all())
+    return sigma.flatten() if one else sigma

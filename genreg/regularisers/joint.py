@@ -168,9 +168,10 @@ class JointPrior(Generative):
         return replace(found, blocks={"x": problem.image(z), "z": z})
 
     def problem(self, fidelity: Fidelity, lam: Tensor, **parameters: Tensor) -> Objective | SaddlePoint:
-        """The problem, see `Regulariser.problem`; a profile for Gaussian noise and a linear operator."""
+        """The problem, see `Regulariser.problem`; a profile for white Gaussian noise and a linear operator."""
         if (
             not isinstance(fidelity, GaussianFidelity)
+            or not fidelity.white
             or not fidelity.operator.is_linear
             or not bool((lam > 0).all())
         ):
@@ -199,10 +200,13 @@ class JointPrior(Generative):
         Raises
         ------
         TypeError, ValueError
-            If the fidelity is not Gaussian with a linear operator on the images of G, or z is of another shape.
+            If the fidelity is not that of white Gaussian noise with a linear operator on the images of G, or z is of
+            another shape.
         """
         if not isinstance(fidelity, GaussianFidelity):
             raise TypeError(f"fidelity must be a GaussianFidelity, got {type(fidelity).__name__}")
+        if not fidelity.white:
+            raise ValueError("fidelity must have one noise_std for every sample, got one for every datum")
         count, G = len(fidelity.data), self.generator
         if not isinstance(z, Tensor) or tuple(z.shape) != (count, *G.domain.shape):
             shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__

@@ -11,6 +11,8 @@ from torch import nn
 from genreg import (
     FunctionalFidelity,
     GaussianFidelity,
+    HardConstraint,
+    JointPrior,
     NetworkOperator,
     PoissonFidelity,
     Tikhonov,
@@ -25,7 +27,16 @@ from genreg.operators.tensor_operator import TensorOperator
 from genreg.solvers import Objective, SaddlePoint, Status
 
 INTENSITY, BACKGROUND = 40.0, 3.0
-KINDS = ["gaussian", "emission", "transmission", "transmission with background", "huber", "l1", "no data"]
+KINDS = [
+    "gaussian",
+    "weighted",
+    "emission",
+    "transmission",
+    "transmission with background",
+    "huber",
+    "l1",
+    "no data",
+]
 
 
 class Rays(TensorOperator):
@@ -44,6 +55,17 @@ class Rays(TensorOperator):
 
     def transpose(self, s):
         return (s @ self.matrix.conj()).unflatten(-1, self.domain.shape)
+
+
+class Matrix(Rays):
+    """A matrix that may map real images to complex data."""
+
+    def forward(self, t):
+        return super().forward(t.to(self.matrix.dtype))
+
+    def transpose(self, s):
+        t = super().transpose(s)
+        return t if self.domain.is_complex else t.real
 
 
 class Bent(nn.Module):
@@ -82,6 +104,8 @@ def fidelities(A, Y, x):
     Ax = to_torch(A)(x)
     sigma = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
     noisy = Ax + sigma[:, None] * torch.randn(3, 12, dtype=torch.float64)
+    differing = 0.1 + torch.rand(3, 12, dtype=torch.float64)
+    differing[0, 3:7] = differing[2, 0] = torch.inf
     emitted = torch.poisson(20 * Ax) / 20
     emitted[0, 0] = 0.0
     background = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
@@ -93,6 +117,8 @@ def fidelities(A, Y, x):
     def make(kind, i=slice(None), A=A):
         if kind == "gaussian":
             return GaussianFidelity(A, noisy[i], sigma[i])
+        if kind == "weighted":
+            return GaussianFidelity(A, noisy[i], differing[i])
         if kind == "emission":
             return PoissonFidelity(A, emitted[i], background=background[i])
         if kind == "transmission":
@@ -136,7 +162,7 @@ def test_gradient_by_taylor_on_weighted_spaces(fidelity, kind, X, Y, A, x):
     linear = fidelity(kind, 1)
     bent = fidelity(kind, 1, A=NetworkOperator(Bent(A.matrix), X, Y))
     for f in (linear, bent, 2.0 * linear + 0.5 * odl.functionals.L2NormSquared(X)):
-        derivative_test(f, point, seed=1) if kind == "gaussian" else small_steps(f, point)
+        derivative_test(f, point, seed=1) if kind in ("gaussian", "weighted") else small_steps(f, point)
 
 
 def small_steps(f, point):
@@ -359,6 +385,114 @@ def test_gaussian_noise_of_complex_data():
     assert f.discrepancy(x).item() == pytest.approx(square.item())
 
 
+def measured_part(A, keep):
+    """The rows of a matrix that were measured."""
+    return Rays(A.domain, odl.rn(int(keep.sum())), A.matrix[keep])
+
+
+def test_data_that_were_not_measured_have_no_influence(A, x):
+    keep = torch.arange(12) % 3 > 0
+    sigma = torch.where(keep, torch.linspace(0.1, 1.0, 12, dtype=torch.float64), torch.inf)
+    y = to_torch(A)(x) + torch.randn(3, 12, dtype=torch.float64)
+    f = GaussianFidelity(A, torch.where(keep, y, 1e6), sigma)
+    part = GaussianFidelity(measured_part(A, keep), y[:, keep], sigma[keep])
+    assert not f.white and f.inverse_variance.shape == (3, 12)
+    assert torch.allclose(to_torch(f)(x), to_torch(part)(x))
+    assert torch.allclose(f.residual(x), part.residual(x))
+    assert torch.allclose(f.rough(), part.rough())
+    assert torch.equal(f.level, torch.full((3,), 8.0, dtype=torch.float64)) and torch.equal(
+        f.level, part.level
+    )
+    nothing = GaussianFidelity(A, y, torch.full((12,), torch.inf))
+    assert not to_torch(nothing)(x).any() and not nothing.rough().any() and not nothing.level.any()
+    with pytest.raises(ValueError, match=r"level must be positive"):
+        solvers.morozov(lambda *_: None, nothing.level)
+
+
+def test_weighted_discrepancy_meets_the_level_on_average(A, x):
+    sigma = 0.1 + torch.rand(12, dtype=torch.float64)
+    sigma[:4] = torch.inf
+    draws = 4000
+    noise = torch.where(sigma < torch.inf, sigma, 0.0) * torch.randn(draws, 12, dtype=torch.float64)
+    f = GaussianFidelity(A, to_torch(A)(x[:1]) + noise, sigma)
+    ratio = (f.discrepancy(x[:1].expand(draws, -1, -1)) / f.level).mean().item()
+    assert ratio == pytest.approx(1.0, abs=4 * np.sqrt(2 / 8 / draws))  # 4 standard deviations
+    y = torch.randn(2, 6, dtype=torch.complex128)
+    Y = odl.cn(6)
+    g = GaussianFidelity(odl.IdentityOperator(Y), y, torch.full((1, 6), 0.5))
+    assert torch.equal(g.level, torch.full((2,), 12.0, dtype=torch.float64))
+    assert torch.allclose(g.discrepancy(torch.zeros_like(y)), 4 * y.abs().square().sum(1))
+
+
+def test_weighted_least_squares_scale_to_white_ones(A, X, x):
+    """Dividing rows and data by σ makes the noise white: value, curvature, Morozov's choice agree."""
+    sigma = torch.linspace(0.05, 0.2, 12, dtype=torch.float64)
+    y = to_torch(A)(x) + sigma * torch.randn(3, 12, dtype=torch.float64)
+    scaled = Rays(A.domain, A.range, A.matrix / sigma[:, None])
+    R = Tikhonov(X, odl.Gradient(X, pad_mode="symmetric"))
+    settings = {"tol": 1e-8, "solver": solvers.quasi_newton, "progress": False}
+    rec = reconstruct(A, y, R, noise_std=sigma, **settings)
+    white = reconstruct(scaled, y / sigma, R, noise_std=1.0, **settings)
+    assert torch.allclose(rec.lam, white.lam, rtol=1e-4)
+    assert torch.allclose(rec.image, white.image, atol=1e-5)
+    assert torch.allclose(rec.residual, white.residual, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_curvature_of_the_latent_problem_with_weighted_data(X, G, dtype):
+    """The Gauss-Newton matrix of the hard constraint and its solution, against the normal equations."""
+    matrix = torch.randn(12, 20, dtype=getattr(torch, dtype))
+    A = Matrix(X, odl.rn(12) if dtype == "float64" else odl.cn(12), matrix)
+    sigma = 0.1 + torch.rand(2, 12, dtype=torch.float64)
+    sigma[0, 2:9] = torch.inf
+    y = torch.randn(2, 12, dtype=getattr(torch, dtype))
+    f = GaussianFidelity(A, y, sigma)
+    problem = HardConstraint(G).problem(f, torch.full((2,), 0.5, dtype=torch.float64))
+    W = G.model.linear.weight.detach().to(matrix.dtype)
+    J = (matrix @ W)[None] / sigma[..., None]
+    normal = (J.mH @ J).real + torch.eye(3, dtype=torch.float64)
+    start = {"z": torch.randn(2, 3, dtype=torch.float64)}
+    curvature = problem.curvature["z"](start, **problem.per_sample)
+    assert torch.allclose(curvature.matrix(), normal)
+    assert torch.allclose(curvature.product(start["z"]), (normal @ start["z"][..., None]).squeeze(-1))
+    offset = G.model.linear.bias.detach().to(matrix.dtype) @ matrix.T
+    rhs = (J.mH @ ((y - offset) / sigma)[..., None]).real
+    solution = solvers.gauss_newton(problem, start, tol=1e-10, progress=False)
+    assert torch.allclose(solution.blocks["z"], torch.linalg.solve(normal, rhs).squeeze(-1), atol=1e-8)
+
+
+def test_joint_prior_takes_weighted_data_and_refuses_their_posterior(X, A, G, x):
+    sigma = torch.linspace(0.1, 0.5, 12, dtype=torch.float64)
+    y, R = to_torch(A)(x), JointPrior(G, beta=4.0)
+    settings = {"lam": 1.0, "tol": 1e-8, "max_iter": 500, "progress": False}
+    rec = reconstruct(A, y, R, noise_std=sigma, **settings)
+    scaled = Rays(A.domain, A.range, A.matrix / sigma[:, None])
+    white = reconstruct(scaled, y / sigma, R, noise_std=1.0, **settings)
+    assert torch.allclose(rec.image, white.image, atol=1e-5)
+    with pytest.raises(ValueError, match="one noise_std for every sample"):
+        R.posterior(GaussianFidelity(A, y, sigma), rec.blocks["z"])
+
+
+def test_one_standard_deviation_for_all_data_is_white(A, Y, x):
+    y = to_torch(A)(x)
+    sigma = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+    f = GaussianFidelity(A, y, sigma)
+    for same in (sigma[:, None], sigma.numpy()):
+        g = GaussianFidelity(A, y, same)
+        assert g.white and torch.equal(g.noise_std, sigma)
+    full = GaussianFidelity(A, y, sigma[:, None].expand(3, 12))
+    assert not full.white and torch.allclose(to_torch(full)(x), to_torch(f)(x))
+    assert torch.allclose(full.discrepancy(x) / full.level, f.discrepancy(x) / f.level)
+    per_datum = torch.linspace(0.1, 1.0, 12, dtype=torch.float64)
+    forms = (per_datum, per_datum[None], per_datum.numpy(), Y.element(per_datum.numpy()))
+    values = [to_torch(GaussianFidelity(A, y, form))(x) for form in forms]
+    assert all(torch.equal(value, values[0]) for value in values)
+    square = odl.rn(3)
+    of_samples = GaussianFidelity(odl.IdentityOperator(square), torch.ones(3, 3, dtype=torch.float64), sigma)
+    assert of_samples.white  # as many samples as data: (B,) is one for every sample
+    assert of_samples.take(torch.tensor([0, 0, 1])).white
+
+
 def test_functional_fidelity_is_the_functional(A, Y, fidelity, x):
     f = fidelity("huber", 1)
     element = A.domain.element(x[1].numpy())
@@ -470,6 +604,32 @@ COUNTS = torch.full((3, 12), 4.0, dtype=torch.float64)
             lambda A: PoissonFidelity(odl.IdentityOperator(odl.cn(3)), odl.cn(3).one()),
             TypeError,
             "A must have a real range",
+        ),
+        (
+            lambda A: GaussianFidelity(A, COUNTS, torch.inf),
+            ValueError,
+            "noise_std must be positive and finite",
+        ),
+        (lambda A: GaussianFidelity(A, COUNTS, "1"), TypeError, "noise_std must be a number or a tensor"),
+        (
+            lambda A: GaussianFidelity(A, COUNTS, torch.zeros(12)),
+            ValueError,
+            "noise_std must be positive, got 0",
+        ),
+        (
+            lambda A: GaussianFidelity(A, COUNTS, torch.full((12,), torch.nan)),
+            ValueError,
+            r"noise_std must be finite or \+inf, got 12 NaN",
+        ),
+        (
+            lambda A: GaussianFidelity(A, COUNTS, torch.ones(5)),
+            ValueError,
+            r"noise_std must be a number or have the shape \(3,\), \(12,\) or \(3, 12\), got \(5,\)",
+        ),
+        (
+            lambda A: GaussianFidelity(A, COUNTS, torch.ones(12, dtype=torch.complex64)),
+            TypeError,
+            "noise_std must be real",
         ),
         (lambda A: FunctionalFidelity("A", odl.functionals.L1Norm(odl.rn(3))), TypeError, "A must be"),
         (lambda A: FunctionalFidelity(A, "L1", COUNTS), TypeError, "functional must be an ODL functional"),
