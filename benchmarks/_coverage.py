@@ -1,14 +1,11 @@
-r"""How often intervals hold the truth: pixels, and means over blocks of pixels, of samples of a posterior.
+"""How often intervals hold the truth: pixels, and means over blocks of pixels, of samples of a Gaussian posterior.
 
-S draws of a Gaussian with mean m give the standard deviation s of a pixel, and with it the central intervals
-:math:`m \pm t_S^{-1}((1 + p) / 2)\, s`, by the quantiles of Student's distribution with S degrees of freedom. They hold
-the truth with probability p if the posterior is right. The mean over a block of pixels tests the correlations as
-well: a posterior that has none makes it too certain.
+The intervals are those of `genreg.evaluation.gaussian_coverage`. The mean over a block of pixels tests the
+correlations as well: a posterior that has none makes it too certain.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,33 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Calibration", "block_means", "calibration", "coverage", "head"]
+from genreg.evaluation import gaussian_coverage
 
-
-def coverage(
-    truth: Tensor, mean: Tensor, std: Tensor, levels: Sequence[float], inside: Tensor, draws: float = math.inf
-) -> Tensor:
-    """Share of the pixels in the intervals, ``(B, len(levels))``.
-
-    Parameters
-    ----------
-    truth, mean, std : Tensor
-        ``(B, n, m)``.
-    levels : sequence of float
-        Nominal probabilities p.
-    inside : Tensor
-        Pixels that count, boolean, ``(B, n, m)``, some in every image.
-    draws : float
-        Number of draws that `std` is made from.
-    """
-    from scipy.stats import t
-
-    width = truth.new_tensor(t.ppf([(1 + p) / 2 for p in levels], draws))
-    within = (truth - mean).abs()[..., None] <= width * std[..., None]  # (B, n, m, levels)
-    count = inside.flatten(1).sum(1, keepdim=True)
-    if not bool((count > 0).all()):
-        raise ValueError("inside must have a pixel in every image, got images without")
-    return (within & inside[..., None]).flatten(1, 2).sum(1) / count
+__all__ = ["Calibration", "block_means", "calibration", "head"]
 
 
 def block_means(images: Tensor, size: int) -> Tensor:
@@ -104,4 +77,5 @@ def calibration(
         return torch.where(counted, values, 0).flatten(1).sum(1) / counted.flatten(1).sum(1)
 
     score = average(((true - centre) / std).square()).sqrt()
-    return Calibration(coverage(true, centre, std, levels, counted, len(samples)), average(std), score)
+    found = gaussian_coverage(centre, std, true, levels, draws=len(samples), inside=counted)
+    return Calibration(found.share.to(truth.dtype), average(std), score)

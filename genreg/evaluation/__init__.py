@@ -1,11 +1,19 @@
 """How good a reconstruction is, how well its errors are foreseen, and how good a generative model.
 
 `psnr`, `ssim`, `nrmse` and `l1_error` compare images. `sparsification` gives AUSE and AURG, whether a predicted
-uncertainty knows where the errors are; `log_likelihood` is that of a Gaussian with a precision, through a link.
+uncertainty knows where the errors are; `coverage` counts how often intervals hold the truth; `log_likelihood` is that
+of a Gaussian with a precision, through a link.
 `evaluate` measures a generator by the criteria of Duff, Campbell and Ehrhardt (2021, arXiv:2107.11191, section 4) and
 writes a report; the functions that it consists of can be called on their own.
 """
 
+from genreg.evaluation.coverage import (
+    Coverage,
+    coverage,
+    gaussian_coverage,
+    interval_coverage,
+    rank_transform,
+)
 from genreg.evaluation.distribution import (
     EarthMover,
     MeanDiscrepancy,
@@ -26,6 +34,7 @@ from genreg.evaluation.uncertainty import Sparsification, image_moments, log_lik
 
 __all__ = [
     "Calibration",
+    "Coverage",
     "EarthMover",
     "Evaluation",
     "MeanDiscrepancy",
@@ -34,6 +43,7 @@ __all__ = [
     "Smoothness",
     "Sparsification",
     "calibration",
+    "coverage",
     "deciles",
     "earth_mover",
     "earth_mover_figure",
@@ -42,9 +52,11 @@ __all__ = [
     "evaluate",
     "far_from_prior",
     "fit_range",
+    "gaussian_coverage",
     "held_out",
     "image_moments",
     "interpolate",
+    "interval_coverage",
     "jacobian",
     "l1_error",
     "log_likelihood",
@@ -53,6 +65,7 @@ __all__ = [
     "nrmse",
     "prior_fit",
     "psnr",
+    "rank_transform",
     "smoothness",
     "sparsification",
     "ssim",

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import math
 import sys
 from pathlib import Path
 
@@ -60,26 +59,6 @@ def test_blocks_show_correlations_that_pixels_hide(gaussian):
     assert pixels.coverage.mean(0).tolist() == pytest.approx(LEVELS, abs=0.02)
     assert blocks.coverage.mean(0)[1] < 0.7
     assert float(blocks.score.mean()) > 1.3
-
-
-def test_coverage_of_intervals_of_half_the_width(gaussian):
-    from _coverage import coverage
-
-    truth, mean, _, std = gaussian
-    inside = torch.ones_like(truth, dtype=torch.bool)
-    found = coverage(truth, mean, 0.5 * std.expand_as(truth), (0.95,), inside)
-    assert found.shape == (32, 1)
-    assert float(found.mean()) == pytest.approx(math.erf(0.5 * 1.959964 / math.sqrt(2)), abs=0.02)
-
-
-def test_coverage_counts_the_pixels_inside():
-    from _coverage import coverage
-
-    truth = torch.tensor([[[0.0, 3.0], [0.0, 0.0]]])
-    inside = torch.tensor([[[True, True], [False, False]]])
-    assert coverage(truth, torch.zeros_like(truth), torch.ones_like(truth), [0.9], inside).item() == 0.5
-    with pytest.raises(ValueError, match="inside must have a pixel in every image"):
-        coverage(truth, truth, truth, [0.9], ~(inside | True))
 
 
 def test_block_means_and_head():
