@@ -20,7 +20,6 @@ Y. Yu, X.-L. Meng (2011), To center or not to center: that is not the question, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +30,15 @@ from tqdm import tqdm
 from genreg.fidelity import GaussianFidelity
 from genreg.operators import GaussianPosterior, Precision, check_tensor, to_torch
 from genreg.regularisers import JointPrior
+from genreg.sampling.kernels import MALA, Info, State
+from genreg.sampling.random import Random
+from genreg.sampling.warm_up import adapted
 from genreg.solvers.line_search import inner
 from genreg.solvers.structured import negative_log_prior
 
 __all__ = ["JointSamples", "gibbs"]
 
 _TOLERANCE = 1e-3  # of a draw of the image, in posterior standard deviations
-_ACCEPTANCE = 0.574  # of Langevin steps in high dimension, Roberts and Rosenthal (1998)
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,9 @@ def gibbs(
     check_tensor(z, prior.generator.domain, "z")
     count = len(z)
     rows = torch.arange(count, device=z.device).repeat(chains)
-    chain = _Chain(prior.take(rows), fidelity.take(rows), torch.Generator(z.device).manual_seed(seed))
+    chain = _Chain(prior.take(rows), fidelity.take(rows), Random(seed, z.device))
     z = z.detach()[rows]
-    z[count:] += 0.1 * chain.noise(z[count:])
+    z[count:] += 0.1 * chain.random.normal(z[count:])
     scale = chain.scale(z)
     kinds = ("image", "white") if interweave else ("image",)
     log_step = {
@@ -156,13 +157,11 @@ def gibbs(
     for turn in tqdm(range(turns), desc="Gibbs", disable=not progress):
         x = chain.image(z)
         for kind in kinds:
-            h = log_step[kind].exp()[:, None] * scale
-            z, x, probability, taken = chain.move(kind, z, x, h)
+            z, x, info = chain.move(kind, z, x, log_step[kind].exp(), scale)
             if turn < burn_in:
-                gain = (turn + 1) ** -0.6
-                log_step[kind] = log_step[kind] + gain * (probability - _ACCEPTANCE)
+                log_step[kind] = adapted(log_step[kind], info.probability, turn, MALA.acceptance)
             else:
-                accepted[kind] += taken / (turns - burn_in)
+                accepted[kind] += info.accepted / (turns - burn_in)
         if turn >= burn_in and (turn - burn_in + 1) % thin == 0:
             kept.append((x, z, chain.log_density(x, z)))
     x, z, density = (torch.stack(parts).unflatten(1, (chains, count)) for parts in zip(*kept, strict=True))
@@ -172,12 +171,9 @@ def gibbs(
 class _Chain:
     """The moves for a batch of chains."""
 
-    def __init__(self, prior: JointPrior, fidelity: GaussianFidelity, random: torch.Generator) -> None:
+    def __init__(self, prior: JointPrior, fidelity: GaussianFidelity, random: Random) -> None:
         self.prior, self.fidelity, self.random = prior, fidelity, random
         self.forward = to_torch(fidelity.operator)
-
-    def noise(self, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=self.random, dtype=like.dtype, device=like.device)
 
     def decode(self, z: Tensor) -> tuple[Tensor, Precision]:
         """Mean and precision of the image given z."""
@@ -205,7 +201,7 @@ class _Chain:
                 data.inverse_variance,
                 tol=_TOLERANCE,
             )
-            return posterior.sample(1, self.random)[0]
+            return posterior.sample(1, self.random.generator)[0]
 
     def misfit(self, x: Tensor) -> Tensor:
         r = self.forward(x) - self.fidelity.data
@@ -217,8 +213,10 @@ class _Chain:
             mean, precision = self.decode(z)
             return -self.misfit(x) - negative_log_prior(x - mean, precision, z)
 
-    def move(self, kind: str, z: Tensor, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One Langevin step of z, with x or with ε held fixed: z, x, the probability of acceptance, and whether."""
+    def move(
+        self, kind: str, z: Tensor, x: Tensor, size: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor, Info]:
+        """One Langevin step of z, of sizes ``(B,)`` times the variances `scale`, with x or with ε held fixed."""
         decode = self.decode
         if kind == "white":
             with torch.no_grad():
@@ -240,26 +238,19 @@ class _Chain:
                 mean, precision = decode(z)
                 return -negative_log_prior(x - mean, precision, z)
 
-        here, slope = _with_gradient(target, z)
-        new = z + 0.5 * h * slope + h.sqrt() * self.noise(z)
-        there, back = _with_gradient(target, new)
-        forth = ((new - z - 0.5 * h * slope).square() / h).sum(1)
-        reverse = ((z - new - 0.5 * h * back).square() / h).sum(1)
-        ratio = (there - here + 0.5 * (forth - reverse)).nan_to_num(-torch.inf, neginf=-torch.inf)
-        probability = ratio.clamp_max(0.0).exp()
-        taken = torch.rand(len(z), generator=self.random, dtype=z.dtype, device=z.device) < probability
-        z = torch.where(taken[:, None], new, z)
+        root = scale.sqrt()
+
+        def energy(u: Tensor, *, gradient: bool = True) -> tuple[Tensor, Tensor]:
+            with torch.enable_grad():
+                leaf = u.detach().requires_grad_()
+                value = -target(root * leaf)
+                (slope,) = torch.autograd.grad(value.sum(), leaf)
+            return value.detach(), slope
+
+        state, info = MALA().step(energy, State.at(energy, z / root), size, self.random)
+        z = root * state.u
         if kind == "white":
             with torch.no_grad():
                 moved = image(z)
-            x = torch.where(taken.view(-1, *(1,) * (x.ndim - 1)), moved, x)
-        return z, x, probability, taken.to(z.dtype)
-
-
-def _with_gradient(f: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
-    """F and its gradient, for every sample."""
-    with torch.enable_grad():
-        leaf = z.detach().requires_grad_()
-        value = f(leaf)
-        (gradient,) = torch.autograd.grad(value.sum(), leaf)
-    return value.detach(), gradient
+            x = torch.where(info.accepted.view(-1, *(1,) * (x.ndim - 1)), moved, x)
+        return z, x, info

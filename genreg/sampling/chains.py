@@ -1,0 +1,296 @@
+r"""Sampling of latent posteriors by many Markov chains for many images at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from genreg.sampling.coordinates import METRICS, Coordinates
+from genreg.sampling.kernels import HMC, MALA, ULA, Kernel
+from genreg.sampling.posterior import LatentPosterior
+from genreg.sampling.random import Random
+from genreg.sampling.run import Plan, Run
+from genreg.sampling.samples import Samples
+from genreg.sampling.storage import read_state, write_state
+from genreg.solvers.door import per_sample_number
+
+__all__ = ["langevin", "resume", "sample"]
+
+_KEPT = 1000  # draws of a chain, unless thin says otherwise
+_SAVE_SECONDS = 60.0
+
+
+def sample(
+    posterior: LatentPosterior,
+    kernel: Kernel | None = None,
+    *,
+    chains: int = 4,
+    steps: int = 1000,
+    burn_in: int | None = None,
+    thin: int | None = None,
+    step: float | Tensor | None = None,
+    init: str | Tensor | Samples = "map",
+    metric: str = "dense",
+    denoise: bool = False,
+    map_iterations: int = 100,
+    max_seconds: float | None = None,
+    checkpoint: str | Path | None = None,
+    seed: int | None = None,
+    progress: bool = True,
+) -> Samples:
+    r"""Draw latent vectors from :math:`p(z \mid y) \propto \exp(-E(z))`, for all samples of a batch.
+
+    In the warm-up every image learns a step size at which the kernel accepts as many proposals as it should, and
+    coordinates in which the posterior is about standard normal (`metric`); then both are kept. Kernels without a test
+    take a step size in proportion to one over the largest curvature that the chains of an image meet.
+
+    The memory needed does not grow with the number of steps: images enter running means and variances, and of each
+    chain no more than 1,000 latent vectors are kept, unless `thin` is given.
+
+    Parameters
+    ----------
+    posterior : LatentPosterior
+        The density.
+    kernel : Kernel, optional
+        See `genreg.sampling.kernels`; by default `HMC`.
+    chains : int
+        Chains of every sample.
+    steps : int
+        Turns of every chain, the warm-up included.
+    burn_in : int, optional
+        Turns of the warm-up, whose draws do not count; by default half of the turns.
+    thin : int, optional
+        Turns for every draw that is kept.
+    step : float or Tensor, optional
+        First step size h, or one for every sample, ``(B,)``, see `genreg.sampling.kernels`. Kernels without a test
+        keep it.
+    init : str, Tensor or Samples
+        Where the chains start, see `LatentPosterior.start`; or samples of a similar posterior with as many chains,
+        whose last points, step sizes and coordinates are taken over.
+    metric : str
+        Coordinates that the warm-up learns: ``"dense"``, ``"diagonal"``, or ``"identity"`` for none. A dense one has
+        (dim Z)² numbers for each sample.
+    denoise : bool
+        Keep :math:`z - h \nabla E(z)` (in the coordinates of the chain) in the place of z, by Tweedie's formula the
+        expectation of a latent vector of which z is a copy with noise of variance h, to undo the noise of the last
+        step of an unadjusted kernel.
+    map_iterations : int
+        Iterations of the search for minimisers of E where `init` is ``"map"``.
+    max_seconds : float, optional
+        Wall-clock time, after which the draws so far are returned; `resume` goes on.
+    checkpoint : str or Path, optional
+        File that receives the state about every minute and at the end, from which `resume` goes on.
+    seed : int, optional
+        Seed of all random numbers; without it one is drawn, see `Samples.seed`.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Samples
+        A chain that diverges is stopped, with a status of its own; the others go on.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape or value, or no chain of a sample starts at a finite energy.
+
+    References
+    ----------
+    B. Carpenter et al. (2017), Stan: a probabilistic programming language, doi:10.18637/jss.v076.i01 (the warm-up).
+
+    B. Efron (2011), Tweedie's formula and selection bias, doi:10.1198/jasa.2011.tm11181.
+    """
+    if not isinstance(posterior, LatentPosterior):
+        raise TypeError(f"posterior must be a LatentPosterior, got {type(posterior).__name__}")
+    kernel = HMC() if kernel is None else kernel
+    for name, number, least in (
+        ("chains", chains, 1),
+        ("steps", steps, 1),
+        ("map_iterations", map_iterations, 1),
+    ):
+        _check_integer(name, number, least)
+    burn_in = steps // 2 if burn_in is None else burn_in
+    _check_integer("burn_in", burn_in, 0)
+    if burn_in >= steps:
+        raise ValueError(f"burn_in must be smaller than steps, {steps}, got {burn_in}")
+    thin = -(-(steps - burn_in) // _KEPT) if thin is None else thin
+    _check_integer("thin", thin, 1)
+    if thin > steps - burn_in:
+        raise ValueError(f"thin must be at most steps - burn_in, {steps - burn_in}, got {thin}")
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {METRICS}, got {metric!r}")
+    if seed is None:
+        seed = secrets.randbits(32)
+    _check_integer("seed", seed, 0)
+    _check_seconds(max_seconds)
+    data = posterior.fidelity.data
+    size = None if step is None else per_sample_number(step, "step", data)
+    coordinates = None
+    start = time.perf_counter()
+    random = Random(seed, data.device)
+    if isinstance(init, Samples):
+        if init.last.shape[:2] != (chains, posterior.batch):
+            raise ValueError(
+                f"init must have {chains} chains of {posterior.batch} samples, got {tuple(init.last.shape[:2])}"
+            )
+        tensors = init.state["tensors"]
+        coordinates = Coordinates(tensors["coordinates.mean"], tensors["coordinates.factor"])
+        size = init.step if size is None and init.state["kernel"] == kernel else size
+        init = init.last
+    z, spent = posterior.start(init, chains, random, map_iterations=map_iterations)
+    plan = Plan(steps, burn_in, thin, chains, metric, step is not None, denoise, seed)
+    run = Run(posterior, kernel, plan, random, z, spent)
+    run.begin(z, size, coordinates)
+    run.seconds = time.perf_counter() - start
+    return _go(run, max_seconds, checkpoint, progress)
+
+
+def langevin(
+    posterior: LatentPosterior,
+    *,
+    chains: int = 4,
+    steps: int = 1000,
+    burn_in: int | None = None,
+    step: float | Tensor | None = None,
+    init: str | Tensor | Samples = "map",
+    seed: int | None = None,
+    adjusted: bool = True,
+    thin: int | None = None,
+    metric: str | None = None,
+    denoise: bool = False,
+    map_iterations: int = 100,
+    max_seconds: float | None = None,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> Samples:
+    """Draw latent vectors by Langevin's diffusion: `sample` with `MALA`, or with `ULA` in the coordinates of z.
+
+    Parameters
+    ----------
+    posterior, chains, steps, burn_in, step, init, seed, thin, denoise, map_iterations
+        See `sample`.
+    adjusted : bool
+        Whether steps are tested (Metropolis); without, and with ``step=0.01``, this is the sampler of the report by
+        Liang (2021).
+    metric : str, optional
+        See `sample`; by default ``"dense"`` with the test and ``"identity"`` without.
+    max_seconds, checkpoint, progress
+        See `sample`.
+
+    Returns
+    -------
+    Samples
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `sample`.
+    """
+    return sample(
+        posterior,
+        MALA() if adjusted else ULA(),
+        chains=chains,
+        steps=steps,
+        burn_in=burn_in,
+        step=step,
+        init=init,
+        seed=seed,
+        thin=thin,
+        metric=metric or ("dense" if adjusted else "identity"),
+        denoise=denoise,
+        map_iterations=map_iterations,
+        max_seconds=max_seconds,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+
+
+def resume(
+    posterior: LatentPosterior,
+    saved: Samples | str | Path,
+    *,
+    steps: int | None = None,
+    kernel: Kernel | None = None,
+    max_seconds: float | None = None,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> Samples:
+    """Go on with a run, exactly as it would have gone on without an end.
+
+    Parameters
+    ----------
+    posterior : LatentPosterior
+        The density of the run.
+    saved : Samples, str or Path
+        What the run returned, or the file that `Samples.save` or a checkpoint has written.
+    steps : int, optional
+        Turns in all, the old ones included; by default as many as had been planned.
+    kernel : Kernel, optional
+        The kernel, needed only where it is not one of `genreg.sampling` and the state comes from a file.
+    max_seconds, checkpoint, progress
+        See `sample`; the time of the first part counts.
+
+    Returns
+    -------
+    Samples
+        All draws, the old ones included.
+
+    Raises
+    ------
+    ValueError
+        If the state does not fit the posterior, or `steps` is below the number of turns taken.
+    FileNotFoundError
+        If there is no such file.
+    """
+    state = saved.state if isinstance(saved, Samples) else read_state(Path(saved))
+    plan = Plan(**state["plan"])
+    if steps is not None:
+        _check_integer("steps", steps, state["turn"])
+        plan = dataclasses.replace(plan, steps=steps)
+    _check_seconds(max_seconds)
+    kernel = kernel or state["kernel"]
+    if kernel is None:
+        raise ValueError(
+            "kernel must be given: it is not one of genreg.sampling, so that its name says nothing"
+        )
+    data, u = posterior.fidelity.data, state["tensors"]["u"]
+    shape = (plan.chains, posterior.batch, *posterior.generator.domain.shape)
+    if u.shape != (shape[0] * shape[1], shape[2]):
+        raise ValueError(
+            f"saved must be a run of chains {shape}, got {tuple(u.shape)} points for {plan.chains}"
+        )
+    z = u.to(data.device).view(shape)
+    run = Run(posterior, kernel, plan, Random(plan.seed, data.device), z, state["tensors"]["spent"])
+    run.restore(state)
+    return _go(run, max_seconds, checkpoint, progress)
+
+
+def _go(run: Run, max_seconds: float | None, checkpoint: str | Path | None, progress: bool) -> Samples:
+    saved = run.seconds
+
+    def every(run: Run) -> None:
+        nonlocal saved
+        if checkpoint is not None and run.seconds - saved >= _SAVE_SECONDS:
+            write_state(Path(checkpoint), run.snapshot())
+            saved = run.seconds
+
+    samples = run.go(max_seconds=max_seconds, every=every, progress=progress)
+    if checkpoint is not None:
+        samples.save(checkpoint)
+    return samples
+
+
+def _check_integer(name: str, number: Any, least: int) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or number < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}")
+
+
+def _check_seconds(seconds: float | None) -> None:
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"max_seconds must be positive, got {seconds}")

@@ -1,0 +1,163 @@
+"""What the draws of a sampler are worth, image by image, and what to do where they are worth little."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from genreg.sampling.convergence import (
+    autocorrelation,
+    effective_sample_size,
+    monte_carlo_error,
+    rank_normalised_rhat,
+)
+
+if TYPE_CHECKING:
+    from genreg.sampling.samples import Samples
+
+__all__ = [
+    "Diagnostics",
+    "Mixing",
+    "autocorrelation",
+    "diagnose",
+    "effective_sample_size",
+    "monte_carlo_error",
+    "rank_normalised_rhat",
+]
+
+_RHAT = 1.01  # both thresholds as Vehtari et al. (2021), doi:10.1214/20-BA1221, recommend them
+_ESS = 400
+
+
+class Mixing(IntEnum):
+    """How the chains of an image have mixed; `advice` says what the user can do about it."""
+
+    MIXED = 0
+    FEW_SAMPLES = 1
+    CHAINS_STOPPED = 2
+    ONE_CHAIN = 3
+    NOT_MIXED = 4
+    NOT_MOVED = 5
+    NO_CHAIN = 6
+
+    @property
+    def advice(self) -> str:
+        """One sentence for the user."""
+        return _ADVICE[self]
+
+
+_ADVICE = {
+    Mixing.MIXED: f"R-hat is at most {_RHAT} and the effective sample size at least {_ESS} throughout: nothing to do.",
+    Mixing.FEW_SAMPLES: f"The chains have met, but an effective sample size is below {_ESS}: raise steps, or start "
+    "again from last, before using variances and intervals.",
+    Mixing.ONE_CHAIN: "A single chain cannot show whether it has missed something: use at least two, better four.",
+    Mixing.CHAINS_STOPPED: "Some chains were stopped as they diverged, and are left out: take a smaller step or a "
+    "longer burn_in if there are many of them.",
+    Mixing.NOT_MIXED: f"An R-hat is above {_RHAT}: the chains have not met, so that mean and variance depend on the "
+    "start. Raise steps and burn_in, or start from init='map'; chains that stay apart are in different modes.",
+    Mixing.NOT_MOVED: "A component is the same in all draws: no move was accepted. Take a smaller step, or a longer "
+    "burn_in for it to adapt.",
+    Mixing.NO_CHAIN: "All chains were stopped as they diverged: take a smaller step, and check data and noise_std.",
+}
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    r"""What the draws of B images are worth; the last of the d + 1 components is the energy.
+
+    Attributes
+    ----------
+    rhat : Tensor
+        :math:`\hat R` of the components of z and of the energy, ``(B, d + 1)``.
+    ess, tail_ess : Tensor
+        Effective sample sizes of bulk and tails, of all chains together, ``(B, d + 1)``.
+    acceptance : Tensor
+        Mean acceptance of the chains that were not stopped, ``(B,)``.
+    chains : int
+        Number of chains of an image.
+    stopped : Tensor
+        Number of those that were stopped as they diverged, ``(B,)``.
+    """
+
+    rhat: Tensor
+    ess: Tensor
+    tail_ess: Tensor
+    acceptance: Tensor
+    chains: int
+    stopped: Tensor
+
+    @property
+    def worst_rhat(self) -> Tensor:
+        r"""The largest :math:`\hat R` of an image, ``(B,)``; NaN if one is."""
+        return self.rhat.amax(1)
+
+    @property
+    def median_rhat(self) -> Tensor:
+        r"""The median of the :math:`\hat R` of an image, ``(B,)``; NaN if one is."""
+        return self.rhat.median(1).values
+
+    @property
+    def worst_ess(self) -> Tensor:
+        """The smallest effective sample size of an image, bulk or tail, ``(B,)``; NaN if one is."""
+        return torch.minimum(self.ess, self.tail_ess).amin(1)
+
+    @property
+    def median_ess(self) -> Tensor:
+        """The median of the effective sample sizes (bulk) of an image, ``(B,)``; NaN if one is."""
+        return self.ess.median(1).values
+
+    @property
+    def status(self) -> Tensor:
+        """The most serious `Mixing` member that holds for an image, integers ``(B,)``."""
+        code = torch.zeros_like(self.stopped)
+        for member, holds in (
+            (Mixing.FEW_SAMPLES, self.worst_ess < _ESS),
+            (Mixing.CHAINS_STOPPED, self.stopped > 0),
+            (Mixing.ONE_CHAIN, self.chains - self.stopped == 1),
+            (Mixing.NOT_MIXED, self.worst_rhat > _RHAT),
+            (Mixing.NOT_MOVED, self.ess.isnan().any(1)),
+            (Mixing.NO_CHAIN, self.stopped == self.chains),
+        ):
+            code = torch.where(holds, int(member), code)
+        return code
+
+    def advice(self) -> str:
+        """How many images have mixed in which way, and what to do about it."""
+        codes, counts = torch.unique(self.status, return_counts=True)
+        kinds = ((Mixing(int(code)), int(count)) for code, count in zip(codes, counts, strict=True))
+        return "\n".join(f"{count} x {kind.name}: {kind.advice}" for kind, count in kinds)
+
+
+def diagnose(samples: Samples) -> Diagnostics:
+    r"""Compute :math:`\hat R` and effective sample sizes of the latent components and of the energy, for every image.
+
+    Parameters
+    ----------
+    samples : Samples
+        Draws of `sampling.sample`, at least 4 of a chain.
+
+    Returns
+    -------
+    Diagnostics
+
+    Raises
+    ------
+    ValueError
+        If there are too few draws.
+    """
+    values = torch.cat([samples.z, samples.energy[..., None]], -1)  # (draws, chains, B, d + 1)
+    stopped = ~values.isfinite().all(-1).all(0)  # (chains, B)
+    values = torch.where(stopped[..., None], torch.nan, values)
+    running = torch.where(stopped, 0, samples.acceptance).sum(0)
+    return Diagnostics(
+        rank_normalised_rhat(values),
+        effective_sample_size(values),
+        effective_sample_size(values, "tail"),
+        running / (~stopped).sum(0),
+        values.shape[1],
+        stopped.sum(0),
+    )

@@ -1,0 +1,261 @@
+r"""Markov kernels for a density :math:`\exp(-E(u))`, of a batch of chains, each with a step size of its own.
+
+A kernel makes ``(state, info)`` of a state. Sizes mean the same in all of them: h is the variance of the noise that a
+step adds to every component (in Hamiltonian dynamics, of a single leapfrog step), so that to first order each is the
+step of Langevin's diffusion over the time h,
+
+.. math:: u^+ = u - \tfrac{h}{2} \nabla E(u) + \sqrt{h}\, \xi, \qquad \xi \sim N(0, I) .
+
+======================  ==========================================  ==========  ==============================
+class                   step                                        exact       evaluations of E a step
+======================  ==========================================  ==========  ==============================
+ULA                     the formula                                 no          1
+MALA                    the same as a proposal                      yes         1
+PCN                     a proposal that keeps N(0, I)               yes         1, without gradient
+HMC                     a trajectory of Hamilton's equations        yes         ``leapfrog``
+SKROCK                  Chebyshev stages, for stiff densities       no          ``stages``
+======================  ==========================================  ==========  ==============================
+
+Exact kernels leave the density invariant for every h, by Metropolis' test; the others sample a density that differs
+from it by a bias that falls with h.
+
+References
+----------
+G. O. Roberts, R. L. Tweedie (1996), Exponential convergence of Langevin distributions and their discrete
+approximations, doi:10.2307/3318418.
+
+S. L. Cotter, G. O. Roberts, A. M. Stuart, D. White (2013), MCMC methods for functions: modifying old algorithms to
+make them faster, doi:10.1214/13-STS421.
+
+R. M. Neal (2011), MCMC using Hamiltonian dynamics, arXiv:1206.1901.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from genreg.sampling.random import Random
+
+__all__ = ["HMC", "MALA", "PCN", "ULA", "Info", "Kernel", "State", "Target"]
+
+
+class Target(Protocol):
+    """The density of the chains."""
+
+    def __call__(self, u: Tensor, *, gradient: bool = True) -> tuple[Tensor, Tensor]:
+        """Energies ``(N,)`` at points ``(N, d)``, and gradients ``(N, d)``, or zeros instead of these."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the chains are.
+
+    Attributes
+    ----------
+    u : Tensor
+        Points, ``(N, d)``.
+    energy : Tensor
+        E(u), ``(N,)``.
+    gradient : Tensor
+        Its gradient, ``(N, d)``.
+    """
+
+    u: Tensor
+    energy: Tensor
+    gradient: Tensor
+
+    @classmethod
+    def at(cls, target: Target, u: Tensor, *, gradient: bool = True) -> State:
+        """Evaluate the target, without its gradient where no kernel asks for it."""
+        return cls(u, *target(u, gradient=gradient))
+
+    def where(self, mask: Tensor, other: State) -> State:
+        """Return this state for the chains in `mask`, ``(N,)``, and `other` for the rest."""
+        rows = mask[:, None]
+        return State(
+            torch.where(rows, self.u, other.u),
+            torch.where(mask, self.energy, other.energy),
+            torch.where(rows, self.gradient, other.gradient),
+        )
+
+    @property
+    def finite(self) -> Tensor:
+        """Whether energy and gradient are finite, ``(N,)``."""
+        return torch.isfinite(self.energy) & torch.isfinite(self.gradient).all(1)
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a step did.
+
+    Attributes
+    ----------
+    probability : Tensor
+        With which the proposal was to be accepted, ``(N,)``; 1 for kernels without a test.
+    accepted : Tensor
+        Whether it was, ``(N,)``.
+    """
+
+    probability: Tensor
+    accepted: Tensor
+
+
+class Kernel(Protocol):
+    """What a sampler needs of a kernel."""
+
+    @property
+    def acceptance(self) -> float | None:
+        """The share of accepted proposals at which it works best, or None where it has no test."""
+
+    @property
+    def evaluations(self) -> int:
+        """Of the target in a step."""
+
+    def largest_size(self, curvature: Tensor) -> Tensor:
+        """The size that suits a Hessian with the largest eigenvalue `curvature`, ``(...)``."""
+
+    def step(self, target: Target, state: State, size: Tensor, random: Random) -> tuple[State, Info]:
+        """Take a step of the sizes h, ``(N,)``."""
+
+
+@dataclass(frozen=True)
+class ULA:
+    """Unadjusted Langevin algorithm: a step of Euler's method, without a test.
+
+    For E = ‖u‖²/2 it samples the variance 1 / (1 - h/4) instead of 1, and diverges from h = 4 on.
+    """
+
+    acceptance: ClassVar[None] = None
+    evaluations: ClassVar[int] = 1
+
+    def largest_size(self, curvature: Tensor) -> Tensor:
+        """One over the curvature: the variance is at most a third too large, in the stiffest direction."""
+        return 1 / curvature
+
+    def step(self, target: Target, state: State, size: Tensor, random: Random) -> tuple[State, Info]:
+        """See the class."""
+        u = _drift(state, size) + size.sqrt()[:, None] * random.normal(state.u)
+        return State.at(target, u), _always(state)
+
+
+@dataclass(frozen=True)
+class MALA:
+    """Metropolis-adjusted Langevin algorithm."""
+
+    acceptance: ClassVar[float] = 0.574  # Roberts and Rosenthal (1998), doi:10.1111/1467-9868.00123
+    evaluations: ClassVar[int] = 1
+
+    def largest_size(self, curvature: Tensor) -> Tensor:
+        """One over the curvature, to begin with."""
+        return 1 / curvature
+
+    def step(self, target: Target, state: State, size: Tensor, random: Random) -> tuple[State, Info]:
+        """See the class."""
+        h = size[:, None]
+        proposal = State.at(target, _drift(state, size) + h.sqrt() * random.normal(state.u))
+        forth = (proposal.u - _drift(state, size)).square().sum(1)
+        back = (state.u - _drift(proposal, size)).square().sum(1)
+        log_ratio = state.energy - proposal.energy + (forth - back) / (2 * size)
+        return _metropolis(state, proposal, log_ratio, random)
+
+
+@dataclass(frozen=True)
+class PCN:
+    r"""Preconditioned Crank-Nicolson: :math:`u^+ = e^{-h/2} u + \sqrt{1 - e^{-h}}\, \xi`.
+
+    The proposal leaves N(0, I) invariant, so that only what the energy adds to ‖u‖²/2 is tested; it works in any
+    number of dimensions where the data say little.
+    """
+
+    acceptance: ClassVar[float] = 0.3
+    evaluations: ClassVar[int] = 1
+
+    def largest_size(self, curvature: Tensor) -> Tensor:
+        """One over the curvature, to begin with."""
+        return 1 / curvature
+
+    def step(self, target: Target, state: State, size: Tensor, random: Random) -> tuple[State, Info]:
+        """See the class."""
+        h = size[:, None]
+        moved = (-h / 2).exp() * state.u + (-torch.expm1(-h)).sqrt() * random.normal(state.u)
+        proposal = State.at(target, moved, gradient=False)
+        log_ratio = _beyond_normal(state) - _beyond_normal(proposal)
+        return _metropolis(state, proposal, log_ratio, random)
+
+
+@dataclass(frozen=True)
+class HMC:
+    """Hamiltonian Monte Carlo with a fixed number of leapfrog steps.
+
+    The size of every chain is multiplied by a random number in each trajectory, so that no trajectory returns to its
+    start by resonance.
+
+    Parameters
+    ----------
+    leapfrog : int
+        Number of leapfrog steps, at least 1.
+    jitter : float
+        The square root of the size is multiplied by a number from [1 - jitter, 1 + jitter].
+
+    Raises
+    ------
+    ValueError
+        If `leapfrog` is below 1 or `jitter` not in [0, 1).
+    """
+
+    leapfrog: int = 4
+    jitter: float = 0.2
+
+    acceptance: ClassVar[float] = 0.7
+
+    def __post_init__(self) -> None:
+        if isinstance(self.leapfrog, bool) or not isinstance(self.leapfrog, int) or self.leapfrog < 1:
+            raise ValueError(f"leapfrog must be an integer of at least 1, got {self.leapfrog!r}")
+        if not 0 <= self.jitter < 1:
+            raise ValueError(f"jitter must be in [0, 1), got {self.jitter}")
+
+    @property
+    def evaluations(self) -> int:
+        """Of the target in a step."""
+        return self.leapfrog
+
+    def largest_size(self, curvature: Tensor) -> Tensor:
+        """One over the curvature, to begin with."""
+        return 1 / curvature
+
+    def step(self, target: Target, state: State, size: Tensor, random: Random) -> tuple[State, Info]:
+        """See the class."""
+        momentum = random.normal(state.u)
+        factor = 1 + self.jitter * (2 * random.uniform(state.energy) - 1)
+        eps = (factor * size.sqrt())[:, None]
+        p = momentum - 0.5 * eps * state.gradient
+        moved = state
+        for k in range(self.leapfrog):
+            moved = State.at(target, moved.u + eps * p)
+            p = p - (eps if k + 1 < self.leapfrog else 0.5 * eps) * moved.gradient
+        kinetic = 0.5 * (momentum.square() - p.square()).sum(1)
+        return _metropolis(state, moved, state.energy - moved.energy + kinetic, random)
+
+
+def _drift(state: State, size: Tensor) -> Tensor:
+    return state.u - 0.5 * size[:, None] * state.gradient
+
+
+def _beyond_normal(state: State) -> Tensor:
+    return state.energy - 0.5 * state.u.square().sum(1)
+
+
+def _always(state: State) -> Info:
+    return Info(torch.ones_like(state.energy), torch.ones_like(state.energy, dtype=torch.bool))
+
+
+def _metropolis(state: State, proposal: State, log_ratio: Tensor, random: Random) -> tuple[State, Info]:
+    """Accept proposals with the probability min(1, exp(log_ratio)); never one that is not finite."""
+    log_ratio = torch.where(proposal.finite, log_ratio, -torch.inf).nan_to_num(-torch.inf)
+    probability = log_ratio.clamp_max(0.0).exp()
+    accepted = random.uniform(state.energy) < probability
+    return proposal.where(accepted, state), Info(probability, accepted)

@@ -1,0 +1,195 @@
+"""What a sampler returns: draws of latent vectors, and what they say about the images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genreg.operators import to_element
+from genreg.sampling.posterior import LatentPosterior
+from genreg.sampling.storage import write_state
+from genreg.sampling.weights import kish_ess, self_normalised, weighted_mean_and_std
+
+__all__ = ["ChainStatus", "Samples"]
+
+
+class ChainStatus(IntEnum):
+    """How a chain ended; `advice` says what the user can do about it."""
+
+    COMPLETED = 1
+    DIVERGED = 2
+    STUCK = 3
+    INTERRUPTED = 4
+
+    @property
+    def advice(self) -> str:
+        """One sentence for the user."""
+        return _ADVICE[self]
+
+
+_ADVICE = {
+    ChainStatus.COMPLETED: "The chain took all its steps: look at the diagnostics.",
+    ChainStatus.DIVERGED: "The energy of the chain was no longer finite or had risen out of reach: its draws from "
+    "there on are NaN and do not count. Take smaller steps or a kernel with a test of acceptance.",
+    ChainStatus.STUCK: "No proposal was accepted after the warm-up: take smaller steps or a longer warm-up.",
+    ChainStatus.INTERRUPTED: "The time was up before the last step: go on with `resume`.",
+}
+
+
+@dataclass(frozen=True)
+class Samples:
+    r"""Draws of :math:`p(z \mid y)` of every sample of a batch.
+
+    Attributes
+    ----------
+    posterior : LatentPosterior
+        What was sampled.
+    z : Tensor
+        Latent vectors, ``(draws, chains, B, dim Z)``, NaN after a chain was stopped.
+    energy : Tensor
+        E(z), ``(draws, chains, B)``.
+    acceptance : Tensor
+        Share of accepted steps after the warm-up, ``(chains, B)``; 1 for kernels without a test.
+    step : Tensor
+        Step sizes h after the warm-up, ``(B,)``, in the coordinates that it learnt.
+    status : Tensor
+        `ChainStatus` of every chain, ``(chains, B)``.
+    evaluations : Tensor
+        Evaluations of E, the search for starting points included, ``(chains, B)``.
+    time : float
+        Wall-clock seconds of the whole batch.
+    seed : int
+        Seed of the random numbers.
+    moments : tuple of Tensor
+        Mean and standard deviation of the images over all chains and draws, ``(B, *X.shape)`` each.
+    last : Tensor
+        Where the chains are, ``(chains, B, dim Z)``.
+    state : Mapping
+        All that `resume` needs.
+    weights : Tensor, optional
+        Weights of the draws, ``(draws, chains, B)``, adding up to 1 for every sample, see `reweighted`.
+    """
+
+    posterior: LatentPosterior
+    z: Tensor
+    energy: Tensor
+    acceptance: Tensor
+    step: Tensor
+    status: Tensor
+    evaluations: Tensor
+    time: float
+    seed: int
+    moments: tuple[Tensor, Tensor]
+    last: Tensor
+    state: Mapping[str, Any] = field(repr=False)
+    weights: Tensor | None = None
+
+    @property
+    def mean(self) -> Any:
+        """Posterior mean of the image: ODL element, ``X.shape`` or ``(B, *X.shape)``, as the data were given."""
+        return self._as_data(self.moments[0])
+
+    @property
+    def std(self) -> Any:
+        """Posterior standard deviation of the pixels, as `mean`."""
+        return self._as_data(self.moments[1])
+
+    def _as_data(self, images: Tensor) -> Any:
+        fidelity = self.posterior.fidelity
+        image = images if fidelity.batched else images[0]
+        return to_element(self.posterior.generator.range, image) if fidelity.from_element else image
+
+    def images(self, index: int) -> Tensor:
+        """All draws of the image of one sample that count, ``(n, *X.shape)``.
+
+        Parameters
+        ----------
+        index : int
+            The sample, from 0.
+        """
+        return self.posterior.decode(self._counted(index))
+
+    def _counted(self, index: int) -> Tensor:
+        z = self.z[:, :, index].flatten(0, 1)
+        return z[torch.isfinite(z).all(1)]
+
+    def interval(self, level: float) -> tuple[Any, Any]:
+        """Credible intervals of the pixels with equal tails, lower and upper bound, each as `mean`.
+
+        Parameters
+        ----------
+        level : float
+            Probability of an interval, in (0, 1).
+
+        Raises
+        ------
+        ValueError
+            If `level` is not in (0, 1).
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level must be in (0, 1), got {level}")
+        tails = (0.5 - level / 2, 0.5 + level / 2)
+        bounds = [self.quantiles(index, tails) for index in range(self.z.shape[2])]
+        lower, upper = torch.stack(bounds, 1)
+        return self._as_data(lower), self._as_data(upper)
+
+    def quantiles(self, index: int, levels: tuple[float, ...]) -> Tensor:
+        """Quantiles of the pixels of one sample, ``(len(levels), *X.shape)``; NaN where no draw counts."""
+        images = self.images(index)
+        if not len(images):
+            return images.new_full((len(levels), *images.shape[1:]), torch.nan)
+        if self.weights is None:
+            return torch.quantile(images, torch.tensor(levels, dtype=images.dtype, device=images.device), 0)
+        w = self.weights[:, :, index].flatten()[torch.isfinite(self.z[:, :, index]).all(-1).flatten()]
+        ordered, order = images.flatten(1).sort(0)
+        share = w[order].cumsum(0)
+        rows = torch.stack([(share < level * share[-1]).sum(0) for level in levels])
+        return ordered.gather(0, rows.clamp_max(len(images) - 1)).view(-1, *images.shape[1:])
+
+    def reweighted(self, log_weight: Callable[[Tensor], Tensor]) -> Samples:
+        r"""The same draws with importance weights, for another density.
+
+        Parameters
+        ----------
+        log_weight : callable
+            The logarithm of the ratio of the other density to that of the draws up to a constant, of latent vectors
+            ``(n, dim Z)``, ``(n,)``. For example ``-to_torch(genreg.latent.DensityRatio(G, D))``.
+
+        Returns
+        -------
+        Samples
+            With `weights`, and with the mean and standard deviation that they give.
+        """
+        draws, chains, batch, _ = self.z.shape
+        counts = torch.isfinite(self.z).all(-1)
+        with torch.no_grad():
+            log_w = log_weight(self.z.nan_to_num(0.0).flatten(0, 2)).view(draws, chains, batch)
+        weights = self_normalised(torch.where(counts, log_w, -torch.inf))
+        moments = [
+            weighted_mean_and_std(self.images(k), weights[:, :, k][counts[:, :, k]], 0) for k in range(batch)
+        ]
+        mean, std = (torch.stack(parts) for parts in zip(*moments, strict=True))
+        return replace(self, weights=weights, moments=(mean, std))
+
+    @property
+    def weighted_size(self) -> Tensor:
+        """Kish's effective number of draws of every sample, ``(B,)``; their number without weights."""
+        if self.weights is None:
+            return torch.isfinite(self.z).all(-1).sum((0, 1)).to(self.z.dtype)
+        return kish_ess(self.weights)
+
+    def advice(self) -> str:
+        """How many chains ended in which way, and what to do about it."""
+        codes, counts = torch.unique(self.status, return_counts=True)
+        ends = ((ChainStatus(int(code)), int(count)) for code, count in zip(codes, counts, strict=True))
+        return "\n".join(f"{count} x {status.name}: {status.advice}" for status, count in ends)
+
+    def save(self, path: str | Path) -> None:
+        """Write all that `resume` needs to a safetensors file, whole or not at all."""
+        write_state(Path(path), self.state)

@@ -1,0 +1,66 @@
+r"""What chains learn before their draws count: step sizes for every image, and coordinates.
+
+The step size of an image rises while its chains accept more proposals than the kernel works best at, and falls
+otherwise, by smaller and smaller amounts (Robbins and Monro). Coordinates are learnt from the draws of windows of
+doubling length, after each of which the size is sought anew, as in Stan.
+
+References
+----------
+C. Andrieu, J. Thoms (2008), A tutorial on adaptive MCMC, doi:10.1007/s11222-008-9110-y.
+
+B. Carpenter et al. (2017), Stan: a probabilistic programming language, doi:10.18637/jss.v076.i01.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genreg.sampling.kernels import Target
+from genreg.sampling.random import Random
+
+__all__ = ["adapted", "largest_curvature", "window_ends"]
+
+_FIRST = 25  # turns of the first window
+_POWER = 10  # products with the Hessian
+
+
+def adapted(log_size: Tensor, probability: Tensor, turn: int, target: float) -> Tensor:
+    """Logarithms of the step sizes after a turn (counted from 0) that had these probabilities of acceptance."""
+    return log_size + (turn + 1) ** -0.6 * (probability - target)
+
+
+def window_ends(burn_in: int) -> list[int]:
+    """The turns after which coordinates are learnt; the first entry is where the first window begins."""
+    first, last = int(0.15 * burn_in), int(0.9 * burn_in)
+    if last - first < _FIRST:
+        return []
+    ends, length = [first], _FIRST
+    while ends[-1] + 3 * length <= last:  # the next but one would fit as well
+        ends.append(ends[-1] + length)
+        length *= 2
+    return [*ends, last]
+
+
+def largest_curvature(target: Target, u: Tensor, gradient: Tensor, random: Random) -> Tensor:
+    """The largest modulus of an eigenvalue of the Hessian at each point, ``(N,)``, by power iteration.
+
+    The products with the Hessian are differences of gradients, so that energies need one derivative only.
+
+    Parameters
+    ----------
+    target : Target
+        The density.
+    u, gradient : Tensor
+        Points and gradients there, ``(N, d)``.
+    random : Random
+        For the first vector.
+    """
+    eps = torch.finfo(u.dtype).eps ** 0.5 * (1 + torch.linalg.vector_norm(u, dim=1, keepdim=True))
+    v = torch.nn.functional.normalize(random.normal(u), dim=1)
+    length = torch.ones_like(u[:, :1])
+    for _ in range(_POWER):
+        product = (target(u + eps * v)[1] - gradient) / eps
+        length = torch.linalg.vector_norm(product, dim=1, keepdim=True)
+        v = product / length.clamp_min(torch.finfo(u.dtype).tiny)
+    return length[:, 0].nan_to_num(1.0).clamp_min(1e-6)
