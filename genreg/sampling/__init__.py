@@ -1,6 +1,16 @@
 """Samples of posteriors with generative priors: of latent vectors, and of images together with them."""
 
 from genreg.sampling.chains import langevin, resume, sample
+from genreg.sampling.diagnostics import (
+    Diagnostics,
+    Mixing,
+    autocorrelation,
+    diagnose,
+    effective_sample_size,
+    monte_carlo_error,
+    rank_normalised_rhat,
+)
+from genreg.sampling.figures import plot_traces
 from genreg.sampling.gibbs import JointSamples, gibbs
 from genreg.sampling.kernels import HMC, MALA, PCN, ULA
 from genreg.sampling.posterior import LatentPosterior
@@ -14,11 +24,19 @@ __all__ = [
     "SKROCK",
     "ULA",
     "ChainStatus",
+    "Diagnostics",
     "JointSamples",
     "LatentPosterior",
+    "Mixing",
     "Samples",
+    "autocorrelation",
+    "diagnose",
+    "effective_sample_size",
     "gibbs",
     "langevin",
+    "monte_carlo_error",
+    "plot_traces",
+    "rank_normalised_rhat",
     "resume",
     "sample",
 ]

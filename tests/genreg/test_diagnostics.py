@@ -248,3 +248,45 @@ def test_traces_are_drawn():
     for index in ((), (7,), (-1,)):
         with pytest.raises(ValueError, match="index must have images from 0 to 6"):
             plot_traces(samples, index)
+
+
+@pytest.fixture(scope="module")
+def gaussian_posterior():
+    """A linear generator and its data: the posterior is Gaussian."""
+    import odl
+
+    import genreg
+    from genreg.sampling import LatentPosterior, sample
+
+    torch.manual_seed(0)
+    X = odl.uniform_discr([0, 0], [1, 1], (3, 4), dtype="float64")
+    model = torch.nn.Sequential(torch.nn.Linear(2, 12), torch.nn.Unflatten(1, (3, 4)))
+    G = genreg.Generator(model, X, latent_dim=2)
+    A = genreg.operators.gaussian_measurements(X, 5, seed=0)
+    z = torch.randn(20, 2, dtype=torch.float64)
+    truth = G.decode(z).mean
+    y = genreg.to_torch(A)(truth) + 0.3 * torch.randn(20, 5, dtype=torch.float64)
+    posterior = LatentPosterior(genreg.GaussianFidelity(A, y, noise_std=0.3), G)
+    return sample(posterior, chains=4, steps=400, burn_in=100, seed=1, progress=False), truth
+
+
+def test_chains_of_a_gaussian_posterior_meet(gaussian_posterior):
+    samples, _ = gaussian_posterior
+    found = diagnose(samples)
+    assert found.chains == 4 and not bool(found.stopped.any())
+    assert found.worst_rhat.max() < 1.05 and found.median_rhat.median() < 1.01
+    assert found.worst_ess.min() > 100  # of 1200
+    torch.testing.assert_close(found.acceptance, samples.acceptance.mean(0))
+    assert len(plot_traces(samples, (3, 19)).axes) == 4
+
+
+def test_intervals_of_samples_cover_what_they_promise(gaussian_posterior):
+    """Twenty images with two degrees of freedom each: the standard error says how near is near."""
+    from genreg.evaluation import coverage, interval_coverage
+
+    samples, truth = gaussian_posterior
+    images = torch.stack([samples.images(k) for k in range(20)], 1)
+    found = coverage(images, truth)
+    assert bool(((found.overall - torch.tensor(found.levels)).abs() < 3 * found.error).all())
+    by_quantiles = interval_coverage(*samples.interval(0.8), truth, 0.8)
+    torch.testing.assert_close(by_quantiles.overall[0], found.overall[1], atol=0.02, rtol=0)
