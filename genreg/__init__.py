@@ -8,6 +8,7 @@ import genreg.operators  # noqa: F401  (first, as it undoes what the import of O
 from genreg import (
     adversarial,
     datasets,
+    density_ratio,
     distillation,
     evaluation,
     flows,
@@ -63,6 +64,7 @@ __all__ = [
     "TotalVariation",
     "adversarial",
     "datasets",
+    "density_ratio",
     "distillation",
     "evaluation",
     "flows",

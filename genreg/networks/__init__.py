@@ -8,8 +8,8 @@ where s(x) exists for a variational model only. Grey images are tensors ``(B, n,
 colour images ``(B, 3, n, m)``, both in [0, 1]; latent vectors are ``(B, latent_dim)``. Architectures are frozen
 dataclasses with a method ``build``; `build` makes a model from the dictionary that a card of trained weights
 stores. A `Structured` model has the inverse of L(z) L(z)', with a sparse L, in the place of gamma^2 I. A `GAN` has
-the decoder of one autoencoder and, as its critic, the encoder of another. A `GaussianRegressor` maps an image to a
-Gaussian of images.
+the decoder of one autoencoder and, as its critic, the encoder of another; a `Critic` is such an encoder by itself. A
+`GaussianRegressor` maps an image to a Gaussian of images.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,6 +17,7 @@ from typing import Any
 
 from genreg.networks._adversarial import AUTOENCODERS, GAN, GanConfig, from_dict
 from genreg.networks._autoencoder import Architecture, Autoencoder
+from genreg.networks._critic import Critic, CriticConfig
 from genreg.networks._duff import DuffConfig
 from genreg.networks._flow import Flow, FlowConfig
 from genreg.networks._gaussian import GaussianRegressor, GaussianRegressorConfig
@@ -32,6 +33,8 @@ __all__ = [
     "Architecture",
     "Autoencoder",
     "ConvConfig",
+    "Critic",
+    "CriticConfig",
     "DenseConfig",
     "DuffConfig",
     "Flow",
@@ -47,16 +50,19 @@ __all__ = [
     "build",
 ]
 
-ARCHITECTURES: dict[str, Callable[..., Architecture | FlowConfig | GanConfig | GaussianRegressorConfig]] = {
+ARCHITECTURES: dict[
+    str, Callable[..., Architecture | CriticConfig | FlowConfig | GanConfig | GaussianRegressorConfig]
+] = {
     **AUTOENCODERS,
     StructuredConfig.name: StructuredConfig,
     FlowConfig.name: FlowConfig,
     GanConfig.name: GanConfig,
     GaussianRegressorConfig.name: GaussianRegressorConfig,
+    CriticConfig.name: CriticConfig,
 }
 
 
-def build(config: Mapping[str, Any]) -> Autoencoder | Flow | GAN | GaussianRegressor:
+def build(config: Mapping[str, Any]) -> Autoencoder | Critic | Flow | GAN | GaussianRegressor:
     """Build a model with random weights from the "architecture" entry of a card.
 
     Parameters
@@ -66,7 +72,7 @@ def build(config: Mapping[str, Any]) -> Autoencoder | Flow | GAN | GaussianRegre
 
     Returns
     -------
-    Autoencoder, Flow, GAN or GaussianRegressor
+    Autoencoder, Critic, Flow, GAN or GaussianRegressor
         The model, in training mode.
 
     Raises

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from genreg._loop import atomically
-from genreg.networks import GAN, Autoencoder, Flow, GaussianRegressor, build
+from genreg.networks import GAN, Autoencoder, Critic, Flow, GaussianRegressor, build
 
 __all__ = ["load", "read_card", "save", "shipped"]
 
@@ -31,7 +31,7 @@ def shipped() -> list[str]:
 
 def save(
     path: str | os.PathLike[str],
-    model: Autoencoder | Flow | GAN | GaussianRegressor,
+    model: Autoencoder | Critic | Flow | GAN | GaussianRegressor,
     card: Mapping[str, Any],
     *,
     half: bool = False,
@@ -91,7 +91,7 @@ def save(
 
 def load(
     name_or_path: str | os.PathLike[str], *, device: torch.device | str = "cpu"
-) -> tuple[Autoencoder | Flow | GAN | GaussianRegressor, dict[str, Any]]:
+) -> tuple[Autoencoder | Critic | Flow | GAN | GaussianRegressor, dict[str, Any]]:
     """Read a model and its card.
 
     Parameters
@@ -104,7 +104,7 @@ def load(
 
     Returns
     -------
-    model : Autoencoder, Flow, GAN or GaussianRegressor
+    model : Autoencoder, Critic, Flow, GAN or GaussianRegressor
         The model in single precision and in evaluation mode.
     card : dict
         Its card.

@@ -16,6 +16,7 @@ MODULES = [
     "genreg.configuration",
     "genreg.datasets",
     "genreg.demo",
+    "genreg.density_ratio",
     "genreg.distillation",
     "genreg.evaluation",
     "genreg.fidelity",
