@@ -6,6 +6,7 @@ trained generator is the prior and a batch of images, parameters and restarts is
 
 import genreg.operators  # noqa: F401  (first, as it undoes what the import of ODL changes)
 from genreg import (
+    adaptive,
     adversarial,
     datasets,
     density_ratio,
@@ -62,6 +63,7 @@ __all__ = [
     "Sweep",
     "Tikhonov",
     "TotalVariation",
+    "adaptive",
     "adversarial",
     "datasets",
     "density_ratio",

@@ -11,6 +11,7 @@ import genreg
 
 MODULES = [
     "genreg",
+    "genreg.adaptive",
     "genreg.adversarial",
     "genreg.cli",
     "genreg.configuration",
