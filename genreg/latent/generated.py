@@ -24,8 +24,9 @@ from genreg.operators import (
 )
 from genreg.operators._building_blocks import weighted_sum
 from genreg.operators.lowering_fields import sum_of_squares
+from genreg.solvers.splitting import is_smooth, summed, terms
 
-__all__ = ["DensityRatio", "Discriminator", "ImageVariation"]
+__all__ = ["DensityRatio", "Discriminator", "ImageVariation", "take_apart"]
 
 
 class _OfImage(Functional):
@@ -48,6 +49,20 @@ class _OfImage(Functional):
 @lower.register(_OfImage)
 def _(op: _OfImage) -> TorchFunctional:
     return TorchFunctional(to_torch(op.functional).fn, op.domain, name=type(op).__name__)
+
+
+def take_apart(latent: Functional, G: odl.Operator) -> tuple[TorchFunctional | None, TorchFunctional | None]:
+    """Return the smooth terms of a latent functional, those of z and those of G(z), as functionals of z and of x.
+
+    Who has G(z) already evaluates the latter without decoding again.
+    """
+    of_z, of_x = [], []
+    for scale, term in terms(latent):
+        if isinstance(term, _OfImage) and term.G is G:
+            of_x.append((scale, to_torch(term.functional.left)))
+        elif is_smooth(term):
+            of_z.append((scale, to_torch(term)))
+    return summed(of_z, G.domain) if of_z else None, summed(of_x, G.range) if of_x else None
 
 
 class ImageVariation(_OfImage):

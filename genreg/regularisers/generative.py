@@ -28,6 +28,7 @@ from torch import Tensor
 
 from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.generator import Generator
+from genreg.latent.generated import take_apart
 from genreg.operators import TorchFunctional, to_torch, torch_dtype, weight
 from genreg.regularisers.base import Regulariser
 from genreg.regularisers.marginal import RangeMarginal
@@ -148,9 +149,20 @@ class HardConstraint(Generative):
     def problem(self, fidelity: Fidelity, lam: Tensor, **parameters: Tensor) -> Objective | SaddlePoint:
         """The problem, see `Regulariser.problem`; for a Gaussian fidelity and ‖z‖² with its curvature.
 
-        `solvers.gauss_newton` solves it then.
+        `solvers.gauss_newton` solves it then. Latent terms of G(z) take it from the fidelity.
         """
         objective = super().problem(fidelity, lam, **parameters)
+        of_z, of_x = take_apart(self.latent, self.generator)
+        if isinstance(objective, Objective) and of_x is not None:
+            forward, of_image = to_torch(fidelity.operator), of_x
+
+            def smooth(blocks: Blocks, lam: Tensor, **given: Tensor) -> Tensor:
+                z = blocks["z"]
+                x = self.generate(z)
+                s = of_image(x) if of_z is None else of_z(z) + of_image(x)
+                return fidelity.misfit(forward(x), **given) + lam * s
+
+            objective = replace(objective, smooth=smooth)
         if isinstance(objective, Objective) and isinstance(fidelity, GaussianFidelity) and self._squared:
             curvature = latent_curvature(to_torch(fidelity.operator), self.generate)
             scale = 2 * float(weight(self.generator.domain))

@@ -13,6 +13,7 @@ from torch import nn
 from genreg import (
     GaussianFidelity,
     Generator,
+    HardConstraint,
     NetworkOperator,
     density_ratio,
     networks,
@@ -20,7 +21,7 @@ from genreg import (
     to_torch,
     weights,
 )
-from genreg.latent import DensityRatio, StandardNormal
+from genreg.latent import Box, DensityRatio, Discriminator, StandardNormal
 from genreg.networks import Critic, CriticConfig, DenseConfig, GanConfig
 from genreg.operators import derivative_test, to_tensor
 
@@ -136,6 +137,30 @@ def test_posteriors_with_the_ratio_are_those_of_the_data():
         assert bool(((samples.mean - mean).abs() < 4 * error).all()) and bool((error < 0.01).all())
         assert bool(((samples.std - std).abs() < 4 * error).all())
     assert bool(((plain.mean - mean).abs() > 10 * error).any())
+
+
+def test_images_are_decoded_once_for_the_data_and_the_ratio():
+    G, D = made(1.2, 0.8), critic(dataclasses.replace(SMALL, encoder=(5,)))
+    calls = []
+    G.model.register_forward_hook(lambda *_: calls.append(1))
+    fidelity = GaussianFidelity(odl.IdentityOperator(G.range), gaussian(3, seed=7), 0.5)
+    latent = 0.3 * StandardNormal(G.domain) + 2 * DensityRatio(G, D) + 0.1 * Discriminator(G, D)
+    objective = sampling.LatentPosterior(fidelity, G, latent=latent).objective
+    z = gaussian(3, seed=1).flatten(1)
+    calls.clear()
+    value, gradient = objective.value_and_gradient({"z": z})
+    assert len(calls) == 1
+    leaf = z.clone().requires_grad_()
+    expected = to_torch(fidelity)(G.module(leaf)) + to_torch(latent)(leaf)
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(gradient["z"], torch.autograd.grad(expected.sum(), leaf)[0])
+    foreign = DensityRatio(made(), D)  # of another generator
+    other = sampling.LatentPosterior(fidelity, G, latent=foreign).energy(z)
+    torch.testing.assert_close(other, to_torch(fidelity)(G.module(z)) - D(made().module(z)))
+    boxed = HardConstraint(G, DensityRatio(G, D) + Box(G.domain, 3.0)).problem(
+        fidelity, torch.ones(3).double()
+    )
+    torch.testing.assert_close(boxed({"z": z}), to_torch(fidelity)(G.module(z)) - D(G.module(z)))
 
 
 # training
