@@ -98,7 +98,7 @@ def sample(
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type, shape or value, or no chain of a sample starts at a finite energy.
+        If an argument has the wrong type, shape or value, or no chain starts at a finite energy.
 
     References
     ----------

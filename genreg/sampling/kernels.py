@@ -207,7 +207,7 @@ class HMC:
         If `leapfrog` is below 1 or `jitter` not in [0, 1).
     """
 
-    leapfrog: int = 4
+    leapfrog: int = 2
     jitter: float = 0.2
 
     acceptance: ClassVar[float] = 0.7

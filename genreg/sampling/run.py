@@ -118,9 +118,8 @@ class Run:
             self.target.coordinates = coordinates
         self.state = self._at(z)
         finite = self.state.finite.view_as(self.alive)
-        if not bool(finite.any(0).all()):
-            lost = int((~finite.any(0)).sum())
-            raise ValueError(f"init must have a finite energy, got none in any chain of {lost} samples")
+        if not bool(finite.any()):
+            raise ValueError("init must have a finite energy, got none in any chain of any sample")
         self.alive &= finite
         self.top = self.state.energy.view_as(self.alive) + _RISE[0] + _RISE[1] * self.dim
         if step is None:

@@ -35,8 +35,8 @@ class ChainStatus(IntEnum):
 
 _ADVICE = {
     ChainStatus.COMPLETED: "The chain took all its steps: look at the diagnostics.",
-    ChainStatus.DIVERGED: "The energy of the chain was no longer finite or had risen out of reach: its draws from "
-    "there on are NaN and do not count. Take smaller steps or a kernel with a test of acceptance.",
+    ChainStatus.DIVERGED: "The energy of the chain was not finite or had risen out of reach: its draws from there "
+    "on are NaN and do not count. Take smaller steps or a kernel with a test of acceptance.",
     ChainStatus.STUCK: "No proposal was accepted after the warm-up: take smaller steps or a longer warm-up.",
     ChainStatus.INTERRUPTED: "The time was up before the last step: go on with `resume`.",
 }
