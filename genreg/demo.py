@@ -148,7 +148,8 @@ def demo(
     rows, curves = [_fbp(p)], {}
     for name, (regulariser, grid) in priors.items():
         options: dict[str, Any] = {"tol": 1e-3} if quick else {}
-        options = {"restarts": 4} if isinstance(regulariser, HardConstraint) else options
+        if isinstance(regulariser, HardConstraint):
+            options["restarts"] = 2 if quick else 4
         rows.append(_by_morozov(name, p, regulariser, **options))
         row, curve = _best_psnr(name, p, regulariser, grid[::5] if quick else grid, **options)
         rows.append(row)

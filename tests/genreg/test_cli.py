@@ -1,5 +1,6 @@
 """The command line: every command at its quick size, and errors in one line."""
 
+import dataclasses
 import json
 import runpy
 import sys
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 import genreg
-from genreg import weights
+from genreg import recipes, weights
 from genreg.cli import main
+from genreg.networks import DenseConfig
 
 
 def fails(capsys, *arguments):
@@ -79,7 +81,17 @@ def test_reconstruct_errors(case, capsys, tmp_path):
 # train
 
 
-def test_train_quickly(tmp_path, capsys):
+def test_train_quickly(tmp_path, capsys, monkeypatch):
+    layers = {
+        "image_shape": (56, 56),
+        "latent_dim": 3,
+        "variational": False,
+        "encoder": (4,),
+        "decoder": (4,),
+    }
+    recipe = recipes.RECIPES["shapes-ae"]
+    small = dataclasses.replace(recipe, architecture=DenseConfig(**layers), range_images=2)
+    monkeypatch.setitem(recipes.RECIPES, "shapes-ae", small)
     assert main(["train", "shapes-ae", "--quick", "--out", str(tmp_path / "runs")]) == 0
     assert str(tmp_path / "runs" / "shapes-ae.safetensors") in capsys.readouterr().out
     model, card = weights.load(tmp_path / "runs" / "shapes-ae.safetensors")

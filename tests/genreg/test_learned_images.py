@@ -89,7 +89,7 @@ def test_reconstruction_has_the_closed_form(A, G, X, y, kind):
     }[kind]
     c = -(B @ bias) if c is None else c  # R(x) = scale ‖B x + c‖²
     lam = 0.7
-    rec = reconstruct(A, y, R, noise_std=SIGMA, lam=lam, tol=1e-9, max_iter=5000, progress=False)
+    rec = reconstruct(A, y, R, noise_std=SIGMA, lam=lam, tol=1e-7, max_iter=5000, progress=False)
     normal = M.T @ M / SIGMA**2 + 2 * lam * scale * B.T @ B
     for i in range(3):
         right = M.T @ y[i] / SIGMA**2 - 2 * lam * scale * B.T @ c

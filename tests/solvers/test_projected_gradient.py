@@ -63,12 +63,11 @@ def test_least_squares_on_the_range(parts, projection, cls):
 def test_elements_in_elements_out_and_batch_equals_single(parts):
     X, W, A, y, _ = parts
     G = Linear(W, X)
-    together = projected_gradient(A, y, G, tol=1e-6, max_iter=300, progress=False)
+    options = {"tol": 1e-6, "max_iter": 300, "inner_iterations": 3, "progress": False}
+    together = projected_gradient(A, y, G, **options)
     assert (together.status == Status.CONVERGED).all()
     for k in range(B):
-        alone = projected_gradient(
-            A, A.range.element(y[k].numpy()), G, tol=1e-6, max_iter=300, progress=False
-        )
+        alone = projected_gradient(A, A.range.element(y[k].numpy()), G, **options)
         assert alone.image in X and alone.blocks["z"] in G.domain and alone.value.shape == ()
         assert torch.allclose(to_tensor(alone.image), together.image[k], atol=1e-5)
 
@@ -93,8 +92,8 @@ def test_nonlinear_operator_and_generator(parts, step):
         init=0.5 * truth,
         step=step,
         tol=1e-6,
-        max_iter=30,
-        inner_iterations=10,
+        max_iter=20,
+        inner_iterations=6,
         restarts=2,
         progress=False,
     )
