@@ -227,9 +227,10 @@ def load_generator(name_or_path: str | Path, range: Any) -> Generator:
     ----------
     name_or_path : str or Path
         Name of shipped weights (``"shapes-vae"``, ``"shapes-ae"``, ``"shapes-gan"``, ``"mnist-vae"``,
-        ``"mnist-ae"``, ``"mnist-gan"``, ``"mnist-vae-dense"``, ``"disc-vae"``, ``"brain-vae"``; with a diagonal or
-        structured precision ``"mnist-diagonal"``, ``"mnist-supn"``, ``"brain-diagonal"``, ``"brain-supn"``), or the
-        path of a ``.safetensors`` file with its card beside it, as `genreg.weights.save` writes it.
+        ``"mnist-ae"``, ``"mnist-gan"``, ``"mnist-vae-dense"``, ``"gradients-2-vae"``, ``"gradients-4-vae"``,
+        ``"disc-vae"``, ``"brain-vae"``; with a diagonal or structured precision ``"mnist-diagonal"``,
+        ``"mnist-supn"``, ``"brain-diagonal"``, ``"brain-supn"``), or the path of a ``.safetensors`` file with its
+        card beside it, as `genreg.weights.save` writes it.
     range : ODL space
         The image space X; its shape must be that of the model's images.
 
