@@ -82,7 +82,7 @@ class Candidates:
         whole = GaussianFidelity(A, y, noise_std)
         self.operator, self.batched, self.from_element = A, whole.batched, whole.from_element
         self._data = whole.data
-        sigma = trailing(whole.noise_std, whole.data).expand(whole.data.shape)
+        sigma = torch.as_tensor(trailing(whole.noise_std, whole.data)).expand(whole.data.shape)
         if not bool(torch.isfinite(sigma).all()):
             raise ValueError("noise_std must be finite: what can't be measured is no candidate")
         self.noise_std = sigma
