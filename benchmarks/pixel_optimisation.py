@@ -195,7 +195,8 @@ def draw(tables: dict[int, list[dict[str, Any]]], x: Tensor, example: dict[str, 
         rows, columns = (part.flatten() for part in (found.chosen[0] // 28, found.chosen[0] % 28))
         turn = torch.arange(1, found.chosen.shape[1] + 1).repeat_interleave(found.chosen.shape[2])
         shown = ax.scatter(columns, rows, c=turn, s=6, cmap="plasma_r", vmin=1)
-        ax.set_title(f"{name}: round {found.found[0]:.0f}", fontsize=8)
+        when = f"round {found.found[0]:.0f}" if found.found[0].isfinite() else "not found"
+        ax.set_title(f"{name}: {when}", fontsize=8)
     for ax in panels:
         ax.plot(brightest % 28, brightest // 28, "o", mec="#56B4E9", mfc="none", markersize=9, mew=1.6)
     bottom.colorbar(shown, ax=list(panels), shrink=0.8, label="measured in round")
