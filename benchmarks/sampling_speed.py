@@ -140,7 +140,7 @@ def kernels(model: str, images: int, chains: int, steps: int, sigmas: tuple[floa
         start, _ = target.start("map", chains, Random(0, torch.device("cpu")))
         reference = sample(
             target,
-            HMC(3),
+            HMC(),
             chains=chains,
             steps=4 * steps,
             burn_in=steps,

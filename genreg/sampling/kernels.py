@@ -12,8 +12,8 @@ class                   step                                        exact       
 ULA                     the formula                                 no          1
 MALA                    the same as a proposal                      yes         1
 PCN                     a proposal that keeps N(0, I)               yes         1, without gradient
-HMC                     a trajectory of Hamilton's equations        yes         ``leapfrog``
-SKROCK                  Chebyshev stages, for stiff densities       no          ``stages``
+HMC                     a trajectory of Hamilton's equations        yes         up to ``leapfrog``
+SKROCK                  Chebyshev stages, for stiff densities       no          ``stages`` + 1
 ======================  ==========================================  ==========  ==============================
 
 Exact kernels leave the density invariant for every h, by Metropolis' test; the others sample a density that differs
@@ -111,10 +111,6 @@ class Kernel(Protocol):
     def acceptance(self) -> float | None:
         """The share of accepted proposals at which it works best, or None where it has no test."""
 
-    @property
-    def evaluations(self) -> int:
-        """Of the target in a step."""
-
     def largest_size(self, curvature: Tensor) -> Tensor:
         """The size that suits a Hessian with the largest eigenvalue `curvature`, ``(...)``."""
 
@@ -130,7 +126,6 @@ class ULA:
     """
 
     acceptance: ClassVar[None] = None
-    evaluations: ClassVar[int] = 1
 
     def largest_size(self, curvature: Tensor) -> Tensor:
         """One over the curvature: the variance is at most a third too large, in the stiffest direction."""
@@ -147,7 +142,6 @@ class MALA:
     """Metropolis-adjusted Langevin algorithm."""
 
     acceptance: ClassVar[float] = 0.574  # Roberts and Rosenthal (1998), doi:10.1111/1467-9868.00123
-    evaluations: ClassVar[int] = 1
 
     def largest_size(self, curvature: Tensor) -> Tensor:
         """One over the curvature, to begin with."""
@@ -168,11 +162,11 @@ class PCN:
     r"""Preconditioned Crank-Nicolson: :math:`u^+ = e^{-h/2} u + \sqrt{1 - e^{-h}}\, \xi`.
 
     The proposal leaves N(0, I) invariant, so that only what the energy adds to ‖u‖²/2 is tested; it works in any
-    number of dimensions where the data say little.
+    number of dimensions where the data say little. In coordinates that the warm-up has learnt, chains may stick in
+    tails that are longer than those of a normal distribution: use ``metric="identity"``.
     """
 
     acceptance: ClassVar[float] = 0.3
-    evaluations: ClassVar[int] = 1
 
     def largest_size(self, curvature: Tensor) -> Tensor:
         """One over the curvature, to begin with."""
@@ -189,39 +183,42 @@ class PCN:
 
 @dataclass(frozen=True)
 class HMC:
-    """Hamiltonian Monte Carlo with a fixed number of leapfrog steps.
+    r"""Hamiltonian Monte Carlo with trajectories of one length, in as many leapfrog steps as their size asks for.
 
-    The size of every chain is multiplied by a random number in each trajectory, so that no trajectory returns to its
-    start by resonance.
+    A trajectory of a length t has :math:`n = \lceil t / \sqrt{h} \rceil` steps, each of t / n. For a normal
+    distribution in coordinates in which it is standard, the length π/2 gives independent draws; where a posterior is bent or has
+    tails longer ones do better (on the posteriors of "shapes-vae" and "mnist-vae-dense" 2.2 gave as many or more
+    effective samples for every evaluation as π/2). The length of every trajectory is multiplied by a random number, so
+    that none returns to its start by resonance.
 
     Parameters
     ----------
-    leapfrog : int
-        Number of leapfrog steps, at least 1.
+    length : float
+        Length of a trajectory, in coordinates of the chain.
     jitter : float
-        The square root of the size is multiplied by a number from [1 - jitter, 1 + jitter].
+        Lengths are multiplied by numbers from [1 - jitter, 1 + jitter].
+    leapfrog : int
+        The largest number of steps; a trajectory that would need more is shorter.
 
     Raises
     ------
     ValueError
-        If `leapfrog` is below 1 or `jitter` not in [0, 1).
+        If `length` is not positive, `jitter` not in [0, 1), or `leapfrog` below 1.
     """
 
-    leapfrog: int = 2
-    jitter: float = 0.2
+    length: float = 2.0
+    jitter: float = 0.3
+    leapfrog: int = 12
 
     acceptance: ClassVar[float] = 0.7
 
     def __post_init__(self) -> None:
-        if isinstance(self.leapfrog, bool) or not isinstance(self.leapfrog, int) or self.leapfrog < 1:
-            raise ValueError(f"leapfrog must be an integer of at least 1, got {self.leapfrog!r}")
+        if not self.length > 0:
+            raise ValueError(f"length must be positive, got {self.length}")
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter must be in [0, 1), got {self.jitter}")
-
-    @property
-    def evaluations(self) -> int:
-        """Of the target in a step."""
-        return self.leapfrog
+        if isinstance(self.leapfrog, bool) or not isinstance(self.leapfrog, int) or self.leapfrog < 1:
+            raise ValueError(f"leapfrog must be an integer of at least 1, got {self.leapfrog!r}")
 
     def largest_size(self, curvature: Tensor) -> Tensor:
         """One over the curvature, to begin with."""
@@ -230,13 +227,18 @@ class HMC:
     def step(self, target: Target, state: State, size: Tensor, random: Random) -> tuple[State, Info]:
         """See the class."""
         momentum = random.normal(state.u)
-        factor = 1 + self.jitter * (2 * random.uniform(state.energy) - 1)
-        eps = (factor * size.sqrt())[:, None]
+        length = self.length * (1 + self.jitter * (2 * random.uniform(state.energy) - 1))
+        wanted = (length / size.sqrt()).ceil()
+        steps = wanted.clamp(1, self.leapfrog)
+        eps = torch.where(wanted > steps, size.sqrt(), length / steps)[:, None]
         p = momentum - 0.5 * eps * state.gradient
         moved = state
-        for k in range(self.leapfrog):
-            moved = State.at(target, moved.u + eps * p)
-            p = p - (eps if k + 1 < self.leapfrog else 0.5 * eps) * moved.gradient
+        for k in range(int(steps.max())):
+            ahead = State.at(target, moved.u + eps * p)
+            kick = torch.where((steps == k + 1)[:, None], 0.5 * eps, eps)
+            under_way = steps > k
+            p = torch.where(under_way[:, None], p - kick * ahead.gradient, p)
+            moved = ahead.where(under_way, moved)
         kinetic = 0.5 * (momentum.square() - p.square()).sum(1)
         return _metropolis(state, moved, state.energy - moved.energy + kinetic, random)
 

@@ -63,11 +63,6 @@ class SKROCK:
         if not self.damping > 0:
             raise ValueError(f"damping must be positive, got {self.damping}")
 
-    @property
-    def evaluations(self) -> int:
-        """Of the target in a step: the stages, and one for the energy of the new point."""
-        return self.stages + 1
-
     def largest_size(self, curvature: Tensor) -> Tensor:
         """Half of the bound of stability: h = l_s / L."""
         return ((self.stages - 0.5) ** 2 * (2 - 4 * self.damping / 3) - 1.5) / curvature
