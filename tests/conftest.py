@@ -16,6 +16,9 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    items.sort(
+        key=lambda item: item.name != "test_wheel"
+    )  # the longest first: at the end the others wait for it
     if not config.getoption("--device").startswith("cuda"):
         for item in items:
             if "cuda" in item.keywords:

@@ -65,7 +65,7 @@ def test_morozov_meets_the_level(A, X, G, make):
     truth = G.module(torch.randn(4, 3, dtype=torch.float64))
     clean = to_torch(A)(truth)
     y = clean + SIGMA * torch.randn_like(clean)
-    rec = reconstruct(A, y, make(X, G), lam="morozov", factor=1.8, max_iter=3000, **QUIET)
+    rec = reconstruct(A, y, make(X, G), lam="morozov", factor=1.8, max_iter=1000, **QUIET)
     reached = rec.status != Status.LEVEL_NOT_EXCEEDED
     assert (rec.residual[reached] <= 1.8 * rec.level[reached]).all()
     assert (rec.residual[reached] >= 0.95 * 1.8 * rec.level[reached]).all()

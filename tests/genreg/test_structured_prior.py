@@ -218,7 +218,7 @@ def test_the_posterior_given_z_is_the_gaussian(name):
     assert torch.allclose(tight.solve(tight.times(v)), v)
 
     draws = p.sample(1500, 1)
-    assert torch.equal(draws, p.sample(1500, 1)) and draws.shape == (1500, 2, *A.domain.shape)
+    assert torch.equal(p.sample(3, 1), p.sample(3, 1)) and draws.shape == (1500, 2, *A.domain.shape)
     e = (draws - p.mean).flatten(2)
     covariance = torch.einsum("sbi,sbj->bij", e, e) / len(e)
     expected = torch.linalg.inv(P)

@@ -33,7 +33,7 @@ def test_mean_and_samples(name, batch, method):
     conditional = condition(case.make(), mean, known, values, method=method, tol=1e-11)
     draws = conditional.sample(1000, 0)
     assert draws.shape == (1000, *batch, *case.shape)
-    assert draws.equal(conditional.sample(1000, torch.Generator().manual_seed(0)))
+    assert conditional.sample(4, 0).equal(conditional.sample(4, torch.Generator().manual_seed(0)))
     for index in np.ndindex(batch):
         expected, covariance = dense(case, index, mean[index], known, values[index].nan_to_num())
         torch.testing.assert_close(conditional.mean[index], expected, rtol=1e-8, atol=1e-8)

@@ -51,15 +51,15 @@ def first_below(values, target):
 
 
 @pytest.mark.parametrize("problem", ["float64"], indirect=True)
-@pytest.mark.parametrize("updates", [None, {"z": QuasiNewton()}])
-def test_a_third_of_the_iterations_of_palm(problem, updates):
+def test_a_third_of_the_iterations_of_palm(problem):
     objective, start = problem
     plain = palm(objective, start, max_iter=300, tol=0.0, progress=False)
-    inertial = ipalm(objective, start, max_iter=90, tol=0.0, updates=updates, progress=False)
-    target = inertial.value.maximum(plain.value) * (1 + 1e-4)
-    fast, slow = (first_below(s.history["value"], target) for s in (inertial, plain))
-    assert 3 * fast.sum() <= slow.sum()
-    assert inertial.operator_calls.max() == 1 + 2 * (len(inertial.history["value"]) - 1)
+    for updates in (None, {"z": QuasiNewton()}):
+        inertial = ipalm(objective, start, max_iter=90, tol=0.0, updates=updates, progress=False)
+        target = inertial.value.maximum(plain.value) * (1 + 1e-4)
+        fast, slow = (first_below(s.history["value"], target) for s in (inertial, plain))
+        assert 3 * fast.sum() <= slow.sum()
+        assert inertial.operator_calls.max() == 1 + 2 * (len(inertial.history["value"]) - 1)
 
 
 def test_meets_the_optimality_conditions_and_batch_equals_one_at_a_time(problem):
