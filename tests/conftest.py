@@ -16,9 +16,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    items.sort(
-        key=lambda item: item.name != "test_wheel"
-    )  # the longest first: at the end the others wait for it
+    items.sort(key=lambda item: item.name != "test_wheel")  # the longest first, or the others wait for it
     if not config.getoption("--device").startswith("cuda"):
         for item in items:
             if "cuda" in item.keywords:
