@@ -54,7 +54,7 @@ class Effort:
     rounds: int = 20
     k: int = 10
     chains: int = 10
-    steps: int = 50
+    steps: int = 100
     seed: int = 0
 
 
@@ -99,7 +99,7 @@ def search(x: Tensor, G: genreg.Generator, policy: adaptive.Policy, effort: Effo
         effort.rounds,
         effort.k,
         G=G,
-        kernel=sampling.HMC(),
+        kernel=sampling.MALA(),
         chains=1 if blind else effort.chains,
         steps=2 if blind else effort.steps,
         seed=effort.seed,
@@ -211,7 +211,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--images", type=int, default=100, help="number of test digits")
-    parser.add_argument("--steps", type=int, default=50, help="turns of every chain in a round")
+    parser.add_argument("--steps", type=int, default=100, help="turns of every chain in a round")
     options = parser.parse_args()
     matplotlib.use("Agg")
     torch.set_num_threads(1)
