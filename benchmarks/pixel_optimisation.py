@@ -7,7 +7,7 @@ The digits of MNIST's test set are lit from one side, of 2 or of 4 (`genreg.data
 are VAEs of such digits, gradients-2-vae and gradients-4-vae. Nothing is known in the beginning; in each of 20 rounds a
 policy chooses 10 pixels (of 784), which are measured without noise. The likelihood takes them as uncertain by γ, the
 decoder's standard deviation of a pixel, as no digit is exactly in the range of a decoder. Policies, which see 200 draws
-of the posterior from 10 chains of 50 turns a round (HMC), the first half of them warm-up:
+of the posterior from 10 chains of 100 turns a round (MALA), the first half of them warm-up:
 
 * UCB: the pixels of the largest posterior mean + 50 variance (Liang 2021, algorithm 3).
 * Thompson: the brightest pixels of one draw (algorithm 4).
