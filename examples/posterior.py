@@ -39,10 +39,13 @@ def main(arguments=None):
     print(samples.advice())
     print(sampling.diagnose(samples).advice())
     lower, upper = samples.interval(0.9)
+    uncertain = samples.std.asarray() > 0.01  # the others have intervals of no width, at 0 or 1
     inside = (lower.asarray() <= truth.asarray()) & (truth.asarray() <= upper.asarray())
     print(f"total variation {float(psnr(tv.image, truth, data_range=1.0)):.1f} dB")
     print(f"posterior mean {float(psnr(samples.mean, truth, data_range=1.0)):.1f} dB")
-    print(f"pixels inside their 90 % intervals: {100 * inside.mean():.0f} %")
+    print(
+        f"{uncertain.sum()} pixels are uncertain; {100 * inside[uncertain].mean():.0f} % lie in their 90 % intervals"
+    )
 
     draws = samples.images(0)[torch.linspace(0, samples.z.shape[0] * 8 - 1, 2).long()]
     images = {"truth": truth, "total variation": tv.image, "posterior mean": samples.mean}

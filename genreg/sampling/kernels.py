@@ -185,11 +185,10 @@ class PCN:
 class HMC:
     r"""Hamiltonian Monte Carlo with trajectories of one length, in as many leapfrog steps as their size asks for.
 
-    A trajectory of a length t has :math:`n = \lceil t / \sqrt{h} \rceil` steps, each of t / n. For a normal
-    distribution in coordinates in which it is standard, the length π/2 gives independent draws; where a posterior is bent or has
-    tails longer ones do better (on the posteriors of "shapes-vae" and "mnist-vae-dense" 2.2 gave as many or more
-    effective samples for every evaluation as π/2). The length of every trajectory is multiplied by a random number, so
-    that none returns to its start by resonance.
+    A trajectory of a length t has :math:`n = \lceil t / \sqrt{h} \rceil` steps, each of t / n. Where the density is a
+    standard normal one, the length π/2 gives independent draws; where it is bent or has tails longer ones do better (on
+    posteriors of "shapes-vae" and "mnist-vae-dense" 2.2 gave as many or more effective samples for every evaluation).
+    The length of every trajectory is multiplied by a random number, so that none returns to its start by resonance.
 
     Parameters
     ----------
