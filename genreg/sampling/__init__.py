@@ -15,6 +15,7 @@ from genreg.sampling.gibbs import JointSamples, gibbs
 from genreg.sampling.kernels import HMC, MALA, PCN, ULA
 from genreg.sampling.posterior import LatentPosterior
 from genreg.sampling.samples import ChainStatus, Samples
+from genreg.sampling.screening import screened_starts
 from genreg.sampling.skrock import SKROCK
 
 __all__ = [
@@ -39,4 +40,5 @@ __all__ = [
     "rank_normalised_rhat",
     "resume",
     "sample",
+    "screened_starts",
 ]
