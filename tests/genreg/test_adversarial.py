@@ -312,6 +312,7 @@ def test_recipe_trains_and_saves(tmp_path, monkeypatch):
         architecture=GanConfig(generator=decoder, critic=critic),
         settings={**recipe.settings, "batch_size": 4},
         data=dataclasses.replace(recipe.data, validation=lambda: torch.zeros(2, 56, 56)),
+        range_images=5,
     )
     monkeypatch.setitem(recipes.RECIPES, "shapes-gan", small)
     file = recipes.train("shapes-gan", tmp_path, quick=True, progress=False)
