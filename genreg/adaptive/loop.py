@@ -29,6 +29,7 @@ from genreg.generator import Generator
 from genreg.operators import to_element, to_torch
 from genreg.sampling import LatentPosterior, Samples, sample
 from genreg.sampling.kernels import Kernel
+from genreg.sampling.posterior import STARTS
 
 __all__ = ["adaptive_measurements"]
 
@@ -49,6 +50,7 @@ def adaptive_measurements(
     burn_in: int | None = None,
     metric: str = "dense",
     init: str | Tensor = "prior",
+    restart: str = "last",
     initial: Any = None,
     draws: int = 200,
     seed: int | None = None,
@@ -56,8 +58,10 @@ def adaptive_measurements(
 ) -> AdaptiveResult:
     r"""Choose measurements round by round, with a policy that sees the posterior given those before.
 
-    Every image has its own choices. The chains of a round start where those of the round before have ended, with
-    their step sizes and coordinates.
+    Every image has its own choices. Unless `restart` says otherwise, the chains of a round start where those of the
+    round before have ended, with their step sizes and coordinates. That is cheap, and enough where a round changes
+    the posterior little. Where a few measurements with little noise leave narrow modes far apart, chains stay in modes
+    that have lost their probability; ``restart="map"`` seeks modes anew in every round.
 
     Parameters
     ----------
@@ -78,6 +82,8 @@ def adaptive_measurements(
         Those of `genreg.sampling.sample`, for each round.
     init : str or Tensor
         Where the chains of the first round start, see `sample`.
+    restart : {"last", "map", "posterior", "prior"}
+        Where those of the later rounds start: where the chains are, or anew as `sample` can.
     initial : sequence of int or Tensor, optional
         Numbers of groups that are measured before the first round, ``(n,)``, or ``(B, n)`` for each image its own.
     draws : int
@@ -106,6 +112,8 @@ def adaptive_measurements(
     ):
         if isinstance(number, bool) or not isinstance(number, int) or number < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}")
+    if restart not in ("last", *STARTS):
+        raise ValueError(f"restart must be one of {('last', *STARTS)}, got {restart!r}")
     first = _initial(initial, problem)
     left = problem.count - (0 if first is None else first.shape[1])
     if rounds * k > left:
@@ -131,7 +139,7 @@ def adaptive_measurements(
             steps=steps,
             burn_in=burn_in,
             metric=metric,
-            init=init if samples is None else samples,
+            init=init if samples is None else samples if restart == "last" else restart,
             seed=int(torch.randint(2**31, (), generator=random, device=random.device)),
             progress=False,
         )

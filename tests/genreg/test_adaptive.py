@@ -410,6 +410,30 @@ def test_posterior_by_sampling_is_that_of_all_that_was_measured(X, G):
         assert error.abs().max() < 0.2  # Monte-Carlo error of some 420 draws
 
 
+@pytest.mark.parametrize("restart", ["last", "map"])
+def test_chains_start_where_they_were_or_anew(X, G, monkeypatch, restart):
+    A = odl.IdentityOperator(X)
+    _, y = simulated(A, G)
+    starts = []
+
+    def noted(posterior, *args, init, **settings):
+        starts.append(init)
+        return exact_sampler(posterior, *args, init=init, **settings)
+
+    monkeypatch.setattr(loop, "sample", noted)
+    first = torch.zeros(2, 3, dtype=torch.float64)
+    found = adaptive_measurements(
+        Candidates(A, y, 0.3), Random(), 2, 2, G=G, init=first, restart=restart, **SETTINGS
+    )
+    assert starts[0] is first and len(starts) == 3
+    if restart == "map":
+        assert starts[1:] == ["map", "map"]
+    else:
+        assert all(isinstance(start, Samples) for start in starts[1:])
+        assert starts[2].posterior.fidelity.noise_std.isfinite().sum() == 4
+        assert found.samples.posterior.fidelity.noise_std.isfinite().sum() == 8
+
+
 def test_images_choose_for_themselves_and_as_if_alone(X, G, exact):
     A = odl.IdentityOperator(X)
     _, y = simulated(A, G, images=3)
@@ -569,6 +593,7 @@ class Twice:
             ValueError,
             r"initial must have the shape \(n,\) or \(2, n\), got \(3, 1\)",
         ),
+        ({"restart": "encoder"}, ValueError, "restart must be one of .*, got 'encoder'"),
         ({"steps": 0}, ValueError, "steps must be an integer of at least 1"),
         ({"burn_in": 30}, ValueError, "burn_in must be smaller than steps"),
     ],
