@@ -1,0 +1,267 @@
+r"""Coverage of posterior intervals in compressed sensing: whether they hold the truth as often as they say.
+
+    python benchmarks/posterior_coverage.py           # 100 images, 10 chains each
+    python benchmarks/posterior_coverage.py --quick   # four images, to see that it works
+
+Data are y = A x + noise of standard deviation σ, with m random measurements of 28 x 28 pixels. The chains of
+`sampling.sample` draw z from exp(-‖A G(z) - y‖² / (2σ²) - ‖z‖² / 2), from `sampling.screened_starts`.
+
+Well specified: x = G(z) with z ~ N(0, I), so that intervals of the draws G(z) hold x in 50, 80 and 95 % of the cases if
+the sampler is right. Digits: x is an image of MNIST's test set, which is not in the range of G, while the posterior
+says that it is. Intervals are then those of
+
+* G(z): the draws themselves;
+* G(z) + γ ε: the same with white noise of the standard deviation γ that the decoder has learnt;
+* x given y: the posterior of the model x = G(z) + γ ε, for which y given z is Gaussian with the covariance
+  σ² I + γ² A Aᵀ, and x given z and y is Gaussian as well. Both are sampled exactly.
+
+Coverage is counted by ranks of the truth among the draws, `evaluation.coverage`. Pixels that are the same in all images
+of a generator have intervals without a meaning, so that only those count where the posterior standard deviation of G(z)
+is above 0.01: a set that depends on the data alone, which leaves the coverage of a right posterior as it is. The share
+of the pixels that count is in the table. In latent space, where z is known, all components count, and their ranks are
+the histograms of simulation-based calibration: flat if the posterior is right, with high ends if it is too narrow.
+
+Errors are standard errors over the images. The table goes to docs/posterior_coverage.md, the numbers to
+docs/posterior_coverage.json, the figure to docs/posterior_coverage.png (build/ if quick).
+
+References
+----------
+S. Talts, M. Betancourt, D. Simpson, A. Vehtari, A. Gelman (2018), Validating Bayesian inference algorithms with
+simulation-based calibration, arXiv:1804.06788.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from _coverage_figure import BINS, CURVE, LEVELS, draw
+from _posterior import Problem, digits, generator, measure, of_generator, posterior
+from torch import Tensor
+
+import genreg
+from genreg.evaluation import Coverage, coverage, rank_transform
+from genreg.operators.forward import GaussianMeasurements
+from genreg.sampling import MALA, Samples, diagnose, sample, screened_starts
+
+FLOOR = 0.01
+
+
+class Effort(NamedTuple):
+    """What is spent on a setting."""
+
+    images: int = 100
+    chains: int = 10
+    steps: int = 500
+    burn_in: int = 200
+    screened: int = 10000
+
+
+EFFORT = {"mnist-vae-dense": Effort(), "mnist-gan": Effort(steps=350, burn_in=150)}
+
+
+class Setting(NamedTuple):
+    """Number of measurements and noise."""
+
+    m: int
+    sigma: float
+
+    def __str__(self) -> str:
+        return f"m = {self.m}, σ = {self.sigma}"
+
+
+CASES = {
+    "mnist-vae-dense": (Setting(10, 0.3), Setting(25, 0.1), Setting(25, 0.5), Setting(100, 0.1)),
+    "mnist-gan": (Setting(25, 0.5), Setting(100, 0.1)),
+}
+
+
+class Row(NamedTuple):
+    """One posterior for one setting."""
+
+    model: str
+    setting: Setting
+    truth: str
+    draws: str
+    pixels: Coverage
+    latent: Coverage | None
+    ranks: Tensor | None
+    mse: Tensor
+    rhat: Tensor
+    ess: Tensor
+    seconds: float
+
+
+def chains(problem: Problem, G: genreg.Generator, effort: Effort) -> Samples:
+    """Draws of the latent posterior of all images."""
+    target = posterior(problem, G)
+    init, _ = screened_starts(target, effort.chains, draws=effort.screened)
+    turns = {"steps": effort.steps, "burn_in": effort.burn_in}
+    return sample(target, MALA(), chains=effort.chains, init=init, seed=0, progress=False, **turns)
+
+
+class Marginal:
+    """The model x = G(z) + γ ε: data whitened by the covariance that they have given z, and x given z and y."""
+
+    def __init__(self, problem: Problem, gamma: float) -> None:
+        assert isinstance(problem.A, GaussianMeasurements)
+        M, self.sigma, self.gamma = problem.A.matrix, problem.noise_std, gamma
+        self.M, self.y = M, problem.y
+        self.covariance = self.sigma**2 * torch.eye(len(M)) + gamma**2 * M @ M.T
+        L = torch.linalg.cholesky(self.covariance)
+        white = GaussianMeasurements(problem.A.domain, torch.linalg.solve_triangular(L, M, upper=False))
+        y = torch.linalg.solve_triangular(L, problem.y.T, upper=False).T
+        self.problem = Problem(white, problem.x, y, 1.0)
+
+    def images(self, mean: Tensor, index: int, random: torch.Generator) -> Tensor:
+        """Draws of x given z and y, of G(z) for the draws of z of one image, ``(S, n, m)``."""
+        x = mean + self.gamma * torch.randn(mean.shape, generator=random)
+        predicted = x.flatten(1) @ self.M.T
+        r = self.y[index] - predicted - self.sigma * torch.randn(predicted.shape, generator=random)
+        correction = torch.linalg.solve(self.covariance, r.T).T @ self.M
+        return x + self.gamma**2 * correction.view_as(x)
+
+
+def assess(
+    samples: Samples, problem: Problem, how: str, marginal: Marginal | None = None, z: Tensor | None = None
+) -> Row:
+    """Compare draws with the truth; `how` says what is added to G(z)."""
+    random = torch.Generator().manual_seed(5)
+    gamma = samples.posterior.generator.std
+    draws = []
+    for index in range(len(problem.x)):
+        images = samples.images(index)
+        if how == "x given y":
+            assert marginal is not None
+            images = marginal.images(images, index, random)
+        elif how == "G(z) + γ ε":
+            assert gamma is not None
+            images = images + gamma * torch.randn(images.shape, generator=random)
+        draws.append(images)
+    x = torch.stack(draws, 1)
+    latent = samples.z.flatten(0, 1)
+    found = diagnose(samples)
+    return Row(
+        "",
+        Setting(0, 0),
+        "digits" if z is None else "G(z)",
+        how,
+        coverage(x, problem.x, CURVE, inside=samples.std > FLOOR),
+        None if z is None else coverage(latent, z, CURVE),
+        None if z is None else rank_transform(latent, z),
+        (x.mean(0) - problem.x).square().flatten(1).mean(1),
+        found.worst_rhat,
+        found.worst_ess,
+        samples.time,
+    )
+
+
+def rows(cases: dict[str, tuple[Setting, ...]], efforts: dict[str, Effort]) -> Iterator[Row]:
+    """All posteriors, one after the other."""
+    for name, settings in cases.items():
+        G, effort = generator(name), efforts[name]
+        for setting in settings:
+            label = {"model": name, "setting": setting}
+            z, x = of_generator(G, effort.images)
+            problem = measure(x, "compressed sensing", *setting)
+            yield assess(chains(problem, G, effort), problem, "G(z)", z=z)._replace(**label)
+            problem = measure(digits(effort.images), "compressed sensing", *setting)
+            samples = chains(problem, G, effort)
+            yield assess(samples, problem, "G(z)")._replace(**label)
+            if G.std is not None:
+                yield assess(samples, problem, "G(z) + γ ε")._replace(**label)
+                marginal = Marginal(problem, G.std)
+                samples = chains(marginal.problem, G, effort)
+                yield assess(samples, problem, "x given y", marginal)._replace(**label)
+
+
+def at(found: Coverage | None) -> str:
+    """Coverage of the three levels in per cent, with the error of the second."""
+    if found is None:
+        return " | | "
+    index = [CURVE.index(p) for p in LEVELS]
+    return " | ".join(f"{100 * found.overall[k]:.1f} ± {100 * found.error[k]:.1f}" for k in index)
+
+
+def line(row: Row) -> str:
+    """A line of the table."""
+    counted = 100 * row.pixels.count.mean() / (28 * 28)
+    return (
+        f"| {row.model} | {row.setting} | {row.truth} | {row.draws} | {at(row.pixels)} | {counted:.0f} % "
+        f"| {at(row.latent)} | {row.mse.mean():.5f} | {100 * (row.rhat < 1.1).double().mean():.0f} % "
+        f"| {row.ess.nanmedian():.0f} |"
+    )
+
+
+def table(found: Sequence[Row]) -> str:
+    """All lines."""
+    head = [
+        "model",
+        "data",
+        "truth",
+        "intervals of",
+        *(f"pixels, {100 * p:.0f} %" for p in LEVELS),
+        "counted",
+        *(f"z, {100 * p:.0f} %" for p in LEVELS),
+        "MSE",
+        "R-hat < 1.1",
+        "ESS",
+    ]
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(line(row) for row in found), ""])
+
+
+def numbers(row: Row) -> dict:
+    """What JSON takes."""
+    held = {"pixels": row.pixels, "latent": row.latent}
+    return {
+        "model": row.model,
+        "m": row.setting.m,
+        "sigma": row.setting.sigma,
+        "truth": row.truth,
+        "draws": row.draws,
+        "levels": CURVE,
+        **{name: c.overall.tolist() for name, c in held.items() if c is not None},
+        **{f"{name}_error": c.error.tolist() for name, c in held.items() if c is not None},
+        "histogram": None if row.ranks is None else torch.histc(row.ranks, BINS, 0, 1).tolist(),
+        "counted": float(row.pixels.count.mean()) / 28**2,
+        "mse": row.mse.tolist(),
+        "worst_rhat": row.rhat.tolist(),
+        "worst_ess": row.ess.tolist(),
+        "seconds": row.seconds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--model", choices=list(CASES), help="only this model")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cases, efforts = dict(CASES), EFFORT
+    if options.model:
+        cases = {options.model: CASES[options.model]}
+    if options.quick:
+        cases = {"mnist-vae-dense": (Setting(25, 0.5),)}
+        efforts = {"mnist-vae-dense": Effort(images=4, chains=3, steps=40, burn_in=20, screened=300)}
+    folder = Path("build" if options.quick else "docs")
+    folder.mkdir(exist_ok=True)
+    start, found = time.perf_counter(), []
+    for row in rows(cases, efforts):
+        found.append(row)
+        print(f"{line(row)} {row.seconds:.0f} s", flush=True)
+        held = [numbers(row) for row in found]
+        (folder / "posterior_coverage.md").write_text(table(found))
+        (folder / "posterior_coverage.json").write_text(json.dumps(held, indent=0) + "\n")
+    draw(held, folder / "posterior_coverage.png")
+    print(f"{time.perf_counter() - start:.0f} s; figure: {folder / 'posterior_coverage.png'}")
+
+
+if __name__ == "__main__":
+    main()
