@@ -121,7 +121,7 @@ def test_the_algebra_of_odl_gives_the_same_problem(A, G, y):
         (SparseDeviation(G, 0.3), solvers.ipalm),
     ):
         J = GaussianFidelity(A, one, SIGMA) * R.image + 0.7 * R
-        sol = solve(J, R.initial(one, A), tol=1e-5, max_iter=300, progress=False)
+        sol = solve(J, R.initial(one, A), tol=1e-5, max_iter=250, progress=False)
         rec = reconstruct(A, one, R, noise_std=SIGMA, lam=0.7, tol=1e-5, max_iter=1000, progress=False)
         assert float(sol.value) == pytest.approx(float(rec.value), rel=1e-5)
         assert sol.blocks["z"] in G.domain and rec.blocks["z"] in G.domain
