@@ -102,7 +102,7 @@ def numbers(courses: Mapping[str, Course], against: tuple[str, ...]) -> dict[str
 
 
 def table(title: str, courses: Mapping[str, Course], rounds: tuple[int, ...], unit: str, k: int) -> str:
-    """Errors after some rounds, and where each policy is below random choice."""
+    """Errors after some rounds, and where each policy is below random and equispaced choices."""
     heads = "".join(f" {k * r} {unit} |" for r in rounds)
     lines = [f"| {title} |{heads}", "|---|" + "---|" * len(rounds)]
     for name, course in courses.items():
@@ -114,17 +114,19 @@ def table(title: str, courses: Mapping[str, Course], rounds: tuple[int, ...], un
         )
         lines.append(f"| {name} |{cells}")
     for name, course in courses.items():
-        if name == "random" or "random" not in courses:
-            continue
-        difference = course.error - courses["random"].error
-        mean, error = difference.mean(0)[1:], difference.std(0)[1:] / len(difference) ** 0.5
-        above = (mean >= 0).nonzero().flatten().tolist()
-        where = "in every round" if not above else f"in all rounds but {[r + 1 for r in above]}"
-        lines.append(
-            f"{name}: below random {where}; paired difference × 1000 after round {rounds[-1]} "
-            f"{1e3 * mean[rounds[-1] - 1]:.2f} ± {1e3 * error[rounds[-1] - 1]:.2f}; stopped chains {course.stopped}; "
-            f"{course.seconds:.0f} s"
-        )
+        for other in ("random", "equispaced"):
+            if name in ("random", other) or other not in courses:
+                continue
+            difference = 1e3 * (course.error - courses[other].error)
+            mean, error = difference.mean(0), difference.std(0) / len(difference) ** 0.5
+            above = (mean[1:] >= 0).nonzero().flatten().tolist()
+            where = "in every round" if not above else f"in all rounds but {[r + 1 for r in above]}"
+            at = ", ".join(f"{mean[r]:.2f} ± {error[r]:.2f}" for r in rounds)
+            lines.append(f"{name} minus {other}, paired × 1000: {at}; below it {where}")
+    stopped = ", ".join(
+        f"{name} {course.stopped} ({course.seconds:.0f} s)" for name, course in courses.items()
+    )
+    lines.append(f"stopped chains and processor time: {stopped}")
     return "\n".join(lines)
 
 
@@ -151,6 +153,7 @@ def draw_curves(
         Where the picture goes.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     figure = plt.figure(figsize=(9.6, 3.6 + 1.35 * len(rows)), layout="constrained")
     top, *bottom = figure.subfigures(1 + len(rows), 1, height_ratios=[3.6, *[1.35] * len(rows)])
@@ -164,6 +167,7 @@ def draw_curves(
         ax.set_yscale("log")
         ax.set_title(title, fontsize=10)
         ax.set_xlabel(label)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 3, 5, 10]))
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25, which="both")
     axes[0].set_ylabel("mean squared error ± standard error")

@@ -124,9 +124,9 @@ class Experiment:
 
 
 def pictures(experiment: Experiment, courses: dict[str, Course], image: int) -> Callable[[Any], None]:
-    """Posterior means of an image after two and all rounds, each with the angles measured until then."""
+    """Posterior means of an image after two and four rounds, each with the angles measured until then."""
     rounds, count = experiment.effort.rounds, experiment.effort.angles
-    after = sorted({min(2, rounds), rounds})
+    after = sorted({min(2, rounds), min(4, rounds)})
 
     def draw(figure: Any) -> None:
         axes = figure.subplots(1, 1 + len(courses) * len(after))
@@ -140,18 +140,11 @@ def pictures(experiment: Experiment, courses: dict[str, Course], image: int) -> 
                 angles = torch.arange(k * r) * count / (k * r)
             else:
                 angles = found.chosen[image, :r].flatten()
-            # a ray of the direction in which the X-rays run, from the centre to the border
-            turn = torch.pi * (angles + 0.5) / count
-            for t in turn.tolist():
-                along = torch.tensor([-1.0, 1.0]) * 28
-                normal = torch.tensor(t)
-                ax.plot(
-                    27.5 - along * normal.sin(),
-                    27.5 + along * normal.cos(),
-                    linewidth=0.4,
-                    color="#E69F00",
-                    alpha=0.7,
-                )
+            turn = torch.pi * (angles.float() + 0.5) / count
+            towards = torch.stack((-turn.sin(), turn.cos()))  # the direction in which the X-rays run
+            for end in (-1, 1):
+                x, y = 27.5 + end * torch.stack((22 * towards, 27 * towards)).movedim(1, 0)
+                ax.plot(x, y, linewidth=1.0, color="#E69F00")
             ax.set(xlim=(-0.5, 55.5), ylim=(-0.5, 55.5))
         for ax in axes:
             ax.set_axis_off()
