@@ -70,14 +70,14 @@ class Search:
         Simple regret after each round, ``(B, rounds)``.
     seconds : float
         Processor time of all images.
-    stopped : int
-        Chains that were stopped, of all images and rounds.
+    stuck : int
+        Chains that diverged or accepted nothing after the warm-up, of all images and rounds.
     """
 
     chosen: Tensor
     regret: Tensor
     seconds: float
-    stopped: int
+    stuck: int
 
     @property
     def found(self) -> Tensor:
@@ -106,8 +106,8 @@ def search(x: Tensor, G: genreg.Generator, policy: adaptive.Policy, effort: Effo
         progress=False,
     )
     regret = x.amax((1, 2))[:, None] - result.best
-    stopped = int((result.status != sampling.ChainStatus.COMPLETED).sum())
-    return Search(result.chosen, regret, time.process_time() - began, stopped)
+    stuck = int((result.status != sampling.ChainStatus.COMPLETED).sum())
+    return Search(result.chosen, regret, time.process_time() - began, stuck)
 
 
 def summary(name: str, found: Search, random: Search) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def summary(name: str, found: Search, random: Search) -> dict[str, Any]:
         "median_round": found.found.median().nan_to_num(posinf=-1).item(),
         "found_round": found.found.nan_to_num(posinf=-1).int().tolist(),
         "seconds": found.seconds,
-        "stopped_chains": found.stopped,
+        "stuck_chains": found.stuck,
     }
 
 
@@ -149,9 +149,7 @@ def report(title: str, rows: list[dict[str, Any]], rounds: int, images: int) -> 
             f"{1e3 * row['minus_random'][r - 1]:.1f} ± {1e3 * row['minus_random_error'][r - 1]:.1f} (r = {r})"
             for r in shown
         )
-        print(
-            f"  {row['policy']} minus random, paired, × 1000: {cells}; stopped chains: {row['stopped_chains']}"
-        )
+        print(f"  {row['policy']} minus random, paired, × 1000: {cells}; stuck chains: {row['stuck_chains']}")
 
 
 def draw(tables: dict[int, list[dict[str, Any]]], x: Tensor, example: dict[str, Search], file: Path) -> None:

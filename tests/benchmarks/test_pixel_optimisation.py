@@ -33,7 +33,7 @@ def test_rounds_until_found_and_summary(benchmark):
     assert row["minus_random"] == pytest.approx([-0.2] * 3)
     assert row["minus_random_error"] == pytest.approx([0.1 / 3**0.5] * 3)
     assert row["found"] == pytest.approx([1 / 3, 2 / 3, 2 / 3]) and row["found_round"] == [2, -1, 1]
-    assert row["median_round"] == 2 and row["stopped_chains"] == 2
+    assert row["median_round"] == 2 and row["stuck_chains"] == 2
 
 
 class Bump(nn.Module):
