@@ -247,9 +247,12 @@ def main() -> None:
     for path in (folder, cache):
         path.mkdir(parents=True, exist_ok=True)
     files = {name: cache / f"{name}.json" for name in cases}
-    for name, case in cases.items():
-        if options.case in (None, name):
-            runs(case, files[name])
+    try:
+        for name, case in cases.items():
+            if options.case in (None, name):
+                runs(case, files[name])
+    except FileNotFoundError as error:
+        print(f"skipped: {error}")
     if not all(file.exists() for file in files.values()):
         return
     found = [row for file in files.values() for row in json.loads(file.read_text())]
