@@ -1,0 +1,87 @@
+"""What the benchmark of discriminator weighting computes: problems, scores of draws, paired differences."""
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+
+import odl
+import pytest
+import torch
+from torch import nn
+
+from genreg import GaussianFidelity, Generator, sampling
+from genreg.operators import to_torch
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module", name="benchmark")
+def script():
+    sys.path.insert(0, str(FOLDER))  # where it finds what belongs to it
+    try:
+        spec = importlib.util.spec_from_file_location(
+            "benchmark_discriminators", FOLDER / "discriminator_weighting.py"
+        )
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look there
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(FOLDER))
+    return module
+
+
+class Flat(nn.Module):
+    """Images of one grey value, z."""
+
+    latent_dim = 1
+
+    def forward(self, z):
+        return z[:, :, None].expand(-1, 12, 12)
+
+
+def test_problems_measure_what_they_say(benchmark):
+    X = odl.uniform_discr([0, 0], [1, 1], (28, 28), dtype="float32")
+    x = torch.rand(50, 28, 28)
+    for problem in benchmark.PROBLEMS:
+        A, y = problem.data(X, x)
+        assert y[0].numel() == problem.m
+        noise = y - to_torch(A)(x)
+        assert noise.std().item() == pytest.approx(problem.sigma, rel=0.1)
+        assert problem.kind in str(problem) and ", ," not in str(problem)
+    assert all(set(problems) <= set(benchmark.PROBLEMS) for problems in benchmark.MODELS.values())
+
+
+def test_scores_of_draws(benchmark):
+    X = odl.rn((12, 12))
+    G = Generator(Flat(), X)
+    x = torch.rand(3, 12, 12, dtype=torch.float64)
+    posterior = sampling.LatentPosterior(GaussianFidelity(odl.IdentityOperator(X), x, 3.0), G)
+    samples = sampling.sample(posterior, chains=5, steps=16, init="prior", seed=0, progress=False)
+    found = benchmark.score(samples, x)
+    images = posterior.decode(samples.z)
+    error = 1000 * (images - x).square().mean((0, 1, 3, 4))
+    torch.testing.assert_close(found["draw_mse"], error, rtol=0.05, atol=0)
+    torch.testing.assert_close(found["mean_mse"], 1000 * (images.mean((0, 1)) - x).square().mean((1, 2)))
+    assert found["size"].tolist() == [1.0] * 3 and found["images"].shape == (3, 12, 12)
+
+    best = samples.reweighted(lambda z: -1e6 * (z[:, 0] - 0.5).square())
+    picked = benchmark.score(best, x)["draws"]
+    nearest = samples.z[..., 0].flatten(0, 1)
+    nearest = nearest.gather(0, (nearest - 0.5).abs().argmin(0, keepdim=True))[0]
+    torch.testing.assert_close(picked[:, 0, 0], nearest, rtol=0, atol=1e-2)
+
+
+def test_differences_are_paired(benchmark):
+    plain = {
+        key: torch.tensor([1.0, 5.0, 9.0, 20.0]) for key in ("mean_mse", "mean_ssim", "draw_mse", "draw_ssim")
+    }
+    other = {key: value + torch.tensor([1.0, 2.0, 1.0, 2.0]) for key, value in plain.items()}
+    report = sys.modules["_discriminator_report"]
+    assert report.paired(other, plain, "mean_mse") == pytest.approx((1.5, math.sqrt(1 / 3) / 2))
+    extra = {"rhat": torch.ones(4), "size": torch.ones(4), "evaluations": 7.0}
+    results = {"G": {benchmark.PROBLEMS[0]: {"plain": plain | extra, "critic": other | extra}}}
+    assert "| critic | +1.50 ± 0.29 | +1.500 ± 0.289 |" in benchmark.table(results)
+    rows = benchmark.numbers(results, {"G": {"critic": {"accuracy": 0.56789}}})
+    assert rows["discriminators"] == {"G": {"critic": {"accuracy": 0.5679}}}
+    assert rows["rows"][1]["draw_ssim_difference"] == [1.5, 0.2887] and rows["rows"][0]["draw_mse"] == 8.75
