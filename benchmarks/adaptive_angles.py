@@ -1,6 +1,6 @@
 r"""Tomography of shapes from angles that are chosen three at a time, against equispaced and random ones.
 
-    python benchmarks/adaptive_angles.py           # some twenty minutes on one core
+    python benchmarks/adaptive_angles.py           # six minutes on one core
     python benchmarks/adaptive_angles.py --quick   # two images and two rounds, to see that it works
 
 Images of 56 x 56 pixels (`genreg.datasets.shapes`), parallel beam, 60 possible angles in 180° with 80 bins each, white
@@ -50,7 +50,7 @@ SHOWN = 2  # images in the picture
 class Effort:
     """Sizes of the experiment."""
 
-    images: int = 30
+    images: int = 60
     rounds: int = 6
     k: int = 3
     angles: int = 60
