@@ -42,6 +42,7 @@ from genreg.sampling import (
     effective_sample_size,
     resume,
     sample,
+    starts,
 )
 from genreg.sampling.kernels import Kernel, State
 from genreg.sampling.random import Random
@@ -137,7 +138,7 @@ def kernels(model: str, images: int, chains: int, steps: int, sigmas: tuple[floa
     )
     for sigma in sigmas:
         target = posterior(model, images, sigma)
-        start, _ = target.start("map", chains, Random(0, torch.device("cpu")))
+        start, _ = starts(target, "map", chains, Random(0, torch.device("cpu")))
         reference = sample(
             target,
             HMC(),

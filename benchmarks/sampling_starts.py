@@ -46,7 +46,7 @@ from _posterior import digits, generator, measure, posterior
 from torch import Tensor
 
 import genreg
-from genreg.sampling import MALA, LatentPosterior, diagnose, sample, screened_starts
+from genreg.sampling import MALA, LatentPosterior, diagnose, sample, screened_starts, starts
 from genreg.sampling.random import Random
 from genreg.sampling.warm_up import window_ends
 
@@ -112,7 +112,7 @@ def begin(target: LatentPosterior, start: str, case: Case) -> tuple[Tensor, int]
         shared = case.draws / (case.chains * target.batch)
     else:
         random = Random(0, target.fidelity.data.device)
-        z, spent = target.start(start, case.chains, random, map_iterations=case.iterations)
+        z, spent = starts(target, start, case.chains, random, map_iterations=case.iterations)
         shared = 0.0
     return z, math.ceil(float(spent.double().mean()) + shared)
 

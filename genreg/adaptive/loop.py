@@ -29,7 +29,7 @@ from genreg.generator import Generator
 from genreg.operators import to_element, to_torch
 from genreg.sampling import LatentPosterior, Samples, sample
 from genreg.sampling.kernels import Kernel
-from genreg.sampling.posterior import STARTS
+from genreg.sampling.starts import STARTS
 
 __all__ = ["adaptive_measurements"]
 
@@ -82,7 +82,7 @@ def adaptive_measurements(
         Those of `genreg.sampling.sample`, for each round.
     init : str or Tensor
         Where the chains of the first round start, see `sample`.
-    restart : {"last", "map", "posterior", "prior"}
+    restart : {"last", "map", "screened", "posterior", "prior"}
         Where those of the later rounds start: where the chains are, or anew as `sample` can.
     initial : sequence of int or Tensor, optional
         Numbers of groups that are measured before the first round, ``(n,)``, or ``(B, n)`` for each image its own.

@@ -17,6 +17,7 @@ from genreg.sampling.posterior import LatentPosterior
 from genreg.sampling.samples import ChainStatus, Samples
 from genreg.sampling.screening import screened_starts
 from genreg.sampling.skrock import SKROCK
+from genreg.sampling.starts import starts
 
 __all__ = [
     "HMC",
@@ -41,4 +42,5 @@ __all__ = [
     "resume",
     "sample",
     "screened_starts",
+    "starts",
 ]

@@ -16,6 +16,7 @@ from genreg.sampling.posterior import LatentPosterior
 from genreg.sampling.random import Random
 from genreg.sampling.run import Plan, Run
 from genreg.sampling.samples import Samples
+from genreg.sampling.starts import starts
 from genreg.sampling.storage import read_state, write_state
 from genreg.solvers.door import per_sample_number
 
@@ -70,7 +71,7 @@ def sample(
         First step size h, or one for every sample, ``(B,)``, see `genreg.sampling.kernels`. Kernels without a test
         keep it.
     init : str, Tensor or Samples
-        Where the chains start, see `LatentPosterior.start`; or samples of a similar posterior with as many chains,
+        Where the chains start, see `sampling.starts`; or samples of a similar posterior with as many chains,
         whose last points, step sizes and coordinates are taken over.
     metric : str
         Coordinates that the warm-up learns: ``"dense"``, ``"diagonal"``, or ``"identity"`` for none. A dense one has
@@ -80,7 +81,7 @@ def sample(
         expectation of a latent vector of which z is a copy with noise of variance h, to undo the noise of the last
         step of an unadjusted kernel.
     map_iterations : int
-        Iterations of the search for minimisers of E where `init` is ``"map"``.
+        Iterations of the search for minimisers of E where `init` is ``"map"`` or ``"screened"``.
     max_seconds : float, optional
         Wall-clock time, after which the draws so far are returned; `resume` goes on.
     checkpoint : str or Path, optional
@@ -143,7 +144,7 @@ def sample(
         coordinates = Coordinates(tensors["coordinates.mean"], tensors["coordinates.factor"])
         size = init.step if size is None and init.state["kernel"] == kernel else size
         init = init.last
-    z, spent = posterior.start(init, chains, random, map_iterations=map_iterations)
+    z, spent = starts(posterior, init, chains, random, map_iterations=map_iterations)
     plan = Plan(steps, burn_in, thin, chains, metric, step is not None, denoise, seed)
     run = Run(posterior, kernel, plan, random, z, spent)
     run.begin(z, size, coordinates)

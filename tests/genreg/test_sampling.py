@@ -18,6 +18,7 @@ from genreg.sampling import (
     langevin,
     resume,
     sample,
+    starts,
 )
 from genreg.sampling.kernels import State
 from genreg.sampling.random import Random
@@ -117,15 +118,17 @@ def test_other_fidelities_and_priors(A, X, G, y):
 
 def test_starts(posterior, exact, G):
     random = Random(0, torch.device("cpu"))
-    z, spent = posterior.start("prior", 4, random)
+    z, spent = starts(posterior, "prior", 4, random)
     assert z.shape == (4, 3, 3) and not bool(spent.any())
-    z, spent = posterior.start("map", 4, random)
+    z, spent = starts(posterior, "map", 4, random)
     assert torch.allclose(z, exact[0].expand_as(z), atol=1e-3) and bool((spent > 1).all())
-    z, _ = posterior.start("posterior", 4, random)  # an encoder of points
+    z, spent = starts(posterior, "screened", 4, random)
+    assert torch.allclose(z, exact[0].expand_as(z), atol=1e-3) and bool((spent > 1).all())
+    z, _ = starts(posterior, "posterior", 4, random)  # an encoder of points
     assert torch.allclose(z, G.encode(posterior.fidelity.rough()).expand_as(z))
     given = torch.randn(4, 3, 3, dtype=torch.float64)
-    assert torch.equal(posterior.start(given, 4, random)[0], given)
-    assert torch.equal(posterior.start(given[0], 4, random)[0], given[0].expand(4, 3, 3))
+    assert torch.equal(starts(posterior, given, 4, random)[0], given)
+    assert torch.equal(starts(posterior, given[0], 4, random)[0], given[0].expand(4, 3, 3))
 
 
 class TwoModes(torch.nn.Module):
@@ -142,7 +145,7 @@ def test_chains_start_in_modes_by_their_mass(X):
     identity = odl.IdentityOperator(X)
     y = torch.full((1, 4, 5), 1.0, dtype=torch.float64)
     posterior = LatentPosterior(GaussianFidelity(identity, y, 0.3), G)
-    z, _ = posterior.start("map", 400, Random(0, torch.device("cpu")))
+    z, _ = starts(posterior, "map", 400, Random(0, torch.device("cpu")))
     values = z.unique()
     assert bool((z.abs() > 0.5).all()) and len(values) >= 2
     energy = posterior.take(torch.zeros(2, dtype=torch.int64)).energy(
@@ -158,7 +161,7 @@ def test_an_encoder_of_distributions_gives_its_draws(posterior, monkeypatch):
     monkeypatch.setattr(model, "variational", True, raising=False)
     monkeypatch.setattr(model, "image_shape", (4, 5), raising=False)
     monkeypatch.setattr(model, "encode_distribution", lambda x: (mean, std), raising=False)
-    z, _ = posterior.start("posterior", 5000, Random(0, torch.device("cpu")))
+    z, _ = starts(posterior, "posterior", 5000, Random(0, torch.device("cpu")))
     assert torch.allclose(z.mean(0), mean, atol=0.06) and torch.allclose(z.std(0), std, atol=0.04)
 
 

@@ -1,0 +1,105 @@
+r"""Where chains start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genreg.operators import check_tensor, torch_dtype
+from genreg.sampling.posterior import LatentPosterior
+from genreg.sampling.random import Random
+from genreg.sampling.screening import screened_starts
+
+__all__ = ["STARTS", "starts"]
+
+STARTS = ("prior", "posterior", "map", "screened")
+
+
+def starts(
+    posterior: LatentPosterior, init: str | Tensor, chains: int, random: Random, *, map_iterations: int = 100
+) -> tuple[Tensor, Tensor]:
+    r"""Latent vectors to start from.
+
+    Parameters
+    ----------
+    posterior : LatentPosterior
+        The density.
+    init : str or Tensor
+        ``"prior"``: draws of N(0, I). ``"posterior"``: draws of the encoder's distribution for a rough
+        reconstruction. ``"map"``: minimisers of E, sought from draws of the encoder, or of the prior where there
+        is none, from one for each chain; of those that were found for a sample, the chains take some with
+        probabilities in proportion to :math:`e^{-E}`, as one in a mode without mass would stay there.
+        ``"screened"``: minimisers sought from draws of the prior that were chosen by what the data say of them, see
+        `screened_starts`. A tensor: one for every sample, ``(B, dim Z)``, or for every chain, ``(chains, B, dim Z)``.
+    chains : int
+        Chains of every sample.
+    random : Random
+        Random numbers.
+    map_iterations : int
+        Iterations of the search for minimisers.
+
+    Returns
+    -------
+    z : Tensor
+        ``(chains, B, dim Z)``.
+    evaluations : Tensor
+        Evaluations of E and its gradient that were spent on every chain, ``(chains, B)``.
+
+    Raises
+    ------
+    ValueError
+        If `init` is none of these, or the model has no encoder.
+    """
+    G, data = posterior.generator, posterior.fidelity.data
+    shape = (chains, posterior.batch, *G.domain.shape)
+    like = torch.empty(shape, dtype=torch_dtype(G.domain), device=data.device)
+    spent = torch.zeros(shape[:2], dtype=torch.int64, device=data.device)
+    if isinstance(init, Tensor):
+        check_tensor(init, G.domain, "init")
+        if init.shape not in (shape, shape[1:]) or not bool(torch.isfinite(init).all()):
+            raise ValueError(
+                f"init must be finite and have the shape {shape[1:]} or {shape}, got {tuple(init.shape)}"
+            )
+        return init.detach().expand(shape).to(like).clone(), spent
+    if init not in STARTS:
+        raise ValueError(f"init must be one of {STARTS}, samples or a tensor, got {init!r}")
+    if init == "posterior" and not G.has_encoder:
+        raise ValueError(f"init must be 'prior', 'map' or a tensor: {G!r} has no encoder")
+    if init == "screened":
+        seed = int(random.uniform(like.new_zeros(1, dtype=torch.float64)) * 2**52)
+        return screened_starts(posterior, chains, iterations=map_iterations, seed=seed)
+    z = random.normal(like)
+    if init != "prior" and G.has_encoder:
+        z = _encoded(posterior, z)
+    if init == "map":
+        return _modes(posterior, z, random, map_iterations)
+    return z, spent
+
+
+def _encoded(posterior: LatentPosterior, noise: Tensor) -> Tensor:
+    """Draws of q(z | x) for a rough reconstruction x; its mean where the encoder says no more."""
+    image = posterior.fidelity.rough()
+    model: Any = posterior.generator.model
+    if not getattr(model, "variational", False):
+        return posterior.generator.encode(image).expand_as(noise).clone()
+    with torch.no_grad():
+        mean, std = model.encode_distribution(image.reshape(posterior.batch, *model.image_shape))
+    return mean + std * noise
+
+
+def _modes(posterior: LatentPosterior, z: Tensor, random: Random, iterations: int) -> tuple[Tensor, Tensor]:
+    chains, batch = z.shape[:2]
+    rows = torch.arange(batch, device=z.device).repeat(chains)
+    found = posterior.prior.solver(
+        posterior.objective.take(rows), {"z": z.flatten(0, 1)}, max_iter=iterations, tol=1e-3, progress=False
+    )
+    energy = found.value.view(chains, batch).nan_to_num(torch.inf)
+    logits = torch.where(torch.isfinite(energy), -energy, -1e30)
+    # Gumbel's trick: the largest of log p + noise is a draw from p
+    noise = -(-random.uniform(energy.expand(chains, chains, batch)).log()).log()
+    chosen = (logits + noise).argmax(1)  # (chains, B)
+    modes = found.blocks["z"].view_as(z)
+    z = modes.gather(0, chosen[..., None].expand_as(z))
+    return z, found.operator_calls.view(chains, batch)
