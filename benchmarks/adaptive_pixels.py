@@ -15,8 +15,9 @@ draws of the posterior of all that was measured before:
 The priors are mnist-vae-dense and mnist-gan (latent dimension 8). No digit is exactly in the range of a generator: the
 likelihood takes a pixel as uncertain by the noise and by the error of the model, σ² + γ², with γ the standard deviation
 that the VAE has learnt, and for the GAN the root mean squared error of its projections of held-out digits. All policies
-use the same sampler: 10 chains (GAN 5) of MALA that start where they were in the round before, 100 turns (GAN 80) a
-round, half of them warm-up.
+of a model use the same sampler, MALA with half of the turns as warm-up. VAE: 10 chains of 100 turns a round, which
+start where they were in the round before. GAN: 4 chains of 40 turns, from modes sought anew in every round; chains that
+go on stay in modes that have lost their probability (20 digits, 150 random pixels: an MSE of 0.048 against 0.027).
 
 Errors are those of the posterior mean for the digit without noise, mean ± standard error over the digits. The picture
 and the numbers go to docs/adaptive_pixels.png and .json (build/ if quick); what was computed is kept in
@@ -62,10 +63,11 @@ class Effort:
     k: int = 10
     chains: int = 10
     steps: int = 100
+    restart: str = "last"
     seed: int = 0
 
 
-MODELS = {"mnist-vae-dense": Effort(), "mnist-gan": Effort(chains=5, steps=80)}
+MODELS = {"mnist-vae-dense": Effort(), "mnist-gan": Effort(chains=4, steps=40, restart="map")}
 
 
 def model_error(G: genreg.Generator) -> float:
@@ -87,6 +89,7 @@ def course(x: Tensor, G: genreg.Generator, policy: adaptive.Policy, effort: Effo
         kernel=sampling.MALA(),
         chains=effort.chains,
         steps=effort.steps,
+        restart=effort.restart,
         seed=effort.seed,
         progress=False,
     )
@@ -101,7 +104,7 @@ def pictures(
 ) -> Callable[[Any], None]:
     """Posterior means of a digit after some rounds with the pixels measured, for some policies next to each other."""
     rounds = courses[names[0]].chosen.shape[1]
-    after = sorted({max(1, round(share * rounds)) for share in (0.1, 0.25, 0.5, 1.0)})
+    after = sorted({min(2, rounds), min(5, rounds)})
 
     def draw(figure: Any) -> None:
         axes = figure.subplots(1, 1 + len(names) * len(after))
@@ -111,7 +114,7 @@ def pictures(
             found = courses[name]
             ax.imshow(found.mean[image, r], cmap="gray", vmin=0, vmax=1)
             seen = found.chosen[image, :r].flatten()
-            ax.plot(seen % 28, seen // 28, "s", markersize=0.9, color="#E69F00")
+            ax.plot(seen % 28, seen // 28, "s", markersize=1.6, color="#E69F00")
             ax.set_title(f"{name}\n{found.chosen.shape[2] * r} pixels", fontsize=6)
         for ax in axes:
             ax.set_axis_off()
