@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import odl
 import torch
@@ -13,7 +13,17 @@ from genreg import datasets
 from genreg.operators import gaussian_measurements, mask, to_torch
 from genreg.sampling import LatentPosterior
 
-__all__ = ["SPACE", "Problem", "digits", "generator", "measure", "of_generator", "operator", "posterior"]
+__all__ = [
+    "SPACE",
+    "Problem",
+    "digits",
+    "generator",
+    "measure",
+    "of_generator",
+    "operator",
+    "posterior",
+    "shortened",
+]
 
 SPACE = odl.uniform_discr([0, 0], [1, 1], (28, 28), dtype="float32")
 
@@ -74,3 +84,12 @@ def measure(x: Tensor, task: str, size: int, noise_std: float, *, seed: int = 3)
     clean = to_torch(A)(x)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
     return Problem(A, x, clean + noise_std * noise, noise_std)
+
+
+def shortened(value: Any) -> Any:
+    """The same with numbers of four digits, to be stored as JSON."""
+    if isinstance(value, dict):
+        return {name: shortened(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [shortened(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
