@@ -86,7 +86,7 @@ def draw(results: Results, truth: Tensor, path: Path) -> None:
     ]
     titles = ("MSE of the mean × 1000", "SSIM of the mean", "MSE of draws × 1000", "SSIM of draws")
     for (name, of), chart, pictures in zip(results.items(), parts[::2], parts[1::2], strict=True):
-        heading = f"{name}: difference to plain posterior sampling, {len(truth)} digits, 95 % intervals"
+        heading = f"{name}: difference to plain posterior sampling (in brackets), {len(truth)} digits, 95 % intervals"
         chart.suptitle(heading, fontsize=10)
         methods = [m for m in next(iter(of.values())) if m != "plain"]
         panels = chart.subplots(1, len(SCORES), sharey=True)

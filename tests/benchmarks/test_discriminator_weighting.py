@@ -49,7 +49,6 @@ def test_problems_measure_what_they_say(benchmark):
         noise = y - to_torch(A)(x)
         assert noise.std().item() == pytest.approx(problem.sigma, rel=0.1)
         assert problem.kind in str(problem) and ", ," not in str(problem)
-    assert all(set(problems) <= set(benchmark.PROBLEMS) for problems in benchmark.MODELS.values())
 
 
 def test_scores_of_draws(benchmark):
