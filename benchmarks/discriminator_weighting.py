@@ -1,6 +1,6 @@
 r"""Posterior sampling with the prior weighted by a discriminator (DDLS, DWLS) against plain posterior sampling.
 
-    python benchmarks/discriminator_weighting.py           # some hours on a core, continued where it was stopped
+    python benchmarks/discriminator_weighting.py           # two hours beside other work; goes on where it was stopped
     python benchmarks/discriminator_weighting.py --quick   # a few digits, to see that it works
 
 For a generator G, data y of a digit that no model has seen, and a discriminator with the logit d, chains sample
