@@ -143,7 +143,7 @@ def kernels(model: str, images: int, chains: int, steps: int, sigmas: tuple[floa
             target,
             HMC(),
             chains=chains,
-            steps=4 * steps,
+            steps=3 * steps,
             burn_in=steps,
             thin=1,
             init=start,
@@ -214,5 +214,5 @@ if __name__ == "__main__":
         memory((1_000, 2_000))
     else:
         throughput(MODELS, 100, 10, 15)
-        kernels(MODELS[0], 20, 10, 1500, (1.0, 0.3, 0.1))
+        kernels(MODELS[0], 10, 10, 1500, (1.0, 0.3, 0.1))
         memory((1_000, 10_000, 100_000))

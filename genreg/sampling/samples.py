@@ -159,7 +159,7 @@ class Samples:
         ----------
         log_weight : callable
             The logarithm of the ratio of the other density to that of the draws up to a constant, of latent vectors
-            ``(n, dim Z)``, ``(n,)``. For example ``-to_torch(genreg.latent.DensityRatio(G, D))``.
+            ``(n, dim Z)``, ``(n,)``. For example ``to_torch(-genreg.latent.DensityRatio(G, D))``.
 
         Returns
         -------
