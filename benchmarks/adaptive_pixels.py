@@ -1,6 +1,6 @@
 r"""Digits from pixels that are chosen one after another, by the posterior of a generative prior, against random pixels.
 
-    python benchmarks/adaptive_pixels.py           # some half an hour on one core
+    python benchmarks/adaptive_pixels.py           # 25 minutes on one core
     python benchmarks/adaptive_pixels.py --quick   # a few digits and rounds, to see that it works
 
 Nothing is known in the beginning; in each of 20 rounds a policy chooses 10 pixels (of 784) for each of the first 100
