@@ -4,51 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from genreg.solvers.advised import Advised
+
 __all__ = ["Solution", "Status"]
 
 
-class Status(IntEnum):
+class Status(Advised):
     """How a sample ended; `advice` says what the user can do about it."""
 
-    RUNNING = 0
-    CONVERGED = 1
-    MAX_ITER = 2
-    STALLED = 3
-    NON_FINITE = 4
-    STOPPED = 5
-    LEVEL_NOT_REACHED = 6
-    LEVEL_NOT_EXCEEDED = 7
-    NO_CORNER = 8
-
-    @property
-    def advice(self) -> str:
-        """One sentence for the user."""
-        return _ADVICE[self]
-
-
-_ADVICE = {
-    Status.RUNNING: "The sample has not been finished: call the solver again with these blocks as init.",
-    Status.CONVERGED: "The residual met the tolerance: nothing to do.",
-    Status.MAX_ITER: "The iterations were used up: raise max_iter or tol, or start nearer (init).",
-    Status.STALLED: "No step lowered the objective any more: the result is as good as the precision "
-    "allows; use float64 or a larger tol if that is not enough.",
-    Status.NON_FINITE: "The objective was not finite at the start or for every step tried: check the data, "
-    "the operator and the initial point of this sample.",
-    Status.STOPPED: "The callback ended the run: call the solver again with these blocks as init to go on.",
-    Status.LEVEL_NOT_REACHED: "No parameter brings the residual down to the noise level: the prior cannot "
-    "explain the data this well. The smallest residual found is returned; allow deviations from the "
-    "range of the generator, use more restarts, or check noise_std.",
-    Status.LEVEL_NOT_EXCEEDED: "The residual is below the noise level for the largest parameter tried: "
-    "raise the upper end of lam_range, or check noise_std.",
-    Status.NO_CORNER: "The L-curve has no corner among the parameters tried: widen the grid or make it finer, or "
-    "choose the parameter by Morozov's principle.",
-}
+    RUNNING = 0, "The sample has not been finished: call the solver again with these blocks as init."
+    CONVERGED = 1, "The residual met the tolerance: nothing to do."
+    MAX_ITER = 2, "The iterations were used up: raise max_iter or tol, or start nearer (init)."
+    STALLED = (
+        3,
+        "No step lowered the objective any more: the result is as good as the precision allows; "
+        "use float64 or a larger tol if that is not enough.",
+    )
+    NON_FINITE = (
+        4,
+        "The objective was not finite at the start or for every step tried: check the data, the "
+        "operator and the initial point of this sample.",
+    )
+    STOPPED = 5, "The callback ended the run: call the solver again with these blocks as init to go on."
+    LEVEL_NOT_REACHED = (
+        6,
+        "No parameter brings the residual down to the noise level: the prior cannot explain the "
+        "data this well. The smallest residual found is returned; allow deviations from the range "
+        "of the generator, use more restarts, or check noise_std.",
+    )
+    LEVEL_NOT_EXCEEDED = (
+        7,
+        "The residual is below the noise level for the largest parameter tried: raise the upper "
+        "end of lam_range, or check noise_std.",
+    )
+    NO_CORNER = (
+        8,
+        "The L-curve has no corner among the parameters tried: widen the grid or make it finer, "
+        "or choose the parameter by Morozov's principle.",
+    )
 
 
 @dataclass(frozen=True)
@@ -115,6 +113,4 @@ class Solution:
 
     def advice(self) -> str:
         """How many samples ended in which way, and what to do about it."""
-        codes, counts = torch.unique(torch.as_tensor(self.status), return_counts=True)
-        ends = ((Status(int(code)), int(count)) for code, count in zip(codes, counts, strict=True))
-        return "\n".join(f"{count} x {status.name}: {status.advice}" for status, count in ends)
+        return Status.summary(self.status)

@@ -79,6 +79,4 @@ class AdaptiveResult:
 
     def advice(self) -> str:
         """How many chains ended in which way in all rounds, and what to do about it."""
-        codes, counts = torch.unique(self.status, return_counts=True)
-        ends = ((ChainStatus(int(code)), int(count)) for code, count in zip(codes, counts, strict=True))
-        return "\n".join(f"{count} x {status.name}: {status.advice}" for status, count in ends)
+        return ChainStatus.summary(self.status)

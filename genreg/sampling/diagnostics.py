@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +17,7 @@ from genreg.sampling.convergence import (
 
 if TYPE_CHECKING:
     from genreg.sampling.samples import Samples
+from genreg.solvers.advised import Advised
 
 __all__ = [
     "Diagnostics",
@@ -33,36 +33,41 @@ _RHAT = 1.01  # both thresholds as Vehtari et al. (2021), doi:10.1214/20-BA1221,
 _ESS = 400
 
 
-class Mixing(IntEnum):
+class Mixing(Advised):
     """How the chains of an image have mixed; `advice` says what the user can do about it."""
 
-    MIXED = 0
-    FEW_SAMPLES = 1
-    CHAINS_STOPPED = 2
-    ONE_CHAIN = 3
-    NOT_MIXED = 4
-    NOT_MOVED = 5
-    NO_CHAIN = 6
-
-    @property
-    def advice(self) -> str:
-        """One sentence for the user."""
-        return _ADVICE[self]
-
-
-_ADVICE = {
-    Mixing.MIXED: f"R-hat is at most {_RHAT} and the effective sample size at least {_ESS} throughout: nothing to do.",
-    Mixing.FEW_SAMPLES: f"The chains have met, but an effective sample size is below {_ESS}: raise steps, or start "
-    "again from last, before using variances and intervals.",
-    Mixing.ONE_CHAIN: "A single chain cannot show whether it has missed something: use at least two, better four.",
-    Mixing.CHAINS_STOPPED: "Some chains were stopped as they diverged, and are left out: take a smaller step or a "
-    "longer burn_in if there are many of them.",
-    Mixing.NOT_MIXED: f"An R-hat is above {_RHAT}: the chains have not met, so that mean and variance depend on the "
-    "start. Raise steps and burn_in, or start from init='map'; chains that stay apart are in different modes.",
-    Mixing.NOT_MOVED: "A component is the same in all draws: no move was accepted. Take a smaller step, or a longer "
-    "burn_in for it to adapt.",
-    Mixing.NO_CHAIN: "All chains were stopped as they diverged: take a smaller step, and check data and noise_std.",
-}
+    MIXED = (
+        0,
+        f"R-hat is at most {_RHAT} and the effective sample size at least {_ESS} throughout: nothing to do.",
+    )
+    FEW_SAMPLES = (
+        1,
+        f"The chains have met, but an effective sample size is below {_ESS}: raise steps, or start again from last, "
+        "before using variances and intervals.",
+    )
+    CHAINS_STOPPED = (
+        2,
+        "Some chains were stopped as they diverged, and are left out: take a smaller step or a longer burn_in if there "
+        "are many of them.",
+    )
+    ONE_CHAIN = (
+        3,
+        "A single chain cannot show whether it has missed something: use at least two, better four.",
+    )
+    NOT_MIXED = (
+        4,
+        f"An R-hat is above {_RHAT}: the chains have not met, so that mean and variance depend on the start. Raise "
+        "steps and burn_in, or start from init='screened'; chains that stay apart are in different modes.",
+    )
+    NOT_MOVED = (
+        5,
+        "A component is the same in all draws: no move was accepted. Take a smaller step, or a longer burn_in for it to "
+        "adapt.",
+    )
+    NO_CHAIN = (
+        6,
+        "All chains were stopped as they diverged: take a smaller step, and check data and noise_std.",
+    )
 
 
 @dataclass(frozen=True)
@@ -127,9 +132,7 @@ class Diagnostics:
 
     def advice(self) -> str:
         """How many images have mixed in which way, and what to do about it."""
-        codes, counts = torch.unique(self.status, return_counts=True)
-        kinds = ((Mixing(int(code)), int(count)) for code, count in zip(codes, counts, strict=True))
-        return "\n".join(f"{count} x {kind.name}: {kind.advice}" for kind, count in kinds)
+        return Mixing.summary(self.status)
 
 
 def diagnose(samples: Samples) -> Diagnostics:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,22 @@ from genreg.operators import to_element
 from genreg.sampling.posterior import LatentPosterior
 from genreg.sampling.storage import write_state
 from genreg.sampling.weights import kish_ess, self_normalised, weighted_mean_and_std
+from genreg.solvers.advised import Advised
 
 __all__ = ["ChainStatus", "Samples"]
 
 
-class ChainStatus(IntEnum):
+class ChainStatus(Advised):
     """How a chain ended; `advice` says what the user can do about it."""
 
-    COMPLETED = 1
-    DIVERGED = 2
-    STUCK = 3
-    INTERRUPTED = 4
-
-    @property
-    def advice(self) -> str:
-        """One sentence for the user."""
-        return _ADVICE[self]
-
-
-_ADVICE = {
-    ChainStatus.COMPLETED: "The chain took all its steps: look at the diagnostics.",
-    ChainStatus.DIVERGED: "The energy of the chain was not finite or had risen out of reach: its draws from there "
-    "on are NaN and do not count. Take smaller steps or a kernel with a test of acceptance.",
-    ChainStatus.STUCK: "No proposal was accepted after the warm-up: take smaller steps or a longer warm-up.",
-    ChainStatus.INTERRUPTED: "The time was up before the last step: go on with `resume`.",
-}
+    COMPLETED = 1, "The chain took all its steps: look at the diagnostics."
+    DIVERGED = (
+        2,
+        "The energy of the chain was not finite or had risen out of reach: its draws from there "
+        "on are NaN and do not count. Take smaller steps or a kernel with a test of acceptance.",
+    )
+    STUCK = 3, "No proposal was accepted after the warm-up: take smaller steps or a longer warm-up."
+    INTERRUPTED = 4, "The time was up before the last step: go on with `resume`."
 
 
 @dataclass(frozen=True)
@@ -186,9 +176,7 @@ class Samples:
 
     def advice(self) -> str:
         """How many chains ended in which way, and what to do about it."""
-        codes, counts = torch.unique(self.status, return_counts=True)
-        ends = ((ChainStatus(int(code)), int(count)) for code, count in zip(codes, counts, strict=True))
-        return "\n".join(f"{count} x {status.name}: {status.advice}" for status, count in ends)
+        return ChainStatus.summary(self.status)
 
     def save(self, path: str | Path) -> None:
         """Write all that `resume` needs to a safetensors file, whole or not at all."""
