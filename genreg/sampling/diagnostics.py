@@ -61,8 +61,8 @@ class Mixing(Advised):
     )
     NOT_MOVED = (
         5,
-        "A component is the same in all draws: no move was accepted. Take a smaller step, or a longer burn_in for it to "
-        "adapt.",
+        "A component is the same in all draws: no move was accepted. Take a smaller step, or a longer burn_in, "
+        "so that it adapts.",
     )
     NO_CHAIN = (
         6,
