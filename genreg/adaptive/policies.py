@@ -16,7 +16,7 @@ A. Krause, A. Singh, C. Guestrin (2008), Near-optimal sensor placements in Gauss
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -146,17 +146,12 @@ class EpsilonGreedy:
 
     def choose(self, belief: Belief, k: int, generator: torch.Generator) -> Tensor:
         """See the class."""
-        chosen = []
+        chosen, variance = [], belief.variance
         for _ in range(k):
             draw = torch.rand(len(belief.measured), generator=generator, device=belief.measured.device)
-            greedy, drawn = belief.best(belief.variance, 1), belief.random(1, generator)
+            greedy, drawn = belief.best(variance, 1), belief.random(1, generator)
             chosen.append(torch.where(draw[:, None] < self.epsilon, drawn, greedy))
-            belief = Belief(
-                belief.predictions,
-                belief.noise_std,
-                belief.measured | belief.groups.flags(chosen[-1]),
-                belief.groups,
-            )
+            belief = replace(belief, measured=belief.measured | belief.groups.flags(chosen[-1]))
         return torch.cat(chosen, 1)
 
 
