@@ -144,11 +144,10 @@ def adaptive_measurements(
             progress=False,
         )
         states.append((samples.status.T, *samples.moments))
-        if turn == rounds:
-            break
-        chosen.append(_choose(policy, known, samples, k, draws, random))
-        known.measure(chosen[-1])
-        best.append(known.largest)
+        if turn < rounds:
+            chosen.append(_choose(policy, known, samples, k, draws, random))
+            known.measure(chosen[-1])
+            best.append(known.largest)
     assert samples is not None
     status, mean, std = (torch.stack(parts, 1) for parts in zip(*states, strict=True))
 
