@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import odl
@@ -22,7 +26,7 @@ __all__ = [
     "of_generator",
     "operator",
     "posterior",
-    "shortened",
+    "report",
 ]
 
 SPACE = odl.uniform_discr([0, 0], [1, 1], (28, 28), dtype="float32")
@@ -86,10 +90,48 @@ def measure(x: Tensor, task: str, size: int, noise_std: float, *, seed: int = 3)
     return Problem(A, x, clean + noise_std * noise, noise_std)
 
 
-def shortened(value: Any) -> Any:
+def report(
+    name: str,
+    parts: Collection[str],
+    compute: Callable[[str, Path], None],
+    table: Callable[[list[dict]], str],
+    draw: Callable[[list[dict], Path], None],
+    *,
+    only: str | None = None,
+    quick: bool = False,
+) -> None:
+    """Compute the parts that are wanted, and write table, numbers and figure once all are there.
+
+    The rows of a part are kept in build/, those of a quick run are not; ``compute(part, file)`` writes them to a file
+    unless it has them. A run without the data it needs says so.
+    """
+    folder = Path("build" if quick else "docs")
+    cache = Path("build") / (f"{name}-quick" if quick else name)
+    if quick:
+        shutil.rmtree(cache, ignore_errors=True)
+    for path in (folder, cache):
+        path.mkdir(parents=True, exist_ok=True)
+    files = {part: cache / f"{part}.json" for part in parts}
+    try:
+        for part, file in files.items():
+            if only in (None, part):
+                compute(part, file)
+    except FileNotFoundError as error:
+        print(f"skipped: {error}")
+    if not all(file.exists() for file in files.values()):
+        return
+    rows = [row for file in files.values() for row in json.loads(file.read_text())]
+    (folder / f"{name}.md").write_text(table(rows))
+    lines = ",\n".join(json.dumps(_shortened(row)) for row in rows)
+    (folder / f"{name}.json").write_text(f"[\n{lines}\n]\n")
+    draw(rows, folder / f"{name}.png")
+    print(f"figure: {folder / name}.png")
+
+
+def _shortened(value: Any) -> Any:
     """The same with numbers of four digits, to be stored as JSON."""
     if isinstance(value, dict):
-        return {name: shortened(item) for name, item in value.items()}
+        return {name: _shortened(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [shortened(item) for item in value]
+        return [_shortened(item) for item in value]
     return float(f"{value:.4g}") if isinstance(value, float) else value

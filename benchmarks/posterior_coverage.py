@@ -36,14 +36,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from _coverage_figure import BINS, CURVE, LEVELS, draw
-from _posterior import Problem, digits, generator, measure, of_generator, posterior, shortened
+from _posterior import Problem, digits, generator, measure, of_generator, posterior, report
 from torch import Tensor
 
 import genreg
@@ -259,26 +258,15 @@ def main() -> None:
     if options.quick:
         cases = {"mnist-vae-dense": (Setting(25, 0.5),)}
         efforts = {"mnist-vae-dense": Effort(images=4, chains=3, steps=40, burn_in=20, screened=300)}
-    folder = Path("build" if options.quick else "docs")
-    cache = Path("build/posterior_coverage-quick" if options.quick else "build/posterior_coverage")
-    if options.quick:
-        shutil.rmtree(cache, ignore_errors=True)
-    for path in (folder, cache):
-        path.mkdir(parents=True, exist_ok=True)
-    files = {name: cache / f"{name}.json" for name in cases}
-    try:
-        for name, settings in cases.items():
-            if options.model in (None, name):
-                rows(name, settings, efforts[name], files[name])
-    except FileNotFoundError as error:
-        print(f"skipped: {error}")
-    if not all(file.exists() for file in files.values()):
-        return
-    found = [row for file in files.values() for row in json.loads(file.read_text())]
-    (folder / "posterior_coverage.md").write_text(table(found))
-    (folder / "posterior_coverage.json").write_text(json.dumps(shortened(found), indent=0) + "\n")
-    draw(found, folder / "posterior_coverage.png")
-    print(f"figure: {folder / 'posterior_coverage.png'}")
+    report(
+        "posterior_coverage",
+        cases,
+        lambda part, file: rows(part, cases[part], efforts[part], file),
+        table,
+        draw,
+        only=options.model,
+        quick=options.quick,
+    )
 
 
 if __name__ == "__main__":

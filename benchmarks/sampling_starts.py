@@ -38,14 +38,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from _posterior import digits, generator, measure, posterior, shortened
+from _posterior import digits, generator, measure, posterior, report
 from torch import Tensor
 
 import genreg
@@ -262,26 +261,15 @@ def main() -> None:
             "dense": Case("mnist-vae-dense", 60, points, **small),
             "gan": Case("mnist-gan", 60, points[:1], **small),
         }
-    folder = Path("build" if options.quick else "docs")
-    cache = Path("build/sampling_starts-quick" if options.quick else "build/sampling_starts")
-    if options.quick:
-        shutil.rmtree(cache, ignore_errors=True)
-    for path in (folder, cache):
-        path.mkdir(parents=True, exist_ok=True)
-    files = {name: cache / f"{name}.json" for name in cases}
-    try:
-        for name, case in cases.items():
-            if options.case in (None, name):
-                runs(case, files[name])
-    except FileNotFoundError as error:
-        print(f"skipped: {error}")
-    if not all(file.exists() for file in files.values()):
-        return
-    found = [row for file in files.values() for row in json.loads(file.read_text())]
-    (folder / "sampling_starts.md").write_text(table(found))
-    (folder / "sampling_starts.json").write_text(json.dumps(shortened(found), indent=0) + "\n")
-    draw(found, folder / "sampling_starts.png")
-    print(f"figure: {folder / 'sampling_starts.png'}")
+    report(
+        "sampling_starts",
+        cases,
+        lambda part, file: runs(cases[part], file),
+        table,
+        draw,
+        only=options.case,
+        quick=options.quick,
+    )
 
 
 if __name__ == "__main__":
