@@ -181,7 +181,7 @@ def latent_curvature(forward: TorchOperator, generate: TorchOperator) -> Callabl
             if forward.linear and many_data:
                 J = forward(columns(generate, z))
             else:
-                J = jacobian(both, z).movedim(2, 0)
+                J = jacobian(both, z).movedim(2, 0).unflatten(2, space_shape(forward.range))
             J = J if of_data is None else J * of_data.sqrt()
             J = real(J).permute(1, 2, 0)  # (B, m, n)
             return J.mT @ J

@@ -77,6 +77,30 @@ class LatentPosterior:
         """E(z), ``(B,)``, of one latent vector for each sample, ``(B, dim Z)``; differentiable."""
         return self.objective.smooth({"z": z}, **self.objective.per_sample)
 
+    def minimise(self, z: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Seek minimisers of E from several points of every sample.
+
+        Parameters
+        ----------
+        z : Tensor
+            Where to start, ``(n, B, dim Z)``.
+        iterations : int
+            Iterations of the solver, at most.
+
+        Returns
+        -------
+        z : Tensor
+            What was found, ``(n, B, dim Z)``.
+        energy, evaluations : Tensor
+            E there, infinite where it is not finite, and how often E and its gradient were evaluated, ``(n, B)``.
+        """
+        rows = torch.arange(self.batch, device=z.device).repeat(len(z))
+        found = self.prior.solver(
+            self.objective.take(rows), {"z": z.flatten(0, 1)}, max_iter=iterations, tol=1e-3, progress=False
+        )
+        energy = found.value.view(z.shape[:2]).nan_to_num(torch.inf)
+        return found.blocks["z"].view_as(z), energy, found.operator_calls.view(z.shape[:2])
+
     def take(self, index: Tensor) -> LatentPosterior:
         """The posterior for the data of the samples in `index`."""
         return LatentPosterior(self.fidelity.take(index), self.generator, latent=self.latent)

@@ -81,21 +81,14 @@ def screened_starts(
     z = z[(log_weight + _gumbel(log_weight, random)).topk(chains, dim=0).indices]  # without replacement
     if iterations == 0:
         return z, torch.zeros(z.shape[:2], dtype=torch.int64, device=device)
-    rows = torch.arange(posterior.batch, device=device).repeat(chains)
-    found = posterior.prior.solver(
-        posterior.objective.take(rows), {"z": z.flatten(0, 1)}, max_iter=iterations, tol=1e-3, progress=False
-    )
-    energy = found.value.view(z.shape[:2]).nan_to_num(torch.inf)
+    z, energy, evaluations = posterior.minimise(z, iterations)
     sound = energy <= energy.amin(0) + _GAP * z.shape[-1]
     # a sound one stays, another is replaced by one that is
     other = torch.where(sound, 0.0, -torch.inf).expand(chains, *sound.shape)
     chosen = (other + _gumbel(other, random)).argmax(1)  # (chains, B)
     own = torch.arange(chains, device=device)[:, None]
     chosen = torch.where(sound, own, chosen)
-    return (
-        found.blocks["z"].view_as(z).gather(0, chosen[..., None].expand_as(z)),
-        found.operator_calls.view(sound.shape),
-    )
+    return z.gather(0, chosen[..., None].expand_as(z)), evaluations
 
 
 def _log_likelihood(posterior: LatentPosterior, z: Tensor) -> Tensor:

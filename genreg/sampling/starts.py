@@ -90,16 +90,10 @@ def _encoded(posterior: LatentPosterior, noise: Tensor) -> Tensor:
 
 
 def _modes(posterior: LatentPosterior, z: Tensor, random: Random, iterations: int) -> tuple[Tensor, Tensor]:
-    chains, batch = z.shape[:2]
-    rows = torch.arange(batch, device=z.device).repeat(chains)
-    found = posterior.prior.solver(
-        posterior.objective.take(rows), {"z": z.flatten(0, 1)}, max_iter=iterations, tol=1e-3, progress=False
-    )
-    energy = found.value.view(chains, batch).nan_to_num(torch.inf)
+    z, energy, evaluations = posterior.minimise(z, iterations)
+    chains, batch = energy.shape
     logits = torch.where(torch.isfinite(energy), -energy, -1e30)
     # Gumbel's trick: the largest of log p + noise is a draw from p
     noise = -(-random.uniform(energy.expand(chains, chains, batch)).log()).log()
     chosen = (logits + noise).argmax(1)  # (chains, B)
-    modes = found.blocks["z"].view_as(z)
-    z = modes.gather(0, chosen[..., None].expand_as(z))
-    return z, found.operator_calls.view(chains, batch)
+    return z.gather(0, chosen[..., None].expand_as(z)), evaluations

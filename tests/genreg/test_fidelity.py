@@ -4,6 +4,7 @@ import numpy as np
 import odl
 import pytest
 import torch
+from odl.applications import tomo
 from scipy import stats
 from scipy.special import rel_entr
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from genreg import (
     FunctionalFidelity,
     GaussianFidelity,
+    Generator,
     HardConstraint,
     JointPrior,
     NetworkOperator,
@@ -22,9 +24,11 @@ from genreg import (
     to_torch,
 )
 from genreg.fidelity._transmission import transmission_prox
-from genreg.operators import derivative_test
+from genreg.operators import derivative_test, ray_transform
 from genreg.operators.tensor_operator import TensorOperator
 from genreg.solvers import Objective, SaddlePoint, Status
+
+from .conftest import LinearModel
 
 INTENSITY, BACKGROUND = 40.0, 3.0
 KINDS = [
@@ -653,3 +657,20 @@ COUNTS = torch.full((3, 12), 4.0, dtype=torch.float64)
 def test_errors(A, make, error, message):
     with pytest.raises(error, match=message):
         make(A)
+
+
+@pytest.mark.parametrize("few", [False, True], ids=["nonlinear", "fewer data than latents"])
+def test_curvature_with_weights_on_data_of_two_axes(few):
+    """By the columns of reverse or full differentiation: the matrix and its products agree."""
+    X = odl.uniform_discr([0, 0], [4, 5], (4, 5))
+    G = Generator(LinearModel(), X)
+    A = odl.PowerOperator(X, 2) * odl.IdentityOperator(X)
+    if few:
+        A = ray_transform(X, tomo.parallel_beam_geometry(X, 1, det_shape=2), cache=False)  # 1 x 2 data
+    y = torch.randn(3, *A.range.shape, dtype=torch.float64)
+    sigma = 0.5 + torch.rand(3, *A.range.shape, dtype=torch.float64)
+    sigma[0].view(-1)[0] = torch.inf
+    problem = HardConstraint(G).problem(GaussianFidelity(A, y, sigma), torch.full((3,), 0.5).double())
+    z, p = torch.randn(2, 3, 3, dtype=torch.float64)
+    curvature = problem.curvature["z"]({"z": z}, **problem.per_sample)
+    assert torch.allclose((curvature.matrix() @ p[..., None])[..., 0], curvature.product(p))
