@@ -37,6 +37,7 @@ from genreg.operators.coils import calibration_region, coil_maps
 from genreg.operators.conditioning import Conditional, condition
 from genreg.operators.covariance import Estimate, correlation_image, covariance_column, marginal_variance
 from genreg.operators.data_prox import DataProx, data_prox
+from genreg.operators.dense_precision import DenseCholeskyPrecision
 from genreg.operators.diagonal_precision import DiagonalPrecision, IsotropicPrecision
 from genreg.operators.forward import blur, gaussian_measurements, mask, normalised
 from genreg.operators.fourier import FourierSampling, fourier_sampling
@@ -64,6 +65,7 @@ from genreg.operators import (  # noqa: F401  # isort: skip  # these register in
 __all__ = [
     "Conditional",
     "DataProx",
+    "DenseCholeskyPrecision",
     "DiagonalPrecision",
     "Estimate",
     "FourierSampling",

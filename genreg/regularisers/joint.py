@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.generator import Decoded, Generator
-from genreg.operators import GaussianPosterior, IsotropicPrecision
+from genreg.operators import GaussianPosterior, IsotropicPrecision, Precision
 from genreg.regularisers.base import checked_parameter
 from genreg.regularisers.deviations import deviation_for_image
 from genreg.regularisers.generative import Generative, check_generator
@@ -40,14 +40,15 @@ class JointPrior(Generative):
 
     .. math:: R(x, z) = \frac12 \|x - G(z)\|^2_{\Lambda(z)} - \frac12 \log\det\Lambda(z) + \frac12 \|z\|^2 .
 
+    Any `Precision` may be given instead of what the model has learned; then :math:`\Lambda(z) = \Lambda` for all z.
+
     Sums are those over pixels, without the weight of X, as the densities have them. With a Gaussian fidelity and λ =
     1, ``fidelity + R`` is the negative logarithm of the joint posterior.
 
     For a linear forward operator and Gaussian noise, x is eliminated exactly, by `operators.data_prox` or, with a
-    structured model, by conjugate gradients. The encoder, where there is one, proposes z; then z moves as in
-    `solvers.jpmap`, with a structured model by `solvers.quasi_newton` (with more than 256 latent dimensions
-    `solvers.lbfgs`). Other problems are solved by `solvers.lbfgs` in
-    the variables x - G(z) and z.
+    structured model or a given Λ, by conjugate gradients. The encoder, where there is one, proposes z; then z moves as
+    in `solvers.jpmap`, with a structured model or a given Λ by `solvers.quasi_newton` (with more than 256 latent
+    dimensions `solvers.lbfgs`). Other problems are solved by `solvers.lbfgs` in the variables x - G(z) and z.
 
     Starting points: ``"encoder"`` (the default where the model has one) encodes a rough reconstruction, ``"random"``
     draws from N(0, I), ``"zero"`` starts at z = 0; further restarts are drawn. In all of them x = G(z).
@@ -56,14 +57,15 @@ class JointPrior(Generative):
     ----------
     G : Generator
         The generator Z -> X.
-    beta : float or Tensor, optional
-        β > 0, or one for every sample, ``(B,)``; by default the precision that the model has learned. For a
-        structured model a β takes the place of its Λ(z).
+    beta : float, Tensor or Precision, optional
+        β > 0, or one for every sample, ``(B,)``; or Λ on the range of G, not batched, the same for all z and all
+        samples. By default the precision that the model has learned, whose place it takes, that of a Λ(z) as well.
 
     Raises
     ------
     TypeError, ValueError
-        If G is no generator, β is not positive, or it is not given and the model has no γ.
+        If G is no generator, β is not positive, Λ is batched or on another space, or neither is given and the model
+        has no γ.
 
     References
     ----------
@@ -76,11 +78,16 @@ class JointPrior(Generative):
 
     blocks = ("x", "z")
 
-    def __init__(self, G: Generator, beta: float | Tensor | None = None) -> None:
+    def __init__(self, G: Generator, beta: float | Tensor | Precision | None = None) -> None:
         check_generator(G)
-        self.structured = beta is None and G.structured
-        """Whether the precision is that of a structured model."""
-        if beta is None and not G.structured:
+        self.precision: Precision | None = None
+        """Λ, where it is given."""
+        if isinstance(beta, Precision):
+            _check_precision(beta, G)
+            self.precision, beta = beta, None
+        self.structured = self.precision is not None or (beta is None and G.structured)
+        """Whether the precision is that of a structured model, or a given Λ."""
+        if beta is None and not self.structured:
             if G.std is None:
                 raise ValueError(
                     f"beta must be given: the model of G has learned no standard deviation, {G!r}"
@@ -96,12 +103,14 @@ class JointPrior(Generative):
 
     @property
     def beta(self) -> float | Tensor | None:
-        """β, the precision of a pixel given z; None of a structured model."""
+        """β, the precision of a pixel given z; None of a structured model or a given Λ."""
         return self.parameters.get("beta")
 
     def decode(self, z: Tensor) -> Decoded:
         r"""The Gaussian :math:`p(x \mid z)` of this prior, for latent vectors ``(B, dim Z)``; differentiable in z."""
         decoded = self.generator.decode(z)
+        if self.precision is not None:
+            return replace(decoded, make_precision=lambda: self.precision)
         if self.structured:
             return decoded
         beta = torch.as_tensor(self.beta, dtype=z.dtype, device=z.device)
@@ -121,7 +130,7 @@ class JointPrior(Generative):
         x, z = blocks["x"], blocks["z"]
         if beta is None:
             flat = z.reshape(-1, *self.generator.domain.shape)
-            decoded = self.generator.decode(flat)
+            decoded = self.decode(flat)
             u = x.reshape(decoded.mean.shape) - decoded.mean
             return negative_log_prior(u, decoded.precision, flat).reshape(z.shape[:-1])
         u = (x - self.generate(z)).flatten(x.ndim - len(self.generator.range.shape))
@@ -178,7 +187,7 @@ class JointPrior(Generative):
             return super().problem(fidelity, lam, **parameters)
         A, G = fidelity.operator, self.generator
         if self.structured:
-            return StructuredProblem.of(A, G.decode, G.domain, **fidelity.per_sample, weight=lam)
+            return StructuredProblem.of(A, self.decode, G.domain, **fidelity.per_sample, weight=lam)
         beta = (self.parameters_of(lam) | parameters)["beta"]
         return JointProblem.of(A, G, **fidelity.per_sample, beta=lam * beta, weight=lam)
 
@@ -215,4 +224,17 @@ class JointPrior(Generative):
             decoded = self.decode(z)
         return GaussianPosterior(
             fidelity.operator, fidelity.data, decoded.mean, decoded.precision, fidelity.inverse_variance
+        )
+
+
+def _check_precision(precision: Precision, G: Generator) -> None:
+    """Raise ValueError unless the precision is one of the images of G, the same for all samples."""
+    if precision.domain != G.range:
+        raise ValueError(
+            f"beta must be a precision on the range of G, {G.range!r}, got one on {precision.domain!r}"
+        )
+    if precision.batch:
+        raise ValueError(
+            f"beta must be a precision that is not batched, got a batch of {precision.batch[0]}; "
+            "take one of its samples by `take`"
         )

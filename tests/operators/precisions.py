@@ -6,7 +6,12 @@ import numpy as np
 import odl
 import torch
 
-from genreg.operators import DiagonalPrecision, IsotropicPrecision, SparseCholeskyPrecision
+from genreg.operators import (
+    DenseCholeskyPrecision,
+    DiagonalPrecision,
+    IsotropicPrecision,
+    SparseCholeskyPrecision,
+)
 
 # channels (None: images without that axis), shape of an image, distance, dilation
 SPARSE = {
@@ -21,7 +26,7 @@ SPARSE = {
     "three channels": (3, (4, 3), 1, (1, 2)),
     "channels only": (3, (2, 2), 0, 1),
 }
-NAMES = ["isotropic", "diagonal", *SPARSE]
+NAMES = ["isotropic", "diagonal", "dense", *SPARSE]
 
 
 def later(distance, dilation):
@@ -29,6 +34,11 @@ def later(distance, dilation):
     factors = (dilation,) if isinstance(dilation, int) else dilation
     square = [(a, b) for a in range(-distance, distance + 1) for b in range(-distance, distance + 1)]
     return sorted({(f * a, f * b) for f in factors for a, b in square if a > 0 or (a == 0 and b > 0)})
+
+
+def positive_diagonal(matrix):
+    """The matrix with exponentials on its diagonal."""
+    return torch.where(torch.eye(matrix.shape[-1], dtype=torch.bool), matrix.exp(), matrix)
 
 
 class Case:
@@ -48,15 +58,20 @@ class Case:
         self.parameters = {
             "isotropic": lambda: (draw().exp(),),
             "diagonal": lambda: (0.6 * draw(*shape),),
+            "dense": lambda: (positive_diagonal(0.3 * draw(math.prod(shape), math.prod(shape))),),
         }.get(name, lambda: (0.3 * draw(*shape), 0.3 * draw(entries, *image)))()
         self.name, self.batch, self.shape, self.size = name, batch, shape, math.prod(shape)
 
     def make(self, *parameters):
         """The precision of the parameters, by default of the own ones."""
         parameters = parameters or self.parameters
-        kind = {"isotropic": IsotropicPrecision, "diagonal": DiagonalPrecision}.get(self.name)
-        if kind:
-            return kind(self.space, *parameters)
+        kinds = {
+            "isotropic": IsotropicPrecision,
+            "diagonal": DiagonalPrecision,
+            "dense": DenseCholeskyPrecision,
+        }
+        if self.name in kinds:
+            return kinds[self.name](self.space, *parameters)
         return SparseCholeskyPrecision(
             self.space, *parameters, distance=self.distance, dilation=self.dilation
         )
@@ -75,6 +90,8 @@ class Case:
     def _factor(self, first, weights=None):
         if self.name == "isotropic":
             return first.sqrt() * torch.eye(self.size, dtype=torch.float64)
+        if self.name == "dense":
+            return first.tril()
         if weights is None:
             return (0.5 * first).exp().flatten().diag()
         place = np.arange(self.size).reshape(self.channels, *self.shape[-2:])

@@ -23,7 +23,7 @@ def dense(case, index, mean, known, values):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["isotropic", "diagonal", "d2", "dilations", "two channels"])
+@pytest.mark.parametrize("name", ["isotropic", "diagonal", "dense", "d2", "dilations", "two channels"])
 @pytest.mark.parametrize("batch", [(), (3,)])
 def test_mean_and_samples(name, batch, method):
     case = Case(name, batch)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from genreg.operators import (
+    DenseCholeskyPrecision,
     DiagonalPrecision,
     IsotropicPrecision,
     SparseCholeskyPrecision,
@@ -85,6 +86,8 @@ def value(case, method, *arguments):
     [
         ("isotropic", (2,)),
         ("diagonal", (2,)),
+        ("dense", (2,)),
+        ("dense", ()),
         ("d0", (2,)),
         ("d2", ()),
         ("dilations", ()),
@@ -106,7 +109,7 @@ def test_derivatives_of_both_orders(name, batch):
     )
 
 
-@pytest.mark.parametrize("name", ["isotropic", "diagonal", "d0", "d1", "dilations", "two channels"])
+@pytest.mark.parametrize("name", ["isotropic", "diagonal", "dense", "d0", "d1", "dilations", "two channels"])
 def test_function_transforms(name):
     case = Case(name, (3,))
     one = Case(name)
@@ -158,7 +161,7 @@ def test_operators_are_not_batched():
             make()
 
 
-@pytest.mark.parametrize("name", ["isotropic", "diagonal", "d2", "two channels"])
+@pytest.mark.parametrize("name", ["isotropic", "diagonal", "dense", "d2", "two channels"])
 def test_samples(name):
     case = Case(name, (2,))
     P = case.make()
@@ -288,7 +291,7 @@ def test_single_precision_and_conversion(name):
     assert P.colour(r).dtype == P.log_density(r).dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", ["diagonal", "d2", "two channels"])
+@pytest.mark.parametrize("name", ["diagonal", "dense", "d2", "two channels"])
 def test_layouts_of_memory(name):
     case = Case(name, (3,))
     P, r = case.make(), case.images(2)
@@ -373,6 +376,8 @@ def test_bad_input_of_all_precisions():
         for make in (
             lambda s: IsotropicPrecision(s, 1.0),
             lambda s: DiagonalPrecision(s, torch.zeros(3, 4)),
+            lambda s: DenseCholeskyPrecision(s, torch.eye(12)),
+            lambda s: DenseCholeskyPrecision.of(s, torch.eye(12)),
             lambda s: SparseCholeskyPrecision(s, torch.zeros(3, 4), torch.zeros(4, 3, 4), distance=1),
         ):
             with pytest.raises(TypeError, match="space must be a real tensor space of floating type"):
