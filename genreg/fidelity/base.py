@@ -104,6 +104,11 @@ class Fidelity(Functional):
         with torch.no_grad():
             return to_torch(self)(x)
 
+    @property
+    def log_normaliser(self) -> Tensor:
+        """What the value lacks of the negative log-likelihood of the data, ``(B,)``; 0 where that is not known."""
+        return torch.zeros_like(self.data.real.flatten(1)[:, 0])
+
     @abstractmethod
     def take(self, index: Tensor) -> Fidelity:
         """Return the fidelity for the data of the samples in `index`."""

@@ -89,6 +89,16 @@ class GaussianFidelity(Fidelity):
         measured = (self.inverse_variance > 0).expand(self.data.shape).flatten(1)
         return parts * measured.sum(1).to(self.inverse_variance.dtype)
 
+    @property
+    def log_normaliser(self) -> Tensor:
+        r""":math:`\sum_i \tfrac12 \log 2 \pi \sigma_i^2` of the data measured, ``(B,)``, twice that for complex ones."""
+        parts = 2 if self.data.is_complex() else 1
+        terms = 0.5 * torch.log(2 * math.pi / self.inverse_variance)
+        if self.white:
+            return parts * math.prod(self.data.shape[1:]) * terms
+        measured = torch.where(self.inverse_variance > 0, terms, 0.0)
+        return parts * measured.expand(self.data.shape).flatten(1).sum(1)
+
     def residual(self, x: Tensor) -> Tensor:
         """Sum of squares ‖A(x) - y‖² of the data measured, for every sample, ``(B,)``."""
         with torch.no_grad():

@@ -101,6 +101,12 @@ class PoissonFidelity(Fidelity):
         """The expected deviance dim(Y), ``(B,)``."""
         return torch.full_like(self.data.flatten(1)[:, 0], math.prod(self.data.shape[1:]))
 
+    @property
+    def log_normaliser(self) -> Tensor:
+        r""":math:`\sum_i y_i - y_i \log y_i + \log\Gamma(y_i + 1)`, ``(B,)``."""
+        y = self.data
+        return (y - torch.xlogy(y, y) + torch.lgamma(y + 1)).flatten(1).sum(1)
+
     def discrepancy(self, x: Tensor) -> Tensor:
         """The deviance, twice the value, ``(B,)``."""
         return 2 * super().discrepancy(x)

@@ -1,0 +1,31 @@
+"""Empirical Bayes: priors of latent vectors that are learned from observations alone, with their posteriors."""
+
+from genreg.empirical_bayes.covariance_selection import Selected, covariance_selection
+from genreg.empirical_bayes.em import EMResult, EMStatus, expectation_maximisation
+from genreg.empirical_bayes.encoders import FullCovariance, InverseAutoregressive, MeanField
+from genreg.empirical_bayes.exact import ExactPosterior
+from genreg.empirical_bayes.fitting import fit
+from genreg.empirical_bayes.graphical import GaussianGraphicalModel
+from genreg.empirical_bayes.graphical_lasso import GraphicalLasso, SparsePrecision
+from genreg.empirical_bayes.priors import DistributionPrior, Prior
+from genreg.empirical_bayes.result import EmpiricalBayes, Inferred
+
+__all__ = [
+    "DistributionPrior",
+    "EMResult",
+    "EMStatus",
+    "EmpiricalBayes",
+    "ExactPosterior",
+    "FullCovariance",
+    "GaussianGraphicalModel",
+    "GraphicalLasso",
+    "Inferred",
+    "InverseAutoregressive",
+    "MeanField",
+    "Prior",
+    "Selected",
+    "SparsePrecision",
+    "covariance_selection",
+    "expectation_maximisation",
+    "fit",
+]

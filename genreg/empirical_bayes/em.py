@@ -1,0 +1,125 @@
+"""Expectation maximisation with exact posteriors, for Gaussian graphical models."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from genreg.empirical_bayes.exact import ExactPosterior, check_exact
+from genreg.empirical_bayes.fitting import coordinates
+from genreg.empirical_bayes.graphical import GaussianGraphicalModel
+from genreg.empirical_bayes.result import encoder_inputs
+from genreg.fidelity import GaussianFidelity
+from genreg.solvers.advised import Advised
+
+__all__ = ["EMResult", "EMStatus", "expectation_maximisation"]
+
+_PART = 1000  # observations treated at a time
+
+
+class EMStatus(Advised):
+    """How expectation maximisation ended; `advice` says what the user can do about it."""
+
+    CONVERGED = 1, "The evidence does not change any more."
+    MAX_ITER = 2, "The evidence was still changing: give a larger max_iter, or a better start."
+
+
+@dataclass(frozen=True)
+class EMResult:
+    """What `expectation_maximisation` returns.
+
+    Attributes
+    ----------
+    prior : GaussianGraphicalModel
+        The prior that was given, with the parameters that were found.
+    status : EMStatus
+        How it ended.
+    history : list of dict
+        Of every iteration, the mean of log p(y) before it in nats, and the number of edges and λ after it.
+    """
+
+    prior: GaussianGraphicalModel
+    status: EMStatus
+    history: list[dict[str, Any]] = field(repr=False)
+
+
+@torch.no_grad()
+def expectation_maximisation(
+    fidelity: GaussianFidelity,
+    prior: GaussianGraphicalModel,
+    *,
+    max_iter: int = 200,
+    tol: float = 1e-5,
+    seed: int = 0,
+    progress: bool = True,
+) -> EMResult:
+    r"""Learn a Gaussian graphical model, or a mixture, from linear observations, in place.
+
+    Each iteration takes the posteriors in closed form (`ExactPosterior`), then the sparse precisions of their expected
+    second moments. The evidence never falls where these are the most likely ones; with a choice of the graph it may,
+    by what an edge is worth.
+
+    Parameters
+    ----------
+    fidelity : GaussianFidelity
+        Observations by a linear operator on the space of the prior.
+    prior : GaussianGraphicalModel
+        The prior to start from.
+    max_iter : int
+        Iterations at most.
+    tol : float
+        Change of the mean log p(y), in nats, below which it ends.
+    seed : int
+        Seed of the start of a mixture.
+    progress : bool
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    EMResult
+        With the prior and the history.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the posterior has no closed form, there are fewer observations than unknowns and no λ, or a number is not
+        positive.
+
+    References
+    ----------
+    A. P. Dempster, N. M. Laird, D. B. Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm,
+    doi:10.1111/j.2517-6161.1977.tb01600.x.
+    """
+    check_exact(fidelity, prior)
+    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
+        raise ValueError(f"max_iter must be a positive integer, got {max_iter!r}")
+    if not 0 < tol < math.inf:
+        raise ValueError(f"tol must be positive and finite, got {tol}")
+    n = len(fidelity.data)
+    prior.check(n)
+    affine = coordinates(fidelity, prior)
+    prior.begin(affine(encoder_inputs(fidelity, affine, prior.space.shape)[:, : prior.size]), seed=seed)
+    rows = torch.arange(n, device=fidelity.data.device).split(_PART)
+    history: list[dict[str, Any]] = []
+    status = EMStatus.MAX_ITER
+    bar = tqdm(total=max_iter, desc="EM", disable=not progress, mininterval=1.0)
+    with bar:
+        for _ in range(max_iter):
+            prior.forget()
+            evidence = 0.0
+            for index in rows:
+                posterior = ExactPosterior(fidelity.take(index), prior)
+                prior.absorb_statistics(posterior.statistics(), len(index) / n)
+                evidence += float(posterior.log_evidence.sum()) / n
+            before = history[-1]["log_evidence"] if history else -math.inf
+            history.append({"log_evidence": evidence, **prior.update(n)})
+            bar.update()
+            bar.set_postfix(log_evidence=f"{evidence:.5g}")
+            if abs(evidence - before) <= tol:
+                status = EMStatus.CONVERGED
+                break
+    return EMResult(prior, status, history)

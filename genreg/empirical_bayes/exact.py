@@ -1,0 +1,165 @@
+r"""Posteriors of Gaussian graphical models in closed form, for linear observations with Gaussian noise.
+
+With :math:`y = A z + \varepsilon`, noise of the precision :math:`W = \operatorname{diag}(1 / \sigma_i^2)`, and component
+k of the prior :math:`N(m_k, \Lambda_k^{-1})`,
+
+.. math::
+
+    z \mid y, k &\sim N(\hat z_k, P_k^{-1}), \qquad P_k = A^T W A + \Lambda_k , \qquad
+    \hat z_k = m_k + P_k^{-1} A^T W r_k , \qquad r_k = y - A m_k , \\
+    -2 \log p(y \mid k) &= r_k^T W r_k - (\hat z_k - m_k)^T P_k (\hat z_k - m_k) + \log\det P_k - \log\det\Lambda_k
+    + \textstyle\sum_i \log 2 \pi \sigma_i^2 ,
+
+and :math:`p(k \mid y) \propto w_k\, p(y \mid k)`. Data that were not measured have :math:`1 / \sigma_i^2 = 0`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genreg.empirical_bayes.graphical import GaussianGraphicalModel
+from genreg.empirical_bayes.linearised import Linearised, real_data, shared_noise
+from genreg.empirical_bayes.statistics import Statistics
+from genreg.fidelity import GaussianFidelity
+from genreg.operators.norm import seeded_generator
+
+__all__ = ["ExactPosterior"]
+
+
+class ExactPosterior:
+    r"""The posterior :math:`p(z \mid y)` of every observation, and its evidence :math:`\log p(y)`.
+
+    All is dense and of double precision, for up to some thousand unknowns; larger images have
+    `operators.GaussianPosterior`. Where the noise differs between observations, each has a matrix of its own.
+
+    Parameters
+    ----------
+    fidelity : GaussianFidelity
+        The observations, n of them, by a linear operator A: Z -> Y.
+    prior : GaussianGraphicalModel
+        The prior, K components.
+
+    Attributes
+    ----------
+    log_evidence : Tensor
+        :math:`\log p(y)`, ``(n,)``.
+    responsibilities : Tensor
+        :math:`p(k \mid y)`, ``(n, K)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the fidelity is not Gaussian or not that of a linear operator on the space of the prior, or the prior is no
+        Gaussian graphical model.
+    """
+
+    def __init__(self, fidelity: GaussianFidelity, prior: GaussianGraphicalModel) -> None:
+        check_exact(fidelity, prior)
+        self.fidelity, self.prior = fidelity, prior
+        space, A = prior.space, fidelity.operator
+        centre = prior.means.new_zeros(space.shape).to(prior.factor)
+        J = Linearised(A, centre).jacobian.double()
+        y = real_data(fidelity.data).double()
+        W = _real_precision(fidelity)  # (n or 1, m)
+        residual = y[:, None] - prior.means @ J.T  # (n, K, m)
+        weighted = W[:, None] * residual
+        H = (J.T * W[:, None]) @ J
+        self._factor = torch.linalg.cholesky(H[:, None] + prior.matrices)  # (n or 1, K, p, p)
+        pulled = weighted @ J  # (n, K, p)
+        half = _solve(self._factor, pulled)
+        self._correction = _solve(self._factor, half, transposed=True)
+        logdet = 2 * self._factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) - torch.logdet(prior.matrices)
+        misfit = (weighted * residual).sum(-1) - half.square().sum(-1)
+        normaliser = fidelity.log_normaliser.double()[:, None]
+        joint = prior.weights.log() - 0.5 * (misfit + logdet) - normaliser  # (n, K)
+        self.log_evidence = joint.logsumexp(1)
+        self.responsibilities = joint.softmax(1)
+
+    @property
+    def component_means(self) -> Tensor:
+        r""":math:`\hat z_k`, ``(n, K, p)``."""
+        return self.prior.means + self._correction
+
+    def _covariances(self) -> Tensor:
+        """``(n or 1, K, p, p)``."""
+        return torch.cholesky_inverse(self._factor)
+
+    @property
+    def mean(self) -> Tensor:
+        """Posterior means, ``(n, *Z.shape)``, in the data type of Z."""
+        return self._images((self.responsibilities[..., None] * self.component_means).sum(1))
+
+    @property
+    def covariance(self) -> Tensor:
+        """Posterior covariances, ``(n, p, p)``; or ``(p, p)`` where it is that of all, for K = 1 and shared noise."""
+        within = self._covariances()
+        if self.prior.components == 1:
+            return within[0, 0] if len(within) == 1 else within[:, 0]
+        r, means = self.responsibilities, self.component_means
+        off = means - (r[..., None] * means).sum(1, keepdim=True)
+        return torch.einsum("nk,nkij->nij", r, within.expand(len(r), *within.shape[1:])) + torch.einsum(
+            "nk,nki,nkj->nij", r, off, off
+        )
+
+    @property
+    def std(self) -> Tensor:
+        """Posterior standard deviations, ``(n, *Z.shape)``."""
+        variance = self.covariance.diagonal(dim1=-2, dim2=-1)
+        return self._images(variance.sqrt().expand(len(self.fidelity.data), -1))
+
+    def sample(self, n: int, *, seed: int) -> Tensor:
+        """Draws of every posterior, ``(n, observations, *Z.shape)``."""
+        generator = seeded_generator(seed)
+        r, means = self.responsibilities, self.component_means
+        k = torch.multinomial(r.cpu(), n, replacement=True, generator=generator).T.to(r.device)  # (n, N)
+        noise = torch.randn(n, *means.shape, generator=generator, dtype=means.dtype).to(means.device)
+        draws = means + torch.stack([_solve(self._factor, part, transposed=True) for part in noise])
+        chosen = draws.gather(2, k[..., None, None].expand(*k.shape, 1, means.shape[-1]))[:, :, 0]
+        return self._images(chosen)
+
+    def statistics(self) -> Statistics:
+        """Expected sufficient statistics, averaged over the observations."""
+        r, means = self.responsibilities, self.component_means
+        n = len(r)
+        within = self._covariances()
+        pooled = (r[:, :, None, None] * within).sum(0) if len(within) > 1 else r.sum(0)[:, None, None] * within[0]
+        weighted = (r[..., None] * means).movedim(1, 0)  # (K, n, p)
+        second = (weighted.mT @ means.movedim(1, 0) + pooled) / n
+        return Statistics(r.mean(0), weighted.sum(1) / n, second)
+
+    def _images(self, z: Tensor) -> Tensor:
+        space = self.prior.space
+        return z.to(self.prior.factor.dtype).unflatten(-1, space.shape)
+
+
+def check_exact(fidelity: Any, prior: Any) -> None:
+    """Raise an error unless the posterior has a closed form."""
+    if not isinstance(fidelity, GaussianFidelity):
+        raise TypeError(f"fidelity must be a GaussianFidelity, got {type(fidelity).__name__}")
+    if not isinstance(prior, GaussianGraphicalModel):
+        raise TypeError(f"prior must be a GaussianGraphicalModel, got {type(prior).__name__}")
+    if not fidelity.operator.is_linear:
+        raise ValueError(f"A must be linear, got {fidelity.operator!r}")
+    if fidelity.domain != prior.space:
+        raise ValueError(f"A must act on the space of the prior, {prior.space!r}, got one on {fidelity.domain!r}")
+
+
+def _real_precision(fidelity: GaussianFidelity) -> Tensor:
+    """1/σ² of the real data, ``(n, m)``, or ``(1, m)`` where it is that of all observations."""
+    data, precision = fidelity.data, fidelity.inverse_variance
+    if shared_noise(fidelity):
+        data, precision = data[:1], precision[:1]
+    precision = precision.reshape(len(precision), *precision.shape[1:], *(1,) * (data.ndim - precision.ndim))
+    precision = precision.expand(data.shape)
+    return real_data(torch.complex(precision, precision) if data.is_complex() else precision).double()
+
+
+def _solve(factor: Tensor, b: Tensor, *, transposed: bool = False) -> Tensor:
+    """Triangular solves with factors ``(n or 1, K, p, p)`` for ``(n, K, p)``."""
+    L = factor.mT if transposed else factor
+    if len(factor) == 1:  # one factor for all observations: they are its columns
+        return torch.linalg.solve_triangular(L[0], b.permute(1, 2, 0), upper=transposed).permute(2, 0, 1)
+    return torch.linalg.solve_triangular(L, b[..., None], upper=transposed)[..., 0]

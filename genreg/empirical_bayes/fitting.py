@@ -1,0 +1,197 @@
+r"""Empirical Bayes by an amortised variational posterior: the prior of latent vectors from observations alone.
+
+Observations :math:`y_1, \dots, y_n` of latent vectors :math:`z_i \sim p_\theta` have a known likelihood. An encoder
+:math:`q_\varphi(z \mid y)` and the prior maximise, in turns, the evidence lower bound
+
+.. math:: \frac1n \sum_i \mathrm{E}_{q_\varphi(z \mid y_i)} \bigl[\log p(y_i \mid z) + \log p_\theta(z)
+          - \log q_\varphi(z \mid y_i)\bigr] \le \frac1n \sum_i \log p_\theta(y_i) :
+
+`n_critic` steps of Adam on φ, with draws of q, then one movement of θ, which for a Gaussian graphical model is the
+graphical lasso of a running second moment. With a q that can be the posterior this is the expectation maximisation
+algorithm with an approximate first step (`expectation_maximisation` has the exact one).
+
+References
+----------
+J. Wang (2019), Solving inverse problems by VAE-like approaches, slides.
+
+D. P. Kingma, M. Welling (2014), Auto-encoding variational Bayes, arXiv:1312.6114.
+
+R. M. Neal, G. E. Hinton (1998), A view of the EM algorithm that justifies incremental, sparse, and other variants,
+doi:10.1007/978-94-011-5014-9_12.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genreg._batches import batches
+from genreg._loop import check_every, drive
+from genreg.empirical_bayes._training import Run, Settings
+from genreg.empirical_bayes.encoders import Affine, EncoderConfig, FullCovariance
+from genreg.empirical_bayes.linearised import Linearised
+from genreg.empirical_bayes.priors import Prior
+from genreg.empirical_bayes.result import EmpiricalBayes, check_observations, encoder_inputs
+from genreg.fidelity import Fidelity
+from genreg.operators import torch_device, torch_dtype
+
+__all__ = ["fit"]
+
+
+def fit(
+    fidelity: Fidelity,
+    prior: Prior,
+    encoder: EncoderConfig | None = None,
+    *,
+    steps: int = 6000,
+    n_critic: int = 30,
+    batch_size: int = 128,
+    draws: int = 4,
+    lr: float = 1e-2,
+    schedule: str = "cosine",
+    warmup: int = 0,
+    clip: float | None = None,
+    ema: float | None = None,
+    memory: int | None = None,
+    seed: int = 0,
+    validation: Fidelity | None = None,
+    validate_every: int = 1000,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 1000,
+    resume: bool = False,
+    progress: bool = True,
+) -> EmpiricalBayes:
+    """Learn a prior, in place, and an encoder from observations.
+
+    Parameters
+    ----------
+    fidelity
+        The observations: the negative log-likelihood of n data, `genreg.GaussianFidelity` or another, of any operator
+        A on the space of the prior.
+    prior
+        The prior to start from: a `GaussianGraphicalModel` (or a mixture), or a `DistributionPrior`.
+    encoder
+        The kind of posterior: `FullCovariance` (the default), `MeanField` or `InverseAutoregressive`.
+    steps
+        Number of steps of the encoder.
+    n_critic
+        Its steps for every movement of the prior.
+    batch_size, draws
+        Observations in a step, and draws of each.
+    lr, schedule, warmup
+        Largest learning rate, its course ("cosine", "one-cycle" or "constant") and steps of its linear rise.
+    clip, ema
+        Bound on the norm of the gradient, or None; decay of the moving average of the encoder's weights that is the
+        result, or None.
+    memory
+        Number of observations that the running moment of a graphical model remembers; all n where None. The size of
+        a batch makes it the moment of a batch.
+    seed
+        Seed of the encoder's weights, batches and draws.
+    validation
+        Held-out observations, for the history and the score.
+    validate_every
+        Number of steps between validations.
+    checkpoint, checkpoint_every
+        File for checkpoints, written atomically, and the number of steps between them.
+    resume
+        Continue from `checkpoint` where that file exists: the result is exactly that of an uninterrupted run on the
+        same observations from the same prior.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    EmpiricalBayes
+        With the prior that was given and the encoder, both trained. At the end the prior learns once more, from all
+        observations.
+
+    Raises
+    ------
+    ImportError
+        If scikit-learn, or zuko for a flow, is missing.
+    TypeError
+        If an argument has the wrong type.
+    ValueError
+        If the operator does not act on the space of the prior, there are fewer observations than unknowns and no λ, a
+        number is out of range, or the checkpoint belongs to another run.
+    FloatingPointError
+        If the bound becomes non-finite.
+    """
+    settings = Settings(
+        steps=steps,
+        n_critic=n_critic,
+        batch_size=batch_size,
+        draws=draws,
+        lr=lr,
+        schedule=schedule,
+        warmup=warmup,
+        clip=clip,
+        ema=ema,
+        memory=memory,
+        seed=seed,
+    )
+    check_every(resume, checkpoint, validate_every=validate_every, checkpoint_every=checkpoint_every)
+    check_observations(fidelity, prior)
+    if validation is not None:
+        check_observations(validation, prior)
+    config = FullCovariance() if encoder is None else encoder
+    if not isinstance(config, EncoderConfig):
+        raise TypeError(f"encoder must be an EncoderConfig such as FullCovariance(), got {type(config).__name__}")
+    n = len(fidelity.data)
+    prior.check(n)
+    affine = coordinates(fidelity, prior)
+    inputs = encoder_inputs(fidelity, affine, prior.space.shape)
+    prior.begin(affine(inputs[:, : prior.size]), seed=seed)
+    affine = coordinates(fidelity, prior)
+    inputs = encoder_inputs(fidelity, affine, prior.space.shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed_of(0))
+        network = config.build(affine, inputs)
+    run = Run(network, prior, fidelity, inputs, settings)
+    result = EmpiricalBayes(prior, network, {})
+
+    def measure() -> dict[str, float]:
+        if validation is None:
+            return dict(run.last)
+        with run.averaged():
+            elbo = result.elbo(validation, draws=draws, seed=seed).mean().item()
+        network.train()
+        return run.last | {"elbo": elbo}
+
+    drive(
+        run,
+        batches(torch.arange(n, device=inputs.device), settings, inputs),
+        measure=measure,
+        validate_every=validate_every,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+        progress=progress,
+        device=inputs.device,
+    )
+    run.consolidate()
+    result.card.update(
+        encoder=config.to_dict(),
+        prior=prior.to_dict(),
+        training=dataclasses.asdict(settings),
+        history=run.history,
+    )
+    if validation is not None:
+        result.card["score"] = {"elbo": result.elbo(validation, seed=seed).mean().item()}
+    return result
+
+
+def coordinates(fidelity: Fidelity, prior: Prior) -> Affine:
+    """The coordinates in which the posterior is white for the mean observation, see `encoders`."""
+    mean, covariance = prior.moments()
+    dtype, device = torch_dtype(prior.space), torch_device(prior.space)
+    centre = mean.to(device, dtype)
+    curvature = Linearised(fidelity.operator, centre.reshape(prior.space.shape)).curvature(fidelity)
+    precision = curvature + torch.linalg.inv(covariance.to(curvature))
+    basis = torch.linalg.inv(torch.linalg.cholesky(precision)).T
+    return Affine(centre, basis.to(dtype))

@@ -1,0 +1,239 @@
+r"""Gaussian graphical models, and mixtures of them, as priors.
+
+.. math:: p(z) = \sum_{k=1}^K w_k\, N(z; m_k, \Lambda_k^{-1})
+
+with sparse precisions: where :math:`\Lambda_{ij} = 0`, the entries i and j of z are independent given all others. The
+zeros make a graph, which is learned with the rest.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from genreg.empirical_bayes.graphical_lasso import GraphicalLasso
+from genreg.empirical_bayes.priors import Believed, Prior
+from genreg.empirical_bayes.statistics import Statistics
+from genreg.operators import DenseCholeskyPrecision, torch_device, torch_dtype
+from genreg.operators.norm import seeded_generator
+
+__all__ = ["GaussianGraphicalModel"]
+
+_LEAST = 1e-3  # weight that a component keeps
+
+
+class GaussianGraphicalModel(Prior):
+    r"""A Gaussian with a sparse precision, or a mixture of K of them.
+
+    Parameters
+    ----------
+    space : TensorSpace
+        The space Z.
+    components : int
+        K.
+    mean : "zero" or "learned"
+        Whether the means :math:`m_k` stay zero.
+    precision : Tensor, optional
+        The precisions to start from, ``(p, p)`` or ``(K, p, p)``, the identity by default. A mixture without them
+        starts from the components that `empirical_bayes.fit` finds in rough estimates of z.
+    means, weights : Tensor, optional
+        The means ``(K, p)`` and weights ``(K,)`` to start from, likewise.
+    estimator : GraphicalLasso, optional
+        How a sparse precision is found from a second moment, by default `GraphicalLasso` with its parameter by BIC.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the space is not real, an argument is not one of these, has another shape or is not finite, a precision is
+        not symmetric and positive definite, or weights are not positive.
+    """
+
+    weights: Tensor
+    means: Tensor
+    matrices: Tensor
+    factor: Tensor
+    seen: Tensor
+
+    def __init__(
+        self,
+        space: Any,
+        components: int = 1,
+        *,
+        mean: str = "zero",
+        precision: Tensor | None = None,
+        means: Tensor | None = None,
+        weights: Tensor | None = None,
+        estimator: GraphicalLasso | None = None,
+    ) -> None:
+        super().__init__(space)
+        if isinstance(components, bool) or not isinstance(components, int) or components < 1:
+            raise ValueError(f"components must be a positive integer, got {components!r}")
+        if mean not in ("zero", "learned"):
+            raise ValueError(f"mean must be 'zero' or 'learned', got {mean!r}")
+        estimator = GraphicalLasso() if estimator is None else estimator
+        if not isinstance(estimator, GraphicalLasso):
+            raise TypeError(f"estimator must be a GraphicalLasso, got {type(estimator).__name__}")
+        if mean == "zero" and means is not None:
+            raise ValueError("means must not be given where mean is 'zero'")
+        self.components, self.mean, self.estimator = components, mean, estimator
+        K, p = components, self.size
+        device = torch_device(space)
+        double = {"dtype": torch.float64, "device": device}
+        matrices = torch.eye(p, **double) if precision is None else precision
+        if isinstance(matrices, Tensor) and matrices.ndim == 2:
+            matrices = matrices.expand(K, *matrices.shape)
+        centres = torch.zeros(K, p, **double) if means is None else _checked(means, "means", (K, p))
+        shares = torch.ones(K, **double) if weights is None else _checked(weights, "weights", (K,))
+        if not bool((shares > 0).all()):
+            raise ValueError(f"weights must be positive, got {shares.tolist()}")
+        self.chosen = precision is not None or means is not None
+        """Whether precisions or means were given to start from."""
+        for name, shape in (("weights", (K,)), ("means", (K, p)), ("matrices", (K, p, p))):
+            self.register_buffer(name, torch.empty(shape, **double))
+        self.register_buffer("factor", torch.empty(K, p, p, dtype=torch_dtype(space), device=device))
+        self.register_buffer("seen", torch.zeros((), **double))  # share of the memory that is filled
+        for name, shape in (("weight", (K,)), ("first", (K, p)), ("second", (K, p, p))):
+            self.register_buffer(f"moment_{name}", torch.zeros(shape, **double))
+        if isinstance(matrices, Tensor) and tuple(matrices.shape) != (K, p, p):
+            raise ValueError(f"precision must have the shape ({p}, {p}) or ({K}, {p}, {p}), got {tuple(matrices.shape)}")
+        self.assign(shares, centres, matrices, "precision")
+
+    def assign(self, weights: Tensor, means: Tensor, matrices: Tensor, name: str = "matrices") -> None:
+        """Set the weights ``(K,)``, which are normalised, the means ``(K, p)`` and the precisions ``(K, p, p)``.
+
+        Raises
+        ------
+        ValueError
+            If a precision is not symmetric and positive definite.
+        """
+        factor = DenseCholeskyPrecision.of(self.space, matrices, name).parameters["factor"]
+        self.factor = factor.to(self.factor)
+        self.weights = (weights / weights.sum()).to(self.weights)
+        self.means = means.to(self.means)
+        self.matrices = matrices.detach().to(self.matrices)
+
+    @property
+    def precision(self) -> DenseCholeskyPrecision:
+        """Λ as an operator on Z, for K > 1 a batch of the K."""
+        return DenseCholeskyPrecision(self.space, self.factor if self.components > 1 else self.factor[0])
+
+    def edges(self, component: int = 0) -> Tensor:
+        """The graph of a component, boolean ``(p, p)``, without its diagonal."""
+        return (self.matrices[component] != 0).fill_diagonal_(False)
+
+    def log_probs(self, z: Tensor) -> Tensor:
+        r""":math:`\log w_k + \log N(z; m_k, \Lambda_k^{-1})`, ``(*batch, K)``."""
+        centred = z.flatten(z.ndim - self.space.ndim).unsqueeze(-2) - self.means.to(z)  # (*batch, K, p)
+        precision = DenseCholeskyPrecision(self.space, self.factor)
+        return precision.log_density(centred.unflatten(-1, self.space.shape)) + self.weights.log().to(z)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        r""":math:`\log p(z)`, ``(*batch,)``."""
+        return self.log_probs(z).logsumexp(-1)
+
+    @torch.no_grad()
+    def sample(self, n: int, *, seed: int) -> Tensor:
+        """Draws ``(n, *Z.shape)``."""
+        generator = seeded_generator(seed)
+        k = torch.multinomial(self.weights.cpu(), n, replacement=True, generator=generator).to(self.means.device)
+        draws = DenseCholeskyPrecision(self.space, self.factor).sample(n, generator).flatten(2)  # (n, K, p)
+        chosen = draws[torch.arange(n, device=k.device), k] + self.means[k].to(draws)
+        return chosen.reshape(n, *self.space.shape)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean ``(p,)`` and covariance ``(p, p)``."""
+        mean = self.weights @ self.means
+        within = torch.linalg.inv(self.matrices)
+        off = self.means - mean
+        return mean, torch.einsum("k,kij->ij", self.weights, within) + (off.T * self.weights) @ off
+
+    def statistics(self, believed: Believed) -> Statistics:
+        """Expected sufficient statistics of posteriors, in closed form where these are Gaussian and K = 1."""
+        if self.components == 1 and believed.gaussian is not None:
+            return Statistics.of_gaussians(*believed.gaussian)
+        z = believed.z.detach().flatten(0, 1)
+        with torch.no_grad():
+            return Statistics.of_draws(z, self.log_probs(z.unflatten(-1, self.space.shape)).softmax(-1))
+
+    def absorb(self, believed: Believed, share: float) -> None:
+        """Take posteriors into the running averages of the sufficient statistics."""
+        self.absorb_statistics(self.statistics(believed), share)
+
+    def absorb_statistics(self, statistics: Statistics, share: float) -> None:
+        """Take sufficient statistics into the running averages; early ones count as much as later ones."""
+        self.seen = torch.clamp(self.seen + share, max=1.0)
+        running = self.running.lerp(statistics, share / float(self.seen))
+        self.moment_weight, self.moment_first, self.moment_second = running
+
+    def forget(self) -> None:
+        """Forget the running averages: the next statistics take their place."""
+        self.seen = torch.zeros_like(self.seen)
+
+    @property
+    def running(self) -> Statistics:
+        """The running averages."""
+        return Statistics(self.moment_weight, self.moment_first, self.moment_second)
+
+    def update(self, n: int) -> dict[str, float]:
+        """Find weights, means and sparse precisions for the running averages."""
+        weight, first, second = self.running
+        weight = weight.clamp_min(_LEAST)
+        means = first / weight[:, None] if self.mean == "learned" else torch.zeros_like(first)
+        moments = second / weight[:, None, None] - means[:, :, None] * means[:, None, :]
+        found = [self.estimator(S, n * w) for S, w in zip(moments, weight.tolist(), strict=True)]
+        self.assign(weight, means, torch.stack([f.matrix for f in found]))
+        return {"edges": float(sum(f.edges for f in found)), "lam": max(f.lam for f in found)}
+
+    def begin(self, rough: Tensor, *, seed: int) -> None:
+        """Start a mixture from a mixture of the rough estimates, by scikit-learn, and learned means from their mean."""
+        if not self.chosen and self.components > 1:
+            found = mixture_of(rough, self.components, seed)
+            means = found.means if self.mean == "learned" else torch.zeros_like(self.means)
+            self.assign(found.weights, means, found.matrices)
+        elif not self.chosen and self.mean == "learned":
+            self.assign(self.weights, rough.double().mean(0, keepdim=True), self.matrices)
+
+    def check(self, n: int) -> None:
+        """Raise a ValueError where n observations are too few."""
+        self.estimator.check(n, self.size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What two runs that continue each other must agree on."""
+        e = self.estimator
+        return super().to_dict() | {
+            "components": self.components,
+            "mean": self.mean,
+            "estimator": [e.lam, e.refit, e.gamma],
+        }
+
+
+def _checked(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise TypeError(f"{name} must be a real tensor {shape}, got {type(value).__name__}")
+    if tuple(value.shape) != shape or not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{name} must be finite, of the shape {shape}, got the shape {tuple(value.shape)}")
+    return value.detach()
+
+
+class _Mixture(NamedTuple):
+    weights: Tensor
+    means: Tensor
+    matrices: Tensor
+
+
+def mixture_of(z: Tensor, components: int, seed: int) -> _Mixture:
+    """A mixture of Gaussians that fits vectors ``(n, p)``, by scikit-learn's expectation maximisation."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    points = z.detach().double().cpu().numpy()
+    scale = float(points.var(0).mean())
+    found = GaussianMixture(components, reg_covar=1e-3 * scale, n_init=5, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a start
+        found.fit(points)
+    weights, means, matrices = map(torch.from_numpy, (found.weights_, found.means_, found.precisions_))
+    return _Mixture(weights, means, 0.5 * (matrices + matrices.mT))

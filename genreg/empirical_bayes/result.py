@@ -1,0 +1,194 @@
+"""What an empirical Bayes fit returns: a prior, and an encoder for observations old and new."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genreg.empirical_bayes.beliefs import Belief
+from genreg.empirical_bayes.encoders import Affine, Encoder
+from genreg.empirical_bayes.linearised import Linearised, is_sufficient, real_data
+from genreg.empirical_bayes.priors import Prior
+from genreg.fidelity import Fidelity, GaussianFidelity
+from genreg.operators import to_element, to_torch
+
+__all__ = ["EmpiricalBayes", "Inferred", "encoder_inputs", "evidence_terms"]
+
+_PART = 1000  # observations treated at a time outside of training
+
+
+def encoder_inputs(fidelity: Fidelity, affine: Affine, shape: tuple[int, ...]) -> Tensor:
+    """What an encoder sees of observations, ``(n, p + d)``: scores, and data and noise where these say more."""
+    scores = Linearised(fidelity.operator, affine.centre.reshape(shape)).scores(fidelity) @ affine.basis
+    if is_sufficient(fidelity):
+        return scores
+    data = real_data(fidelity.data)
+    if not isinstance(fidelity, GaussianFidelity):
+        return torch.cat([scores, data], 1)
+    root = fidelity.inverse_variance.sqrt()
+    if not fidelity.white:
+        root = root.expand(fidelity.data.shape)
+        data = torch.where(real_data(torch.complex(root, root) if fidelity.data.is_complex() else root) > 0, data, 0.0)
+    root = root / root.max()
+    return torch.cat([scores, data, root.reshape(len(data), -1)], 1)
+
+
+def evidence_terms(
+    belief: Belief, prior: Prior, fidelity: Fidelity, draws: int
+) -> tuple[Tensor, Tensor]:
+    r"""Draws z of beliefs, ``(draws, N, p)``, and :math:`\log p(y, z) - \log q(z \mid y)` of them, ``(draws, N)``.
+
+    Their mean estimates the evidence lower bound (ELBO) of every observation.
+    """
+    z, log_q = belief.draw(draws)
+    images = z.unflatten(-1, prior.space.shape)
+    likelihood = -to_torch(fidelity)(images) - fidelity.log_normaliser
+    return z, likelihood + prior.log_prob(images) - log_q
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """Mean and standard deviation of the latent vectors of observations, as their data were given.
+
+    Attributes
+    ----------
+    mean : ODL element or Tensor
+        Posterior means: an element of Z, or ``Z.shape`` or ``(n, *Z.shape)``.
+    std : ODL element or Tensor
+        Posterior standard deviations, as `mean`.
+    """
+
+    mean: Any
+    std: Any
+
+
+@dataclass(frozen=True)
+class EmpiricalBayes:
+    """A prior that was learned from observations, with an encoder that approximates the posterior.
+
+    Attributes
+    ----------
+    prior : Prior
+        The prior, with the parameters that were found.
+    encoder : Encoder
+        The network.
+    card : dict
+        JSON-able: "encoder", "prior", "training" (the settings), "history" and, with `validation`, "score".
+    """
+
+    prior: Prior
+    encoder: Encoder
+    card: dict[str, Any] = field(repr=False)
+
+    @torch.no_grad()
+    def infer(self, fidelity: Fidelity, *, draws: int = 100, seed: int = 0) -> Inferred:
+        """Return means and standard deviations of the latent vectors.
+
+        Parameters
+        ----------
+        fidelity : Fidelity
+            Observations by the operator of the fit, with noise of the same kind.
+        draws : int
+            Draws of every observation, where the encoder's density is not Gaussian.
+        seed : int
+            Their seed.
+
+        Returns
+        -------
+        Inferred
+            Of every observation.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the fidelity does not fit.
+        """
+        parts = []
+        for _, belief in self._beliefs(fidelity, seed):
+            if belief.gaussian is not None:
+                mean, covariance = belief.gaussian
+                parts.append((mean, covariance.diagonal(dim1=-2, dim2=-1).sqrt().expand(mean.shape)))
+            else:
+                z, _ = belief.draw(draws)
+                parts.append((z.mean(0), z.std(0)))
+        mean, std = (torch.cat(part) for part in zip(*parts, strict=True))
+        return Inferred(self._as_data(mean, fidelity), self._as_data(std, fidelity))
+
+    @torch.no_grad()
+    def sample(self, fidelity: Fidelity, n: int, *, seed: int) -> Tensor:
+        """Draws of the encoder's densities, ``(n, observations, *Z.shape)``.
+
+        Parameters
+        ----------
+        fidelity : Fidelity
+            Observations, as for `infer`.
+        n : int
+            Draws of each.
+        seed : int
+            Their seed.
+        """
+        parts = [belief.draw(n)[0] for _, belief in self._beliefs(fidelity, seed)]
+        return torch.cat(parts, 1).unflatten(-1, self.prior.space.shape)
+
+    @torch.no_grad()
+    def elbo(
+        self, fidelity: Fidelity, *, draws: int = 100, seed: int = 0, importance: bool = False
+    ) -> Tensor:
+        r"""Lower bounds of the evidence :math:`\log p(y)` of every observation, in nats, ``(n,)``.
+
+        .. math:: \mathrm{E}_q [\log p(y, z) - \log q(z \mid y)] \qquad\text{or}\qquad
+            \mathrm{E}_q \log \tfrac{1}{S} \sum_s p(y, z_s) / q(z_s \mid y)
+
+        Parameters
+        ----------
+        fidelity : Fidelity
+            Observations, as for `infer`.
+        draws : int
+            S, draws of every observation.
+        seed : int
+            Their seed.
+        importance : bool
+            Whether to return the second, tighter bound, by importance weights (Burda, Grosse and Salakhutdinov 2016,
+            arXiv:1509.00519).
+        """
+        parts = []
+        for part, belief in self._beliefs(fidelity, seed):
+            _, terms = evidence_terms(belief, self.prior, part, draws)
+            parts.append(terms.logsumexp(0) - torch.tensor(draws).log() if importance else terms.mean(0))
+        return torch.cat(parts)
+
+    def _beliefs(self, fidelity: Any, seed: int) -> Iterator[tuple[Fidelity, Belief]]:
+        """The observations in parts, each with what the encoder believes, under seeded random numbers."""
+        check_observations(fidelity, self.prior)
+        self.encoder.eval()
+        index = torch.arange(len(fidelity.data), device=fidelity.data.device)
+        with torch.random.fork_rng(devices=[index.device] if index.is_cuda else []):
+            torch.manual_seed(seed)
+            for rows in index.split(_PART):
+                part = fidelity.take(rows)
+                inputs = encoder_inputs(part, self.encoder.affine, self.prior.space.shape)
+                if inputs.shape[1] != len(self.encoder.shift):
+                    raise ValueError(
+                        "fidelity must have data and noise of the kind that the encoder was trained on, got "
+                        f"{inputs.shape[1]} features in the place of {len(self.encoder.shift)}"
+                    )
+                yield part, self.encoder(inputs)
+
+    def _as_data(self, z: Tensor, fidelity: Fidelity) -> Any:
+        images = z.unflatten(-1, self.prior.space.shape)
+        image = images if fidelity.batched else images[0]
+        return to_element(self.prior.space, image) if fidelity.from_element else image
+
+
+def check_observations(fidelity: Any, prior: Any) -> None:
+    """Raise an error unless these are observations of latent vectors of the prior."""
+    if not isinstance(fidelity, Fidelity):
+        raise TypeError(f"fidelity must be a genreg Fidelity, got {type(fidelity).__name__}")
+    if not isinstance(prior, Prior):
+        raise TypeError(f"prior must be a genreg.empirical_bayes.Prior, got {type(prior).__name__}")
+    if fidelity.domain != prior.space:
+        raise ValueError(f"A must act on the space of the prior, {prior.space!r}, got one on {fidelity.domain!r}")
