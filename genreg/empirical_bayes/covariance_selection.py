@@ -31,6 +31,7 @@ __all__ = ["Selected", "check_moment", "covariance_selection"]
 
 _INNER = 50  # steps of conjugate gradients in one step of Newton's method, at most
 _HALVINGS = 30
+_FORCING = 0.03  # relative residual of a direction
 
 
 class Selected(NamedTuple):
@@ -170,8 +171,7 @@ def _direction(W: Tensor, on: Tensor, gradient: Tensor) -> Tensor:
     residual = -root * gradient
     start = inner(residual, residual)
     step = torch.zeros_like(residual)
-    # inexact Newton: quadratic convergence needs a relative residual that falls with the gradient
-    goal = start * torch.minimum(start, torch.full_like(start, 0.01)).clamp_min(1e-20)
+    goal = _FORCING**2 * start  # inexact Newton: each step gains a digit and a half, as the next would be for nothing
     for k, (part, r) in enumerate(conjugate_directions(hessian, residual), start=1):
         step = step + part
         if k >= _INNER or bool((inner(r, r) <= goal).all()):

@@ -27,6 +27,7 @@ R. Foygel, M. Drton (2010), Extended Bayesian information criteria for Gaussian 
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ from genreg.empirical_bayes.covariance_selection import check_moment, covariance
 __all__ = ["GraphicalLasso", "SparsePrecision"]
 
 _FACTORS = (0.5, 1.0, 2.0, 4.0)  # of sqrt(log p / n)
-_THRESHOLDS = 8  # of the partial correlations, in each of the two rounds of the search for the best
+_THRESHOLDS = 8  # of the partial correlations, in either round of the search for the best graph
 
 
 class SparsePrecision(NamedTuple):
@@ -147,12 +148,12 @@ class GraphicalLasso:
         tried = {lam: estimate for lam in lams if (estimate := _lasso(R, lam)) is not None}
         if not tried:
             raise ValueError(f"lam must be larger for this second moment: the graphical lasso fails for {lams}")
-        if not self.refit:
-            found = [self._candidate(R, n, matrix, lam) for lam, matrix in tried.items()]
-        elif self.lam == "bic":
-            found = [self._thresholded(R, n, matrix, lam) for lam, matrix in tried.items()]
-        else:
+        if self.refit and self.lam == "bic":
+            return self._thresholded(R, n, tried)
+        if self.refit:
             found = [self._refitted(R, n, (matrix != 0)[None], lam) for lam, matrix in tried.items()]
+        else:
+            found = [self._candidate(R, n, matrix, lam) for lam, matrix in tried.items()]
         return min(found, key=lambda candidate: candidate.bic)
 
     def _candidate(self, R: Tensor, n: float, matrix: Tensor, lam: float) -> SparsePrecision:
@@ -164,21 +165,25 @@ class GraphicalLasso:
         """What an edge adds to the criterion."""
         return math.log(n) + 4 * self.gamma * math.log(p)
 
-    def _thresholded(self, R: Tensor, n: float, matrix: Tensor, lam: float) -> SparsePrecision:
-        """The best graph of the largest partial correlations: between some numbers of edges, then around the best."""
-        d = matrix.diagonal().rsqrt()
-        partial = (matrix * (d[:, None] * d)).abs().fill_diagonal_(torch.inf)
-        above = torch.triu(partial, 1)
-        strengths = above[above > 0].sort(descending=True).values
-        total, best, counts = len(strengths), None, [0]
-        counts = _spread(0, total)
-        for _ in range(2):
-            levels = [torch.inf if k == 0 else strengths[k - 1] for k in counts]
-            found = self._refitted(R, n, torch.stack([partial >= level for level in levels]), lam)
-            best = found if best is None or found.bic < best.bic else best
-            place = min(range(len(counts)), key=lambda i: abs(counts[i] - best.edges))
-            counts = _spread(counts[max(place - 1, 0)], counts[min(place + 1, len(counts) - 1)])
-        return best  # type: ignore[return-value]
+    def _thresholded(self, R: Tensor, n: float, tried: dict[float, Tensor]) -> SparsePrecision:
+        """The best graph of the largest partial correlations, by their number: first widely, then around the best."""
+        found, around = [], []
+        for lam, matrix in tried.items():
+            d = matrix.diagonal().rsqrt()
+            partial = (matrix * (d[:, None] * d)).abs().fill_diagonal_(torch.inf)
+            strengths = partial.triu(1)[partial.triu(1) > 0].sort(descending=True).values
+
+            def best(counts: list[int], lam: float = lam, P: Tensor = partial, v: Tensor = strengths) -> SparsePrecision:
+                levels = [torch.inf if k == 0 else v[k - 1] for k in counts]
+                return self._refitted(R, n, torch.stack([P >= level for level in levels]), lam)
+
+            counts = _spread(0, len(strengths))
+            found.append(best(counts))
+            place = min(range(len(counts)), key=lambda i: abs(counts[i] - found[-1].edges))
+            between = _spread(counts[max(place - 1, 0)], counts[min(place + 1, len(counts) - 1)])
+            around.append(functools.partial(best, between))
+        k = min(range(len(found)), key=lambda i: found[i].bic)
+        return min(found[k], around[k](), key=lambda candidate: candidate.bic)
 
     def _refitted(self, R: Tensor, n: float, support: Tensor, lam: float) -> SparsePrecision:
         """The precision of the best of some graphs ``(K, p, p)``, without a penalty."""
