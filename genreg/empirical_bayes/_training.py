@@ -23,11 +23,14 @@ __all__ = ["Drawn", "Run", "Settings"]
 class Settings(Plan):
     """What determines the result of a run, apart from the observations and the prior at its start."""
 
-    integers: ClassVar[tuple[str, ...]] = (*Plan.integers, "n_critic", "draws")
+    integers: ClassVar[tuple[str, ...]] = (*Plan.integers, "n_critic", "draws", "dense")
     positive: ClassVar[tuple[str, ...]] = (*Plan.positive, "n_critic", "draws", "memory", "clip")
+
+    non_negative: ClassVar[tuple[str, ...]] = (*Plan.non_negative, "dense")
 
     n_critic: int
     draws: int
+    dense: int
     memory: int | None
     clip: float | None
 
@@ -89,7 +92,8 @@ class Run(State):
                 raise FloatingPointError(
                     f"train loss is {value} at step {self.step}: {self.remedy}, lr is {self.settings.lr}"
                 )
-            self.last = self.prior.update(self.n)
+            sparse = self.step > self.settings.dense * self.settings.n_critic
+            self.last = self.prior.update(self.n, sparse=sparse)
         return losses
 
     @torch.no_grad()

@@ -52,6 +52,7 @@ def expectation_maximisation(
     fidelity: GaussianFidelity,
     prior: GaussianGraphicalModel,
     *,
+    dense: int = 30,
     max_iter: int = 200,
     tol: float = 1e-5,
     seed: int = 0,
@@ -69,8 +70,11 @@ def expectation_maximisation(
         Observations by a linear operator on the space of the prior.
     prior : GaussianGraphicalModel
         The prior to start from.
+    dense : int
+        Iterations, at most, before the graph is sought. Edges that the first posteriors, under a prior far off, do not
+        show would hardly come back.
     max_iter : int
-        Iterations at most.
+        Iterations at most, these included.
     tol : float
         Change of the mean log p(y), in nats, below which it ends.
     seed : int
@@ -99,6 +103,8 @@ def expectation_maximisation(
         raise ValueError(f"max_iter must be a positive integer, got {max_iter!r}")
     if not 0 < tol < math.inf:
         raise ValueError(f"tol must be positive and finite, got {tol}")
+    if isinstance(dense, bool) or not isinstance(dense, int) or dense < 0:
+        raise ValueError(f"dense must be a non-negative integer, got {dense!r}")
     n = len(fidelity.data)
     prior.check(n)
     affine = coordinates(fidelity, prior)
@@ -116,10 +122,12 @@ def expectation_maximisation(
                 prior.absorb_statistics(posterior.statistics(), len(index) / n)
                 evidence += float(posterior.log_evidence.sum()) / n
             before = history[-1]["log_evidence"] if history else -math.inf
-            history.append({"log_evidence": evidence, **prior.update(n)})
+            settled = abs(evidence - before) <= tol
+            sparse, dense = len(history) >= dense, 0 if settled else dense
+            history.append({"log_evidence": evidence, **prior.update(n, sparse=sparse)})
             bar.update()
             bar.set_postfix(log_evidence=f"{evidence:.5g}")
-            if abs(evidence - before) <= tol:
+            if settled and sparse:
                 status = EMStatus.CONVERGED
                 break
     return EMResult(prior, status, history)

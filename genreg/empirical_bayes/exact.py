@@ -122,13 +122,7 @@ class ExactPosterior:
 
     def statistics(self) -> Statistics:
         """Expected sufficient statistics, averaged over the observations."""
-        r, means = self.responsibilities, self.component_means
-        n = len(r)
-        within = self._covariances()
-        pooled = (r[:, :, None, None] * within).sum(0) if len(within) > 1 else r.sum(0)[:, None, None] * within[0]
-        weighted = (r[..., None] * means).movedim(1, 0)  # (K, n, p)
-        second = (weighted.mT @ means.movedim(1, 0) + pooled) / n
-        return Statistics(r.mean(0), weighted.sum(1) / n, second)
+        return Statistics.of_gaussians(self.responsibilities, self.component_means, self._covariances())
 
     def _images(self, z: Tensor) -> Tensor:
         space = self.prior.space

@@ -49,6 +49,7 @@ def fit(
     *,
     steps: int = 6000,
     n_critic: int = 30,
+    dense: int = 30,
     batch_size: int = 128,
     draws: int = 4,
     lr: float = 1e-2,
@@ -80,6 +81,8 @@ def fit(
         Number of steps of the encoder.
     n_critic
         Its steps for every movement of the prior.
+    dense
+        Movements of a graphical model before its graph is sought.
     batch_size, draws
         Observations in a step, and draws of each.
     lr, schedule, warmup
@@ -125,6 +128,7 @@ def fit(
     settings = Settings(
         steps=steps,
         n_critic=n_critic,
+        dense=dense,
         batch_size=batch_size,
         draws=draws,
         lr=lr,

@@ -95,8 +95,9 @@ class GaussianGraphicalModel(Prior):
             self.register_buffer(name, torch.empty(shape, **double))
         self.register_buffer("factor", torch.empty(K, p, p, dtype=torch_dtype(space), device=device))
         self.register_buffer("seen", torch.zeros((), **double))  # share of the memory that is filled
-        for name, shape in (("weight", (K,)), ("first", (K, p)), ("second", (K, p, p))):
-            self.register_buffer(f"moment_{name}", torch.zeros(shape, **double))
+        for name in Statistics._fields:
+            shape = {"first": (K, p), "second": (K, p, p), "explained": (K, p, p)}.get(name, (K,))
+            self.register_buffer(f"running_{name}", torch.zeros(shape, **double))
         if isinstance(matrices, Tensor) and tuple(matrices.shape) != (K, p, p):
             raise ValueError(f"precision must have the shape ({p}, {p}) or ({K}, {p}, {p}), got {tuple(matrices.shape)}")
         self.assign(shares, centres, matrices, "precision")
@@ -153,8 +154,10 @@ class GaussianGraphicalModel(Prior):
     def statistics(self, believed: Believed) -> Statistics:
         """Expected sufficient statistics of posteriors, in closed form where these are Gaussian and K = 1."""
         if self.components == 1 and believed.gaussian is not None:
-            return Statistics.of_gaussians(*believed.gaussian)
-        z = believed.z.detach().flatten(0, 1)
+            mean, covariance = believed.gaussian
+            covariance = covariance.reshape(-1, 1, self.size, self.size)
+            return Statistics.of_gaussians(mean.new_ones(len(mean), 1), mean[:, None], covariance)
+        z = believed.z.detach()
         with torch.no_grad():
             return Statistics.of_draws(z, self.log_probs(z.unflatten(-1, self.space.shape)).softmax(-1))
 
@@ -165,8 +168,8 @@ class GaussianGraphicalModel(Prior):
     def absorb_statistics(self, statistics: Statistics, share: float) -> None:
         """Take sufficient statistics into the running averages; early ones count as much as later ones."""
         self.seen = torch.clamp(self.seen + share, max=1.0)
-        running = self.running.lerp(statistics, share / float(self.seen))
-        self.moment_weight, self.moment_first, self.moment_second = running
+        for name, value in self.running.lerp(statistics, share / float(self.seen))._asdict().items():
+            setattr(self, f"running_{name}", value)
 
     def forget(self) -> None:
         """Forget the running averages: the next statistics take their place."""
@@ -175,16 +178,37 @@ class GaussianGraphicalModel(Prior):
     @property
     def running(self) -> Statistics:
         """The running averages."""
-        return Statistics(self.moment_weight, self.moment_first, self.moment_second)
+        return Statistics(*(getattr(self, f"running_{name}") for name in Statistics._fields))
 
-    def update(self, n: int) -> dict[str, float]:
-        """Find weights, means and sparse precisions for the running averages."""
-        weight, first, second = self.running
-        weight = weight.clamp_min(_LEAST)
-        means = first / weight[:, None] if self.mean == "learned" else torch.zeros_like(first)
-        moments = second / weight[:, None, None] - means[:, :, None] * means[:, None, :]
-        found = [self.estimator(S, n * w) for S, w in zip(moments, weight.tolist(), strict=True)]
-        self.assign(weight, means, torch.stack([f.matrix for f in found]))
+    def update(self, n: int, *, sparse: bool = True) -> dict[str, float]:
+        """Find weights, means and precisions for the running averages.
+
+        Parameters
+        ----------
+        n : int
+            Number of observations in all.
+        sparse : bool
+            Whether a graph is sought; without, and with enough observations, the precisions are the inverses of the
+            second moments.
+
+        Returns
+        -------
+        dict of str to float
+            Number of edges of all components, and the largest λ.
+        """
+        running = self.running
+        running = running._replace(weight=running.weight.clamp_min(_LEAST))
+        means = running.first / running.weight[:, None]
+        if self.mean == "zero":
+            means = torch.zeros_like(means)
+        second, explained = running.moments(means)
+        worth = running.worth(n, second, explained).tolist()
+        dense = GraphicalLasso(lam=0.0, refit=False)
+        found = [
+            (self.estimator if sparse or count < self.size else dense)(S, count)
+            for S, count in zip(second, worth, strict=True)
+        ]
+        self.assign(running.weight, means, torch.stack([f.matrix for f in found]))
         return {"edges": float(sum(f.edges for f in found)), "lam": max(f.lam for f in found)}
 
     def begin(self, rough: Tensor, *, seed: int) -> None:

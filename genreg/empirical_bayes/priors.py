@@ -88,8 +88,15 @@ class Prior(nn.Module):
         """
 
     @abstractmethod
-    def update(self, n: int) -> dict[str, float]:
-        """Move the parameters to where what was absorbed is most likely, n observations in all.
+    def update(self, n: int, *, sparse: bool = True) -> dict[str, float]:
+        """Move the parameters to where what was absorbed is most likely.
+
+        Parameters
+        ----------
+        n : int
+            Number of observations in all.
+        sparse : bool
+            Whether parameters are set to zero where the observations are as likely with it, for priors that do so.
 
         Returns
         -------
@@ -180,7 +187,7 @@ class DistributionPrior(Prior):
         """Keep the draws of a batch, in the place of those before."""
         self._absorbed = believed.z.detach().flatten(0, 1)
 
-    def update(self, n: int) -> dict[str, float]:
+    def update(self, n: int, *, sparse: bool = True) -> dict[str, float]:
         """Take steps of Adam on the negative log-density of the draws."""
         assert self._absorbed is not None
         for _ in range(self.steps):
