@@ -69,7 +69,7 @@ class Diagonal(Belief):
 
 @dataclass(frozen=True)
 class Full(Belief):
-    """A Gaussian with a full covariance: :math:`z = z_0 + B (m + L e)`, with m ``(N, p)`` and L ``(p, p)`` or ``(N, p, p)``."""
+    """A full covariance: :math:`z = z_0 + B (m + L e)`, with m ``(N, p)`` and L ``(p, p)`` or ``(N, p, p)``."""
 
     affine: Any  # z_0 + B u of u, with its log_det
     mean: Tensor

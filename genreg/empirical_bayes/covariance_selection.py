@@ -72,7 +72,9 @@ def check_moment(S: Any, name: str) -> Tensor:
     if not bool((scale > 0).all()):
         raise ValueError(f"{name} must have a positive diagonal, got {float(scale.min()):g}")
     if not torch.allclose(S, S.T, rtol=0, atol=1e-4 * float(scale.max())):
-        raise ValueError(f"{name} must be symmetric, got entries that differ by {float((S - S.T).abs().max()):g}")
+        raise ValueError(
+            f"{name} must be symmetric, got entries that differ by {float((S - S.T).abs().max()):g}"
+        )
     return 0.5 * (S + S.T)
 
 
@@ -106,9 +108,13 @@ def covariance_selection(
     S = check_moment(second_moment, "second_moment")
     p = len(S)
     if not isinstance(support, Tensor) or support.dtype != torch.bool:
-        raise TypeError(f"support must be a boolean tensor, got {getattr(support, 'dtype', type(support).__name__)}")
+        raise TypeError(
+            f"support must be a boolean tensor, got {getattr(support, 'dtype', type(support).__name__)}"
+        )
     if tuple(support.shape[-2:]) != (p, p) or not torch.equal(support, support.mT):
-        raise ValueError(f"support must be symmetric, (*batch, {p}, {p}), got the shape {tuple(support.shape)}")
+        raise ValueError(
+            f"support must be symmetric, (*batch, {p}, {p}), got the shape {tuple(support.shape)}"
+        )
     if not tol > 0 or not max_iter > 0:
         raise ValueError(f"tol and max_iter must be positive, got {tol} and {max_iter}")
     scale = S.diagonal().rsqrt()
@@ -171,7 +177,9 @@ def _direction(W: Tensor, on: Tensor, gradient: Tensor) -> Tensor:
     residual = -root * gradient
     start = inner(residual, residual)
     step = torch.zeros_like(residual)
-    goal = _FORCING**2 * start  # inexact Newton: each step gains a digit and a half, as the next would be for nothing
+    goal = (
+        _FORCING**2 * start
+    )  # inexact Newton: each step gains a digit and a half, as the next would be for nothing
     for k, (part, r) in enumerate(conjugate_directions(hessian, residual), start=1):
         step = step + part
         if k >= _INNER or bool((inner(r, r) <= goal).all()):

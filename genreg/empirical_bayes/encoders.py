@@ -14,6 +14,7 @@ conditioned however badly A is.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -72,7 +73,7 @@ class Encoder(nn.Module):
         self.linear = nn.Linear(d, p).to(**like)
         layers: list[nn.Module] = []
         widths = [d, *config.hidden]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), nn.SiLU()]
         self.trunk = nn.Sequential(*layers).to(**like)
         self.entries = nn.Parameter(config.initial(affine))
@@ -134,7 +135,7 @@ class EncoderConfig:
         return []
 
     def belief(self, affine: Affine, mean: Tensor, entries: Tensor, flow: list[Any]) -> Belief:
-        """The beliefs with means ``(N, p)`` in the coordinates u, and numbers of the covariance, ``(.)`` or ``(N, .)``."""
+        """The beliefs with means ``(N, p)`` in the coordinates u, and numbers of the covariance, for each or all."""
         raise NotImplementedError
 
     def build(self, affine: Affine, inputs: Tensor) -> Encoder:
@@ -213,8 +214,9 @@ class InverseAutoregressive(FullCovariance):
 
     name: ClassVar[str] = "inverse-autoregressive"
 
+    hidden: tuple[int, ...] = (128, 128)
     transforms: int = 3
-    flow_hidden: tuple[int, ...] = (128,)
+    flow_hidden: tuple[int, ...] = (128, 128)
     bins: int = 0
 
     def __post_init__(self) -> None:
@@ -238,13 +240,20 @@ class InverseAutoregressive(FullCovariance):
             ) from error
         spline: dict[str, Any] = {}
         if self.bins:
-            spline = {"univariate": MonotonicRQSTransform, "shapes": [(self.bins,), (self.bins,), (self.bins - 1,)]}
+            spline = {
+                "univariate": MonotonicRQSTransform,
+                "shapes": [(self.bins,), (self.bins,), (self.bins - 1,)],
+            }
         order = torch.arange(p)
         made = []
         for k in range(self.transforms):
             layer = MaskedAutoregressiveTransform(
-                p, context, order=order if k % 2 == 0 else order.flip(0), hidden_features=self.flow_hidden,
-                activation=nn.SiLU, **spline,
+                p,
+                context,
+                order=order if k % 2 == 0 else order.flip(0),
+                hidden_features=self.flow_hidden,
+                activation=nn.SiLU,
+                **spline,
             )
             nn.init.zeros_(layer.hyper[-1].weight)
             nn.init.zeros_(layer.hyper[-1].bias)

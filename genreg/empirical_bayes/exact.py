@@ -1,7 +1,7 @@
 r"""Posteriors of Gaussian graphical models in closed form, for linear observations with Gaussian noise.
 
-With :math:`y = A z + \varepsilon`, noise of the precision :math:`W = \operatorname{diag}(1 / \sigma_i^2)`, and component
-k of the prior :math:`N(m_k, \Lambda_k^{-1})`,
+With :math:`y = A z + \varepsilon`, noise of the precision :math:`W = \operatorname{diag}(1 / \sigma_i^2)`, and
+component k of the prior :math:`N(m_k, \Lambda_k^{-1})`,
 
 .. math::
 
@@ -138,7 +138,9 @@ def check_exact(fidelity: Any, prior: Any) -> None:
     if not fidelity.operator.is_linear:
         raise ValueError(f"A must be linear, got {fidelity.operator!r}")
     if fidelity.domain != prior.space:
-        raise ValueError(f"A must act on the space of the prior, {prior.space!r}, got one on {fidelity.domain!r}")
+        raise ValueError(
+            f"A must act on the space of the prior, {prior.space!r}, got one on {fidelity.domain!r}"
+        )
 
 
 def _real_precision(fidelity: GaussianFidelity) -> Tensor:

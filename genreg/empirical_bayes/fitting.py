@@ -24,10 +24,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from genreg._batches import batches
 from genreg._loop import check_every, drive
@@ -52,7 +50,7 @@ def fit(
     dense: int = 30,
     batch_size: int = 128,
     draws: int = 4,
-    lr: float = 1e-2,
+    lr: float = 3e-3,
     schedule: str = "cosine",
     warmup: int = 0,
     clip: float | None = None,
@@ -145,7 +143,9 @@ def fit(
         check_observations(validation, prior)
     config = FullCovariance() if encoder is None else encoder
     if not isinstance(config, EncoderConfig):
-        raise TypeError(f"encoder must be an EncoderConfig such as FullCovariance(), got {type(config).__name__}")
+        raise TypeError(
+            f"encoder must be an EncoderConfig such as FullCovariance(), got {type(config).__name__}"
+        )
     n = len(fidelity.data)
     prior.check(n)
     affine = coordinates(fidelity, prior)

@@ -8,17 +8,20 @@ zeros make a graph, which is learned with the rest.
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from genreg.empirical_bayes._mixture_start import mixture_of
 from genreg.empirical_bayes.graphical_lasso import GraphicalLasso
+from genreg.empirical_bayes.image_models import ConstantImage, GaussianImage
 from genreg.empirical_bayes.priors import Believed, Prior
 from genreg.empirical_bayes.statistics import Statistics
+from genreg.generator import Generator
 from genreg.operators import DenseCholeskyPrecision, torch_device, torch_dtype
 from genreg.operators.norm import seeded_generator
+from genreg.regularisers import JointPrior
 
 __all__ = ["GaussianGraphicalModel"]
 
@@ -99,7 +102,9 @@ class GaussianGraphicalModel(Prior):
             shape = {"first": (K, p), "second": (K, p, p), "explained": (K, p, p)}.get(name, (K,))
             self.register_buffer(f"running_{name}", torch.zeros(shape, **double))
         if isinstance(matrices, Tensor) and tuple(matrices.shape) != (K, p, p):
-            raise ValueError(f"precision must have the shape ({p}, {p}) or ({K}, {p}, {p}), got {tuple(matrices.shape)}")
+            raise ValueError(
+                f"precision must have the shape ({p}, {p}) or ({K}, {p}, {p}), got {tuple(matrices.shape)}"
+            )
         self.assign(shares, centres, matrices, "precision")
 
     def assign(self, weights: Tensor, means: Tensor, matrices: Tensor, name: str = "matrices") -> None:
@@ -139,7 +144,9 @@ class GaussianGraphicalModel(Prior):
     def sample(self, n: int, *, seed: int) -> Tensor:
         """Draws ``(n, *Z.shape)``."""
         generator = seeded_generator(seed)
-        k = torch.multinomial(self.weights.cpu(), n, replacement=True, generator=generator).to(self.means.device)
+        k = torch.multinomial(self.weights.cpu(), n, replacement=True, generator=generator).to(
+            self.means.device
+        )
         draws = DenseCholeskyPrecision(self.space, self.factor).sample(n, generator).flatten(2)  # (n, K, p)
         chosen = draws[torch.arange(n, device=k.device), k] + self.means[k].to(draws)
         return chosen.reshape(n, *self.space.shape)
@@ -224,6 +231,23 @@ class GaussianGraphicalModel(Prior):
         """Raise a ValueError where n observations are too few."""
         self.estimator.check(n, self.size)
 
+    def joint_prior(self) -> JointPrior:
+        r"""The negative logarithm of this density as a regulariser: :math:`\tfrac12 \|x - m\|_\Lambda^2` and a constant.
+
+        It is a `JointPrior` of images in the place of z, with its own latent vector, of one entry, that says nothing.
+        For other means G, ``JointPrior(G, prior.precision)``.
+        """
+        return JointPrior(Generator(ConstantImage(self._single_mean()), self.space), self.precision)
+
+    def generator(self) -> Generator:
+        r"""The linear generator :math:`G(e) = m + L^{-T} e`, so that G(e) has this density for e ~ N(0, I)."""
+        return Generator(GaussianImage(self._single_mean(), self.precision), self.space)
+
+    def _single_mean(self) -> Tensor:
+        if self.components > 1:
+            raise ValueError(f"the prior must have one component, got a mixture of {self.components}")
+        return self.means[0].to(self.factor).reshape(self.space.shape)
+
     def to_dict(self) -> dict[str, Any]:
         """What two runs that continue each other must agree on."""
         e = self.estimator
@@ -240,24 +264,3 @@ def _checked(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
     if tuple(value.shape) != shape or not bool(torch.isfinite(value).all()):
         raise ValueError(f"{name} must be finite, of the shape {shape}, got the shape {tuple(value.shape)}")
     return value.detach()
-
-
-class _Mixture(NamedTuple):
-    weights: Tensor
-    means: Tensor
-    matrices: Tensor
-
-
-def mixture_of(z: Tensor, components: int, seed: int) -> _Mixture:
-    """A mixture of Gaussians that fits vectors ``(n, p)``, by scikit-learn's expectation maximisation."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
-    points = z.detach().double().cpu().numpy()
-    scale = float(points.var(0).mean())
-    found = GaussianMixture(components, reg_covar=1e-3 * scale, n_init=5, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a start
-        found.fit(points)
-    weights, means, matrices = map(torch.from_numpy, (found.weights_, found.means_, found.precisions_))
-    return _Mixture(weights, means, 0.5 * (matrices + matrices.mT))

@@ -8,7 +8,8 @@ for S scaled to a correlation matrix, so that λ in [0, 1) means the same for ev
 zeros shrinks the other entries as well. So the precision is fitted anew on the graph that was found, without a penalty
 (`covariance_selection`), and candidates are compared by the criterion of these,
 
-.. math:: \mathrm{BIC} = n \bigl(-\log\det\Lambda + \operatorname{tr}(S \Lambda)\bigr) + |E| \log n + 4 \gamma |E| \log p
+.. math:: \mathrm{BIC} = n \bigl(-\log\det\Lambda + \operatorname{tr}(S \Lambda)\bigr)
+          + |E| \log n + 4 \gamma |E| \log p
 
 with the number |E| of edges (γ > 0: the extended criterion of Foygel and Drton). Candidates are the graphs of the
 partial correlations above a threshold, for a few λ around :math:`\sqrt{\log p / n}`: the lasso alone needs a larger λ
@@ -147,7 +148,9 @@ class GraphicalLasso:
             lams = [float(self.lam)]
         tried = {lam: estimate for lam in lams if (estimate := _lasso(R, lam)) is not None}
         if not tried:
-            raise ValueError(f"lam must be larger for this second moment: the graphical lasso fails for {lams}")
+            raise ValueError(
+                f"lam must be larger for this second moment: the graphical lasso fails for {lams}"
+            )
         if self.refit and self.lam == "bic":
             return self._thresholded(R, n, tried)
         if self.refit:
@@ -173,7 +176,9 @@ class GraphicalLasso:
             partial = (matrix * (d[:, None] * d)).abs().fill_diagonal_(torch.inf)
             strengths = partial.triu(1)[partial.triu(1) > 0].sort(descending=True).values
 
-            def best(counts: list[int], lam: float = lam, P: Tensor = partial, v: Tensor = strengths) -> SparsePrecision:
+            def best(
+                counts: list[int], lam: float = lam, P: Tensor = partial, v: Tensor = strengths
+            ) -> SparsePrecision:
                 levels = [torch.inf if k == 0 else v[k - 1] for k in counts]
                 return self._refitted(R, n, torch.stack([P >= level for level in levels]), lam)
 

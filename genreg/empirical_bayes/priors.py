@@ -32,9 +32,12 @@ class Believed(Protocol):
     """
 
     @property
-    def z(self) -> Tensor: ...
+    def z(self) -> Tensor:
+        """Draws."""
+
     @property
-    def gaussian(self) -> tuple[Tensor, Tensor] | None: ...
+    def gaussian(self) -> tuple[Tensor, Tensor] | None:
+        """Means and covariances, or None."""
 
 
 class Prior(nn.Module):
@@ -154,7 +157,9 @@ class DistributionPrior(Prior):
         self.model = model.to(torch_device(space), torch_dtype(space))
         weights = [p for p in self.model.parameters() if p.requires_grad]
         if not weights:
-            raise ValueError(f"model must have parameters that can be learned, got {type(model).__name__} without any")
+            raise ValueError(
+                f"model must have parameters that can be learned, got {type(model).__name__} without any"
+            )
         found = self.model()
         if not isinstance(found, Distribution):
             raise TypeError(f"model() must be a torch Distribution, got {type(found).__name__}")

@@ -32,14 +32,14 @@ def encoder_inputs(fidelity: Fidelity, affine: Affine, shape: tuple[int, ...]) -
     root = fidelity.inverse_variance.sqrt()
     if not fidelity.white:
         root = root.expand(fidelity.data.shape)
-        data = torch.where(real_data(torch.complex(root, root) if fidelity.data.is_complex() else root) > 0, data, 0.0)
+        data = torch.where(
+            real_data(torch.complex(root, root) if fidelity.data.is_complex() else root) > 0, data, 0.0
+        )
     root = root / root.max()
     return torch.cat([scores, data, root.reshape(len(data), -1)], 1)
 
 
-def evidence_terms(
-    belief: Belief, prior: Prior, fidelity: Fidelity, draws: int
-) -> tuple[Tensor, Tensor]:
+def evidence_terms(belief: Belief, prior: Prior, fidelity: Fidelity, draws: int) -> tuple[Tensor, Tensor]:
     r"""Draws z of beliefs, ``(draws, N, p)``, and :math:`\log p(y, z) - \log q(z \mid y)` of them, ``(draws, N)``.
 
     Their mean estimates the evidence lower bound (ELBO) of every observation.
@@ -191,4 +191,6 @@ def check_observations(fidelity: Any, prior: Any) -> None:
     if not isinstance(prior, Prior):
         raise TypeError(f"prior must be a genreg.empirical_bayes.Prior, got {type(prior).__name__}")
     if fidelity.domain != prior.space:
-        raise ValueError(f"A must act on the space of the prior, {prior.space!r}, got one on {fidelity.domain!r}")
+        raise ValueError(
+            f"A must act on the space of the prior, {prior.space!r}, got one on {fidelity.domain!r}"
+        )

@@ -1,8 +1,8 @@
-r"""What posteriors say about the Gaussian components of a prior: expected sufficient statistics, and what they are worth.
+r"""What posteriors say about the Gaussian components of a prior: expected sufficient statistics, and their worth.
 
 The complete data (z, k) of n observations would say how large a precision is as n numbers drawn from it say. What is
-missing makes that less. Where only a share ρ of the variance of z is known (posterior means vary by ρ times what z does),
-the information about its precision is ρ² of that of complete data; where a component is likely by r only, it is
+missing makes that less. Where only a share ρ of the variance of z is known (posterior means vary by ρ times what z
+does), the information about its precision is ρ² of that of complete data; where a component is likely by r only, it is
 :math:`\mathrm{E} r^2 / \mathrm{E} r`. `Statistics.worth` puts both together. An information criterion that counted n
 would keep edges that the observations do not show: once in the prior, they are in the posteriors as well.
 
@@ -70,7 +70,11 @@ class Statistics(NamedTuple):
         n, shared = len(r), len(covariances) == 1
         weighted = (r[..., None] * means).movedim(1, 0)  # (K, N, p)
         explained = weighted.mT @ means.movedim(1, 0) / n
-        within = r.mean(0)[:, None, None] * covariances[0] if shared else torch.einsum("nk,nkpq->kpq", r, covariances) / n
+        within = (
+            r.mean(0)[:, None, None] * covariances[0]
+            if shared
+            else torch.einsum("nk,nkpq->kpq", r, covariances) / n
+        )
         return cls(r.mean(0), weighted.mean(1), explained + within, explained, r.square().mean(0))
 
     def lerp(self, other: Statistics, rate: float) -> Statistics:
