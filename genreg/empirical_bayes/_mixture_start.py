@@ -17,8 +17,11 @@ class _Mixture(NamedTuple):
     matrices: Tensor
 
 
-def mixture_of(z: Tensor, components: int, seed: int) -> _Mixture:
-    """A mixture of Gaussians that fits vectors ``(n, p)``, by scikit-learn's expectation maximisation."""
+def mixture_of(z: Tensor, covariance: Tensor, components: int, seed: int) -> _Mixture:
+    """A mixture of Gaussians that fits vectors ``(n, p)``, each known up to a covariance, by scikit-learn.
+
+    That covariance ``(p, p)`` is added to those of the components that fit the vectors themselves.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
@@ -28,5 +31,6 @@ def mixture_of(z: Tensor, components: int, seed: int) -> _Mixture:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a start
         found.fit(points)
-    weights, means, matrices = map(torch.from_numpy, (found.weights_, found.means_, found.precisions_))
+    weights, means, spread = map(torch.from_numpy, (found.weights_, found.means_, found.covariances_))
+    matrices = torch.linalg.inv(spread + covariance.double().cpu())
     return _Mixture(weights, means, 0.5 * (matrices + matrices.mT))

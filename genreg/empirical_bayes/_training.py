@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -95,6 +96,24 @@ class Run(State):
             sparse = self.step > self.settings.dense * self.settings.n_critic
             self.last = self.prior.update(self.n, sparse=sparse)
         return losses
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint.
+
+        Raises
+        ------
+        ValueError
+            If it can't be read, or belongs to a run with other settings, observations or another prior at its start.
+        """
+        encoder = self.encoder
+        start = [t.clone() for t in (encoder.affine.basis, encoder.shift)]
+        super().load(path)
+        now = (encoder.affine.basis, encoder.shift)
+        differences = [(a - b).norm() > 1e-3 * b.norm() for a, b in zip(now, start, strict=True)]
+        if any(map(bool, differences)):
+            raise ValueError(
+                f"checkpoint {path} belongs to another run: one with other observations or another prior at its start"
+            )
 
     @torch.no_grad()
     def consolidate(self) -> None:

@@ -32,6 +32,7 @@ __all__ = ["Selected", "check_moment", "covariance_selection"]
 _INNER = 50  # steps of conjugate gradients in one step of Newton's method, at most
 _HALVINGS = 30
 _FORCING = 0.03  # relative residual of a direction
+_LARGEST = 1e7  # entry of the precision of correlations from which the likelihood counts as unbounded
 
 
 class Selected(NamedTuple):
@@ -150,9 +151,10 @@ def _newton(S: Tensor, E: Tensor, tol: float, max_iter: int) -> tuple[Tensor, Te
             length = torch.where(moved, length, 0.5 * length)
         matrix[running] = T + torch.where(moved, length, 0.0)[:, None, None] * step
         value[running] = torch.where(moved, proposed, f)
-        done = decrement <= tol
+        bounded = T.diagonal(dim1=-2, dim2=-1).amax(-1) < _LARGEST  # beyond, directions are mostly rounding
+        done = (decrement <= tol) & bounded
         converged[running] = done
-        running = running[~done & moved]
+        running = running[~done & bounded & moved]
         if not len(running):
             break
     return matrix, value, converged

@@ -108,7 +108,8 @@ def expectation_maximisation(
     n = len(fidelity.data)
     prior.check(n)
     affine = coordinates(fidelity, prior)
-    prior.begin(affine(encoder_inputs(fidelity, affine, prior.space.shape)[:, : prior.size]), seed=seed)
+    rough = affine(encoder_inputs(fidelity, affine, prior.space.shape, scores_only=True))
+    prior.begin(rough, affine.basis @ affine.basis.T, seed=seed)
     rows = torch.arange(n, device=fidelity.data.device).split(_PART)
     history: list[dict[str, Any]] = []
     status = EMStatus.MAX_ITER

@@ -25,7 +25,9 @@ from genreg.empirical_bayes.beliefs import Belief, Diagonal, Full, Transformed
 
 __all__ = ["Encoder", "EncoderConfig", "FullCovariance", "InverseAutoregressive", "MeanField"]
 
-_FLOOR = 1e-6  # relative variance below which a direction of the scores says nothing
+_FLOOR = (
+    1e-6  # relative variance below which a direction of the scores says nothing, and deviation of a feature
+)
 
 
 class Affine(nn.Module):
@@ -33,12 +35,13 @@ class Affine(nn.Module):
 
     centre: Tensor
     basis: Tensor
+    log_det: Tensor
 
     def __init__(self, centre: Tensor, basis: Tensor) -> None:
         super().__init__()
         self.register_buffer("centre", centre)
         self.register_buffer("basis", basis)
-        self.log_det = float(torch.linalg.slogdet(basis.double()).logabsdet)
+        self.register_buffer("log_det", torch.linalg.slogdet(basis.double()).logabsdet.to(basis))
 
     def forward(self, u: Tensor) -> Tensor:
         """Return z."""
@@ -69,7 +72,7 @@ class Encoder(nn.Module):
         shift, whitening = _whitening(inputs.double(), p)
         self.register_buffer("shift", shift.to(inputs))
         self.register_buffer("whitening", whitening.to(inputs))
-        like = {"dtype": inputs.dtype, "device": inputs.device}
+        like: dict[str, Any] = {"dtype": inputs.dtype, "device": inputs.device}
         self.linear = nn.Linear(d, p).to(**like)
         layers: list[nn.Module] = []
         widths = [d, *config.hidden]
@@ -84,6 +87,11 @@ class Encoder(nn.Module):
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
         self.flow = nn.ModuleList(config.layers(p, widths[-1])).to(**like)
+
+    @property
+    def scores_only(self) -> bool:
+        """Whether the features are scores alone."""
+        return len(self.shift) == self.size
 
     def forward(self, inputs: Tensor) -> Belief:
         """Return the beliefs about the latent vectors of observations from `inputs`, ``(N, p + d)``."""
@@ -151,7 +159,13 @@ class EncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MeanField(EncoderConfig):
-    """Independent components of z, the encoder of the usual variational autoencoder."""
+    """Independent components of z, the encoder of the usual variational autoencoder.
+
+    Parameters
+    ----------
+    hidden, amortised
+        As for all encoders: widths of the hidden layers, and whether the covariance depends on the observation.
+    """
 
     name: ClassVar[str] = "mean-field"
 
@@ -167,7 +181,13 @@ class MeanField(EncoderConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FullCovariance(EncoderConfig):
-    """Gaussians with a full covariance, which can be exact for linear observations of a Gaussian."""
+    """Gaussians with a full covariance, which can be exact for linear observations of a Gaussian.
+
+    Parameters
+    ----------
+    hidden, amortised
+        As for all encoders: widths of the hidden layers, and whether the covariance depends on the observation.
+    """
 
     name: ClassVar[str] = "full-covariance"
 
@@ -282,5 +302,6 @@ def _whitening(inputs: Tensor, p: int) -> tuple[Tensor, Tensor]:
     values, vectors = torch.linalg.eigh(centred[:, :p].T @ centred[:, :p] / len(inputs))
     values = values.clamp_min(_FLOOR * float(values.max().clamp_min(1e-30)))
     std = centred[:, p:].square().mean(0).sqrt()
-    scale = torch.where(std > 0, 1 / std.clamp_min(1e-30), 0.0)
+    varies = std > _FLOOR * shift[p:].abs()  # rounding does not count
+    scale = torch.where(varies, 1 / std.clamp_min(1e-30), 0.0)
     return shift, torch.block_diag(vectors / values.sqrt(), scale.diag())

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from genreg.empirical_bayes.graphical import GaussianGraphicalModel
-from genreg.empirical_bayes.linearised import Linearised, real_data, shared_noise
+from genreg.empirical_bayes.linearised import Linearised, real_data, real_precision
 from genreg.empirical_bayes.statistics import Statistics
 from genreg.fidelity import GaussianFidelity
 from genreg.operators.norm import seeded_generator
@@ -63,7 +63,7 @@ class ExactPosterior:
         centre = prior.means.new_zeros(space.shape).to(prior.factor)
         J = Linearised(A, centre).jacobian.double()
         y = real_data(fidelity.data).double()
-        W = _real_precision(fidelity)  # (n or 1, m)
+        W = real_precision(fidelity).double()  # (n or 1, m)
         residual = y[:, None] - prior.means @ J.T  # (n, K, m)
         weighted = W[:, None] * residual
         H = (J.T * W[:, None]) @ J
@@ -141,16 +141,6 @@ def check_exact(fidelity: Any, prior: Any) -> None:
         raise ValueError(
             f"A must act on the space of the prior, {prior.space!r}, got one on {fidelity.domain!r}"
         )
-
-
-def _real_precision(fidelity: GaussianFidelity) -> Tensor:
-    """1/σ² of the real data, ``(n, m)``, or ``(1, m)`` where it is that of all observations."""
-    data, precision = fidelity.data, fidelity.inverse_variance
-    if shared_noise(fidelity):
-        data, precision = data[:1], precision[:1]
-    precision = precision.reshape(len(precision), *precision.shape[1:], *(1,) * (data.ndim - precision.ndim))
-    precision = precision.expand(data.shape)
-    return real_data(torch.complex(precision, precision) if data.is_complex() else precision).double()
 
 
 def _solve(factor: Tensor, b: Tensor, *, transposed: bool = False) -> Tensor:

@@ -31,7 +31,7 @@ from genreg._batches import batches
 from genreg._loop import check_every, drive
 from genreg.empirical_bayes._training import Run, Settings
 from genreg.empirical_bayes.encoders import Affine, EncoderConfig, FullCovariance
-from genreg.empirical_bayes.linearised import Linearised
+from genreg.empirical_bayes.linearised import Linearised, is_sufficient
 from genreg.empirical_bayes.priors import Prior
 from genreg.empirical_bayes.result import EmpiricalBayes, check_observations, encoder_inputs
 from genreg.fidelity import Fidelity
@@ -149,10 +149,10 @@ def fit(
     n = len(fidelity.data)
     prior.check(n)
     affine = coordinates(fidelity, prior)
-    inputs = encoder_inputs(fidelity, affine, prior.space.shape)
-    prior.begin(affine(inputs[:, : prior.size]), seed=seed)
+    rough = affine(encoder_inputs(fidelity, affine, prior.space.shape, scores_only=True))
+    prior.begin(rough, affine.basis @ affine.basis.T, seed=seed)
     affine = coordinates(fidelity, prior)
-    inputs = encoder_inputs(fidelity, affine, prior.space.shape)
+    inputs = encoder_inputs(fidelity, affine, prior.space.shape, scores_only=is_sufficient(fidelity))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed_of(0))
         network = config.build(affine, inputs)

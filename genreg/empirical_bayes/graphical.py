@@ -58,6 +58,7 @@ class GaussianGraphicalModel(Prior):
     means: Tensor
     matrices: Tensor
     factor: Tensor
+    chosen: Tensor
     seen: Tensor
 
     def __init__(
@@ -84,7 +85,7 @@ class GaussianGraphicalModel(Prior):
         self.components, self.mean, self.estimator = components, mean, estimator
         K, p = components, self.size
         device = torch_device(space)
-        double = {"dtype": torch.float64, "device": device}
+        double: dict[str, Any] = {"dtype": torch.float64, "device": device}
         matrices = torch.eye(p, **double) if precision is None else precision
         if isinstance(matrices, Tensor) and matrices.ndim == 2:
             matrices = matrices.expand(K, *matrices.shape)
@@ -92,15 +93,17 @@ class GaussianGraphicalModel(Prior):
         shares = torch.ones(K, **double) if weights is None else _checked(weights, "weights", (K,))
         if not bool((shares > 0).all()):
             raise ValueError(f"weights must be positive, got {shares.tolist()}")
-        self.chosen = precision is not None or means is not None
-        """Whether precisions or means were given to start from."""
-        for name, shape in (("weights", (K,)), ("means", (K, p)), ("matrices", (K, p, p))):
+        given = precision is not None or means is not None
+        # whether precisions or means were given, or learned, to start from: part of the state
+        self.register_buffer("chosen", torch.tensor(given, device=device))
+        shapes: dict[str, tuple[int, ...]] = {"weights": (K,), "means": (K, p), "matrices": (K, p, p)}
+        for name, shape in shapes.items():
             self.register_buffer(name, torch.empty(shape, **double))
         self.register_buffer("factor", torch.empty(K, p, p, dtype=torch_dtype(space), device=device))
         self.register_buffer("seen", torch.zeros((), **double))  # share of the memory that is filled
+        shapes = {"first": (K, p), "second": (K, p, p), "explained": (K, p, p)}
         for name in Statistics._fields:
-            shape = {"first": (K, p), "second": (K, p, p), "explained": (K, p, p)}.get(name, (K,))
-            self.register_buffer(f"running_{name}", torch.zeros(shape, **double))
+            self.register_buffer(f"running_{name}", torch.zeros(shapes.get(name, (K,)), **double))
         if isinstance(matrices, Tensor) and tuple(matrices.shape) != (K, p, p):
             raise ValueError(
                 f"precision must have the shape ({p}, {p}) or ({K}, {p}, {p}), got {tuple(matrices.shape)}"
@@ -119,7 +122,8 @@ class GaussianGraphicalModel(Prior):
         self.factor = factor.to(self.factor)
         self.weights = (weights / weights.sum()).to(self.weights)
         self.means = means.to(self.means)
-        self.matrices = matrices.detach().to(self.matrices)
+        # a copy: an expanded one could not be loaded into
+        self.matrices = matrices.detach().to(self.matrices).clone()
 
     @property
     def precision(self) -> DenseCholeskyPrecision:
@@ -210,18 +214,23 @@ class GaussianGraphicalModel(Prior):
             means = torch.zeros_like(means)
         second, explained = running.moments(means)
         worth = running.worth(n, second, explained).tolist()
-        dense = GraphicalLasso(lam=0.0, refit=False)
-        found = [
-            (self.estimator if sparse or count < self.size else dense)(S, count)
-            for S, count in zip(second, worth, strict=True)
-        ]
+        if self.estimator.lam == 0:  # the second moments have all ranks, whatever the observations are worth
+            worth = [max(count, self.size) for count in worth]
+        found = []
+        for S, count, share in zip(second, worth, running.weight.tolist(), strict=True):
+            if sparse or n * share < self.size:
+                found.append(self.estimator(S, count))
+            else:
+                found.append(GraphicalLasso(lam=0.0, refit=False)(S, max(count, self.size)))
         self.assign(running.weight, means, torch.stack([f.matrix for f in found]))
+        self.chosen.fill_(True)
         return {"edges": float(sum(f.edges for f in found)), "lam": max(f.lam for f in found)}
 
-    def begin(self, rough: Tensor, *, seed: int) -> None:
+    def begin(self, rough: Tensor, covariance: Tensor, *, seed: int) -> None:
         """Start a mixture from a mixture of the rough estimates, by scikit-learn, and learned means from their mean."""
+        self.forget()
         if not self.chosen and self.components > 1:
-            found = mixture_of(rough, self.components, seed)
+            found = mixture_of(rough, covariance, self.components, seed)
             means = found.means if self.mean == "learned" else torch.zeros_like(self.means)
             self.assign(found.weights, means, found.matrices)
         elif not self.chosen and self.mean == "learned":
@@ -232,9 +241,10 @@ class GaussianGraphicalModel(Prior):
         self.estimator.check(n, self.size)
 
     def joint_prior(self) -> JointPrior:
-        r"""The negative logarithm of this density as a regulariser: :math:`\tfrac12 \|x - m\|_\Lambda^2` and a constant.
+        r"""The negative logarithm of this density as a regulariser, but for a constant.
 
-        It is a `JointPrior` of images in the place of z, with its own latent vector, of one entry, that says nothing.
+        It is :math:`\tfrac12 \|x - m\|_\Lambda^2`, a `JointPrior` of images in the place of z, with its own latent
+        vector, of one entry, that says nothing.
         For other means G, ``JointPrior(G, prior.precision)``.
         """
         return JointPrior(Generator(ConstantImage(self._single_mean()), self.space), self.precision)

@@ -157,7 +157,12 @@ class GraphicalLasso:
             found = [self._refitted(R, n, (matrix != 0)[None], lam) for lam, matrix in tried.items()]
         else:
             found = [self._candidate(R, n, matrix, lam) for lam, matrix in tried.items()]
-        return min(found, key=lambda candidate: candidate.bic)
+        best = min(found, key=lambda candidate: candidate.bic)
+        if best.bic == math.inf:
+            raise ValueError(
+                f"lam must be larger for this second moment: the likelihood of the graph for {lams} is unbounded"
+            )
+        return best
 
     def _candidate(self, R: Tensor, n: float, matrix: Tensor, lam: float) -> SparsePrecision:
         edges = (int((matrix != 0).sum()) - len(matrix)) // 2
@@ -193,7 +198,9 @@ class GraphicalLasso:
     def _refitted(self, R: Tensor, n: float, support: Tensor, lam: float) -> SparsePrecision:
         """The precision of the best of some graphs ``(K, p, p)``, without a penalty."""
         found = covariance_selection(R, support, tol=1e-2 / n)  # the criterion to 1e-2
-        edges = (support.sum((1, 2)) - len(R)) // 2
+        edges = (
+            (support.sum((1, 2)) - len(R)) // 2
+        ).double()  # integers times a number are of single precision
         bic = n * found.value + edges * self._price(n, len(R))
         bic = torch.where(found.converged, bic, torch.inf)
         k = int(bic.argmin())
@@ -210,6 +217,8 @@ def _lasso(R: Tensor, lam: float) -> Tensor | None:
     from sklearn.covariance import graphical_lasso
     from sklearn.exceptions import ConvergenceWarning
 
+    if len(R) == 1:  # scikit-learn wants two unknowns
+        return R.reciprocal()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the graph is what counts
         warnings.simplefilter("ignore", RuntimeWarning)

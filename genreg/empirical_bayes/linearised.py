@@ -26,7 +26,7 @@ from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.operators import to_torch
 from genreg.operators.jacobian import jacobian
 
-__all__ = ["Linearised", "is_sufficient", "real_data", "shared_noise"]
+__all__ = ["Linearised", "is_sufficient", "real_data", "real_precision", "shared_noise"]
 
 _CHUNK = 2**24  # numbers of the data that are differentiated at a time
 
@@ -49,6 +49,16 @@ def is_sufficient(fidelity: Fidelity) -> bool:
     return fidelity.operator.is_linear and shared_noise(fidelity)
 
 
+def real_precision(fidelity: GaussianFidelity) -> Tensor:
+    """1/σ² of the real data, ``(n, m)``, or ``(1, m)`` where it is that of all observations."""
+    data, precision = fidelity.data, fidelity.inverse_variance
+    if shared_noise(fidelity):
+        data, precision = data[:1], precision[:1]
+    precision = precision.reshape(len(precision), *precision.shape[1:], *(1,) * (data.ndim - precision.ndim))
+    precision = precision.expand(data.shape)
+    return real_data(torch.complex(precision, precision) if data.is_complex() else precision)
+
+
 class Linearised:
     """Scores and curvature of observations at a centre.
 
@@ -66,7 +76,7 @@ class Linearised:
     """
 
     def __init__(self, operator: Any, centre: Tensor) -> None:
-        forward = to_torch(operator)
+        forward: Any = to_torch(operator)
         J = jacobian(forward, centre[None])[0]  # (m, p)
         self.jacobian = torch.view_as_real(J).movedim(2, 1).flatten(0, 1) if J.is_complex() else J
         with torch.no_grad():
@@ -74,6 +84,10 @@ class Linearised:
 
     def derivatives(self, fidelity: Fidelity) -> tuple[Tensor, Tensor]:
         """First and second derivatives of the misfit in every datum, ``(n, m)`` each, zero where there is none."""
+        if isinstance(fidelity, GaussianFidelity):  # torch gives |r|² no second derivative at a complex r = 0
+            second = real_precision(fidelity)
+            first = second * (real_data(self.value) - real_data(fidelity.data))
+            return first, second.expand(first.shape)
         complex_data = self.value.is_complex()
         with torch.enable_grad():
             at = self.value.expand(len(fidelity.data), *self.value.shape[1:]).clone()

@@ -110,8 +110,19 @@ class Prior(nn.Module):
     def forget(self) -> None:
         """Forget what was absorbed."""
 
-    def begin(self, rough: Tensor, *, seed: int) -> None:
-        """Start from rough estimates of latent vectors, ``(n, p)``, where nothing else was given to start from."""
+    def begin(self, rough: Tensor, covariance: Tensor, *, seed: int) -> None:
+        """Start from rough estimates of latent vectors, where nothing else was given to start from.
+
+        Parameters
+        ----------
+        rough : Tensor
+            Posterior means under the moments of the prior as it is, ``(n, p)``.
+        covariance : Tensor
+            The posterior covariance, ``(p, p)``: without it, directions that the data hardly show would have hardly
+            any variance.
+        seed : int
+            Seed of random numbers.
+        """
 
     @property
     def optimisers(self) -> list[torch.optim.Optimizer]:
@@ -139,7 +150,7 @@ class DistributionPrior(Prior):
     lr : float
         Step size of Adam.
     steps : int
-        Its steps in an update, on the draws of the batch that was absorbed last.
+        Its steps in an update, on the draws of the batch that was absorbed last; after `forget`, on all draws.
 
     Raises
     ------
@@ -170,7 +181,8 @@ class DistributionPrior(Prior):
                 "torch.distributions.Independent makes vectors of independent entries"
             )
         self._optimiser = torch.optim.Adam(weights, lr=lr)
-        self._absorbed: Tensor | None = None
+        self._absorbed: list[Tensor] = []
+        self._collects = False
 
     def log_prob(self, z: Tensor) -> Tensor:
         r""":math:`\log p(z)`, ``(*batch,)``."""
@@ -189,15 +201,22 @@ class DistributionPrior(Prior):
         return z.mean(0), torch.cov(z.T).reshape(self.size, self.size)
 
     def absorb(self, believed: Believed, share: float) -> None:
-        """Keep the draws of a batch, in the place of those before."""
-        self._absorbed = believed.z.detach().flatten(0, 1)
+        """Keep the draws of a batch, in the place of those before, or after `forget` beside them."""
+        kept = self._absorbed if self._collects else []
+        self._absorbed = [*kept, believed.z.detach().flatten(0, 1)]
 
+    def forget(self) -> None:
+        """Forget the draws, and keep all from here to the next update."""
+        self._absorbed, self._collects = [], True
+
+    @torch.enable_grad()
     def update(self, n: int, *, sparse: bool = True) -> dict[str, float]:
         """Take steps of Adam on the negative log-density of the draws."""
-        assert self._absorbed is not None
+        z = torch.cat(self._absorbed)
+        self._collects = False
         for _ in range(self.steps):
             self._optimiser.zero_grad()
-            loss = -self.model().log_prob(self._absorbed).mean()
+            loss = -self.model().log_prob(z).mean()
             loss.backward()
             self._optimiser.step()
         return {"prior_loss": loss.item()}

@@ -21,10 +21,15 @@ __all__ = ["EmpiricalBayes", "Inferred", "encoder_inputs", "evidence_terms"]
 _PART = 1000  # observations treated at a time outside of training
 
 
-def encoder_inputs(fidelity: Fidelity, affine: Affine, shape: tuple[int, ...]) -> Tensor:
-    """What an encoder sees of observations, ``(n, p + d)``: scores, and data and noise where these say more."""
+def encoder_inputs(
+    fidelity: Fidelity, affine: Affine, shape: tuple[int, ...], *, scores_only: bool
+) -> Tensor:
+    """What an encoder sees of observations, ``(n, p + d)``: scores, or scores, data and noise.
+
+    Each row depends on its observation only, so that a part of the observations gives a part of the rows.
+    """
     scores = Linearised(fidelity.operator, affine.centre.reshape(shape)).scores(fidelity) @ affine.basis
-    if is_sufficient(fidelity):
+    if scores_only:
         return scores
     data = real_data(fidelity.data)
     if not isinstance(fidelity, GaussianFidelity):
@@ -35,7 +40,6 @@ def encoder_inputs(fidelity: Fidelity, affine: Affine, shape: tuple[int, ...]) -
         data = torch.where(
             real_data(torch.complex(root, root) if fidelity.data.is_complex() else root) > 0, data, 0.0
         )
-    root = root / root.max()
     return torch.cat([scores, data, root.reshape(len(data), -1)], 1)
 
 
@@ -93,7 +97,7 @@ class EmpiricalBayes:
         fidelity : Fidelity
             Observations by the operator of the fit, with noise of the same kind.
         draws : int
-            Draws of every observation, where the encoder's density is not Gaussian.
+            Draws of every observation, at least two, where the encoder's density is not Gaussian.
         seed : int
             Their seed.
 
@@ -105,8 +109,9 @@ class EmpiricalBayes:
         Raises
         ------
         TypeError, ValueError
-            If the fidelity does not fit.
+            If the fidelity does not fit, or `draws` is no such number.
         """
+        check_draws(draws, 2)
         parts = []
         for _, belief in self._beliefs(fidelity, seed):
             if belief.gaussian is not None:
@@ -120,7 +125,7 @@ class EmpiricalBayes:
 
     @torch.no_grad()
     def sample(self, fidelity: Fidelity, n: int, *, seed: int) -> Tensor:
-        """Draws of the encoder's densities, ``(n, observations, *Z.shape)``.
+        """Draws of the encoder's densities, ``(n, observations, *Z.shape)``, from noise in pairs of opposites.
 
         Parameters
         ----------
@@ -131,6 +136,7 @@ class EmpiricalBayes:
         seed : int
             Their seed.
         """
+        check_draws(n, 1, "n")
         parts = [belief.draw(n)[0] for _, belief in self._beliefs(fidelity, seed)]
         return torch.cat(parts, 1).unflatten(-1, self.prior.space.shape)
 
@@ -155,6 +161,7 @@ class EmpiricalBayes:
             Whether to return the second, tighter bound, by importance weights (Burda, Grosse and Salakhutdinov 2016,
             arXiv:1509.00519).
         """
+        check_draws(draws, 1)
         parts = []
         for part, belief in self._beliefs(fidelity, seed):
             _, terms = evidence_terms(belief, self.prior, part, draws)
@@ -164,13 +171,23 @@ class EmpiricalBayes:
     def _beliefs(self, fidelity: Any, seed: int) -> Iterator[tuple[Fidelity, Belief]]:
         """The observations in parts, each with what the encoder believes, under seeded random numbers."""
         check_observations(fidelity, self.prior)
+        if self.encoder.scores_only and not is_sufficient(fidelity):
+            raise ValueError(
+                "fidelity must have data and noise of the kind that the encoder was trained on, linear with the same "
+                "Gaussian noise for all observations"
+            )
         self.encoder.eval()
         index = torch.arange(len(fidelity.data), device=fidelity.data.device)
         with torch.random.fork_rng(devices=[index.device] if index.is_cuda else []):
             torch.manual_seed(seed)
             for rows in index.split(_PART):
                 part = fidelity.take(rows)
-                inputs = encoder_inputs(part, self.encoder.affine, self.prior.space.shape)
+                inputs = encoder_inputs(
+                    part,
+                    self.encoder.affine,
+                    self.prior.space.shape,
+                    scores_only=self.encoder.scores_only,
+                )
                 if inputs.shape[1] != len(self.encoder.shift):
                     raise ValueError(
                         "fidelity must have data and noise of the kind that the encoder was trained on, got "
@@ -182,6 +199,13 @@ class EmpiricalBayes:
         images = z.unflatten(-1, self.prior.space.shape)
         image = images if fidelity.batched else images[0]
         return to_element(self.prior.space, image) if fidelity.from_element else image
+
+
+def check_draws(count: Any, least: int, name: str = "draws") -> None:
+    """Raise a ValueError unless this is a number of draws."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < least:
+        what = "a positive integer" if least == 1 else f"an integer of at least {least}"
+        raise ValueError(f"{name} must be {what}, got {count!r}")
 
 
 def check_observations(fidelity: Any, prior: Any) -> None:

@@ -674,3 +674,48 @@ def test_curvature_with_weights_on_data_of_two_axes(few):
     z, p = torch.randn(2, 3, 3, dtype=torch.float64)
     curvature = problem.curvature["z"]({"z": z}, **problem.per_sample)
     assert torch.allclose((curvature.matrix() @ p[..., None])[..., 0], curvature.product(p))
+
+
+@pytest.mark.parametrize("noise", ["one", "per sample", "per datum", "masks"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_the_normaliser_of_gaussian_noise(noise, dtype):
+    Y = odl.rn(4) if dtype == torch.float64 else odl.cn(4)
+    A = odl.IdentityOperator(Y)
+    x, y = (torch.randn(3, 4, dtype=dtype, generator=torch.Generator().manual_seed(k)) for k in range(2))
+    sigma = {
+        "one": torch.tensor(0.3),
+        "per sample": torch.tensor([[0.2], [0.5], [2.0]]),
+        "per datum": torch.tensor([0.2, 0.5, 1.0, 2.0]),
+        "masks": torch.tensor([[0.2, torch.inf, 1.0, 2.0]] * 2 + [4 * [torch.inf]]),
+    }[noise].double()
+    fidelity = GaussianFidelity(A, y, sigma.flatten() if noise == "per sample" else sigma)
+    terms = torch.distributions.Normal(0.0, sigma.expand(3, 4).clamp_max(1e9))
+    residuals = (x - y).real, (x - y).imag if dtype.is_complex else None
+    density = sum(terms.log_prob(r) for r in residuals if r is not None)
+    expected = torch.where(sigma.isfinite(), density, 0.0).sum(1)
+    torch.testing.assert_close(-to_torch(fidelity)(x) - fidelity.log_normaliser, expected)
+    taken = fidelity.take(torch.tensor([2, 0])).log_normaliser
+    torch.testing.assert_close(taken, fidelity.log_normaliser[[2, 0]])
+
+
+@pytest.mark.parametrize("intensity", [None, 5.0])
+def test_the_normaliser_of_counts(intensity):
+    Y = odl.rn(4)
+    x = torch.rand(3, 4, dtype=torch.float64) + 0.5
+    y = torch.tensor([[0.0, 1.0, 2.0, 30.0]], dtype=torch.float64).expand(3, 4)
+    fidelity = PoissonFidelity(odl.IdentityOperator(Y), y, background=0.5, intensity=intensity)
+    rate = 0.5 + (x if intensity is None else 5.0 * torch.exp(-x))
+    expected = torch.distributions.Poisson(rate).log_prob(y).sum(1)
+    torch.testing.assert_close(-to_torch(fidelity)(x) - fidelity.log_normaliser, expected)
+    # all counts together have the probability one
+    line = PoissonFidelity(odl.IdentityOperator(odl.rn(1)), torch.arange(80.0, dtype=torch.float64)[:, None])
+    probability = (-to_torch(line)(torch.tensor([[3.0]], dtype=torch.float64)) - line.log_normaliser).exp()
+    assert float(probability.sum()) == pytest.approx(1)
+
+
+def test_the_normaliser_of_other_functionals_is_not_known():
+    Y = odl.rn(4)
+    fidelity = FunctionalFidelity(
+        odl.IdentityOperator(Y), odl.functionals.L1Norm(Y), torch.zeros(3, 4).double()
+    )
+    assert torch.equal(fidelity.log_normaliser, torch.zeros(3, dtype=torch.float64))

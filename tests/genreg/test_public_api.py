@@ -19,6 +19,7 @@ MODULES = [
     "genreg.demo",
     "genreg.density_ratio",
     "genreg.distillation",
+    "genreg.empirical_bayes",
     "genreg.evaluation",
     "genreg.fidelity",
     "genreg.flows",
