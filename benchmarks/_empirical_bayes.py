@@ -15,11 +15,11 @@ from genreg.empirical_bayes import ExactPosterior, GaussianGraphicalModel
 
 __all__ = [
     "GRAPHS",
-    "gaussian",
     "Observed",
     "Setting",
     "edge_f1",
     "frobenius",
+    "gaussian",
     "mixture",
     "observe",
     "pseudo_inverse",
@@ -139,7 +139,7 @@ def pseudo_inverse(observed: Observed) -> Tensor:
 
 
 def ridge(observed: Observed) -> Tensor:
-    """Tikhonov solutions with the identity, each with the parameter that generalised cross-validation chooses for it."""
+    """Tikhonov solutions with the identity, each with a parameter of its own by generalised cross-validation."""
     U, s, Vt = torch.linalg.svd(observed.matrix.double(), full_matrices=False)
     y = observed.fidelity.data.double()
     b = y @ U

@@ -38,7 +38,8 @@ def _gaussians(rows: list[dict[str, Any]]) -> str:
     lines = [
         "Gaussian graphical models. ELBO (of EM the evidence) and evidence: relative to that of the true prior.",
         "",
-        "| graph | p | n | m | σ | prior learned by | F1 of edges | edges (true) | error of Λ | MSE / oracle | ELBO | evidence | s |",
+        "| graph | p | n | m | σ | prior learned by | F1 of edges | edges (true) | error of Λ | MSE / oracle | ELBO "
+        "| evidence | s |",
         "|---" * 13 + "|",
     ]
     for r in rows:
@@ -54,7 +55,8 @@ def _mixtures(rows: list[dict[str, Any]]) -> str:
     lines = [
         "Mixtures of a chain (weight 0.6) and a random graph (0.4).",
         "",
-        "| p | n | m | σ | prior learned by | weight | F1, chain; random | error of Λ | MSE / oracle | ELBO | evidence | s |",
+        "| p | n | m | σ | prior learned by | weight | F1, chain; random | error of Λ | MSE / oracle | ELBO "
+        "| evidence | s |",
         "|---" * 12 + "|",
     ]
     for r in rows:

@@ -1,11 +1,12 @@
 """Empirical Bayes: priors and latent vectors from observations alone, against oracles and what knows no prior.
 
-Latent vectors z ~ N(0, Λ⁻¹) with a sparse Λ (a chain, a grid, a random graph) are observed as y = A z + σ ε, with a random
-A, square or with fewer rows. The prior is learned from the n observations: by expectation maximisation with the exact
-posterior, and by the alternation of Wang (2019, slides, "Solving inverse problems by VAE-like approaches") with encoders:
-independent components (the usual variational autoencoder), a full covariance, an inverse autoregressive flow. The graph is
-that of the graphical lasso with thresholds, chosen by BIC and refitted (`genreg.empirical_bayes.GraphicalLasso`); a row
-shows the lasso alone, λ by BIC. Then the same for mixtures of two Gaussians.
+Latent vectors z ~ N(0, Λ⁻¹) with a sparse Λ (a chain, a grid, a random graph) are observed as y = A z + σ ε, with a
+random A, square or with fewer rows. The prior is learned from the n observations: by expectation maximisation with the
+exact posterior, and by the alternation of Wang (2019, slides, "Solving inverse problems by VAE-like approaches") with
+encoders: independent components (the usual variational autoencoder), a full covariance, an inverse autoregressive
+flow. The graph is that of the graphical lasso with thresholds, chosen by BIC and refitted
+(`genreg.empirical_bayes.GraphicalLasso`); a row shows the lasso alone, λ by BIC. Then the same for mixtures of two
+Gaussians.
 
 Scores: F1 of the edges, relative error of Λ in the Frobenius norm, mean squared error of the latent vectors relative to
 the posterior mean under the true prior (the oracle), and of those that know no prior: the pseudo-inverse, ridge

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from genreg.empirical_bayes.coordinates import coordinates
 from genreg.empirical_bayes.exact import ExactPosterior, check_exact
-from genreg.empirical_bayes.fitting import coordinates
 from genreg.empirical_bayes.graphical import GaussianGraphicalModel
 from genreg.empirical_bayes.result import encoder_inputs
 from genreg.fidelity import GaussianFidelity

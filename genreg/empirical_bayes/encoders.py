@@ -22,30 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from genreg.empirical_bayes.beliefs import Belief, Diagonal, Full, Transformed
+from genreg.empirical_bayes.coordinates import Affine
 
 __all__ = ["Encoder", "EncoderConfig", "FullCovariance", "InverseAutoregressive", "MeanField"]
 
-_FLOOR = (
-    1e-6  # relative variance below which a direction of the scores says nothing, and deviation of a feature
-)
-
-
-class Affine(nn.Module):
-    """The map from u to z_0 + B u."""
-
-    centre: Tensor
-    basis: Tensor
-    log_det: Tensor
-
-    def __init__(self, centre: Tensor, basis: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("centre", centre)
-        self.register_buffer("basis", basis)
-        self.register_buffer("log_det", torch.linalg.slogdet(basis.double()).logabsdet.to(basis))
-
-    def forward(self, u: Tensor) -> Tensor:
-        """Return z."""
-        return self.centre + u @ self.basis.T
+# Relative variance below which a direction of the scores says nothing, and deviation below which a feature does not.
+_FLOOR = 1e-6
 
 
 class Encoder(nn.Module):

@@ -30,12 +30,12 @@ import torch
 from genreg._batches import batches
 from genreg._loop import check_every, drive
 from genreg.empirical_bayes._training import Run, Settings
-from genreg.empirical_bayes.encoders import Affine, EncoderConfig, FullCovariance
-from genreg.empirical_bayes.linearised import Linearised, is_sufficient
+from genreg.empirical_bayes.coordinates import coordinates
+from genreg.empirical_bayes.encoders import EncoderConfig, FullCovariance
+from genreg.empirical_bayes.linearised import is_sufficient
 from genreg.empirical_bayes.priors import Prior
 from genreg.empirical_bayes.result import EmpiricalBayes, check_observations, encoder_inputs
 from genreg.fidelity import Fidelity
-from genreg.operators import torch_device, torch_dtype
 
 __all__ = ["fit"]
 
@@ -188,14 +188,3 @@ def fit(
     if validation is not None:
         result.card["score"] = {"elbo": result.elbo(validation, seed=seed).mean().item()}
     return result
-
-
-def coordinates(fidelity: Fidelity, prior: Prior) -> Affine:
-    """The coordinates in which the posterior is white for the mean observation, see `encoders`."""
-    mean, covariance = prior.moments()
-    dtype, device = torch_dtype(prior.space), torch_device(prior.space)
-    centre = mean.to(device, dtype)
-    curvature = Linearised(fidelity.operator, centre.reshape(prior.space.shape)).curvature(fidelity)
-    precision = curvature + torch.linalg.inv(covariance.to(curvature))
-    basis = torch.linalg.inv(torch.linalg.cholesky(precision)).T
-    return Affine(centre, basis.to(dtype))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from genreg.empirical_bayes.beliefs import Belief
-from genreg.empirical_bayes.encoders import Affine, Encoder
+from genreg.empirical_bayes.coordinates import Affine
+from genreg.empirical_bayes.encoders import Encoder
 from genreg.empirical_bayes.linearised import Linearised, is_sufficient, real_data
 from genreg.empirical_bayes.priors import Prior
 from genreg.fidelity import Fidelity, GaussianFidelity
@@ -171,10 +172,10 @@ class EmpiricalBayes:
     def _beliefs(self, fidelity: Any, seed: int) -> Iterator[tuple[Fidelity, Belief]]:
         """The observations in parts, each with what the encoder believes, under seeded random numbers."""
         check_observations(fidelity, self.prior)
-        if self.encoder.scores_only and not is_sufficient(fidelity):
+        if self.encoder.scores_only and not self._same_noise(fidelity):
             raise ValueError(
-                "fidelity must have data and noise of the kind that the encoder was trained on, linear with the same "
-                "Gaussian noise for all observations"
+                "fidelity must have the noise that the encoder was trained with, the same for all observations, and a "
+                "linear operator"
             )
         self.encoder.eval()
         index = torch.arange(len(fidelity.data), device=fidelity.data.device)
@@ -194,6 +195,13 @@ class EmpiricalBayes:
                         f"{inputs.shape[1]} features in the place of {len(self.encoder.shift)}"
                     )
                 yield part, self.encoder(inputs)
+
+    def _same_noise(self, fidelity: Fidelity) -> bool:
+        """Whether an encoder that sees scores only knows the noise."""
+        if not is_sufficient(fidelity):
+            return False
+        found, known = fidelity.inverse_variance, self.encoder.affine.noise  # type: ignore[attr-defined]
+        return found.shape[1:] == known.shape[1:] and torch.allclose(found, known.expand_as(found))
 
     def _as_data(self, z: Tensor, fidelity: Fidelity) -> Any:
         images = z.unflatten(-1, self.prior.space.shape)

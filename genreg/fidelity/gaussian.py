@@ -91,7 +91,7 @@ class GaussianFidelity(Fidelity):
 
     @property
     def log_normaliser(self) -> Tensor:
-        r""":math:`\sum_i \tfrac12 \log 2 \pi \sigma_i^2` of the data measured, ``(B,)``, twice that for complex ones."""
+        r""":math:`\sum_i \tfrac12 \log 2 \pi \sigma_i^2` of what was measured, ``(B,)``, twice that if complex."""
         parts = 2 if self.data.is_complex() else 1
         terms = 0.5 * torch.log(2 * math.pi / self.inverse_variance)
         if self.white:

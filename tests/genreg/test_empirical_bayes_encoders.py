@@ -16,8 +16,7 @@ from genreg.empirical_bayes import (
     MeanField,
 )
 from genreg.empirical_bayes.beliefs import standard_draws
-from genreg.empirical_bayes.encoders import Affine
-from genreg.empirical_bayes.fitting import coordinates
+from genreg.empirical_bayes.coordinates import Affine, coordinates
 from genreg.empirical_bayes.linearised import Linearised, is_sufficient, real_data
 from genreg.empirical_bayes.result import encoder_inputs, evidence_terms
 from genreg.operators import fourier_sampling, gaussian_measurements

@@ -185,8 +185,11 @@ def test_an_encoder_of_other_observations():
     for trained, given in ((shared, masks), (masks, problem("few", n=30)), (masks, shared)):
         encoder = FullCovariance(hidden=(4,), amortised=True)
         result = fit(trained, graphical(), encoder, steps=1, **QUIET)
-        with pytest.raises(ValueError, match="data and noise of the kind that the encoder was trained on"):
+        with pytest.raises(ValueError, match=r"fidelity must have .*noise.* the encoder was trained"):
             result.infer(given)
+    result = fit(shared, graphical(), FullCovariance(hidden=()), steps=1, **QUIET)
+    with pytest.raises(ValueError, match="fidelity must have the noise that the encoder was trained with"):
+        result.infer(GaussianFidelity(shared.operator, shared.data, 2 * shared.noise_std))
     with pytest.raises(ValueError, match="A must act on the space of the prior"):
         result.infer(GaussianFidelity(Identity(odl.rn(3), odl.rn(3)), gaussian(3), 1.0))
     with pytest.raises(TypeError, match="fidelity must be a genreg Fidelity"):

@@ -1,0 +1,59 @@
+r"""Coordinates in which the posterior of an observation is white, at the start of a fit.
+
+With the mean :math:`z_0` and the covariance :math:`\Sigma_0` of the prior and the curvature H that the observations
+have in common (`linearised`), :math:`z = z_0 + B u` with :math:`B B^T = (H + \Sigma_0^{-1})^{-1}`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from genreg.empirical_bayes.linearised import Linearised, is_sufficient
+from genreg.empirical_bayes.priors import Prior
+from genreg.fidelity import Fidelity
+from genreg.operators import torch_device, torch_dtype
+
+__all__ = ["Affine", "coordinates"]
+
+
+class Affine(nn.Module):
+    """The map from u to z_0 + B u.
+
+    Parameters
+    ----------
+    centre : Tensor
+        z_0, ``(p,)``.
+    basis : Tensor
+        B, ``(p, p)``.
+    noise : Tensor, optional
+        1/σ² of the data, where it is the same for all observations.
+    """
+
+    centre: Tensor
+    basis: Tensor
+    log_det: Tensor
+    noise: Tensor
+
+    def __init__(self, centre: Tensor, basis: Tensor, noise: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("centre", centre)
+        self.register_buffer("basis", basis)
+        self.register_buffer("log_det", torch.linalg.slogdet(basis.double()).logabsdet.to(basis))
+        self.register_buffer("noise", centre.new_zeros(0) if noise is None else noise)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Return z."""
+        return self.centre + u @ self.basis.T
+
+
+def coordinates(fidelity: Fidelity, prior: Prior) -> Affine:
+    """The coordinates in which the posterior is white for the mean observation."""
+    mean, covariance = prior.moments()
+    dtype, device = torch_dtype(prior.space), torch_device(prior.space)
+    centre = mean.to(device, dtype)
+    curvature = Linearised(fidelity.operator, centre.reshape(prior.space.shape)).curvature(fidelity)
+    precision = curvature + torch.linalg.inv(covariance.to(curvature))
+    basis = torch.linalg.inv(torch.linalg.cholesky(precision)).T
+    noise = fidelity.inverse_variance[:1].clone() if is_sufficient(fidelity) else None  # type: ignore[attr-defined]
+    return Affine(centre, basis.to(dtype), noise)
