@@ -65,18 +65,18 @@ def main(arguments=None):
     truth = images(4 if options.quick else 50, seed=1)
     y = measured(truth, 2)
     learned = genreg.reconstruct(A, y, prior.joint_prior(), noise_std=NOISE, lam=1.0, progress=False)
-    shown = {"truth": truth, "learned from projections": learned.image}
+    shown = {"truth": truth, "from projections": learned.image}
     clean = empirical_bayes.GaussianGraphicalModel(
         X,
         mean="learned",
         means=unseen.flatten(1).double().mean(0, keepdim=True),
         precision=torch.linalg.inv(torch.cov(unseen.flatten(1).double().T) + 1e-4 * torch.eye(SIDE**2)),
     )
-    shown["Gaussian of the clean images"] = genreg.reconstruct(
+    shown["from clean images"] = genreg.reconstruct(
         A, y, clean.joint_prior(), noise_std=NOISE, lam=1.0, progress=False
     ).image
     rivals = {
-        "Tikhonov, gradient": genreg.Tikhonov(X, odl.Gradient(X)),
+        "Tikhonov": genreg.Tikhonov(X, odl.Gradient(X)),
         "total variation": genreg.TotalVariation(X, lower=0),
     }
     for name, rival in rivals.items():
