@@ -208,21 +208,25 @@ class GaussianGraphicalModel(Prior):
             Number of edges of all components, and the largest λ.
         """
         running = self.running
+        lives = running.weight >= _LEAST  # a component that nothing comes from stays as it is
         running = running._replace(weight=running.weight.clamp_min(_LEAST))
-        means = running.first / running.weight[:, None]
+        means = torch.where(lives[:, None], running.first / running.weight[:, None], self.means)
         if self.mean == "zero":
             means = torch.zeros_like(means)
         second, explained = running.moments(means)
+        second = torch.where(lives[:, None, None], second, torch.linalg.inv(self.matrices))
         worth = running.worth(n, second, explained).tolist()
         if self.estimator.lam == 0:  # the second moments have all ranks, whatever the observations are worth
             worth = [max(count, self.size) for count in worth]
-        found = []
-        for S, count, share in zip(second, worth, running.weight.tolist(), strict=True):
-            if sparse or n * share < self.size:
+        found, matrices = [], list(self.matrices)
+        for k, (S, count, share) in enumerate(zip(second, worth, running.weight.tolist(), strict=True)):
+            if lives[k] and (sparse or n * share < self.size):
                 found.append(self.estimator(S, count))
-            else:
+            elif lives[k]:
                 found.append(GraphicalLasso(lam=0.0, refit=False)(S, max(count, self.size)))
-        self.assign(running.weight, means, torch.stack([f.matrix for f in found]))
+            if lives[k]:
+                matrices[k] = found[-1].matrix
+        self.assign(running.weight, means, torch.stack(matrices))
         self.chosen.fill_(True)
         return {"edges": float(sum(f.edges for f in found)), "lam": max(f.lam for f in found)}
 

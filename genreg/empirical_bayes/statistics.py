@@ -51,7 +51,11 @@ class Statistics(NamedTuple):
 
     @classmethod
     def of_draws(cls, z: Tensor, responsibilities: Tensor) -> Statistics:
-        """Those of draws ``(S, N, p)`` of N posteriors, with the probabilities ``(S, N, K)`` of their components."""
+        """Those of draws ``(S, N, p)`` of N posteriors, with the probabilities ``(S, N, K)`` of their components.
+
+        The means of few draws vary more than posterior means, unless they come in pairs of opposites: `explained` is
+        then somewhat too large.
+        """
         z, r = z.double(), responsibilities.double()
         count, n, _ = z.shape
         sums = torch.einsum("snk,snp->knp", r, z) / count  # of each posterior

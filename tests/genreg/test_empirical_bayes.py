@@ -170,3 +170,25 @@ EYE = torch.eye(3, dtype=torch.float64)
 def test_bad_priors(space, options, error, message):
     with pytest.raises(error, match=message):
         GaussianGraphicalModel(space, **options)
+
+
+def test_a_component_that_nothing_comes_from_stays():
+    space = odl.rn(2)
+    far = torch.stack([torch.zeros(2), torch.full((2,), 1e3)]).double()
+    prior = GaussianGraphicalModel(
+        space, 2, mean="learned", precision=positive(2, 2), means=far, estimator=DENSE
+    )
+    before = prior.matrices[1].clone()
+    z = gaussian(1, 500, 2)
+
+    class Drawn:
+        gaussian = None
+
+        def __init__(self):
+            self.z = z
+
+    prior.absorb(Drawn(), 1.0)
+    prior.update(500)
+    assert torch.equal(prior.matrices[1], before) and torch.equal(prior.means[1], far[1])
+    assert 0 < prior.weights[1] < 2e-3
+    torch.testing.assert_close(prior.matrices[0], torch.linalg.inv(torch.cov(z[0].T, correction=0)))
