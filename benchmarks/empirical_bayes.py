@@ -23,7 +23,6 @@ import argparse
 import functools
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ from _empirical_bayes_report import draw, table
 from _posterior import report
 from torch import Tensor
 
+from genreg._loop import atomically
 from genreg.empirical_bayes import (
     ExactPosterior,
     FullCovariance,
@@ -56,17 +56,16 @@ from genreg.empirical_bayes import (
 
 BASE = Setting(50, 5000, 50, 0.1)
 ALL = ("lasso", "EM", "mean-field", "full", "flow")
-SOME = ("lasso", "EM", "full")
-SETTINGS: dict[str, tuple[Setting, tuple[str, ...]]] = {
-    "base": (BASE, ALL),
-    "p20": (Setting(20, 5000, 20, 0.1), ALL),
-    "p100": (Setting(100, 5000, 100, 0.1), SOME),
-    "n500": (BASE._replace(n=500), SOME),
-    "n10000": (BASE._replace(n=10000), SOME),
-    "m40": (BASE._replace(m=40), SOME),
-    "m25": (BASE._replace(m=25), SOME),
-    "noise": (BASE._replace(sigma=0.5), (*SOME, "flow")),
-    "noisier": (BASE._replace(sigma=1.0), SOME),
+SETTINGS = {
+    "base": BASE,
+    "p20": Setting(20, 5000, 20, 0.1),
+    "p100": Setting(100, 5000, 100, 0.1),
+    "n500": BASE._replace(n=500),
+    "n10000": BASE._replace(n=10000),
+    "m40": BASE._replace(m=40),
+    "m25": BASE._replace(m=25),
+    "noise": BASE._replace(sigma=0.5),
+    "noisier": BASE._replace(sigma=1.0),
 }
 MIXTURES = {"mixture": Setting(20, 5000, 20, 0.1), "mixture-noise": Setting(20, 5000, 20, 0.3)}
 ENCODERS = {"mean-field": MeanField, "full": FullCovariance, "flow": InverseAutoregressive}
@@ -132,39 +131,32 @@ def without_prior(observed: Observed) -> dict[str, float]:
 
 
 def compute(part: str, file: Path, *, quick: bool) -> None:
-    """The rows of a part, unless they are there."""
-    if file.exists():
-        return
-    rows = []
-    problems: dict[str, Callable[[], Observed]]
-    if part in SETTINGS:
-        setting, methods = SETTINGS[part]
-        setting = QUICK if quick else setting
-        problems = {graph: functools.partial(gaussian, graph, setting) for graph in GRAPHS}
-        if quick:
-            problems = {"chain": problems["chain"]}
-    else:
-        setting, methods = QUICK if quick else MIXTURES[part], ALL[1:]
-        problems = {"mixture": functools.partial(mixture, setting)}
-    for graph, make in problems.items():
-        observed = make()
-        common = {"part": part, "graph": graph, **setting._asdict(), "known": without_prior(observed)}
+    """The rows of a part, those that are not there yet."""
+    setting, methods = (SETTINGS[part], ALL) if part in SETTINGS else (MIXTURES[part], ALL[1:])
+    setting = QUICK if quick else setting
+    graphs = ["mixture"] if part in MIXTURES else ["chain"] if quick else list(GRAPHS)
+    rows: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+    for graph in graphs:
+        missing = [m for m in methods if not any((r["graph"], r["method"]) == (graph, m) for r in rows)]
+        if not missing:
+            continue
+        observed = mixture(setting) if graph == "mixture" else gaussian(graph, setting)
         true_edges = [int((matrix.triu(1) != 0).sum()) for matrix in observed.truth.matrices]
+        common = {"part": part, "graph": graph, **setting._asdict(), "known": without_prior(observed)}
         torch.save(list(observed.truth.matrices), file.with_name(f"{part}-{graph}-truth.pt"))
-        for method in methods:
+        for method in missing:
             keep = file.with_name(f"{part}-{graph}-{method}.pt")
-            steps = 60 if quick else 3000
-            rows.append(
-                common | {"true_edges": true_edges} | row(method, observed, len(true_edges), steps, keep)
-            )
-            last = rows[-1]
-            f1 = " ".join(f"{value:.3f}" for value in last["f1"])
+            found = row(method, observed, len(true_edges), 60 if quick else 3000, keep)
+            rows.append(common | {"true_edges": true_edges} | found)
+            f1 = " ".join(f"{value:.3f}" for value in found["f1"])
             print(
-                f"{part:14s} {graph:8s} {method:10s} F1 {f1}  error {last['error'][0]:.3f}  MSE {last['mse']:.4f}  "
-                f"ELBO {last['elbo']:+.4f}  {last['seconds']:.0f} s",
+                f"{part:14s} {graph:8s} {method:10s} F1 {f1}  error {found['error'][0]:.3f}  "
+                f"MSE {found['mse']:.4f}  ELBO {found['elbo']:+.4f}  {found['seconds']:.0f} s",
                 flush=True,
             )
-    file.write_text(json.dumps(rows))
+            order = [*GRAPHS, "mixture"]
+            rows.sort(key=lambda r: (order.index(r["graph"]), ALL.index(r["method"])))
+            atomically(file, lambda target: target.write_text(json.dumps(rows)))
 
 
 def main(arguments: list[str] | None = None) -> None:

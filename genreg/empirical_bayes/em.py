@@ -112,7 +112,7 @@ def expectation_maximisation(
     prior.begin(rough, affine.basis @ affine.basis.T, seed=seed)
     rows = torch.arange(n, device=fidelity.data.device).split(_PART)
     history: list[dict[str, Any]] = []
-    status = EMStatus.MAX_ITER
+    status, sparse = EMStatus.MAX_ITER, dense == 0
     bar = tqdm(total=max_iter, desc="EM", disable=not progress, mininterval=1.0)
     with bar:
         for _ in range(max_iter):
@@ -124,11 +124,12 @@ def expectation_maximisation(
                 evidence += float(posterior.log_evidence.sum()) / n
             before = history[-1]["log_evidence"] if history else -math.inf
             settled = abs(evidence - before) <= tol
-            sparse, dense = len(history) >= dense, 0 if settled else dense
+            if settled and sparse:  # what the last update, of a sparse prior, has changed
+                status = EMStatus.CONVERGED
+            sparse = sparse or settled or len(history) >= dense
             history.append({"log_evidence": evidence, **prior.update(n, sparse=sparse)})
             bar.update()
             bar.set_postfix(log_evidence=f"{evidence:.5g}")
-            if settled and sparse:
-                status = EMStatus.CONVERGED
+            if status == EMStatus.CONVERGED:
                 break
     return EMResult(prior, status, history)

@@ -255,3 +255,21 @@ def test_bad_numbers(change, message):
         expectation_maximisation(
             GaussianFidelity(Identity(X, X), gaussian(2, 3), 1.0), GaussianGraphicalModel(X, estimator=DENSE)
         )
+
+
+def test_it_does_not_end_with_the_first_graph():
+    """Fewer data than unknowns: without a graph the evidence soon settles, but the graph has only begun."""
+    generator = torch.Generator().manual_seed(1)
+    p, m, n = 8, 6, 3000
+    tie = torch.full((p - 1,), -0.45, dtype=torch.float64)
+    matrix = torch.eye(p, dtype=torch.float64) + torch.diag(tie, 1) + torch.diag(tie, -1)
+    Z = odl.rn(p)
+    z = GaussianGraphicalModel(Z, precision=matrix).sample(n, seed=0)
+    A = torch.randn(m, p, generator=generator, dtype=torch.float64)
+    y = z @ A.T + 0.1 * torch.randn(n, m, generator=generator, dtype=torch.float64)
+    operator = odl.MatrixOperator(A.numpy(), domain=Z, range=odl.rn(m))
+    prior = GaussianGraphicalModel(Z)
+    found = expectation_maximisation(GaussianFidelity(operator, y, 0.1), prior, tol=1e-4, progress=False)
+    with_graph = [entry["log_evidence"] for entry in found.history if entry["lam"] > 0]
+    assert found.status == EMStatus.CONVERGED and found.history[0]["lam"] == 0
+    assert len(with_graph) > 3 and abs(with_graph[-1] - with_graph[-2]) <= 1e-4
