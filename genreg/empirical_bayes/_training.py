@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 
 from genreg._loop import Plan, State
 from genreg.empirical_bayes.encoders import Encoder
-from genreg.empirical_bayes.priors import Prior
+from genreg.empirical_bayes.priors import Drawn, Prior
 from genreg.empirical_bayes.result import evidence_terms
 from genreg.fidelity import Fidelity
 
-__all__ = ["Drawn", "Run", "Settings"]
+__all__ = ["Run", "Settings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,6 @@ class Settings(Plan):
 
     integers: ClassVar[tuple[str, ...]] = (*Plan.integers, "n_critic", "draws", "dense")
     positive: ClassVar[tuple[str, ...]] = (*Plan.positive, "n_critic", "draws", "memory", "clip")
-
     non_negative: ClassVar[tuple[str, ...]] = (*Plan.non_negative, "dense")
 
     n_critic: int
@@ -34,31 +34,6 @@ class Settings(Plan):
     dense: int
     memory: int | None
     clip: float | None
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Draws of beliefs, and their moments where these are Gaussian."""
-
-    z: Tensor
-    gaussian: tuple[Tensor, Tensor] | None
-
-
-class _Pair(nn.Module):
-    """Encoder and prior, which a checkpoint holds together."""
-
-    def __init__(self, encoder: Encoder, prior: Prior) -> None:
-        super().__init__()
-        self.encoder, self.prior = encoder, prior
-
-    @property
-    def config(self) -> _Pair:
-        """What has `to_dict`."""
-        return self
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what two runs that continue each other must agree on."""
-        return {"encoder": self.encoder.config.to_dict(), "prior": self.prior.to_dict()}
 
 
 class Run(State):
@@ -74,8 +49,8 @@ class Run(State):
         self.n = len(inputs)
         self.weights = list(encoder.parameters())
         self.optimiser = torch.optim.Adam(self.weights, lr=settings.lr)
-        pair = _Pair(encoder, prior)
-        super().__init__(pair, settings, [self.optimiser, *prior.optimisers], self.weights)
+        both = nn.ModuleDict({"encoder": encoder, "prior": prior})  # a checkpoint holds them together
+        super().__init__(both, settings, [self.optimiser, *prior.optimisers], self.weights)
         self.last: dict[str, float] = {}
 
     def advance(self, images: Callable[[int], Tensor]) -> dict[str, Tensor]:
@@ -96,6 +71,13 @@ class Run(State):
             sparse = self.step > self.settings.dense * self.settings.n_critic
             self.last = self.prior.update(self.n, sparse=sparse)
         return losses
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint and a run must agree on."""
+        return dataclasses.asdict(self.settings) | {
+            "encoder": self.encoder.config.to_dict(),
+            "prior": self.prior.to_dict(),
+        }
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint.

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from genreg.empirical_bayes.coordinates import coordinates
+from genreg.empirical_bayes.coordinates import coordinates, encoder_inputs
 from genreg.empirical_bayes.exact import ExactPosterior, check_exact
 from genreg.empirical_bayes.graphical import GaussianGraphicalModel
-from genreg.empirical_bayes.result import encoder_inputs
 from genreg.fidelity import GaussianFidelity
 from genreg.solvers.advised import Advised
 
@@ -107,8 +106,8 @@ def expectation_maximisation(
         raise ValueError(f"dense must be a non-negative integer, got {dense!r}")
     n = len(fidelity.data)
     prior.check(n)
-    affine = coordinates(fidelity, prior)
-    rough = affine(encoder_inputs(fidelity, affine, prior.space.shape, scores_only=True))
+    affine, seen = coordinates(fidelity, prior)
+    rough = affine(encoder_inputs(fidelity, affine, seen, scores_only=True))
     prior.begin(rough, affine.basis @ affine.basis.T, seed=seed)
     rows = torch.arange(n, device=fidelity.data.device).split(_PART)
     history: list[dict[str, Any]] = []
@@ -119,7 +118,7 @@ def expectation_maximisation(
             prior.forget()
             evidence = 0.0
             for index in rows:
-                posterior = ExactPosterior(fidelity.take(index), prior)
+                posterior = ExactPosterior(fidelity.take(index), prior, seen)
                 prior.absorb_statistics(posterior.statistics(), len(index) / n)
                 evidence += float(posterior.log_evidence.sum()) / n
             before = history[-1]["log_evidence"] if history else -math.inf

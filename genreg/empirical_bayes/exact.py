@@ -41,6 +41,8 @@ class ExactPosterior:
         The observations, n of them, by a linear operator A: Z -> Y.
     prior : GaussianGraphicalModel
         The prior, K components.
+    linearised : Linearised, optional
+        The matrix of A, where it is known from before.
 
     Attributes
     ----------
@@ -56,12 +58,18 @@ class ExactPosterior:
         Gaussian graphical model.
     """
 
-    def __init__(self, fidelity: GaussianFidelity, prior: GaussianGraphicalModel) -> None:
+    def __init__(
+        self,
+        fidelity: GaussianFidelity,
+        prior: GaussianGraphicalModel,
+        linearised: Linearised | None = None,
+    ) -> None:
         check_exact(fidelity, prior)
         self.fidelity, self.prior = fidelity, prior
         space, A = prior.space, fidelity.operator
-        centre = prior.means.new_zeros(space.shape).to(prior.factor)
-        J = Linearised(A, centre).jacobian.double()
+        if linearised is None:
+            linearised = Linearised(A, prior.factor.new_zeros(space.shape))
+        J = linearised.jacobian.double()
         y = real_data(fidelity.data).double()
         W = real_precision(fidelity).double()  # (n or 1, m)
         residual = y[:, None] - prior.means @ J.T  # (n, K, m)

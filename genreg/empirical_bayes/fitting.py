@@ -30,11 +30,11 @@ import torch
 from genreg._batches import batches
 from genreg._loop import check_every, drive
 from genreg.empirical_bayes._training import Run, Settings
-from genreg.empirical_bayes.coordinates import coordinates
+from genreg.empirical_bayes.coordinates import coordinates, encoder_inputs
 from genreg.empirical_bayes.encoders import EncoderConfig, FullCovariance
 from genreg.empirical_bayes.linearised import is_sufficient
 from genreg.empirical_bayes.priors import Prior
-from genreg.empirical_bayes.result import EmpiricalBayes, check_observations, encoder_inputs
+from genreg.empirical_bayes.result import EmpiricalBayes, check_observations
 from genreg.fidelity import Fidelity
 
 __all__ = ["fit"]
@@ -148,11 +148,11 @@ def fit(
         )
     n = len(fidelity.data)
     prior.check(n)
-    affine = coordinates(fidelity, prior)
-    rough = affine(encoder_inputs(fidelity, affine, prior.space.shape, scores_only=True))
+    affine, seen = coordinates(fidelity, prior)
+    rough = affine(encoder_inputs(fidelity, affine, seen, scores_only=True))
     prior.begin(rough, affine.basis @ affine.basis.T, seed=seed)
-    affine = coordinates(fidelity, prior)
-    inputs = encoder_inputs(fidelity, affine, prior.space.shape, scores_only=is_sufficient(fidelity))
+    affine, seen = coordinates(fidelity, prior)
+    inputs = encoder_inputs(fidelity, affine, seen, scores_only=is_sufficient(fidelity))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed_of(0))
         network = config.build(affine, inputs)

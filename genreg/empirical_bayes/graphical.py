@@ -16,7 +16,7 @@ from torch import Tensor
 from genreg.empirical_bayes._mixture_start import mixture_of
 from genreg.empirical_bayes.graphical_lasso import GraphicalLasso
 from genreg.empirical_bayes.image_models import ConstantImage, GaussianImage
-from genreg.empirical_bayes.priors import Believed, Prior
+from genreg.empirical_bayes.priors import Drawn, Prior
 from genreg.empirical_bayes.statistics import Statistics
 from genreg.generator import Generator
 from genreg.operators import DenseCholeskyPrecision, torch_device, torch_dtype
@@ -26,6 +26,7 @@ from genreg.regularisers import JointPrior
 __all__ = ["GaussianGraphicalModel"]
 
 _LEAST = 1e-3  # weight that a component keeps
+_DENSE = GraphicalLasso(lam=0.0, refit=False)
 
 
 class GaussianGraphicalModel(Prior):
@@ -93,8 +94,8 @@ class GaussianGraphicalModel(Prior):
         shares = torch.ones(K, **double) if weights is None else _checked(weights, "weights", (K,))
         if not bool((shares > 0).all()):
             raise ValueError(f"weights must be positive, got {shares.tolist()}")
-        given = precision is not None or means is not None
         # whether precisions or means were given, or learned, to start from: part of the state
+        given = precision is not None or means is not None
         self.register_buffer("chosen", torch.tensor(given, device=device))
         shapes: dict[str, tuple[int, ...]] = {"weights": (K,), "means": (K, p), "matrices": (K, p, p)}
         for name, shape in shapes.items():
@@ -162,19 +163,19 @@ class GaussianGraphicalModel(Prior):
         off = self.means - mean
         return mean, torch.einsum("k,kij->ij", self.weights, within) + (off.T * self.weights) @ off
 
-    def statistics(self, believed: Believed) -> Statistics:
+    def statistics(self, drawn: Drawn) -> Statistics:
         """Expected sufficient statistics of posteriors, in closed form where these are Gaussian and K = 1."""
-        if self.components == 1 and believed.gaussian is not None:
-            mean, covariance = believed.gaussian
+        if self.components == 1 and drawn.gaussian is not None:
+            mean, covariance = drawn.gaussian
             covariance = covariance.reshape(-1, 1, self.size, self.size)
             return Statistics.of_gaussians(mean.new_ones(len(mean), 1), mean[:, None], covariance)
-        z = believed.z.detach()
+        z = drawn.z.detach()
         with torch.no_grad():
             return Statistics.of_draws(z, self.log_probs(z.unflatten(-1, self.space.shape)).softmax(-1))
 
-    def absorb(self, believed: Believed, share: float) -> None:
+    def absorb(self, drawn: Drawn, share: float) -> None:
         """Take posteriors into the running averages of the sufficient statistics."""
-        self.absorb_statistics(self.statistics(believed), share)
+        self.absorb_statistics(self.statistics(drawn), share)
 
     def absorb_statistics(self, statistics: Statistics, share: float) -> None:
         """Take sufficient statistics into the running averages; early ones count as much as later ones."""
@@ -216,16 +217,13 @@ class GaussianGraphicalModel(Prior):
         second, explained = running.moments(means)
         second = torch.where(lives[:, None, None], second, torch.linalg.inv(self.matrices))
         worth = running.worth(n, second, explained).tolist()
-        if self.estimator.lam == 0:  # the second moments have all ranks, whatever the observations are worth
-            worth = [max(count, self.size) for count in worth]
         found, matrices = [], list(self.matrices)
-        for k, (S, count, share) in enumerate(zip(second, worth, running.weight.tolist(), strict=True)):
-            if lives[k] and (sparse or n * share < self.size):
-                found.append(self.estimator(S, count))
-            elif lives[k]:
-                found.append(GraphicalLasso(lam=0.0, refit=False)(S, max(count, self.size)))
-            if lives[k]:
-                matrices[k] = found[-1].matrix
+        for k in lives.nonzero().flatten().tolist():
+            estimator = self.estimator if sparse or n * running.weight[k] < self.size else _DENSE
+            # without a penalty it is enough that second moments have all ranks, as those of posteriors have
+            count = max(worth[k], self.size) if estimator.lam == 0 else worth[k]
+            found.append(estimator(second[k], count))
+            matrices[k] = found[-1].matrix
         self.assign(running.weight, means, torch.stack(matrices))
         self.chosen.fill_(True)
         return {"edges": float(sum(f.edges for f in found)), "lam": max(f.lam for f in found)}

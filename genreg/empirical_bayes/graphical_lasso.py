@@ -198,9 +198,7 @@ class GraphicalLasso:
     def _refitted(self, R: Tensor, n: float, support: Tensor, lam: float) -> SparsePrecision:
         """The precision of the best of some graphs ``(K, p, p)``, without a penalty."""
         found = covariance_selection(R, support, tol=1e-2 / n)  # the criterion to 1e-2
-        edges = (
-            (support.sum((1, 2)) - len(R)) // 2
-        ).double()  # integers times a number are of single precision
+        edges = support.sum((1, 2)).sub(len(R)).double() / 2
         bic = n * found.value + edges * self._price(n, len(R))
         bic = torch.where(found.converged, bic, torch.inf)
         k = int(bic.argmin())

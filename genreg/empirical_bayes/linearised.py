@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from genreg.fidelity import Fidelity, GaussianFidelity
+from genreg.fidelity.base import trailing
 from genreg.operators import to_torch
 from genreg.operators.jacobian import jacobian
 
@@ -54,8 +55,7 @@ def real_precision(fidelity: GaussianFidelity) -> Tensor:
     data, precision = fidelity.data, fidelity.inverse_variance
     if shared_noise(fidelity):
         data, precision = data[:1], precision[:1]
-    precision = precision.reshape(len(precision), *precision.shape[1:], *(1,) * (data.ndim - precision.ndim))
-    precision = precision.expand(data.shape)
+    precision = torch.as_tensor(trailing(precision, data)).expand(data.shape)
     return real_data(torch.complex(precision, precision) if data.is_complex() else precision)
 
 

@@ -8,7 +8,8 @@ likely, :math:`\max_\theta \mathrm{E}\, \mathrm{E}_{q(z \mid y)} \log p_\theta(z
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from odl.core.space.base_tensors import TensorSpace
@@ -17,10 +18,11 @@ from torch.distributions import Distribution
 
 from genreg.operators import torch_device, torch_dtype
 
-__all__ = ["Believed", "DistributionPrior", "Prior"]
+__all__ = ["DistributionPrior", "Drawn", "Prior"]
 
 
-class Believed(Protocol):
+@dataclass(frozen=True)
+class Drawn:
     """What posteriors q(z | y) of N observations say about z.
 
     Attributes
@@ -31,13 +33,8 @@ class Believed(Protocol):
         Means ``(N, p)`` and covariances, ``(p, p)`` or ``(N, p, p)``, where q is Gaussian.
     """
 
-    @property
-    def z(self) -> Tensor:
-        """Draws."""
-
-    @property
-    def gaussian(self) -> tuple[Tensor, Tensor] | None:
-        """Means and covariances, or None."""
+    z: Tensor
+    gaussian: tuple[Tensor, Tensor] | None = None
 
 
 class Prior(nn.Module):
@@ -79,12 +76,12 @@ class Prior(nn.Module):
         """Mean ``(p,)`` and covariance ``(p, p)``, for coordinates to work in."""
 
     @abstractmethod
-    def absorb(self, believed: Believed, share: float) -> None:
+    def absorb(self, drawn: Drawn, share: float) -> None:
         """Take in posteriors of some observations.
 
         Parameters
         ----------
-        believed : Believed
+        drawn : Drawn
             What they say.
         share : float
             Part of the memory that they fill, in (0, 1].
@@ -200,10 +197,10 @@ class DistributionPrior(Prior):
         z = self.sample(100 * self.size, seed=0).flatten(1).double()
         return z.mean(0), torch.cov(z.T).reshape(self.size, self.size)
 
-    def absorb(self, believed: Believed, share: float) -> None:
+    def absorb(self, drawn: Drawn, share: float) -> None:
         """Keep the draws of a batch, in the place of those before, or after `forget` beside them."""
         kept = self._absorbed if self._collects else []
-        self._absorbed = [*kept, believed.z.detach().flatten(0, 1)]
+        self._absorbed = [*kept, drawn.z.detach().flatten(0, 1)]
 
     def forget(self) -> None:
         """Forget the draws, and keep all from here to the next update."""

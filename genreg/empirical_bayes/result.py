@@ -10,38 +10,16 @@ import torch
 from torch import Tensor
 
 from genreg.empirical_bayes.beliefs import Belief
-from genreg.empirical_bayes.coordinates import Affine
+from genreg.empirical_bayes.coordinates import encoder_inputs
 from genreg.empirical_bayes.encoders import Encoder
-from genreg.empirical_bayes.linearised import Linearised, is_sufficient, real_data
+from genreg.empirical_bayes.linearised import Linearised, is_sufficient
 from genreg.empirical_bayes.priors import Prior
-from genreg.fidelity import Fidelity, GaussianFidelity
+from genreg.fidelity import Fidelity
 from genreg.operators import to_element, to_torch
 
-__all__ = ["EmpiricalBayes", "Inferred", "encoder_inputs", "evidence_terms"]
+__all__ = ["EmpiricalBayes", "Inferred", "evidence_terms"]
 
 _PART = 1000  # observations treated at a time outside of training
-
-
-def encoder_inputs(
-    fidelity: Fidelity, affine: Affine, shape: tuple[int, ...], *, scores_only: bool
-) -> Tensor:
-    """What an encoder sees of observations, ``(n, p + d)``: scores, or scores, data and noise.
-
-    Each row depends on its observation only, so that a part of the observations gives a part of the rows.
-    """
-    scores = Linearised(fidelity.operator, affine.centre.reshape(shape)).scores(fidelity) @ affine.basis
-    if scores_only:
-        return scores
-    data = real_data(fidelity.data)
-    if not isinstance(fidelity, GaussianFidelity):
-        return torch.cat([scores, data], 1)
-    root = fidelity.inverse_variance.sqrt()
-    if not fidelity.white:
-        root = root.expand(fidelity.data.shape)
-        data = torch.where(
-            real_data(torch.complex(root, root) if fidelity.data.is_complex() else root) > 0, data, 0.0
-        )
-    return torch.cat([scores, data, root.reshape(len(data), -1)], 1)
 
 
 def evidence_terms(belief: Belief, prior: Prior, fidelity: Fidelity, draws: int) -> tuple[Tensor, Tensor]:
@@ -126,7 +104,7 @@ class EmpiricalBayes:
 
     @torch.no_grad()
     def sample(self, fidelity: Fidelity, n: int, *, seed: int) -> Tensor:
-        """Draws of the encoder's densities, ``(n, observations, *Z.shape)``, from noise in pairs of opposites.
+        """Independent draws of the encoder's densities, ``(n, observations, *Z.shape)``.
 
         Parameters
         ----------
@@ -138,7 +116,8 @@ class EmpiricalBayes:
             Their seed.
         """
         check_draws(n, 1, "n")
-        parts = [belief.draw(n)[0] for _, belief in self._beliefs(fidelity, seed)]
+        # noise comes in pairs of opposites, the first of all of them first
+        parts = [belief.draw(2 * n)[0][:n] for _, belief in self._beliefs(fidelity, seed)]
         return torch.cat(parts, 1).unflatten(-1, self.prior.space.shape)
 
     @torch.no_grad()
@@ -178,17 +157,14 @@ class EmpiricalBayes:
                 "linear operator"
             )
         self.encoder.eval()
+        affine = self.encoder.affine
+        seen = Linearised(fidelity.operator, affine.centre.reshape(self.prior.space.shape))
         index = torch.arange(len(fidelity.data), device=fidelity.data.device)
         with torch.random.fork_rng(devices=[index.device] if index.is_cuda else []):
             torch.manual_seed(seed)
             for rows in index.split(_PART):
                 part = fidelity.take(rows)
-                inputs = encoder_inputs(
-                    part,
-                    self.encoder.affine,
-                    self.prior.space.shape,
-                    scores_only=self.encoder.scores_only,
-                )
+                inputs = encoder_inputs(part, affine, seen, scores_only=self.encoder.scores_only)
                 if inputs.shape[1] != len(self.encoder.shift):
                     raise ValueError(
                         "fidelity must have data and noise of the kind that the encoder was trained on, got "

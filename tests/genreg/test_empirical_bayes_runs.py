@@ -108,7 +108,7 @@ def test_a_checkpoint_of_another_start_is_refused(tmp_path):
     assert not same(first, fit(fidelity, graphical(), encoder, steps=4, seed=1, **QUIET))
     with pytest.raises(ValueError, match="another run: lr was"):
         fit(fidelity, graphical(), encoder, steps=4, lr=0.1, checkpoint=file, resume=True, **QUIET)
-    with pytest.raises(ValueError, match="another run: architecture was"):
+    with pytest.raises(ValueError, match="another run: encoder was"):
         fit(fidelity, graphical(), MeanField(), steps=4, checkpoint=file, resume=True, **QUIET)
     moved = GaussianGraphicalModel(X, precision=chain(5), estimator=prior.estimator)
     for other in (prior, moved):  # the first one is trained by now
