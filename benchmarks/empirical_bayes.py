@@ -5,8 +5,8 @@ random A, square or with fewer rows. The prior is learned from the n observation
 exact posterior, and by the alternation of Wang (2019, slides, "Solving inverse problems by VAE-like approaches") with
 encoders: independent components (the usual variational autoencoder), a full covariance, an inverse autoregressive
 flow. The graph is that of the graphical lasso with thresholds, chosen by BIC and refitted
-(`genreg.empirical_bayes.GraphicalLasso`); a row shows the lasso alone, λ by BIC. Encoders take 3,000 steps. Then the same for
-mixtures of two Gaussians, with 9,000 steps.
+(`genreg.empirical_bayes.GraphicalLasso`); a row shows the lasso alone, λ by BIC. Encoders
+take 3,000 steps. Then the same for mixtures of two Gaussians, with 9,000 steps.
 
 Scores: F1 of the edges, relative error of Λ in the Frobenius norm, mean squared error of the latent vectors relative to
 the posterior mean under the true prior (the oracle), and of those that know no prior: the pseudo-inverse, ridge
