@@ -60,6 +60,8 @@ class Regulariser(Functional):
         Maps the blocks to the image.
     parameters : dict of str to float or Tensor
         Parameters such as μ; a tensor has one for every sample, ``(B,)``.
+    lengths : dict of str to float
+        Units of length of blocks that are known beforehand, see `solvers.Objective`.
     solver : callable
         ``solver(problem, init, ...)`` for the problems of this regulariser, unless the user names another.
     """
@@ -67,6 +69,7 @@ class Regulariser(Functional):
     blocks: tuple[str, ...]
     image: odl.Operator
     parameters: Mapping[str, float | Tensor] = {}
+    lengths: Mapping[str, float] = {}
     solver: Any = staticmethod(gradient_descent)
 
     @abstractmethod
@@ -155,7 +158,8 @@ class Regulariser(Functional):
 
         proximable = {name: g.scaled(lam) for name, g in self.proximable(**parameters).items()}
         per_sample = {**fidelity.per_sample, "lam": lam, **parameters}
-        return Objective(smooth, block_spaces(domain, self.blocks), proximable, per_sample)
+        spaces = block_spaces(domain, self.blocks)
+        return Objective(smooth, spaces, proximable, per_sample, lengths=self.lengths)
 
     def parameters_of(self, lam: Tensor) -> dict[str, Tensor]:
         """The parameters as tensors ``(B,)``, of the kind of `lam`.
