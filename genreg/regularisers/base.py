@@ -180,6 +180,35 @@ class Regulariser(Functional):
                 )
         return {name: p.expand(len(lam)) for name, p in tensors.items()}
 
+    def lam_scale(self, fidelity: Fidelity, blocks: Blocks, **parameters: Tensor) -> Tensor:
+        """A λ of the right order, ``(B,)``, around which the principles of parameter choice search.
+
+        1 in the base: R is the negative logarithm of a density, of order 1 in λ whatever the units of image and data.
+
+        Parameters
+        ----------
+        fidelity : Fidelity
+            The data, B samples.
+        blocks : dict of str to Tensor
+            Starting point of every sample, ``(B, *shape)``.
+        **parameters : Tensor
+            All parameters of R for every sample, ``(B,)``.
+        """
+        return torch.ones_like(fidelity.expected)
+
+    def balanced(self, fidelity: Fidelity, blocks: Blocks, **parameters: Tensor) -> Tensor:
+        """The λ that makes both terms equal, ``(B,)``: what is expected of the fidelity over R(v; θ) of these blocks.
+
+        It has the units that λ must have. 1 where that is no positive number.
+        """
+        with torch.no_grad():
+            expected, R = fidelity.expected, self.value_of(blocks, **parameters)
+            if bool(expected.isnan().any()):  # the noise is not known
+                zero = torch.zeros_like(fidelity.rough())
+                expected = torch.where(expected.isnan(), to_torch(fidelity)(zero), expected)
+            ratio = (expected / R).to(expected.dtype)
+        return torch.where(torch.isfinite(ratio) & (ratio > 0), ratio, 1.0)
+
     def value_of(self, blocks: Blocks, **parameters: float | Tensor) -> Tensor:
         """R(v; θ), ``(B,)``."""
         parts = self.proximable(**parameters).items()
