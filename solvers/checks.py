@@ -126,7 +126,11 @@ class Checks:
 
         units = torch.finfo(after.smooth.dtype).eps * (2 * update.line_search.slack + 10)
         if is_monotone(update):
-            highest = before.value + units * _magnitude(before)
+            d = after.blocks[block] - before.blocks[block]
+            slope, end = (inner(state.gradients[block], d) for state in (before, after))
+            equal = update.line_search.equal(before.smooth, after.smooth, slope, end - slope)
+            rounding = torch.where(equal, (after.smooth - before.smooth).abs(), 0)
+            highest = before.value + units * _magnitude(before) + rounding
             _require(
                 ~running | (after.value <= highest),
                 samples,

@@ -104,11 +104,12 @@ class LevenbergMarquardt:
         d = trial.step
         slope, change = inner(gradient, d), inner(trial.bend, d)
         highest, steepest = state.smooth + 1e-4 * slope, -1.9998 * slope
-        accepted = self.line_search.accept(state.smooth, trial.smooth, highest, change, steepest)
+        accepted = self.line_search.accept(state.smooth, trial.smooth, highest, slope, change, steepest)
         accepted = accepted & (slope < 0)  # a step lost in the rounding of v is none
 
         fall = state.smooth - trial.smooth
-        gain = torch.where(self.line_search.equal(state.smooth, trial.smooth), 1.0, fall / promised)
+        equal = self.line_search.equal(state.smooth, trial.smooth, slope, change)
+        gain = torch.where(equal, 1.0, fall / promised)
         shrunk = (mu * (1 - (2 * gain.clamp(0, 1) - 1) ** 3).clamp_min(0.1)).clamp_min(self.smallest)
         growth = memory[:, 0]
         far = (fall >= self.fresh * trial.smooth.abs()) | (self.fresh == 0)

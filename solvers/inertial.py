@@ -80,13 +80,13 @@ class Inertial:
         slope, change, step_sq = inner(gradient, d), inner(trial.bend, d), inner(d, d)
 
         highest, steepest = state.smooth + slope + step_sq / (2 * tau), step_sq / tau
-        bounded = search.accept(state.smooth, trial.smooth, highest, change, steepest)
+        bounded = search.accept(state.smooth, trial.smooth, highest, slope, change, steepest)
         # As a bound on <∇H(v⁺) - ∇H(v), d>, the second-order form of "does not rise": g(v⁺) - g(v) ≤ <s, d> with the
         # subgradient s of g at v⁺. The difference of the values themselves may be wrong by their rounding, which
         # must not end the momentum.
         unit = torch.finfo(tau.dtype).eps * state.value.abs()
         level = torch.maximum(2 * inner(pull, d) / tau, 2 * (unit - slope - trial.rise))
-        falls = search.accept(state.smooth, trial.smooth, state.smooth - trial.rise, change, level)
+        falls = search.accept(state.smooth, trial.smooth, state.smooth - trial.rise, slope, change, level)
         inert = (beta > 0) & (inner(last, last) > 0)
         # Without inertia a bounded step falls, unless the prox is inexact: then wait for a better one.
         still = trial.smooth - state.smooth + trial.rise <= 10 * unit

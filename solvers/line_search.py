@@ -15,9 +15,11 @@ after a success;
 :math:`10^{-4} \|d\|^2 / (2 \tau)` (monotone SpaRSA).
 
 Near a minimiser both differences drown in rounding. A trial whose value is within some ten units of rounding
-of :math:`|H|` is therefore judged by gradients instead, :math:`\langle \nabla H(v^+) - \nabla H(v), d \rangle
-\le \|d\|^2 / \tau` (or ≤ 1.9999 times that, for the spectral rule): the same condition to second order,
-without cancellation. So float32 does not stall at the optimum, and values do not drift upwards.
+of :math:`|H|`, or differs by far more than the slopes at both ends allow (where H is a small difference of large
+numbers, its rounding is larger), is therefore judged by gradients instead,
+:math:`\langle \nabla H(v^+) - \nabla H(v), d \rangle \le \|d\|^2 / \tau` (or ≤ 1.9999 times that, for the spectral
+rule): the same condition to second order, without cancellation. So float32 does not stall at the optimum, and values
+do not drift upwards.
 
 References
 ----------
@@ -109,7 +111,13 @@ class Backtracking:
         return value + slope + quadratic, step_sq / tau
 
     def accept(
-        self, value: Tensor, trial: Tensor, highest: Tensor, change: Tensor, steepest: Tensor
+        self,
+        value: Tensor,
+        trial: Tensor,
+        highest: Tensor,
+        slope: Tensor,
+        change: Tensor,
+        steepest: Tensor,
     ) -> Tensor:
         """Which samples take the trial point.
 
@@ -119,17 +127,26 @@ class Backtracking:
             H(v) and H(v⁺).
         highest : Tensor
             Largest H(v⁺) to be accepted.
+        slope : Tensor
+            <∇H(v), d>.
         change, steepest : Tensor
             <∇H(v⁺) - ∇H(v), d>, and the largest to be accepted: this decides where the values are equal but
             for rounding.
         """
-        return torch.where(self.equal(value, trial), change <= steepest, trial <= highest) & torch.isfinite(
-            trial
-        )
+        equal = self.equal(value, trial, slope, change)
+        return torch.where(equal, change <= steepest, trial <= highest) & torch.isfinite(trial)
 
-    def equal(self, value: Tensor, trial: Tensor) -> Tensor:
-        """Where two values of H are equal but for rounding."""
-        return (trial - value).abs() <= self.slack * torch.finfo(value.dtype).eps * value.abs()
+    def equal(self, value: Tensor, trial: Tensor, slope: Tensor, change: Tensor) -> Tensor:
+        """Where two values of H are equal but for rounding, see `accept`.
+
+        They are within the slack; or their difference, though within a hundred times the slack, is ten times as large
+        as the slopes <∇H, d> at both ends together, between which the mean slope lies that it would have to be. The
+        slope must also have become smaller, lest values that do not belong to their gradients rise for ever.
+        """
+        difference, end = (trial - value).abs(), slope + change
+        rounding = self.slack * torch.finfo(value.dtype).eps * value.abs()
+        impossible = (difference > 10 * (slope.abs() + end.abs())) & (end.abs() < slope.abs())
+        return (difference <= rounding) | (impossible & (difference <= 100 * rounding))
 
     def next_step(self, accepted: Tensor, change: Tensor, step_sq: Tensor, tau: Tensor) -> Tensor:
         """Step size of the next trial."""

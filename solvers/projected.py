@@ -207,7 +207,7 @@ class _Projected:
         d = trial.step
         slope, change, step_sq = inner(gradient, d), inner(trial.bend, d), inner(d, d)
         lowered = state.smooth - 1e-4 * step_sq / tau
-        accepted = search.accept(state.smooth, trial.smooth, lowered, change, -2 * slope)
+        accepted = search.accept(state.smooth, trial.smooth, lowered, slope, change, -2 * slope)
         steps = torch.where(accepted, tau * search.grow, tau * search.shrink)
         moved = trial.result(accepted, steps, unit, step_sq)
         tiny = torch.finfo(step_sq.dtype).tiny

@@ -133,9 +133,9 @@ class ProxGradient:
         d = trial.step
         slope, change, step_sq = inner(gradient, d), inner(trial.bend, d), inner(d, d)
         highest, steepest = search.bound(state.smooth, trial.rise, slope, step_sq, tau)
-        accepted = search.accept(state.smooth, trial.smooth, highest, change, steepest)
+        accepted = search.accept(state.smooth, trial.smooth, highest, slope, change, steepest)
         if g:  # a prox that is not exact could let the objective rise
-            falls = state.smooth - trial.rise, change, -2 * (slope + trial.rise)
+            falls = state.smooth - trial.rise, slope, change, -2 * (slope + trial.rise)
             accepted = accepted & search.accept(state.smooth, trial.smooth, *falls)
         steps = search.next_step(accepted, change, step_sq, tau)
         return trial.result(accepted, steps, state.memory[block], step_sq.sqrt() / tau)
@@ -205,7 +205,7 @@ def descent_step(
     trial = TrialStep.of(objective, state, block, v + tau.view(-1, *(1,) * (v.ndim - 1)) * direction)
     slope, change = inner(state.gradients[block], trial.step), inner(trial.bend, trial.step)
     highest, steepest = state.smooth + 1e-4 * slope, -1.9998 * slope
-    accepted = search.accept(state.smooth, trial.smooth, highest, change, steepest) & (slope <= 0)
+    accepted = search.accept(state.smooth, trial.smooth, highest, slope, change, steepest) & (slope <= 0)
     fraction = -slope / (2 * (trial.smooth - state.smooth - slope))
     shrunk = tau * torch.where(torch.isfinite(fraction), fraction, 0.1).clamp(0.1, search.shrink)
     return trial, accepted, torch.where(accepted, 1.0, shrunk)
