@@ -179,11 +179,15 @@ class SaddlePoint:
         Proximable functionals on the ranges of `operators`.
     operators : sequence of odl.Operator
         Linear operators :math:`K_j` on X.
+    expected : Tensor, optional
+        About the value of the objective at the solution, ``(B,)``, where it is known, as from the noise of the data:
+        the first steps of `pdhg` depend on it.
     """
 
     f: Any
     g: Sequence[Any]
     operators: Sequence[odl.Operator]
+    expected: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.g) != len(self.operators) or not self.operators:

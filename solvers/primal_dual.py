@@ -193,7 +193,7 @@ class _Steps:
             self.norms = [(self.tau * s * count) ** -0.5 for s in self.sigma]  # what such steps are meant for
             return
         self.norms = [operator_norm(K, rtol=1e-3) for K in saddle.operators]
-        self.strength = _strengths(problem, self.norms, x)
+        self.strength = _strengths(problem, self.norms, x, saddle.expected)
         self.speed = 1.0
         self._set()
 
@@ -215,12 +215,14 @@ class _Steps:
         self._set()
 
 
-def _strengths(problem: _Problem, norms: Sequence[float], x: Tensor) -> list[Tensor]:
+def _strengths(problem: _Problem, norms: Sequence[float], x: Tensor, expected: Tensor | None) -> list[Tensor]:
     """First strengths σ_j ‖K_j‖² / max ‖K‖, ``(B,)``, such that τ and σ have the units of the problem.
 
-    The objective is minimised along a direction d in which a first step leads from zero. With the minimiser t d and
-    the decrease Δ, the solution has about the length t ‖d‖ and the dual variables about Δ / (t ‖K_j d‖). Both scale
-    with image, data and λ as the solution does. 1 where no decrease is found.
+    The objective F is minimised along a direction d in which a first step leads from zero. With the minimiser t d and
+    the decrease Δ, the solution has about the length t ‖d‖, and the dual variables at zero about Δ / (t ‖K_j d‖). At
+    the solution they are shorter, by about the root of F there over F(0), as the gradient of a square is; F there is
+    F(t d) or what is expected, if that is less. All scale with image, data and λ as the solution does. 1 where no
+    decrease is found.
     """
     ones = torch.ones_like(x.flatten(1)[:, 0].abs())
     zero = torch.zeros_like(x)
@@ -239,9 +241,11 @@ def _strengths(problem: _Problem, norms: Sequence[float], x: Tensor) -> list[Ten
     at_zero = value(torch.full_like(ones, -torch.inf))
     fall = at_zero - lowest
     found = (size > 0) & torch.isfinite(at_zero) & (fall > 1e-6 * at_zero.abs())
+    least = lowest if expected is None else torch.fmin(lowest, expected)
+    shorter = (least.clamp_min(0) / torch.where(found, at_zero, 1.0)).clamp(1e-12, 1.0).sqrt()
     strengths = []
     for norm, Kd, w in zip(norms, images, problem.dual_weights, strict=True):
-        dual = fall / _norm(Kd, w).clamp_min(torch.finfo(fall.dtype).tiny)  # t ‖p_j‖
+        dual = shorter * fall / _norm(Kd, w).clamp_min(torch.finfo(fall.dtype).tiny)  # t ‖p_j‖
         strengths.append(torch.where(found, dual * norm / max(norms) / 100**log_t, ones))
     return strengths
 

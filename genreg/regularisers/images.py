@@ -124,7 +124,8 @@ class TotalVariation(_OnImages):
             else odl.functionals.IndicatorBox(self.domain, *self.bounds)
         )
         norm = to_torch(odl.functionals.GroupL1Norm(self.derivative_operator.range)).scaled(lam)
-        return SaddlePoint(box, [fidelity.on_data(), norm], [fidelity.operator, self.derivative_operator])
+        terms, operators = [fidelity.on_data(), norm], [fidelity.operator, self.derivative_operator]
+        return SaddlePoint(box, terms, operators, fidelity.expected)
 
     @property
     def gradient(self) -> odl.Operator:
