@@ -62,6 +62,8 @@ class Regulariser(Functional):
         Parameters such as μ; a tensor has one for every sample, ``(B,)``.
     lengths : dict of str to float
         Units of length of blocks that are known beforehand, see `solvers.Objective`.
+    offset : callable or None
+        ``offset(blocks) -> (B,)``: a part of R that depends on the choice of units only, see `solvers.Objective`.
     solver : callable
         ``solver(problem, init, ...)`` for the problems of this regulariser, unless the user names another.
     """
@@ -70,6 +72,7 @@ class Regulariser(Functional):
     image: odl.Operator
     parameters: Mapping[str, float | Tensor] = {}
     lengths: Mapping[str, float] = {}
+    offset: Any = None
     solver: Any = staticmethod(gradient_descent)
 
     @abstractmethod
@@ -158,8 +161,17 @@ class Regulariser(Functional):
 
         proximable = {name: g.scaled(lam) for name, g in self.proximable(**parameters).items()}
         per_sample = {**fidelity.per_sample, "lam": lam, **parameters}
-        spaces = block_spaces(domain, self.blocks)
-        return Objective(smooth, spaces, proximable, per_sample, lengths=self.lengths)
+        def offset(blocks: Blocks, lam: Tensor, **given: Tensor) -> Tensor:
+            return lam * self.offset(blocks)
+
+        return Objective(
+            smooth,
+            block_spaces(domain, self.blocks),
+            proximable,
+            per_sample,
+            lengths=self.lengths,
+            offset=None if self.offset is None else offset,
+        )
 
     def parameters_of(self, lam: Tensor) -> dict[str, Tensor]:
         """The parameters as tensors ``(B,)``, of the kind of `lam`.

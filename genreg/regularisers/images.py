@@ -238,6 +238,12 @@ class FlowPrior(_OnImages):
             )
         self.flow = flow
         super().__init__(space, NetworkFunctional(_FlowValue(flow, determinant), space))
+        if determinant:
+            self.offset = self._log_determinant
+
+    def _log_determinant(self, blocks: Blocks) -> Tensor:
+        """The part of R that the unit of the images adds to."""
+        return -2 * self.flow.to_latent(blocks["x"])[1]
 
     def __repr__(self) -> str:
         return f"FlowPrior({type(self.flow).__name__}, {self.domain!r})"

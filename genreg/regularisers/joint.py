@@ -100,6 +100,12 @@ class JointPrior(Generative):
         half_square = 0.5 * odl.functionals.L2NormSquared(G.domain)
         super().__init__(G, domain, odl.ComponentProjection(domain, 0), half_square)
         self.solver = self._solve
+        if self.structured:
+            self.offset = self._log_determinant
+
+    def _log_determinant(self, blocks: Blocks) -> Tensor:
+        """The part of R that the unit of the images adds to."""
+        return -0.5 * self.decode(blocks["z"]).precision.logdet()
 
     @property
     def beta(self) -> float | Tensor | None:

@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.mark.parametrize("kind", ["parallel", "fan"])
 def test_geometries_reproduce_the_image(tmp_path, make_case, kind):
     case = make_case(kind)
-    rec, image = case.run(prior__kind="tv", solve__max_iter=300, prior__lower=0.0)
+    rec, image = case.run(prior__kind="tv", solve__lam=30.0, solve__max_iter=400, prior__lower=0.0)
     assert case.error(image) < 0.05
     assert np.allclose(rec.image.asarray(), image)
     assert (tmp_path / "image.png").read_bytes().startswith(b"\x89PNG")
