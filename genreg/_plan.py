@@ -80,14 +80,19 @@ class Plan:
 
     def seed_of(self, step: int) -> int:
         """Return the seed of a step: a run has no random state apart from the number of the step."""
-        return self._seed(step)
+        words = np.random.SeedSequence([self.seed, step]) if self.seed < 2**32 else self._sequence(step)
+        return self._seed(words)
 
     def images_of(self, batch: int) -> int:
         """Return the seed of the images of a batch; not that of a step, or noise would come from the same numbers."""
-        return self._seed(batch, 1)
+        return self._seed(self._sequence(batch, 1))
 
-    def _seed(self, *key: int) -> int:
-        return int(np.random.SeedSequence(self.seed, spawn_key=key).generate_state(1, np.uint64)[0] >> 1)
+    def _sequence(self, *key: int) -> np.random.SeedSequence:
+        return np.random.SeedSequence(self.seed, spawn_key=key)
+
+    @staticmethod
+    def _seed(sequence: np.random.SeedSequence) -> int:
+        return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
 
 def check_files(resume: bool, *checkpoints: str | os.PathLike[str]) -> None:
