@@ -61,6 +61,7 @@ class State:
         self.optimisers = optimisers
         self.average = [p.detach().clone() for p in averaged] if settings.ema is not None else []
         self.module = model
+        self._infinite = set(not_finite(model.state_dict()))
         self._averaged = averaged
 
     def begin(self) -> None:
@@ -137,11 +138,15 @@ class State:
 
     def check_finite(self) -> None:
         """Raise a FloatingPointError where weights are not finite."""
-        if bad := not_finite({**dict(self.module.named_parameters()), "average": self.average}):
+        if bad := self._not_finite({**self.module.state_dict(), "average": self.average}):
             raise FloatingPointError(
                 f"{len(bad)} of the weights ({bad[0]}) are not finite after step {self.step}: {self.remedy}, "
                 f"lr is {self.settings.lr}"
             )
+
+    def _not_finite(self, state: dict[str, Any]) -> list[str]:
+        """Names of values that are not finite, but for those that never were, such as masks of minus infinity."""
+        return [name for name in not_finite(state) if name not in self._infinite]
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint.
@@ -154,8 +159,8 @@ class State:
         """
         state = load_state(path, KIND)
         refuse_other(path, state["identity"], {**self._identity(), **self.data})
-        learned = {name: state["model"][name] for name, _ in self.module.named_parameters()}
-        if bad := not_finite({**learned, "optimisers": state["optimisers"], "average": state["average"]}):
+        held = {**state["model"], "optimisers": state["optimisers"], "average": state["average"]}
+        if bad := self._not_finite(held):
             raise ValueError(f"checkpoint {path} can't be used: {bad[0]} is not finite")
         self.module.load_state_dict(state["model"])
         for optimiser, values in zip(self.optimisers, state["optimisers"], strict=True):

@@ -227,8 +227,9 @@ class GaussianGraphicalModel(Prior):
             before = self.edges(k)
             found.append(estimator(second[k], count, before))
             matrices[k] = found[-1].matrix
-            price = self.estimator.price(worth[k], self.size) / (2 * worth[k])
-            dropped += float(running.weight[k]) * price * (int(before.sum()) / 2 - found[-1].edges)
+            if estimator.lam != 0:  # without a penalty edges cost nothing, and the evidence does not fall
+                price = estimator.price(worth[k], self.size) / (2 * worth[k])
+                dropped += float(running.weight[k]) * price * (int(before.sum()) / 2 - found[-1].edges)
         self.assign(running.weight, means, torch.stack(matrices))
         self.chosen.fill_(True)
         edges = float(sum(f.edges for f in found))
