@@ -112,6 +112,8 @@ def _train(options: argparse.Namespace) -> int:
         command = ["genreg", "train", options.name, "--out", str(options.out), "--resume"]
         command += ["--device", options.device] * (options.device != "cpu") + ["--quick"] * options.quick
         raise KeyboardInterrupt(f"interrupted, go on by: {shlex.join(command)}") from None
+    except FloatingPointError as error:
+        raise ValueError(str(error)) from error
     print(f"Weights: {path}")
     return 0
 

@@ -209,7 +209,7 @@ def test_the_evidence_falls_by_no_more_than_the_edges_that_are_dropped_are_worth
     space = images()
     fidelity = noisy(mixture(space, components), 300, 0.3, gaussian_measurements(space, 5, seed=0))
     prior = GaussianGraphicalModel(space, components, mean="learned")
-    result = expectation_maximisation(fidelity, prior, max_iter=25, tol=1e-12, dense=4, progress=False)
+    result = expectation_maximisation(fidelity, prior, max_iter=12, tol=1e-12, dense=3, progress=False)
     turns = list(itertools.pairwise(result.history))
     gains = [b["log_evidence"] - a["log_evidence"] for a, b in turns]
     assert all(gain > -a["dropped"] - 1e-8 for gain, (a, _) in zip(gains, turns, strict=True))
