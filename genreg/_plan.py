@@ -127,7 +127,7 @@ def check_run(resume: bool, checkpoint: Any, validate_every: Any, checkpoint_sec
         raise ValueError(f"validate_every must be at least 1, got {validate_every}")
     if isinstance(checkpoint_seconds, bool) or not isinstance(checkpoint_seconds, Real):
         raise TypeError(f"checkpoint_seconds must be a number, got {type(checkpoint_seconds).__name__}")
-    if not checkpoint_seconds >= 0:
+    if not float(checkpoint_seconds) >= 0:
         raise ValueError(f"checkpoint_seconds must be non-negative, got {checkpoint_seconds}")
     if checkpoint is None:
         if resume:

@@ -74,11 +74,11 @@ def _feed(update: Callable[[Any], None], value: Any) -> None:
         update(f"array {str(bare.dtype).removeprefix('torch.')} {tuple(bare.shape)};".encode())
         if bare.is_complex():
             bare = torch.view_as_real(bare)
-        update(memoryview(bare.reshape(-1).view(torch.uint8).numpy()))
+        update(bare.reshape(-1).view(torch.uint8).numpy())
     elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         update(f"array {value.dtype.name} {value.shape};".encode())
         little = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
-        update(memoryview(little.reshape(-1).view(np.uint8)))
+        update(little.reshape(-1).view(np.uint8))
     elif isinstance(value, nn.Module):
         _feed(update, (f"{type(value).__module__}.{type(value).__qualname__}", value.state_dict()))
     elif value is None or isinstance(value, bool | int | float | complex | str):
@@ -164,8 +164,8 @@ def load_state(path: Path, kind: str, *, name: str = "checkpoint") -> dict[str, 
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"{name} {path} can't be read, it is damaged, truncated or of another kind (as files of versions that "
-            f"kept no checksum are): {error}"
+            f"{name} {path} can't be read: it is damaged, truncated or of another kind (as files of versions that "
+            f"kept no checksum are), so begin anew with another file: {error}"
         ) from error
     if header.keys() != {"kind", "state", "checksum"}:
         raise ValueError(f"{name} {path} can't be read: it is no file with the state of a {kind}")

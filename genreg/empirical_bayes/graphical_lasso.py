@@ -44,8 +44,11 @@ __all__ = ["GraphicalLasso", "SparsePrecision"]
 
 _FACTORS = (0.5, 1.0, 2.0, 4.0)  # of sqrt(log p / n)
 _EXACT = 1e-9  # decrement of Newton's method for the graph that is chosen
-_TOL, _ENET_TOL = 1e-5, 1e-9  # of the duality gap of the lasso, and of the regressions inside
-_MAX_ITER = 1000
+_TOL, _ENET_TOL = (
+    2e-7,
+    1e-9,
+)  # of the duality gap of the lasso for each unknown, and of the regressions inside
+_MAX_ITER = 300  # steps of the lasso, and of each regression inside
 _VIOLATED = 0.01  # of λ, by which the entries of the covariance may miss the conditions of optimality
 _THRESHOLDS = 8  # of the partial correlations, in either round of the search for the best graph
 
@@ -248,12 +251,16 @@ def _lasso(R: Tensor, lam: float) -> Tensor | None:
     if len(R) == 1:  # scikit-learn wants two unknowns
         return R.reciprocal()
     found, correlations = None, R.cpu().numpy()
-    for tol in (_TOL, 0.1 * _TOL):
+    for share in (1.0, 0.1):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             try:
                 matrix = graphical_lasso(
-                    correlations, lam, tol=tol, enet_tol=tol / _TOL * _ENET_TOL, max_iter=_MAX_ITER
+                    correlations,
+                    lam,
+                    tol=share * _TOL * len(R),
+                    enet_tol=share * _ENET_TOL,
+                    max_iter=_MAX_ITER,
                 )[1]
             except (FloatingPointError, np.linalg.LinAlgError):
                 return found
