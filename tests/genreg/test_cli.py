@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import runpy
+import signal
 import sys
 
 import numpy as np
 import pytest
+import torch
 
 import genreg
-from genreg import recipes, weights
+from genreg import amortise, recipes, training, weights
+from genreg.amortise import fit_encoder
 from genreg.cli import main
 from genreg.networks import DenseConfig
 
@@ -96,6 +99,52 @@ def test_train_quickly(tmp_path, capsys, monkeypatch):
     assert str(tmp_path / "runs" / "shapes-ae.safetensors") in capsys.readouterr().out
     model, card = weights.load(tmp_path / "runs" / "shapes-ae.safetensors")
     assert card["quick"] is True and model.image_shape == (56, 56)
+
+
+SQUARES = DenseConfig(image_shape=(8, 8), latent_dim=2, variational=False, encoder=(4,), decoder=(4,))
+
+
+def squares(n, *, seed=0):
+    return torch.rand(n, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def pairs(n, *, seed):
+    return squares(n, seed=seed), 0.5 * squares(n, seed=seed)
+
+
+def refined(model, quick, progress, checkpoint, resume):
+    card = fit_encoder(model, pairs, steps=6, checkpoint=checkpoint, resume=resume, progress=progress)
+    return {"encoder": card}
+
+
+@pytest.mark.parametrize("stage", [training.Run, amortise._Run])
+def test_ctrl_c_in_either_stage_tells_the_command_that_goes_on(stage, tmp_path, capsys, monkeypatch):
+    data = recipes.Data("squares", lambda: squares, lambda: squares(4), lambda: squares(4))
+    recipe = recipes.Recipe(SQUARES, data, {"steps": 20, "batch_size": 4}, range_images=2, refine=refined)
+    monkeypatch.setitem(recipes.RECIPES, "squares", recipe)
+    whole, out = tmp_path / "whole", tmp_path / "runs"
+    command = ["train", "squares", "--quick", "--out", str(out)]
+    assert main([*command[:-1], str(whole)]) == 0
+    advance = stage.advance
+
+    def pressed(run, images):
+        if run.step == 3:
+            signal.raise_signal(signal.SIGINT)
+        return advance(run, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "advance", pressed)
+        capsys.readouterr()
+        assert main(command) == 130
+    message = f"genreg train: interrupted, go on by: genreg train squares --out {out} --resume --quick"
+    assert capsys.readouterr().err.splitlines()[-1] == message
+    assert "squares.checkpoint is there already" in fails(capsys, *command)
+    assert main([*command, "--resume"]) == 0
+    assert [file.name for file in sorted(out.iterdir())] == ["squares.json", "squares.safetensors"]
+    for name in ("squares.json", "squares.safetensors"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    assert main([*command, "--resume"]) == 0
+    assert "There is no checkpoint" in capsys.readouterr().err
 
 
 def test_train_errors(tmp_path, capsys):
