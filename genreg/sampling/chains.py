@@ -132,7 +132,7 @@ def sample(
     _check_seconds(max_seconds)
     data = posterior.fidelity.data
     size = None if step is None else per_sample_number(step, "step", data)
-    coordinates = None
+    coordinates, screened = None, isinstance(init, str) and init == "screened"
     start = time.perf_counter()
     random = Random(seed, data.device)
     if isinstance(init, Samples):
@@ -143,9 +143,9 @@ def sample(
         tensors = init.state["tensors"]
         coordinates = Coordinates(tensors["coordinates.mean"], tensors["coordinates.factor"])
         size = init.step if size is None and init.state["kernel"] == kernel else size
-        init = init.last
+        screened, init = init.screened, init.last
     z, spent = starts(posterior, init, chains, random, map_iterations=map_iterations)
-    plan = Plan(steps, burn_in, thin, chains, metric, step is not None, denoise, seed)
+    plan = Plan(steps, burn_in, thin, chains, metric, step is not None, denoise, screened, seed)
     run = Run(posterior, kernel, plan, random, z, spent)
     run.begin(z, size, coordinates)
     run.seconds = time.perf_counter() - start

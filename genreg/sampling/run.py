@@ -38,6 +38,7 @@ class Plan:
     metric: str
     step_given: bool
     denoise: bool
+    screened: bool
     seed: int
 
     @property
@@ -105,6 +106,7 @@ class Run:
         self.turn, self.seconds = 0, 0.0
         self.log_size = z.new_zeros(self.batch)
         self.alive = torch.ones(self.chains, self.batch, dtype=torch.bool, device=z.device)
+        self.started = self.alive.clone()
         self.accepted = torch.zeros_like(self.alive, dtype=torch.int64)
         self.scatter = Scatter(z, plan.metric == "dense")
         self.moments = Moments(posterior.decode(z[0]))
@@ -119,8 +121,12 @@ class Run:
         self.state = self._at(z)
         finite = self.state.finite.view_as(self.alive)
         if not bool(finite.any()):
-            raise ValueError("init must have a finite energy, got none in any chain of any sample")
+            raise ValueError(
+                "init must have a finite energy, got none in any chain of any sample: check data and noise_std, and "
+                "whether their units are those of the generator"
+            )
         self.alive &= finite
+        self.started = finite
         self.top = self.state.energy.view_as(self.alive) + _RISE[0] + _RISE[1] * self.dim
         if step is None:
             self._find_size()
@@ -214,6 +220,7 @@ class Run:
             status.fill_(ChainStatus.INTERRUPTED)
         status[(self.accepted == 0) & (taken > 0)] = ChainStatus.STUCK
         status[~self.alive] = ChainStatus.DIVERGED
+        status[~self.started] = ChainStatus.NOT_STARTED
         return Samples(
             posterior=self.posterior,
             z=self.z[:draws],
@@ -241,7 +248,7 @@ class Run:
             "coordinates.factor": self.target.coordinates.factor,
             "random": self.random.state,
         }
-        names = ("log_size", "alive", "accepted", "top", "spent", "z", "energy")
+        names = ("log_size", "alive", "started", "accepted", "top", "spent", "z", "energy")
         tensors |= {name: getattr(self, name) for name in names}
         return {
             "plan": vars(self.plan),
@@ -266,7 +273,7 @@ class Run:
         self.target.coordinates = Coordinates(**part("coordinates."))
         self.state = State(tensors["u"], **part("state."))
         self.random.state = tensors["random"]
-        for name in ("log_size", "alive", "accepted", "top", "spent"):
+        for name in ("log_size", "alive", "started", "accepted", "top", "spent"):
             setattr(self, name, tensors[name])
         for name in ("z", "energy"):
             getattr(self, name)[: len(tensors[name])] = tensors[name]

@@ -30,6 +30,11 @@ class ChainStatus(Advised):
     )
     STUCK = 3, "No proposal was accepted after the warm-up: take smaller steps or a longer warm-up."
     INTERRUPTED = 4, "The time was up before the last step: go on with `resume`."
+    NOT_STARTED = (
+        5,
+        "The energy is not finite where the chain should start, so that it has no draws: check the data of this "
+        "sample and noise_std, whether its units are those of the generator, and init.",
+    )
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,11 @@ class Samples:
         if self.weights is None:
             return torch.isfinite(self.z).all(-1).sum((0, 1)).to(self.z.dtype)
         return kish_ess(self.weights)
+
+    @property
+    def screened(self) -> bool:
+        """Whether the chains started at ``init="screened"``, or from samples of a run that did."""
+        return bool(self.state["plan"]["screened"])
 
     def advice(self) -> str:
         """How many chains ended in which way, and what to do about it."""
