@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from genreg._resumable import StateFile
 from genreg.sampling.coordinates import METRICS, Coordinates
 from genreg.sampling.kernels import HMC, MALA, ULA, Kernel
 from genreg.sampling.posterior import LatentPosterior
@@ -17,13 +18,18 @@ from genreg.sampling.random import Random
 from genreg.sampling.run import Plan, Run
 from genreg.sampling.samples import Samples
 from genreg.sampling.starts import starts
-from genreg.sampling.storage import read_state, write_state
+from genreg.sampling.storage import (
+    as_stored,
+    refuse_not_finite,
+    refuse_other_posterior,
+    restored,
+    state_file,
+)
 from genreg.solvers.door import per_sample_number
 
 __all__ = ["langevin", "resume", "sample"]
 
 _KEPT = 1000  # draws of a chain, unless thin says otherwise
-_SAVE_SECONDS = 60.0
 
 
 def sample(
@@ -85,7 +91,7 @@ def sample(
     max_seconds : float, optional
         Wall-clock time, after which the draws so far are returned; `resume` goes on.
     checkpoint : str or Path, optional
-        File that receives the state about every minute and at the end, from which `resume` goes on.
+        New file that receives the state about every minute and at the end, from which `resume` goes on.
     seed : int, optional
         Seed of all random numbers; without it one is drawn, see `Samples.seed`.
     progress : bool
@@ -100,6 +106,8 @@ def sample(
     ------
     TypeError, ValueError
         If an argument has the wrong type, shape or value, or no chain starts at a finite energy.
+    FileExistsError
+        If the checkpoint exists.
 
     References
     ----------
@@ -130,6 +138,9 @@ def sample(
         seed = secrets.randbits(32)
     _check_integer("seed", seed, 0)
     _check_seconds(max_seconds)
+    file = None if checkpoint is None else state_file(checkpoint, posterior)
+    if file is not None:
+        file.refuse_existing("go on with genreg.sampling.resume")
     data = posterior.fidelity.data
     size = None if step is None else per_sample_number(step, "step", data)
     coordinates, screened = None, isinstance(init, str) and init == "screened"
@@ -149,7 +160,7 @@ def sample(
     run = Run(posterior, kernel, plan, random, z, spent)
     run.begin(z, size, coordinates)
     run.seconds = time.perf_counter() - start
-    return _go(run, max_seconds, checkpoint, progress)
+    return _go(run, max_seconds, file, progress)
 
 
 def langevin(
@@ -235,7 +246,7 @@ def resume(
     kernel : Kernel, optional
         The kernel, needed only where it is not one of `genreg.sampling` and the state comes from a file.
     max_seconds, checkpoint, progress
-        See `sample`; the time of the first part counts.
+        See `sample`; the time of the first part counts, and the checkpoint may be `saved`.
 
     Returns
     -------
@@ -245,45 +256,54 @@ def resume(
     Raises
     ------
     ValueError
-        If the state does not fit the posterior, or `steps` is below the number of turns taken.
+        If the state belongs to a posterior of other data, noise, operator, generator or latent prior, or was made with
+        another kernel; if the file is damaged, or holds points that are not finite; or if `steps` is below the number
+        of turns taken.
     FileNotFoundError
         If there is no such file.
+    FileExistsError
+        If the checkpoint is another file that exists.
     """
-    state = saved.state if isinstance(saved, Samples) else read_state(Path(saved))
+    if isinstance(saved, Samples):
+        shape, has = (posterior.batch, *posterior.generator.domain.shape), tuple(saved.last.shape)
+        if has[1:] != shape:
+            raise ValueError(f"saved must be a run of chains ({has[0]}, {shape[0]}, {shape[1]}), got {has}")
+        refuse_other_posterior(saved.posterior, posterior)
+        state: Any = saved.state
+    else:
+        state = restored(state_file(saved, posterior, name="saved").load())
+    refuse_not_finite(state)
     plan = Plan(**state["plan"])
     if steps is not None:
         _check_integer("steps", steps, state["turn"])
         plan = dataclasses.replace(plan, steps=steps)
     _check_seconds(max_seconds)
+    if kernel is not None and state["kernel"] not in (None, kernel):
+        raise ValueError(f"kernel must be that of the run, {state['kernel']}, got {kernel}")
     kernel = kernel or state["kernel"]
     if kernel is None:
         raise ValueError(
             "kernel must be given: it is not one of genreg.sampling, so that its name says nothing"
         )
-    data, u = posterior.fidelity.data, state["tensors"]["u"]
+    file = None if checkpoint is None else state_file(checkpoint, posterior)
+    if file is not None and (isinstance(saved, Samples) or file.path.resolve() != Path(saved).resolve()):
+        file.refuse_existing("resume from it")
+    data = posterior.fidelity.data
     shape = (plan.chains, posterior.batch, *posterior.generator.domain.shape)
-    if u.shape != (shape[0] * shape[1], shape[2]):
-        raise ValueError(
-            f"saved must be a run of chains {shape}, got {tuple(u.shape)} points for {plan.chains}"
-        )
-    z = u.to(data.device).view(shape)
+    z = state["tensors"]["u"].to(data.device).view(shape)
     run = Run(posterior, kernel, plan, Random(plan.seed, data.device), z, state["tensors"]["spent"])
     run.restore(state)
-    return _go(run, max_seconds, checkpoint, progress)
+    return _go(run, max_seconds, file, progress)
 
 
-def _go(run: Run, max_seconds: float | None, checkpoint: str | Path | None, progress: bool) -> Samples:
-    saved = run.seconds
-
+def _go(run: Run, max_seconds: float | None, file: StateFile | None, progress: bool) -> Samples:
     def every(run: Run) -> None:
-        nonlocal saved
-        if checkpoint is not None and run.seconds - saved >= _SAVE_SECONDS:
-            write_state(Path(checkpoint), run.snapshot())
-            saved = run.seconds
+        if file is not None:
+            file.save(lambda: as_stored(run.snapshot()), now=False)
 
     samples = run.go(max_seconds=max_seconds, every=every, progress=progress)
-    if checkpoint is not None:
-        samples.save(checkpoint)
+    if file is not None:
+        file.save(lambda: as_stored(samples.state))
     return samples
 
 

@@ -263,7 +263,11 @@ class Run:
         """Continue from a snapshot; there may be more draws to come than it had planned for."""
         self.turn, self.seconds = saved["turn"], saved["seconds"]
         self.target.evaluations = saved["evaluations"]
-        tensors = {name: t.clone() for name, t in saved["tensors"].items()}
+        device = self.z.device
+        tensors = {
+            name: t.clone() if name == "random" else t.to(device, copy=True)
+            for name, t in saved["tensors"].items()
+        }
 
         def part(name: str) -> dict[str, Tensor]:
             return {key.removeprefix(name): t for key, t in tensors.items() if key.startswith(name)}

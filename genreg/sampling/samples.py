@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genreg.operators import to_element
 from genreg.sampling.posterior import LatentPosterior
-from genreg.sampling.storage import write_state
+from genreg.sampling.storage import as_stored, state_file
 from genreg.sampling.weights import kish_ess, self_normalised, weighted_mean_and_std
 from genreg.solvers.advised import Advised
 
@@ -189,5 +189,11 @@ class Samples:
         return ChainStatus.summary(self.status)
 
     def save(self, path: str | Path) -> None:
-        """Write all that `resume` needs to a safetensors file, whole or not at all."""
-        write_state(Path(path), self.state)
+        """Write all that `resume` needs to a safetensors file, whole or not at all, with what it belongs to.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file; one that exists is replaced.
+        """
+        state_file(path, self.posterior).save(lambda: as_stored(self.state))

@@ -33,7 +33,8 @@ def starts(
         probabilities in proportion to :math:`e^{-E}`, as one in a mode without mass would stay there.
         ``"screened"``: minimisers sought from draws of the prior that were chosen by what the data say of them, see
         `screened_starts`. Where an encoder or a search leaves a chain without a finite point, as for data far beyond
-        those it was trained on, the chain starts at a draw of the prior. A tensor: one for every sample, ``(B, dim Z)``, or for every chain, ``(chains, B, dim Z)``.
+        those it was trained on, the chain starts at a draw of the prior. A tensor: one for every sample, ``(B, dim
+        Z)``, or for every chain, ``(chains, B, dim Z)``.
     chains : int
         Chains of every sample.
     random : Random
@@ -108,7 +109,9 @@ def _modes(posterior: LatentPosterior, z: Tensor, random: Random, iterations: in
     found, energy, evaluations = posterior.minimise(z, iterations)
     z = finite_or(found, z)
     chains, batch = energy.shape
-    logits = (energy.amin(0) - energy).nan_to_num(nan=-torch.inf, neginf=-torch.inf)  # few digits, all of them used
+    logits = (energy.amin(0) - energy).nan_to_num(
+        nan=-torch.inf, neginf=-torch.inf
+    )  # few digits, all of them used
     # Gumbel's trick: the largest of log p + noise is a draw from p
     noise = -(-random.uniform(energy.expand(chains, chains, batch)).log()).log()
     chosen = (logits + noise).argmax(1)  # (chains, B)

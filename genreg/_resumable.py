@@ -1,0 +1,129 @@
+"""The file of a computation that takes long: written about every minute, and read again to go on."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from genreg._state_files import load_state, refuse_other, save_state
+
+__all__ = ["StateFile", "begin"]
+
+_SECONDS = 60.0
+
+
+class StateFile:
+    """A file with the state of a computation, and with what it belongs to.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    kind : str
+        What kind of computation it is.
+    identity : callable
+        Makes what the state belongs to, see `genreg._state_files.refuse_other`; it is asked once, when it is needed.
+    name : str
+        What error messages call the file.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        kind: str,
+        identity: Callable[[], Mapping[str, Any]],
+        *,
+        name: str = "checkpoint",
+    ) -> None:
+        self.path, self.kind, self.name = Path(path), kind, name
+        self._make, self._identity = identity, None
+        self._saved = time.perf_counter()
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What the state belongs to."""
+        if self._identity is None:
+            self._identity = self._make()
+        return self._identity
+
+    def refuse_existing(self, remedy: str) -> None:
+        """Refuse to begin where the file exists, whose state would be lost.
+
+        Raises
+        ------
+        FileExistsError
+            If it does.
+        """
+        if self.path.exists():
+            raise FileExistsError(
+                f"{self.name} must be a new file, or the state in it would be lost, got {self.path}, which exists: "
+                f"{remedy}, or remove it"
+            )
+
+    def load(self) -> dict[str, Any]:
+        """Read the state.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no file.
+        ValueError
+            If it is damaged, or belongs to something else.
+        """
+        state = load_state(self.path, self.kind, name=self.name)
+        refuse_other(self.path, state.pop("identity"), self.identity, name=self.name)
+        return state
+
+    def save(self, state: Callable[[], Mapping[str, Any]], *, now: bool = True) -> None:
+        """Write the state, whole or not at all; unless it has to be now, only if the last time is a minute ago."""
+        if now or time.perf_counter() - self._saved >= _SECONDS:
+            save_state(self.path, {"identity": self.identity, **state()}, self.kind)
+            self._saved = time.perf_counter()
+
+
+def begin(
+    checkpoint: str | Path | None, resume: bool, kind: str, identity: Callable[[], Mapping[str, Any]]
+) -> tuple[StateFile | None, dict[str, Any] | None]:
+    """Take the arguments `checkpoint` and `resume` of a computation that takes long.
+
+    Parameters
+    ----------
+    checkpoint : str or Path, optional
+        The file.
+    resume : bool
+        Whether to go on from it. Where it does not exist yet the computation starts from the beginning, with a
+        warning, so that a script can be run again and again until it is done.
+    kind, identity
+        Those of `StateFile`.
+
+    Returns
+    -------
+    file : StateFile or None
+        The file.
+    state : dict or None
+        What to go on from.
+
+    Raises
+    ------
+    FileExistsError
+        If the file exists and `resume` is false.
+    ValueError
+        If there is no file to resume from given, or it is damaged, or belongs to something else.
+    """
+    if checkpoint is None:
+        if resume:
+            raise ValueError("resume needs the file to resume from: give checkpoint")
+        return None, None
+    file = StateFile(checkpoint, kind, identity)
+    if not resume:
+        file.refuse_existing("go on with resume=True")
+        return file, None
+    if not file.path.exists():
+        warnings.warn(
+            f"there is no checkpoint {file.path} to resume from: starting from the beginning", stacklevel=3
+        )
+        return file, None
+    return file, file.load()
