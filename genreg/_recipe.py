@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -61,8 +62,8 @@ class Recipe:
     start
         Function ``f(model)`` that changes the random weights before the training.
     refine
-        Function ``f(model, quick, progress)`` that goes on with the model and returns entries of the card;
-        autoencoders only.
+        Function ``f(model, quick, progress, checkpoint, resume)`` that goes on with the model and returns entries of
+        the card; where it takes long it keeps its state in the file `checkpoint`. Autoencoders only.
     """
 
     architecture: Architecture | GanConfig
@@ -73,7 +74,7 @@ class Recipe:
     mixed: bool = False
     range_images: int = 100
     start: Callable[[Autoencoder], None] | None = None
-    refine: Callable[[Autoencoder, bool, bool], Mapping[str, Any]] | None = None
+    refine: Callable[[Autoencoder, bool, bool, Path, bool], Mapping[str, Any]] | None = None
 
 
 SHAPES = Data(

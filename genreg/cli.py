@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line = " ".join(str(error).split())
         print(f"genreg {options.command}: {line or type(error).__name__}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"genreg {options.command}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"genreg {options.command}: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
 
 
@@ -103,9 +104,14 @@ def _train(options: argparse.Namespace) -> int:
 
     _check_device(options.device)
     options.out.mkdir(parents=True, exist_ok=True)
-    path = train(
-        options.name, out=options.out, resume=options.resume, device=options.device, quick=options.quick
-    )
+    try:
+        path = train(
+            options.name, out=options.out, resume=options.resume, device=options.device, quick=options.quick
+        )
+    except KeyboardInterrupt:
+        command = ["genreg", "train", options.name, "--out", str(options.out), "--resume"]
+        command += ["--device", options.device] * (options.device != "cpu") + ["--quick"] * options.quick
+        raise KeyboardInterrupt(f"interrupted, go on by: {shlex.join(command)}") from None
     print(f"Weights: {path}")
     return 0
 

@@ -38,8 +38,9 @@ import torch
 from torch import Tensor, nn
 
 from genreg._batches import Sampler, checked
+from genreg._borrowed import evaluating
 from genreg._density_ratio import Made, Run, Settings, cross_entropy, train, verdict_on
-from genreg._loop import check_every
+from genreg._plan import check_run
 from genreg.networks import GAN, Critic
 from genreg.sampling.weights import kish_ess, self_normalised
 
@@ -95,7 +96,7 @@ def fit(
     validation: Tensor | None = None,
     validate_every: int = 1000,
     checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int = 1000,
+    checkpoint_seconds: float = 120.0,
     resume: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def fit(
         Held-out images of the data for the history and the score.
     validate_every
         Number of steps between validations.
-    checkpoint, checkpoint_every, resume, progress
+    checkpoint, checkpoint_seconds, resume, progress
         As in `genreg.training.fit`.
 
     Returns
@@ -156,7 +157,7 @@ def fit(
         noise_std=noise_std,
         momentum=None,
     )
-    check_every(resume, checkpoint, validate_every=validate_every, checkpoint_every=checkpoint_every)
+    check_run(resume, checkpoint, validate_every, checkpoint_seconds)
     if not isinstance(D, Critic):
         raise TypeError(
             f"D must be a Critic (genreg.networks.CriticConfig), got {type(D).__name__}; of a GAN it is Critic.of(gan)"
@@ -170,7 +171,7 @@ def fit(
             found = None if held_out is None else scores(D, G, held_out, noise_std=noise_std, seed=seed)
         return {} if found is None else dataclasses.asdict(found)
 
-    train(run, images, measure, validate_every, checkpoint, checkpoint_every, resume, progress)
+    train(run, images, held_out, measure, validate_every, checkpoint, checkpoint_seconds, resume, progress)
     card: dict[str, Any] = {
         "architecture": D.config.to_dict(),
         "training": dataclasses.asdict(settings),
@@ -233,9 +234,9 @@ def fine_tune(
         momentum=momentum,
     )
     verdict_on(D, G)
-    new = copy.deepcopy(Critic.of(D) if isinstance(D, GAN) else D)
+    new = copy.deepcopy(Critic.of(D) if isinstance(D, GAN) else D).requires_grad_(True)
     run = Run(new, verdict_on(new, G), Made(G, next(new.parameters()), noise_std), settings)
-    train(run, images, dict, steps, None, steps, False, False)
+    train(run, images, None, dict, steps, None, 0.0, False, False)
     return new
 
 
@@ -283,12 +284,10 @@ def scores(
         raise ValueError(f"noise_std must be non-negative and finite, got {noise_std}")
     made = Made(G, x, noise_std)
     generator = torch.Generator().manual_seed(seed)
-    training = D.training
-    D.eval()
     sizes = [min(_PART, n - first) for first in range(0, n, _PART)]
-    real = torch.cat([verdict(made.noisy(part, generator)) for part in x.split(_PART)]).double()
-    fake = torch.cat([verdict(made(size, generator)) for size in sizes]).double()
-    D.train(training)
+    with evaluating(D):
+        real = torch.cat([verdict(made.noisy(part, generator)) for part in x.split(_PART)]).double()
+        fake = torch.cat([verdict(made(size, generator)) for size in sizes]).double()
     ratio = fake.exp().mean()
     return RatioScores(
         cross_entropy=cross_entropy(real, fake).item(),

@@ -16,6 +16,7 @@ from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from genreg._borrowed import seeded
 from genreg.operators import torch_device, torch_dtype
 
 __all__ = ["DistributionPrior", "Drawn", "Prior"]
@@ -188,8 +189,7 @@ class DistributionPrior(Prior):
     @torch.no_grad()
     def sample(self, n: int, *, seed: int) -> Tensor:
         """Draws ``(n, *Z.shape)``."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed, torch_device(self.space)):
             return self.model().sample((n,)).reshape(n, *self.space.shape)
 
     def moments(self) -> tuple[Tensor, Tensor]:

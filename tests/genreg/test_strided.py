@@ -170,7 +170,7 @@ def test_the_average_of_the_weights_has_the_average_of_the_statistics():
     run = training.Run(_fresh(), _settings(**settings))
     for step in range(25):
         torch.manual_seed(run.settings.seed_of(step))
-        run.advance(lambda k: discs(8, seed=run.settings.seed_of(k)))
+        run.advance(lambda k: discs(8, seed=run.settings.images_of(k)))
         history.append([t.clone() for t in running_statistics(run.model)])
         averages.append(min(0.9, (step + 1) / (step + 10)))
     expected = [torch.zeros_like(t) if k % 2 == 0 else torch.ones_like(t) for k, t in enumerate(history[0])]
@@ -200,7 +200,7 @@ def test_a_resumed_run_gives_exactly_the_uninterrupted_result(tmp_path):
     settings = {
         "ema": 0.9,
         "steps": 10,
-        "checkpoint_every": 3,
+        "checkpoint_seconds": 0.0,
         "validation": discs(4, seed=5),
         "validate_every": 2,
     }
