@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
+from genreg._borrowed import interruptible
 from genreg._state_files import load_state, refuse_other, save_state
 
-__all__ = ["StateFile", "begin"]
+__all__ = ["StateFile", "begin", "saving"]
 
 _SECONDS = 60.0
 
@@ -59,8 +63,7 @@ class StateFile:
         """
         if self.path.exists():
             raise FileExistsError(
-                f"{self.name} must be a new file, or the state in it would be lost, got {self.path}, which exists: "
-                f"{remedy}, or remove it"
+                f"{self.name} {self.path} is there already: {remedy}, or move the file away, or name another"
             )
 
     def load(self) -> dict[str, Any]:
@@ -85,7 +88,12 @@ class StateFile:
 
 
 def begin(
-    checkpoint: str | Path | None, resume: bool, kind: str, identity: Callable[[], Mapping[str, Any]]
+    checkpoint: str | Path | None,
+    resume: bool,
+    kind: str,
+    identity: Callable[[], Mapping[str, Any]],
+    *,
+    progress: bool = True,
 ) -> tuple[StateFile | None, dict[str, Any] | None]:
     """Take the arguments `checkpoint` and `resume` of a computation that takes long.
 
@@ -94,10 +102,12 @@ def begin(
     checkpoint : str or Path, optional
         The file.
     resume : bool
-        Whether to go on from it. Where it does not exist yet the computation starts from the beginning, with a
-        warning, so that a script can be run again and again until it is done.
+        Whether to go on from it. Where it does not exist yet the computation starts from the beginning, so that a
+        script can be run again and again until it is done.
     kind, identity
         Those of `StateFile`.
+    progress : bool
+        Whether to say so.
 
     Returns
     -------
@@ -110,20 +120,43 @@ def begin(
     ------
     FileExistsError
         If the file exists and `resume` is false.
-    ValueError
-        If there is no file to resume from given, or it is damaged, or belongs to something else.
+    TypeError, ValueError
+        If the file is no path, none is given to resume from, or it is damaged or belongs to something else.
     """
     if checkpoint is None:
         if resume:
             raise ValueError("resume needs the file to resume from: give checkpoint")
         return None, None
+    if not isinstance(checkpoint, str | Path):
+        raise TypeError(f"checkpoint must be a path, got {type(checkpoint).__name__}")
     file = StateFile(checkpoint, kind, identity)
     if not resume:
-        file.refuse_existing("go on with resume=True")
+        file.refuse_existing("go on with that run by resume=True")
         return file, None
-    if not file.path.exists():
-        warnings.warn(
-            f"there is no checkpoint {file.path} to resume from: starting from the beginning", stacklevel=3
-        )
-        return file, None
-    return file, file.load()
+    if file.path.exists():
+        return file, file.load()
+    if progress:
+        tqdm.write(f"There is no checkpoint {file.path}: {kind} starts anew.", sys.stderr)
+    return file, None
+
+
+@contextmanager
+def saving(
+    file: StateFile | None, snapshot: Callable[[], Mapping[str, Any]]
+) -> Iterator[Callable[..., None]]:
+    """Give a function to be called when a part is done, which writes the state where there is a file and it is time.
+
+    ``done(now=True)`` writes in any case. At Ctrl-C the part is brought to its end, and the state written, before there
+    is an exception.
+    """
+    with interruptible(file is not None) as interrupted:
+
+        def done(*, now: bool = False) -> None:
+            if file is None:
+                return
+            stops = interrupted()
+            file.save(snapshot, now=now or stops)
+            if stops:
+                raise KeyboardInterrupt(f"interrupted, with the state in {file.path}: resuming goes on")
+
+        yield done

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from genreg._resumable import StateFile
+from genreg._resumable import StateFile, saving
 from genreg.sampling.coordinates import METRICS, Coordinates
 from genreg.sampling.kernels import HMC, MALA, ULA, Kernel
 from genreg.sampling.posterior import LatentPosterior
@@ -140,7 +140,7 @@ def sample(
     _check_seconds(max_seconds)
     file = None if checkpoint is None else state_file(checkpoint, posterior)
     if file is not None:
-        file.refuse_existing("go on with genreg.sampling.resume")
+        file.refuse_existing("go on with that run by genreg.sampling.resume")
     data = posterior.fidelity.data
     size = None if step is None else per_sample_number(step, "step", data)
     coordinates, screened = None, isinstance(init, str) and init == "screened"
@@ -287,7 +287,7 @@ def resume(
         )
     file = None if checkpoint is None else state_file(checkpoint, posterior)
     if file is not None and (isinstance(saved, Samples) or file.path.resolve() != Path(saved).resolve()):
-        file.refuse_existing("resume from it")
+        file.refuse_existing("go on with the run in it")
     data = posterior.fidelity.data
     shape = (plan.chains, posterior.batch, *posterior.generator.domain.shape)
     z = state["tensors"]["u"].to(data.device).view(shape)
@@ -297,11 +297,8 @@ def resume(
 
 
 def _go(run: Run, max_seconds: float | None, file: StateFile | None, progress: bool) -> Samples:
-    def every(run: Run) -> None:
-        if file is not None:
-            file.save(lambda: as_stored(run.snapshot()), now=False)
-
-    samples = run.go(max_seconds=max_seconds, every=every, progress=progress)
+    with saving(file, lambda: as_stored(run.snapshot())) as done:
+        samples = run.go(max_seconds=max_seconds, done=done, progress=progress)
     if file is not None:
         file.save(lambda: as_stored(samples.state))
     return samples

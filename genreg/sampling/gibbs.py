@@ -142,7 +142,7 @@ def gibbs(
         New file that receives the state about every minute and at the end.
     resume : bool
         Go on from the checkpoint, with the same arguments otherwise, exactly as the run would have gone on; `draws` may
-        be more than they were. Where there is no such file yet the run starts from the beginning, with a warning.
+        be more than they were. Where there is no such file yet the run starts from the beginning.
     progress : bool
         Show a progress bar.
 
@@ -188,21 +188,21 @@ def gibbs(
         of_prior = of_regulariser(prior, fidelity.data.real.flatten(1)[:, 0])
         return {**of_fidelity(fidelity), **of_prior, "z": digest(z), **settings}
 
-    file, saved = _resumable.begin(checkpoint, resume, "Gibbs sampling", identity)
+    file, saved = _resumable.begin(checkpoint, resume, "Gibbs sampling", identity, progress=progress)
     run = _Run(
         prior, fidelity, z.detach(), chains, ("image", "white") if interweave else ("image",), step, seed
     )
     if saved is not None:
         run.restore(saved)
     turns = burn_in + draws * thin
-    for turn in tqdm(
-        range(run.turn, turns), initial=run.turn, total=turns, desc="Gibbs", disable=not progress
-    ):
-        run.advance(learns=turn < burn_in)
-        if turn >= burn_in and (turn - burn_in + 1) % thin == 0:
-            run.keep()
-        if file is not None:
-            file.save(run.snapshot, now=turn + 1 == turns)
+    with _resumable.saving(file, run.snapshot) as done:
+        for turn in tqdm(
+            range(run.turn, turns), initial=run.turn, total=turns, desc="Gibbs", disable=not progress
+        ):
+            run.advance(learns=turn < burn_in)
+            if turn >= burn_in and (turn - burn_in + 1) % thin == 0:
+                run.keep()
+            done(now=turn + 1 == turns)
     return run.result(burn_in, draws)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,8 +133,8 @@ class Run:
         else:
             self.log_size = step.expand(self.batch).log().to(z)
 
-    def go(self, *, max_seconds: float | None, every: Any, progress: bool) -> Samples:
-        """Take the turns that are left, or those there is time for; `every(run)` is called after each."""
+    def go(self, *, max_seconds: float | None, done: Callable[[], None], progress: bool) -> Samples:
+        """Take the turns that are left, or those there is time for; `done()` is called after each."""
         plan, start = self.plan, time.perf_counter() - self.seconds
         bar = tqdm(total=plan.steps, initial=self.turn, desc="Sampling", disable=not progress)
         began = self.turn
@@ -149,7 +149,7 @@ class Run:
                 self._advance()
                 self.seconds = time.perf_counter() - start
                 bar.update()
-                every(self)
+                done()
         return self._samples()
 
     def _advance(self) -> None:

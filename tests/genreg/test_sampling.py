@@ -261,11 +261,11 @@ def test_a_checkpoint_is_not_lost(posterior, tmp_path):
     options = {"chains": 2, "steps": 8, "seed": 0, "progress": False, "checkpoint": tmp_path / "run"}
     found = sample(posterior, **options)
     with pytest.raises(
-        FileExistsError, match=r"checkpoint must be a new file, .*: go on with genreg.sampling.resume"
+        FileExistsError, match=r"checkpoint .*run is there already: .* genreg.sampling.resume"
     ):
         sample(posterior, **options)
     found.save(tmp_path / "other")
-    with pytest.raises(FileExistsError, match="checkpoint must be a new file"):
+    with pytest.raises(FileExistsError, match=r"checkpoint .*run is there already"):
         resume(posterior, tmp_path / "other", checkpoint=tmp_path / "run", progress=False)
 
 
