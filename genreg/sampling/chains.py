@@ -2,7 +2,6 @@ r"""Sampling of latent posteriors by many Markov chains for many images at once.
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
 import time
 from pathlib import Path
@@ -273,26 +272,13 @@ def resume(
     else:
         state = restored(state_file(saved, posterior, name="saved").load())
     refuse_not_finite(state)
-    plan = Plan(**state["plan"])
     if steps is not None:
         _check_integer("steps", steps, state["turn"])
-        plan = dataclasses.replace(plan, steps=steps)
     _check_seconds(max_seconds)
-    if kernel is not None and state["kernel"] not in (None, kernel):
-        raise ValueError(f"kernel must be that of the run, {state['kernel']}, got {kernel}")
-    kernel = kernel or state["kernel"]
-    if kernel is None:
-        raise ValueError(
-            "kernel must be given: it is not one of genreg.sampling, so that its name says nothing"
-        )
+    run = Run.restored(posterior, state, kernel, steps)
     file = None if checkpoint is None else state_file(checkpoint, posterior)
     if file is not None and (isinstance(saved, Samples) or file.path.resolve() != Path(saved).resolve()):
         file.refuse_existing("go on with the run in it")
-    data = posterior.fidelity.data
-    shape = (plan.chains, posterior.batch, *posterior.generator.domain.shape)
-    z = state["tensors"]["u"].to(data.device).view(shape)
-    run = Run(posterior, kernel, plan, Random(plan.seed, data.device), z, state["tensors"]["spent"])
-    run.restore(state)
     return _go(run, max_seconds, file, progress)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ class Run:
                 self.seconds = time.perf_counter() - start
                 bar.update()
                 done()
-        return self._samples()
+        return self.samples()
 
     def _advance(self) -> None:
         plan, kernel = self.plan, self.kernel
@@ -211,7 +212,8 @@ class Run:
     def _points(self, u: Tensor) -> Tensor:
         return u.view(self.chains, self.batch, self.dim)
 
-    def _samples(self) -> Samples:
+    def samples(self) -> Samples:
+        """What the turns taken have given."""
         plan = self.plan
         taken = max(self.turn - plan.burn_in, 0)
         draws = taken // plan.thin
@@ -259,8 +261,37 @@ class Run:
             "tensors": {name: t.clone() for name, t in tensors.items()},
         }
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """Continue from a snapshot; there may be more draws to come than it had planned for."""
+    @classmethod
+    def restored(
+        cls,
+        posterior: LatentPosterior,
+        saved: Mapping[str, Any],
+        kernel: Kernel | None,
+        steps: int | None = None,
+    ) -> Run:
+        """Continue from a snapshot, where it says no other with more turns to come than it had planned for.
+
+        Raises
+        ------
+        ValueError
+            If `kernel` is another one than that of the run, or neither says which that was.
+        """
+        plan = Plan(**saved["plan"])
+        plan = plan if steps is None else dataclasses.replace(plan, steps=steps)
+        if kernel is not None and saved["kernel"] not in (None, kernel):
+            raise ValueError(f"kernel must be that of the run, {saved['kernel']}, got {kernel}")
+        kernel = kernel or saved["kernel"]
+        if kernel is None:
+            raise ValueError(
+                "kernel must be given: it is not one of genreg.sampling, so that its name says nothing"
+            )
+        tensors, device = saved["tensors"], posterior.fidelity.data.device
+        z = tensors["u"].to(device).view(plan.chains, posterior.batch, -1)
+        run = cls(posterior, kernel, plan, Random(plan.seed, device), z, tensors["spent"])
+        run._restore(saved)
+        return run
+
+    def _restore(self, saved: Mapping[str, Any]) -> None:
         self.turn, self.seconds = saved["turn"], saved["seconds"]
         self.target.evaluations = saved["evaluations"]
         device = self.z.device
