@@ -204,7 +204,8 @@ class Run:
         """Step sizes for the largest curvature at the chains of each sample."""
         curvature = largest_curvature(self.target, self.state.u, self.state.gradient, self.random)
         largest = torch.where(self.alive, curvature.view_as(self.alive), 0.0).amax(0)
-        self.log_size = self.kernel.largest_size(largest.clamp_min(1e-6)).log()
+        largest = torch.where(largest > 0, largest, 1.0)  # of samples without a chain
+        self.log_size = self.kernel.largest_size(largest).log()
 
     def _at(self, z: Tensor) -> State:
         return State.at(self.target, self.target.coordinates.encode(z).flatten(0, 1))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genreg.operators import to_element
 from genreg.sampling.posterior import LatentPosterior
+from genreg.sampling.starts import samples_of
 from genreg.sampling.storage import as_stored, state_file
 from genreg.sampling.weights import kish_ess, self_normalised, weighted_mean_and_std
 from genreg.solvers.advised import Advised
@@ -137,7 +138,7 @@ class Samples:
     def quantiles(self, index: int, levels: tuple[float, ...]) -> Tensor:
         """Quantiles of the pixels of one sample, ``(len(levels), *X.shape)``; NaN where no draw counts."""
         images = self.images(index)
-        if not len(images):
+        if not len(images) or (self.weights is not None and not bool(self.weights[:, :, index].sum() > 0)):
             return images.new_full((len(levels), *images.shape[1:]), torch.nan)
         if self.weights is None:
             return torch.quantile(images, torch.tensor(levels, dtype=images.dtype, device=images.device), 0)
@@ -159,16 +160,34 @@ class Samples:
         Returns
         -------
         Samples
-            With `weights`, and with the mean and standard deviation that they give.
+            With `weights`, and with the mean and standard deviation that they give; NaN of a sample without a draw
+            that counts.
+
+        Raises
+        ------
+        ValueError
+            If `log_weight` does not return one number for every latent vector, or plus infinity.
         """
         draws, chains, batch, _ = self.z.shape
         counts = torch.isfinite(self.z).all(-1)
         with torch.no_grad():
-            log_w = log_weight(self.z.nan_to_num(0.0).flatten(0, 2)).view(draws, chains, batch)
-        weights = self_normalised(torch.where(counts, log_w, -torch.inf))
-        moments = [
-            weighted_mean_and_std(self.images(k), weights[:, :, k][counts[:, :, k]], 0) for k in range(batch)
-        ]
+            log_w = log_weight(self.z.nan_to_num(0.0).flatten(0, 2))
+        if not isinstance(log_w, Tensor) or log_w.shape != (draws * chains * batch,):
+            got = tuple(log_w.shape) if isinstance(log_w, Tensor) else type(log_w).__name__
+            raise ValueError(
+                f"log_weight must return one number for every latent vector, ({draws * chains * batch},), got {got}"
+            )
+        log_w = torch.where(counts, log_w.view(draws, chains, batch), -torch.inf)
+        infinite = (log_w == torch.inf).flatten(0, 1).any(0)
+        if bool(infinite.any()):
+            raise ValueError(f"log_weight must be below infinity, got infinity for {samples_of(infinite)}")
+        weights = self_normalised(log_w)
+        moments = []
+        for k in range(batch):
+            if bool(torch.isfinite(weights[:, :, k]).all()):
+                moments.append(weighted_mean_and_std(self.images(k), weights[:, :, k][counts[:, :, k]], 0))
+            else:  # no draw counts, or has a weight
+                moments.append((torch.full_like(self.moments[0][k], torch.nan),) * 2)
         mean, std = (torch.stack(parts) for parts in zip(*moments, strict=True))
         return replace(self, weights=weights, moments=(mean, std))
 

@@ -92,6 +92,14 @@ def test_rhat_and_size_see_shifted_chains_and_not_the_scale():
     assert rank_normalised_rhat(drift) > 1.2
 
 
+@pytest.mark.parametrize("s", [1e-200, 1e-20, 1e-6, 1e6, 1e200])
+def test_no_unit_makes_a_difference(s):
+    x = autoregressive(0.7, draws=200, trailing=(2,))
+    for f in (*FUNCTIONS[:4], FUNCTIONS[5]):
+        np.testing.assert_allclose(f(s * x), f(x), rtol=1e-9)
+    np.testing.assert_allclose(monte_carlo_error(s * x), s * monte_carlo_error(x), rtol=1e-9)
+
+
 def test_autocorrelation_of_autoregressive_chains():
     x = autoregressive(0.8, draws=20000, trailing=(2, 3))
     found = autocorrelation(x, 10)

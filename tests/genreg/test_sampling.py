@@ -410,6 +410,32 @@ def test_importance_weights_move_to_another_posterior(A, G, y, exact, closed_for
         assert torch.allclose(a, b, atol=0.02 * float(found.std.max()))
 
 
+def test_importance_weights_are_those_of_each_sample(A, G, y):
+    """One sample without draws, and one whose draws have no weight, leave the third as it is."""
+    bad = y.clone()
+    bad[1] = 1e200
+    options = {"chains": 2, "steps": 20, "seed": 0, "init": "prior", "progress": False}
+    good, found = (sample(LatentPosterior(GaussianFidelity(A, d, SIGMA), G), **options) for d in (y, bad))
+
+    def log_weight(z):
+        weights = (-0.25 * z.square().sum(1)).view(10, 2, 3)
+        weights[:, :, 2] = -torch.inf
+        return weights.flatten()
+
+    moved, expected = found.reweighted(log_weight), good.reweighted(lambda z: -0.25 * z.square().sum(1))
+    assert torch.equal(moved.mean[0], expected.mean[0]) and torch.equal(moved.std[0], expected.std[0])
+    assert bool(moved.mean[1:].isnan().all()) and bool(moved.std[1:].isnan().all())
+    assert bool(moved.weighted_size[1:].isnan().all())
+    lower, upper = moved.interval(0.5)
+    assert torch.equal(lower[0], expected.interval(0.5)[0][0]) and bool(upper[1:].isnan().all())
+    with pytest.raises(
+        ValueError, match="log_weight must be below infinity, got infinity for samples 0, 2 of 3"
+    ):
+        found.reweighted(lambda z: torch.full((len(z),), torch.inf, dtype=z.dtype))
+    with pytest.raises(ValueError, match=r"one number for every latent vector, \(60,\), got \(60, 3\)"):
+        found.reweighted(lambda z: z)
+
+
 def test_denoised_draws_take_a_step_without_noise(posterior):
     options = {
         "chains": 2,
