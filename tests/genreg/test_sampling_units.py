@@ -15,7 +15,6 @@ from genreg.adaptive import (
     EpsilonGreedy,
     InformationGain,
     UpperConfidenceBound,
-    Variance,
     adaptive_measurements,
 )
 from genreg.evaluation import coverage, nrmse, psnr, sparsification, ssim
@@ -90,7 +89,7 @@ def results(found, s):
     return *parts, found.mean / s, found.std / s, interval / s
 
 
-OPTIONS = {"chains": 2, "steps": 24, "seed": 0, "progress": False}
+OPTIONS = {"chains": 2, "steps": 16, "seed": 0, "progress": False}
 RUNS = [
     (HMC(), "map"),
     (MALA(), "screened"),
@@ -178,7 +177,7 @@ def test_other_priors_and_importance_weights(X, A):
 @pytest.mark.parametrize("model", [StructuredModel, Bent])
 def test_images_and_latent_vectors_together(X, A, model):
     y, z = noisy(A, truth(X)), torch.zeros(3, 3, dtype=torch.float64)
-    settings = {"draws": 3, "burn_in": 6, "chains": 2, "progress": False}
+    settings = {"draws": 2, "burn_in": 3, "chains": 2, "progress": False}
 
     def run(s):
         prior = JointPrior(in_units(X, s, model))
@@ -191,14 +190,14 @@ def test_images_and_latent_vectors_together(X, A, model):
         the_same(run(s), expected)
 
 
-@pytest.mark.parametrize("policy", [Variance(), InformationGain(), EpsilonGreedy(0.3), UpperConfidenceBound])
+@pytest.mark.parametrize("policy", [InformationGain(), EpsilonGreedy(0.3), UpperConfidenceBound])
 def test_what_is_measured_next(X, A, policy):
     y = noisy(A, truth(X))
 
     def run(s):
         own = policy(2.0 / s) if isinstance(policy, type) else policy  # a variance per grey value
         problem = Candidates(A, s * y, s * SIGMA)
-        found = adaptive_measurements(problem, own, 2, 2, G=in_units(X, s), kernel=MALA(), **OPTIONS)
+        found = adaptive_measurements(problem, own, 1, 3, G=in_units(X, s), kernel=MALA(), **OPTIONS)
         return found.chosen, found.status, found.mean / s, found.std / s, found.best / s
 
     expected = run(1.0)
