@@ -43,7 +43,8 @@ class StateFile:
         name: str = "checkpoint",
     ) -> None:
         self.path, self.kind, self.name = Path(path), kind, name
-        self._make, self._identity = identity, None
+        self._make = identity
+        self._identity: Mapping[str, Any] | None = None
         self._saved = time.perf_counter()
 
     @property

@@ -139,7 +139,8 @@ def adaptive_measurements(
         )
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
         raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
-    sampler = {"kernel": kernel, "chains": chains, "steps": steps, "burn_in": burn_in, "metric": metric}
+    sampler: dict[str, Any] = {"kernel": kernel, "chains": chains, "steps": steps, "burn_in": burn_in}
+    sampler["metric"] = metric
     settings = {"policy": policy, "k": k, "init": init, "restart": restart, "initial": first, "draws": draws}
     file, saved = _resumable.begin(
         checkpoint,
