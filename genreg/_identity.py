@@ -58,7 +58,7 @@ def of_fidelity(fidelity: Fidelity, x: Tensor | None = None) -> dict[str, Any]:
 
 
 def of_regulariser(regulariser: Regulariser, lam: Tensor) -> dict[str, Any]:
-    """Return the kind, parameters and value at a seeded random point of a regulariser, its weights included.
+    """Return kind, settings, weights, and value and proximal point at seeded noise of a regulariser.
 
     Parameters
     ----------
@@ -70,12 +70,22 @@ def of_regulariser(regulariser: Regulariser, lam: Tensor) -> dict[str, Any]:
     parameters = regulariser.parameters_of(lam)
     spaces = block_spaces(regulariser.domain, regulariser.blocks)
     blocks: Blocks = {name: _noise(space, len(lam)) for name, space in spaces.items()}
+    plain = (bool, int, float, str, Tensor, tuple)
+    settings = {
+        k: of_setting(v)
+        for k, v in vars(regulariser).items()
+        if isinstance(v, plain) and not k.startswith("_")
+    }
     with torch.no_grad():
         value = torch.as_tensor(regulariser.value_of(blocks, **parameters)).nan_to_num()
+        proximable = regulariser.proximable(**parameters).items()
+        nearest = {name: g.prox(blocks[name], 1.0) for name, g in proximable if g.has_prox}
     found: dict[str, Any] = {
         "regulariser": type(regulariser).__name__,
         "parameters of the regulariser": digest(parameters),
+        "settings of the regulariser": digest(settings),
         "value of the regulariser": value,
+        **{f"proximal point of {name}": point for name, point in nearest.items()},
     }
     G = getattr(regulariser, "generator", None)
     return found | of_generator(G) if isinstance(G, Generator) else found

@@ -142,7 +142,7 @@ def sample(
         file.refuse_existing("go on with that run by genreg.sampling.resume")
     data = posterior.fidelity.data
     size = None if step is None else per_sample_number(step, "step", data)
-    coordinates, screened = None, isinstance(init, str) and init == "screened"
+    coordinates, screened = None, not isinstance(init, str) or init == "screened"
     start = time.perf_counter()
     random = Random(seed, data.device)
     if isinstance(init, Samples):

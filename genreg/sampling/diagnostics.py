@@ -92,7 +92,7 @@ class Diagnostics:
     still : Tensor
         Number of those that were not stopped but are at the same point in all draws, ``(B,)``.
     screened : bool
-        Whether the chains started at ``init="screened"``, or from samples of a run that did.
+        Whether the chains started at ``init="screened"``, or at points that were given.
     """
 
     rhat: Tensor

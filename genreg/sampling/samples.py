@@ -200,7 +200,7 @@ class Samples:
 
     @property
     def screened(self) -> bool:
-        """Whether the chains started at ``init="screened"``, or from samples of a run that did."""
+        """Whether the chains started at ``init="screened"``, or at points that were given."""
         return bool(self.state["plan"]["screened"])
 
     def advice(self) -> str:
