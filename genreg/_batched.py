@@ -125,6 +125,11 @@ class BatchedSolve:
         self.parameters, self.absolute = parameters, absolute
         self.history: Mapping[str, Tensor] = {}
 
+    def lam_scale(self) -> Tensor:
+        """A λ of the right order for every sample, ``(B,)``, see `Regulariser.lam_scale`."""
+        first = {name: v[:, 0] for name, v in self.starts.items()}
+        return self.regulariser.lam_scale(self.fidelity, first, **self.parameters)
+
     def __call__(self, samples: Tensor, lam: Tensor, init: Blocks | None) -> Trial:
         """Solve with the parameters ``lam``, ``(b, K)``; a warm start ``(b, K, *shape)`` needs no restarts."""
         b, K = lam.shape

@@ -25,6 +25,7 @@ from genreg.regularisers import Regulariser
 from genreg.solvers import Choice, Solution, Trial, l_curve, morozov
 from genreg.solvers.door import is_element, per_sample_number
 from genreg.solvers.driver import Callback
+from genreg.solvers.morozov import checked_range
 from genreg.solvers.objective import block_spaces, pack
 
 __all__ = ["Reconstruction", "reconstruct"]
@@ -117,6 +118,7 @@ def reconstruct(
     noise_std: float | Tensor | None = None,
     fidelity: Fidelity | Callable[[odl.Operator, Any], Fidelity] | None = None,
     lam: float | Tensor | str = "morozov",
+    lam_range: tuple[float, float] | None = None,
     restarts: int = 1,
     init: Any = None,
     solver: Callable[..., Solution] | None = None,
@@ -150,6 +152,10 @@ def reconstruct(
         λ ≥ 0, one for every image, ``(B,)``; or by the discrepancy principle, the largest λ whose discrepancy
         (:math:`\|A x - y\|^2` for Gaussian noise) is at most `factor` times its level (:math:`\dim(Y)
         \sigma^2`, for complex data twice that); or by the corner of the L-curve.
+    lam_range : tuple of float, optional
+        Smallest and largest λ among which it is chosen. By default eight decades (L-curve: six) on both sides of a λ
+        of the right order: the one that makes both terms equal at a rough reconstruction; 1 for `HardConstraint`
+        and `JointPrior`, whose R has no units.
     restarts : int
         Starting points for every image, solved in the same batch; the smallest objective wins.
     init : str or dict of blocks, optional
@@ -193,7 +199,7 @@ def reconstruct(
     if isinstance(lam, str):
         if lam not in CHOICES:
             raise ValueError(f"lam must be a number, a tensor or one of {sorted(CHOICES)}, got {lam!r}")
-        choice = CHOICES[lam](solve, factor * fidelity.level)
+        choice = CHOICES[lam](solve, factor * fidelity.level, solve.lam_scale(), lam_range)
         history = {"lam": choice.tried_lam, "residual": choice.tried_residual}
     else:
         lam = per_sample_number(lam, "lam", fidelity.data, zero=True)
@@ -216,24 +222,37 @@ def checked_factor(factor: Any) -> float:
     return factor
 
 
-def _by_l_curve(solve: Callable[..., Trial], level: Tensor) -> Choice:
-    grid = torch.logspace(-6, 6, 25, dtype=level.dtype, device=level.device)
+LamRange = tuple[float, float] | None
+
+
+def _by_l_curve(solve: Callable[..., Trial], level: Tensor, scale: Tensor, lam_range: LamRange) -> Choice:
+    if lam_range is None:
+        decades = torch.linspace(-6, 6, 25, dtype=level.dtype, device=level.device)
+        grid = scale[:, None] * 10**decades
+    else:
+        low, high = checked_range(lam_range, scale)
+        steps = 1 + max(2, math.ceil(2 * math.log10(lam_range[1] / lam_range[0])))
+        fractions = torch.linspace(0, 1, steps, dtype=level.dtype, device=level.device)
+        grid = torch.lerp(low[:, None].log(), high[:, None].log(), fractions).exp()
     return l_curve(solve, torch.arange(len(level), device=level.device), lam=grid)
 
 
-def _by_morozov(solve: Callable[..., Trial], level: Tensor) -> Choice:
+def _by_morozov(solve: Callable[..., Trial], level: Tensor, scale: Tensor, lam_range: LamRange) -> Choice:
     if level.isnan().any():
         raise ValueError(
             "lam='morozov' needs the level of the noise: FunctionalFidelity takes it as level, or give lam as a number"
         )
-    return morozov(solve, level)
+    return morozov(solve, level, start=scale, lam_range=lam_range)
 
 
-CHOICES: dict[str, Callable[[Callable[..., Trial], Tensor], Choice]] = {
+CHOICES: dict[str, Callable[[Callable[..., Trial], Tensor, Tensor, LamRange], Choice]] = {
     "l-curve": _by_l_curve,
     "morozov": _by_morozov,
 }
-"""How λ is chosen, by the name that `reconstruct` takes: functions of the solve and Morozov's level."""
+"""How λ is chosen, by the name that `reconstruct` takes.
+
+Functions of the solve, Morozov's level, a λ of the right order for every sample, and the range of λ or None.
+"""
 
 
 def _finish(

@@ -50,6 +50,7 @@ def sweep(
     regulariser: Regulariser,
     *,
     lam: Any,
+    lam_range: tuple[float, float] | None = None,
     mu: Any = None,
     tied: bool = True,
     noise_std: float | Tensor | None = None,
@@ -73,7 +74,7 @@ def sweep(
 
     Parameters
     ----------
-    A, y, regulariser, noise_std, fidelity, restarts, init, solver, seed, max_iter, tol, factor, progress
+    A, y, regulariser, lam_range, noise_std, fidelity, restarts, init, solver, seed, max_iter, tol, factor, progress
         Those of `reconstruct`.
     lam : sequence of float, "morozov" or "l-curve"
         λ > 0, increasing; or how λ is chosen, for every image and every μ. Morozov's principle takes the largest λ
@@ -180,7 +181,7 @@ def sweep(
         )
         bounded = _bounded(solve, batch_size)
         if grid is None:
-            choice = CHOICES[lam](bounded, factor * data.level)
+            choice = CHOICES[lam](bounded, factor * data.level, solve.lam_scale(), lam_range)
             part, blocks = _columns(choice), {name: v[:, None] for name, v in choice.blocks.items()}
         else:
             every = grid.expand(len(rows), -1)

@@ -153,7 +153,8 @@ class Checks:
             stored = after.gradients[name]
             steepest = self.steepness[name][samples].maximum(_norm(fresh))
             self.steepness[name][samples] = torch.where(running, steepest, self.steepness[name][samples])
-            scale = steepest + largest / (1 + _norm(after.blocks[name]))
+            size = _norm(after.blocks[name]) + after.lengths.get(name, 0)
+            scale = steepest + torch.where(size > 0, largest / size, 0)
             right = _norm(stored - fresh) <= half * scale
             fault = f"the gradient in {name!r}, of norm {{}} in the state, is not that at its blocks, of norm {{}}"
             _require(~running | right, samples, label, fault, _norm(stored), _norm(fresh))

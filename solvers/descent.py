@@ -68,7 +68,8 @@ def gradient_descent(
     max_iter : int
         Accepted steps.
     tol : float
-        A sample has converged when :math:`\|\nabla H(v)\| (1 + \|v\|) / |H(v)|` is at most this.
+        A sample has converged when :math:`\|\nabla H(v)\| (\ell + \|v\|) / |H(v)|` is at most this, with the unit of
+        length ℓ of the block, see `Objective`.
     line_search : Backtracking, optional
         By default the spectral rule; ``Backtracking()`` is the rule of algorithm 1 itself.
     updates : dict of str to update, optional

@@ -71,11 +71,11 @@ class LevenbergMarquardt:
     inner_iterations: int = 30
     line_search: Backtracking = field(default_factory=lambda: Backtracking(max_trials=15))
 
-    def first_step(self, gradient: Tensor) -> Tensor:
+    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First damping of every sample, ``(B,)``."""
         return gradient.new_full((len(gradient),), self.damping)
 
-    def first_memory(self, gradient: Tensor) -> Tensor:
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """Factor by which μ grows next, whether N is known, and N itself where it is dense, ``(B, 2 + n²)``."""
         n = gradient[0].numel()
         memory = gradient.new_zeros((len(gradient), 2 + (n * n if n <= self.dense else 0)))

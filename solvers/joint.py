@@ -83,6 +83,7 @@ class JointProblem(Objective):
             value,
             {"x": A.domain, "z": G.domain},
             per_sample=per_sample,
+            lengths={"z": 1.0},
             generate=generate,
             x_step=step,
         )
@@ -143,6 +144,7 @@ class JointProblem(Objective):
             {"z": self.spaces["z"]},
             per_sample=self.per_sample,
             curvature={"z": self._curvature},
+            lengths=self.lengths,
         )
 
     def _curvature(

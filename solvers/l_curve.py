@@ -143,7 +143,7 @@ def l_curve(
     samples : Tensor
         Numbers of the samples, ``(B,)``.
     lam : Tensor, optional
-        Grid of λ > 0, ``(n,)``, n >= 3; by default two a decade from 1e-6 to 1e6.
+        Grid of λ > 0, ``(n,)`` or one for every sample, ``(B, n)``, n >= 3; by default two a decade from 1e-6 to 1e6.
     candidates : int
         Number of λ tried at once between the neighbours of the corner, for every sample.
     rtol : float
@@ -164,7 +164,8 @@ def l_curve(
     """
     if lam is None:
         lam = torch.logspace(-6, 6, 25, dtype=torch.float64, device=samples.device)
-    if lam.ndim != 1 or len(lam) < 3 or not bool((torch.isfinite(lam) & (lam > 0)).all()):
+    fits = lam.ndim == 1 or (lam.ndim == 2 and len(lam) == len(samples))
+    if not fits or lam.shape[-1] < 3 or not bool((torch.isfinite(lam) & (lam > 0)).all()):
         raise ValueError(
             f"lam must be at least 3 positive numbers, got {lam.tolist() if lam.ndim == 1 else lam}"
         )

@@ -161,6 +161,7 @@ def least_squares(forward: TorchOperator, generate: TorchOperator, **per_sample:
         {"z": generate.domain},
         per_sample=per_sample,
         curvature={"z": latent_curvature(forward, generate)},
+        lengths={"z": 1.0},
     )
 
 

@@ -47,7 +47,8 @@ class Backtracking:
     Parameters
     ----------
     initial_step : float
-        First τ tried, in units of 1 / ‖∇H‖ at the start when `relative`, else as it is.
+        First τ tried, in units of ℓ / ‖∇H‖ at the start when `relative`, else as it is; ℓ is the unit of length of
+        the block, see `Objective`, or where that is not known the distance of the minimum along -∇H.
     grow, shrink : float
         Factors on τ after an accepted and after a rejected trial.
     spectral : bool
@@ -57,7 +58,7 @@ class Backtracking:
     max_trials : int
         Rejections in a row after which a sample counts as stalled.
     relative : bool
-        Scale `initial_step` by 1 / ‖∇H‖ of every sample, so that the first trial moves by `initial_step`.
+        Scale `initial_step` by ℓ / ‖∇H‖ of every sample, so that the first trial moves by `initial_step` times ℓ.
     """
 
     initial_step: float = 1.0
@@ -80,11 +81,11 @@ class Backtracking:
                 f"slack must be >= 0 and max_trials >= 1, got {self.slack} and {self.max_trials}"
             )
 
-    def first_step(self, gradient: Tensor) -> Tensor:
-        """Step size of the first trial, ``(B,)``."""
+    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
+        """Step size of the first trial, ``(B,)``, which moves by `initial_step` times `reach`, ``(B,)``."""
         norm = inner(gradient, gradient).sqrt()
         step = torch.full_like(norm, self.initial_step)
-        return torch.where(norm > 0, step / norm, step) if self.relative else step
+        return torch.where(norm > 0, step * reach / norm, step) if self.relative else step
 
     def bound(
         self, value: Tensor, rise: Tensor, slope: Tensor, step_sq: Tensor, tau: Tensor
@@ -135,6 +136,6 @@ class Backtracking:
         grown = tau * self.grow
         if self.spectral:
             barzilai = step_sq / change.clamp_min(torch.finfo(change.dtype).tiny)
-            grown = torch.where(change > 0, torch.minimum(barzilai, 1e3 * tau), 10 * tau).clamp_min(1e-10)
+            grown = torch.where(change > 0, barzilai.clamp(1e-10 * tau, 1e3 * tau), 10 * tau)
         grown = torch.where(step_sq > 0, grown, tau)  # a block that could not move has learned nothing
         return torch.where(accepted, grown, tau * self.shrink)

@@ -84,6 +84,14 @@ class Objective:
     curvature : dict of str to callable
         For some blocks ``curvature(blocks, **per_sample) -> Curvature``: the Gauss-Newton matrix of H, where it
         is the sum of squares of something whose derivative is cheap.
+    lengths : dict of str to float
+        For some blocks the unit of length ℓ of its Euclidean norm, where that is known beforehand: 1 for a latent
+        vector with the prior N(0, I). A solver finds that of another block where it starts: the norm of the block
+        there, or the distance of the minimum along the negative gradient, if that is longer.
+    offset : callable, optional
+        ``offset(blocks, **per_sample) -> (B,)``: a part of H that depends on the choice of units only, such as the
+        logarithm of a density has it. It is taken where a solver starts, and no part of what residuals are measured
+        in.
     """
 
     smooth: Callable[..., Tensor]
@@ -91,6 +99,8 @@ class Objective:
     proximable: Mapping[str, TorchFunctional] = field(default_factory=dict)
     per_sample: Mapping[str, Tensor] = field(default_factory=dict)
     curvature: Mapping[str, Callable[..., Curvature]] = field(default_factory=dict)
+    lengths: Mapping[str, float] = field(default_factory=dict)
+    offset: Callable[..., Tensor] | None = None
 
     @classmethod
     def from_odl(cls, functional: Functional, names: Sequence[str]) -> Objective:

@@ -76,7 +76,8 @@ def projected_gradient(
         First z. By default the code of a rough reconstruction where G has an encoder, otherwise zero.
     step : float, optional
         First τ. By default :math:`\sigma^2 / \|A\|^2` in the Euclidean norms where A is linear, else such that the
-        first step has length 1. τ doubles after a success and halves after a failure.
+        first step minimises f along its gradient, to second order. τ doubles after a success and halves after a
+        failure.
     max_iter : int
         Accepted steps.
     tol : float
@@ -186,13 +187,13 @@ class _Projected:
     first: Tensor | None
     line_search: Backtracking = field(default_factory=lambda: Backtracking(max_trials=20))
 
-    def first_step(self, gradient: Tensor) -> Tensor:
+    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First step sizes, ``(B,)``."""
-        return self.line_search.first_step(gradient) if self.first is None else self.first
+        return self.line_search.first_step(gradient, reach) if self.first is None else self.first
 
-    def first_memory(self, gradient: Tensor) -> Tensor:
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """The first step size, as a unit of the later ones, ``(B, 1)``."""
-        return self.first_step(gradient)[:, None]
+        return self.first_step(gradient, reach)[:, None]
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One trial for every sample."""

@@ -75,8 +75,20 @@ class StructuredProblem(Objective):
                 x - decoded.mean, decoded.precision, z
             )
 
+        def offset(blocks: Blocks, weight: Tensor, **data: Tensor) -> Tensor:
+            return -0.5 * weight * decode(blocks["z"]).precision.logdet()
+
         spaces = {"x": A.domain, "z": latent}
-        return cls(value, spaces, per_sample=per_sample, operator=A, decode=decode, tol=tol)
+        return cls(
+            value,
+            spaces,
+            per_sample=per_sample,
+            lengths={"z": 1.0},
+            offset=offset,
+            operator=A,
+            decode=decode,
+            tol=tol,
+        )
 
     def posterior(self, z: Tensor, **per_sample: Tensor) -> GaussianPosterior:
         r""":math:`p(x \mid z, y)` for latent vectors, ``(B, *Z.shape)``, of some or, by default, all samples."""
@@ -132,7 +144,9 @@ class StructuredProblem(Objective):
 
         samples = torch.arange(count, device=self.per_sample["weight"].device)
         per_sample = {**self.per_sample, "sample": samples}
-        return Objective(value, {"z": self.spaces["z"]}, per_sample=per_sample)
+        return Objective(
+            value, {"z": self.spaces["z"]}, per_sample=per_sample, lengths=self.lengths, offset=self.offset
+        )
 
 
 def negative_log_prior(u: Tensor, precision: Any, z: Tensor) -> Tensor:

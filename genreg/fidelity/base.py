@@ -93,6 +93,11 @@ class Fidelity(Functional):
     def level(self) -> Tensor:
         """What `discrepancy` is expected to be at the true image, ``(B,)``."""
 
+    @property
+    def expected(self) -> Tensor:
+        """What the value is expected to be at the true image, ``(B,)``; NaN where the noise is not known."""
+        return self.level
+
     def discrepancy(self, x: Tensor) -> Tensor:
         """What the discrepancy principle compares with `level`, ``(B,)``: the value unless the class says otherwise.
 

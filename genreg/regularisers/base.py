@@ -60,6 +60,8 @@ class Regulariser(Functional):
         Maps the blocks to the image.
     parameters : dict of str to float or Tensor
         Parameters such as μ; a tensor has one for every sample, ``(B,)``.
+    lengths : dict of str to float
+        Units of length of blocks that are known beforehand, see `solvers.Objective`.
     solver : callable
         ``solver(problem, init, ...)`` for the problems of this regulariser, unless the user names another.
     """
@@ -67,6 +69,7 @@ class Regulariser(Functional):
     blocks: tuple[str, ...]
     image: odl.Operator
     parameters: Mapping[str, float | Tensor] = {}
+    lengths: Mapping[str, float] = {}
     solver: Any = staticmethod(gradient_descent)
 
     @abstractmethod
@@ -155,7 +158,8 @@ class Regulariser(Functional):
 
         proximable = {name: g.scaled(lam) for name, g in self.proximable(**parameters).items()}
         per_sample = {**fidelity.per_sample, "lam": lam, **parameters}
-        return Objective(smooth, block_spaces(domain, self.blocks), proximable, per_sample)
+        spaces = block_spaces(domain, self.blocks)
+        return Objective(smooth, spaces, proximable, per_sample, lengths=self.lengths)
 
     def parameters_of(self, lam: Tensor) -> dict[str, Tensor]:
         """The parameters as tensors ``(B,)``, of the kind of `lam`.
@@ -175,6 +179,35 @@ class Regulariser(Functional):
                     f"{name} must be a number or have the shape ({len(lam)},), got {tuple(p.shape)}"
                 )
         return {name: p.expand(len(lam)) for name, p in tensors.items()}
+
+    def lam_scale(self, fidelity: Fidelity, blocks: Blocks, **parameters: Tensor) -> Tensor:
+        """A λ of the right order, ``(B,)``, around which the principles of parameter choice search.
+
+        1 in the base: R is the negative logarithm of a density, of order 1 in λ whatever the units of image and data.
+
+        Parameters
+        ----------
+        fidelity : Fidelity
+            The data, B samples.
+        blocks : dict of str to Tensor
+            Starting point of every sample, ``(B, *shape)``.
+        **parameters : Tensor
+            All parameters of R for every sample, ``(B,)``.
+        """
+        return torch.ones_like(fidelity.expected)
+
+    def balanced(self, fidelity: Fidelity, blocks: Blocks, **parameters: Tensor) -> Tensor:
+        """The λ that makes both terms equal, ``(B,)``: what is expected of the fidelity over R(v; θ) of these blocks.
+
+        It has the units that λ must have. 1 where that is no positive number.
+        """
+        with torch.no_grad():
+            expected, R = fidelity.expected, self.value_of(blocks, **parameters)
+            if bool(expected.isnan().any()):  # the noise is not known
+                zero = torch.zeros_like(fidelity.rough())
+                expected = torch.where(expected.isnan(), to_torch(fidelity)(zero), expected)
+            ratio = (expected / R).to(expected.dtype)
+        return torch.where(torch.isfinite(ratio) & (ratio > 0), ratio, 1.0)
 
     def value_of(self, blocks: Blocks, **parameters: float | Tensor) -> Tensor:
         """R(v; θ), ``(B,)``."""

@@ -19,7 +19,7 @@ learning models, arXiv:2107.11191.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import odl
 import torch
@@ -45,6 +45,8 @@ _STARTS = ("encoder", "random", "zero")
 
 class Generative(Regulariser):
     """A generator with a latent term, split into its smooth and its proximable part."""
+
+    lengths: ClassVar = {"z": 1.0}  # of the prior N(0, I)
 
     def __init__(self, G: Generator, domain: Any, image: Any, latent: Functional | None) -> None:
         super().__init__(space=domain, linear=False)

@@ -49,6 +49,10 @@ class _OnImages(Regulariser):
             x = torch.zeros(shape, dtype=torch_dtype(self.domain), device=fidelity.data.device)
         return {"x": x.repeat_interleave(restarts, 0)}
 
+    def lam_scale(self, fidelity: Fidelity, blocks: Blocks, **parameters: Tensor) -> Tensor:
+        """Make both terms equal at a rough reconstruction, see `Regulariser.balanced`."""
+        return self.balanced(fidelity, {"x": fidelity.rough()}, **parameters)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.functional!r})"
 

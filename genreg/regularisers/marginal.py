@@ -91,7 +91,7 @@ class Marginal(Functional):
         per_sample = {name: p[rows] for name, p in {"x": x, **parameters}.items()}
         of_runs = {name: p[rows] for name, p in parameters.items()}
         proximable = {"z": R.latent_prox.scaled(of_runs["mu"])} if R.latent_prox is not None else {}
-        problem = Objective(smooth, {"z": R.generator.domain}, proximable, per_sample)
+        problem = Objective(smooth, {"z": R.generator.domain}, proximable, per_sample, lengths=R.lengths)
         solve = palm if proximable else quasi_newton
         options = {"max_iter": self.max_iter, "tol": self.tol, "progress": False}
         solution = solve(problem, {"z": starts.flatten(0, 1)}, **options)
