@@ -141,7 +141,13 @@ def sweep(
     truth = _reference(reference, data_range, len(like), A.domain)
     settings: dict[str, Any] = {
         **{"lam": lam if grid is None else grid.tolist(), "mu": of_setting(mus), "tied": tied},
-        **{"restarts": restarts, "init": of_setting(init), "seed": seed or 0, "solver": of_setting(solver)},
+        **{
+            "lam_range": of_setting(lam_range),
+            "restarts": restarts,
+            "init": of_setting(init),
+            "seed": seed or 0,
+            "solver": of_setting(solver),
+        },
         **{"max_iter": max_iter, "tol": tol, "factor": float(factor), "data_range": data_range},
         **{"reference": of_setting(truth), "batch_size": batch_size, "keep_images": keep_images},
     }

@@ -17,7 +17,7 @@ from genreg.adaptive import (
     UpperConfidenceBound,
     adaptive_measurements,
 )
-from genreg.evaluation import coverage, nrmse, psnr, sparsification, ssim
+from genreg.evaluation import coverage, fit_range, nrmse, psnr, sparsification, ssim
 from genreg.operators import fourier_sampling, gaussian_measurements, ray_transform
 from genreg.sampling import HMC, MALA, PCN, SKROCK, ULA, ChainStatus, LatentPosterior, gibbs, langevin, sample
 
@@ -216,6 +216,21 @@ def test_scores_of_images_and_draws():
         covered = coverage(s * draws, s * x)
         scores = psnr(**ours, data_range=s), ssim(**ours, data_range=s), nrmse(**ours)
         return *scores, covered.share, curves.ause, curves.aurg
+
+    expected = run(1.0)
+    for s in SCALES:
+        the_same(run(s), expected)
+
+
+def test_the_nearest_images_in_the_range():
+    X = odl.rn((12, 12))
+    x = truth(X) + 0.2 * torch.randn(
+        3, 12, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    )
+
+    def run(s):
+        fit = fit_range(in_units(X, s), s * x, restarts=1, data_range=s, max_iter=40, progress=False)
+        return fit.nrmse, fit.psnr, fit.ssim, fit.l1 / s, fit.by_encoder, fit.encoder_nrmse
 
     expected = run(1.0)
     for s in SCALES:
