@@ -41,10 +41,9 @@ class Moments:
 
     @property
     def result(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, ``(B, *X.shape)``; NaN of a sample without draws."""
-        none = self.count == 0
+        """Mean and standard deviation, ``(B, *X.shape)``; NaN of a sample without draws, or for the latter with one."""
         std = (self.square / (self.count - 1).clamp_min(1)).sqrt()
-        return torch.where(none, torch.nan, self.mean), torch.where(none, torch.nan, std)
+        return torch.where(self.count == 0, torch.nan, self.mean), torch.where(self.count < 2, torch.nan, std)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
