@@ -12,7 +12,7 @@ from genreg.adaptive.candidates import Candidates
 from genreg.sampling import LatentPosterior, Samples
 from genreg.sampling.kernels import Kernel
 from genreg.sampling.run import Run
-from genreg.sampling.storage import as_stored, restored
+from genreg.sampling.storage import as_stored, refuse_not_finite, restored
 
 __all__ = ["Known", "Progress"]
 
@@ -129,4 +129,5 @@ class Progress:
         self.states = [tuple(t.to(device) for t in parts) for parts in saved["states"]]
         y, where = self._given = tuple(t.to(device) for t in saved["sampled"])
         state = restored(saved["samples"])
+        refuse_not_finite(state)
         self.samples = Run.restored(posterior(y, where), state, kernel).samples()

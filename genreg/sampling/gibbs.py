@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from genreg import _resumable
 from genreg._identity import of_fidelity, of_regulariser
-from genreg._state_files import digest
+from genreg._state_files import digest, not_finite
 from genreg.fidelity import GaussianFidelity
 from genreg.operators import check_tensor
 from genreg.regularisers import JointPrior
@@ -175,14 +175,8 @@ def gibbs(
     prior.posterior(fidelity, z)  # refuses what does not fit
     check_tensor(z, prior.generator.domain, "z")
     check_finite(z, "z")
-    settings = {
-        "burn_in": burn_in,
-        "thin": thin,
-        "chains": chains,
-        "interweave": interweave,
-        "step": float(step),
-    }
-    settings |= {"seed": seed}
+    settings = {"burn_in": burn_in, "thin": thin, "chains": chains, "interweave": interweave, "seed": seed}
+    settings["step"] = float(step)
 
     def identity() -> Mapping[str, Any]:
         of_prior = of_regulariser(prior, fidelity.data.real.flatten(1)[:, 0])
@@ -288,12 +282,16 @@ class _Run:
         return {**state, "kept": kept, "random": self.moves.random.state}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Continue from a snapshot."""
+        """Continue from a snapshot; ValueError where its points are not finite."""
         device = self.z.device
         self.turn = saved["turn"]
         for name in ("z", "x", "scale", "alive", "started"):
             setattr(self, name, saved[name].to(device))
         for name in ("log_step", "accepted"):
             setattr(self, name, {kind: t.to(device) for kind, t in saved[name].items()})
+        if bad := not_finite({"z": self.z[self.alive], "step": self.log_step}):
+            raise ValueError(
+                f"checkpoint must hold finite points, got NaN or infinite values of {', '.join(bad)}"
+            )
         self.kept = {name: list(saved["kept"].get(name, torch.empty(0)).to(device)) for name in self.kept}
         self.moves.random.state = saved["random"]

@@ -77,7 +77,8 @@ def refuse_not_finite(state: Mapping[str, Any]) -> None:
     tensors["top"] = tensors["top"].flatten()
     for name in ("state.energy", "state.gradient", "top"):  # of chains that could not start they are not
         tensors[name] = tensors[name][alive]
-    if found := not_finite(tensors):
+    if bad := not_finite(tensors):
         raise ValueError(
-            f"saved must hold finite points of all chains that go on, got NaN or infinite values of {', '.join(found)}"
+            f"a saved run must hold finite points of all chains that go on, got NaN or infinite values of "
+            f"{', '.join(bad)}"
         )

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from genreg import GaussianFidelity, JointPrior, reconstruct, to_torch
+from genreg._state_files import load_state, save_state
 from genreg.sampling import ChainStatus, gibbs
 from genreg.sampling.joint_moves import JointMoves
 
@@ -180,6 +181,13 @@ def test_resumed_is_uninterrupted(A, X, y, tmp_path, monkeypatch, turn):
     for name in ("x", "z", "log_density", "status", "mean"):
         assert torch.equal(getattr(found, name), getattr(whole, name)), name
     assert all(torch.equal(found.acceptance[kind], share) for kind, share in whole.acceptance.items())
+    state = load_state(file, "Gibbs sampling")
+    state["z"][4, 1] = torch.nan
+    save_state(tmp_path / "spoilt", state, "Gibbs sampling")
+    with pytest.raises(
+        ValueError, match="checkpoint must hold finite points, got NaN or infinite values of z"
+    ):
+        gibbs(prior, fidelity, z, draws=4, **options | {"checkpoint": tmp_path / "spoilt"})
     longer = gibbs(prior, fidelity, z, draws=5, **options)
     assert torch.equal(longer.x, gibbs(prior, fidelity, z, draws=5, **SETTINGS).x)
     with pytest.raises(FileExistsError, match=r"checkpoint .*run is there already: go on .* by resume=True"):

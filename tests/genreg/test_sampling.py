@@ -248,7 +248,7 @@ def test_damaged_states_are_refused(posterior, tmp_path):
         tensors = {key: t.clone() for key, t in found.state["tensors"].items()}
         tensors[name].view(-1)[0] = torch.nan
         with pytest.raises(
-            ValueError, match=f"saved must hold finite points .*, got NaN or infinite values of {name}"
+            ValueError, match=f"a saved run must hold finite points .*, got NaN or infinite values of {name}"
         ):
             resume(
                 posterior,
