@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from genreg._state_files import digest
 from genreg.fidelity import Fidelity
+from genreg.fidelity.base import trailing
 from genreg.generator import Generator
 from genreg.operators import to_torch, torch_device, torch_dtype
 from genreg.operators.spaces import space_shape
@@ -46,13 +47,19 @@ def codes(G: Generator) -> Tensor:
 
 
 def of_fidelity(fidelity: Fidelity, x: Tensor | None = None) -> dict[str, Any]:
-    """Return data, noise and operator; `x` are images for `of_operator`."""
-    given = dict(fidelity.per_sample)
-    y = given.pop("y")
+    """Return data, noise, operator, and the misfit near the data; `x` are images for `of_operator`."""
+    per_sample = fidelity.per_sample
+    y, given = fidelity.data, {name: value for name, value in per_sample.items() if name != "y"}
+    rms = y.abs().square().flatten(1).mean(1).sqrt()
+    near = y + trailing(torch.where(rms > 0, rms, 1.0), y) * _noise(fidelity.operator.range).abs()
+    with torch.no_grad():
+        misfit = fidelity.misfit(near.to(y), **per_sample)
     return {
         "fidelity": type(fidelity).__name__,
         "data": digest(y),
         "noise": digest(given),
+        "misfit": misfit.nan_to_num(),
+        "level of the noise": fidelity.level.nan_to_num(),
         **of_operator("operator", fidelity.operator, x),
     }
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from genreg import (
+    FunctionalFidelity,
     GaussianFidelity,
     Generator,
     HardConstraint,
@@ -79,6 +80,9 @@ def test_data_noise_and_operators_are_told_apart(X, A, y):
         lambda: GaussianFidelity(A, y, 0.3 + 1e-12),
         lambda: GaussianFidelity(gaussian_measurements(X, 12, seed=1), y, 0.3),
         lambda: GaussianFidelity(A, y[:2], 0.3),
+        lambda: FunctionalFidelity(A, odl.functionals.L1Norm(A.range), y),
+        lambda: FunctionalFidelity(A, odl.functionals.L2Norm(A.range), y),
+        lambda: FunctionalFidelity(A, odl.functionals.L2Norm(A.range), y, level=2.0),
         lambda: PoissonFidelity(identity, counts, background=1.0),
         lambda: PoissonFidelity(identity, counts, background=2.0),
         lambda: PoissonFidelity(2 * identity, counts, background=1.0),
