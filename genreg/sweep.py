@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from genreg import _resumable
 from genreg._batched import BatchedSolve, checked_fidelity, checked_restarts, starting_points
+from genreg._identity import of_fidelity, of_regulariser, of_setting
 from genreg._selection import Best, Selection
 from genreg._sweep_result import Sweep
 from genreg.evaluation import psnr
@@ -64,6 +67,8 @@ def sweep(
     batch_size: int = 512,
     progress: bool = True,
     keep_images: bool = True,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
 ) -> Sweep:
     r"""Reconstruct images with every λ and μ.
 
@@ -89,6 +94,12 @@ def sweep(
         the same results. (Starting points are found for all images × restarts together.)
     keep_images : bool
         Keep all images.
+    checkpoint : str or Path, optional
+        New file that receives the results of all batches solved, about every minute and at the end. Smaller batches
+        lose less where a sweep is stopped.
+    resume : bool
+        Go on from the checkpoint, with the same arguments otherwise; the result is that of a sweep without an end.
+        Where there is no such file yet the sweep starts from the beginning.
 
     Returns
     -------
@@ -98,7 +109,10 @@ def sweep(
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
+        If an argument has the wrong type, shape, dtype, device or sign, or is not finite, or the checkpoint to resume
+        from is damaged or was made with other arguments.
+    FileExistsError
+        If the checkpoint exists and `resume` is false.
     NotImplementedError
         If the solver needs a gradient or prox that the problem does not have.
 
@@ -125,17 +139,41 @@ def sweep(
             raise ValueError(f"lam must be positive, got {grid.tolist()}")
     mus, parameters = _mu(mu, tied, regulariser, like)
     truth = _reference(reference, data_range, len(like), A.domain)
+    settings: dict[str, Any] = {
+        **{"lam": lam if grid is None else grid.tolist(), "mu": of_setting(mus), "tied": tied},
+        **{
+            "lam_range": of_setting(lam_range),
+            "restarts": restarts,
+            "init": of_setting(init),
+            "seed": seed or 0,
+            "solver": of_setting(solver),
+        },
+        **{"max_iter": max_iter, "tol": tol, "factor": float(factor), "data_range": data_range},
+        **{"reference": of_setting(truth), "batch_size": batch_size, "keep_images": keep_images},
+    }
+    file, saved = _resumable.begin(
+        checkpoint,
+        resume,
+        "sweep",
+        lambda: {**of_fidelity(fidelity), **of_regulariser(regulariser, like), **settings},
+        progress=progress,
+    )
 
-    began = time.perf_counter()
-    starts = starting_points(fidelity, regulariser, init, restarts, seed or 0)
+    began = time.perf_counter() - (0.0 if saved is None else saved["seconds"])
+    parts: list[dict[str, Tensor]] = [
+        {k: v if k == "psnr" else v.to(like.device) for k, v in p.items()}
+        for p in ([] if saved is None else saved["parts"])
+    ]
     options = {k: v for k, v in (("max_iter", max_iter), ("tol", tol)) if v is not None}
     solver = functools.partial(solver or regulariser.solver, progress=progress, **options)
     image_of = torch.arange(len(like), device=like.device).repeat_interleave(len(mus))  # of every row
     mu_of = mus.to(like).repeat(len(like))
     rows_at_once = max(1, batch_size // (restarts * (_TRIED_AT_ONCE if grid is None else len(grid))))
-    parts = []
     chunks = torch.arange(len(image_of), device=like.device).split(rows_at_once)
-    for rows in tqdm(chunks, desc="sweep", disable=not progress or len(chunks) == 1, leave=False):
+    if len(parts) < len(chunks):
+        starts = starting_points(fidelity, regulariser, init, restarts, seed or 0)
+
+    def part_of(rows: Tensor) -> dict[str, Tensor]:
         of = image_of[rows]
         data = fidelity.take(of)
         own = {name: p[of] for name, p in parameters.items()}
@@ -164,7 +202,14 @@ def sweep(
                 part["psnr"] = psnr(images, repeated, data_range=data_range).view(part["lam"].shape)
             if keep_images:
                 part["images"] = images.unflatten(0, part["lam"].shape)
-        parts.append(part)
+        return part
+
+    bar = tqdm(chunks, desc="sweep", disable=not progress or len(chunks) == 1, leave=False)
+    with _resumable.saving(file, lambda: {"parts": parts, "seconds": time.perf_counter() - began}) as done:
+        for number, rows in enumerate(bar):
+            if number >= len(parts):
+                parts.append(part_of(rows))
+                done(now=number + 1 == len(chunks))
     results = {name: torch.cat([p[name] for p in parts]).unflatten(0, (len(like), -1)) for name in parts[0]}
     return Sweep(
         mu=None if mus.isnan().any() else mus,

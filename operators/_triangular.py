@@ -91,6 +91,9 @@ class _Layout:
     def values(self, d: Tensor, w: Tensor) -> Tensor:
         """The entries of L^T for ``(B, C, n, m)`` and ``(B, K, n, m)``, in the order of the matrix, ``(B, nnz)``."""
         batch, channels = d.shape[:2]
+        d = torch.where(
+            d == 0, torch.nan, d
+        )  # at a zero the library gives up, and all samples are NaN, not one
         out = d.new_empty((batch, self.entries))
         image = out[:, : self.rows * self.row].view(batch, self.rows, self.row)
         inner = image[..., : self.columns * self.pixel].unflatten(-1, (self.columns, self.pixel))

@@ -90,7 +90,8 @@ def jpmap(
         β > 0, or one for every sample; by default 1/γ² with the γ that the model has learned.
     init : dict, ODL element of Z or Tensor, optional
         First latent vector, or ``{"x": image}`` for the code of an image. By default the code of a rough
-        reconstruction.
+        reconstruction. A run that was ended, by `max_iter` or `callback`, goes on from its ``solution.blocks``: J falls
+        from where it was, while the turns of the encoder and the damping begin anew.
     rule : {"fast", "candidates", "exact"}
         Algorithm 2.3, 2.2 or 2.1, see the module. With "exact" a sample ends as stalled when the encoder no
         longer lowers its J.

@@ -250,6 +250,9 @@ def _check(a: Tensor, b: Tensor) -> None:
         raise ValueError(
             f"both sets must have images of one shape, got {tuple(a.shape[1:])} and {tuple(b.shape[1:])}"
         )
+    bad = [int((~torch.isfinite(t.flatten(1)).all(1)).sum()) for t in (a, b)]
+    if any(bad):
+        raise ValueError(f"both sets must have finite images, got {bad[0]} and {bad[1]} that are not")
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:

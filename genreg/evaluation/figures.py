@@ -50,9 +50,7 @@ def histogram_figure(fit: RangeFit) -> Any:
     for ax, (name, values) in zip(axes[0], fit.scores.items(), strict=True):
         array = values.numpy()
         ends = np.quantile(array[np.isfinite(array)], [0, 1]) if np.isfinite(array).any() else (0, 1)
-        width = max(
-            ends[1] - ends[0], 1e-3 * abs(ends[1]), 1e-9
-        )  # a histogram of equal numbers has a width too
+        width = max(ends[1] - ends[0], 1e-3 * abs(ends[1])) or 1.0  # of equal numbers it has one too
         ax.hist(array, bins=30, range=(ends[0], ends[0] + width), color=BLUE)
         ax.axvline(np.median(array), color=ORANGE, label=f"median {np.median(array):.4g}")
         ax.set_xlabel(_UNITS[name], fontsize=9)
@@ -66,8 +64,9 @@ def decile_figure(fit: RangeFit) -> Any:
     """Test images at the deciles of NRMSE, their best approximations, and the differences."""
     chosen = deciles(fit.nrmse)
     truth, images = fit.truth.cpu()[chosen], fit.images.cpu()[chosen]
-    limit = max(float((images - truth).abs().max()), 1e-12)
-    grey = {"cmap": "gray", "vmin": 0.0, "vmax": max(float(truth.max()), 1e-12)}
+    largest = max(float(truth.max()), 0.0) or 1.0
+    limit = float((images - truth).abs().max()) or largest
+    grey = {"cmap": "gray", "vmin": 0.0, "vmax": largest}
     rows: list[tuple[str, Tensor, list[str], dict[str, Any]]] = [
         ("test image", truth, [f"{10 * k} %" for k in range(11)], grey),
         ("nearest in range", images, [f"{e:.3f}" for e in fit.nrmse[chosen]], grey),
@@ -124,7 +123,7 @@ def mmd_figure(item: MeanDiscrepancy) -> Any:
     figure, axes = _axes(1, 1, width=4.5, height=3.0)
     ax = axes[0, 0]
     null = item.null.numpy()
-    unit = 10.0 ** np.floor(np.log10(max(np.abs(null).max(), abs(item.value), 1e-300)))
+    unit = 10.0 ** np.floor(np.log10(max(np.abs(null).max(), abs(item.value)) or 1.0))
     ax.hist(null / unit, bins=40, color=GREY, label="random divisions")
     ax.axvline(item.value / unit, color=ORANGE, label=f"generated against test, p = {item.p_value:.3g}")
     ax.set_xlabel(f"unbiased estimate of MMD², mean kernel [{unit:.0e}]", fontsize=9)

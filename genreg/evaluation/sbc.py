@@ -121,7 +121,7 @@ def calibration(
         pit=pit,
         ks_statistic=torch.tensor([float(test.statistic) for test in tests], dtype=torch.float64),
         ks_p=p,
-        p_value=min(1.0, float(p.min()) * len(p)),
+        p_value=float((p.min() * len(p)).clamp_max(1.0)),  # NaN stays NaN
         levels=tuple(levels),
         coverage=(score.abs() <= half[:, None, None]).double().mean(1),
         bias=score.mean(0),

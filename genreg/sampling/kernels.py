@@ -32,6 +32,7 @@ R. M. Neal (2011), MCMC using Hamiltonian dynamics, arXiv:1206.1901.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -202,7 +203,7 @@ class HMC:
     Raises
     ------
     ValueError
-        If `length` is not positive, `jitter` not in [0, 1), or `leapfrog` below 1.
+        If `length` is not positive and finite, `jitter` not in [0, 1), or `leapfrog` below 1.
     """
 
     length: float = 2.0
@@ -212,8 +213,8 @@ class HMC:
     acceptance: ClassVar[float] = 0.7
 
     def __post_init__(self) -> None:
-        if not self.length > 0:
-            raise ValueError(f"length must be positive, got {self.length}")
+        if not 0 < self.length < math.inf:
+            raise ValueError(f"length must be positive and finite, got {self.length}")
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter must be in [0, 1), got {self.jitter}")
         if isinstance(self.leapfrog, bool) or not isinstance(self.leapfrog, int) or self.leapfrog < 1:

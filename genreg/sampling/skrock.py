@@ -2,6 +2,7 @@ r"""The stochastic orthogonal Runge-Kutta-Chebyshev method of second kind, SK-RO
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -41,7 +42,7 @@ class SKROCK:
     Raises
     ------
     ValueError
-        If `stages` is below 2 or `damping` not positive.
+        If `stages` is below 2 or `damping` not positive and finite.
 
     References
     ----------
@@ -60,8 +61,8 @@ class SKROCK:
     def __post_init__(self) -> None:
         if isinstance(self.stages, bool) or not isinstance(self.stages, int) or self.stages < 2:
             raise ValueError(f"stages must be an integer of at least 2, got {self.stages!r}")
-        if not self.damping > 0:
-            raise ValueError(f"damping must be positive, got {self.damping}")
+        if not 0 < self.damping < math.inf:
+            raise ValueError(f"damping must be positive and finite, got {self.damping}")
 
     def largest_size(self, curvature: Tensor) -> Tensor:
         """Half of the bound of stability: h = l_s / L."""
