@@ -18,14 +18,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import odl
 from odl.applications import tomo
-from odl.applications.tomo import ParallelBeamGeometry
 from odl.applications.tomo.geometry import Flat1dDetector, Flat2dDetector, Geometry
 from odl.core.discr import DiscretizedSpace
 from torch import Tensor
 
+from genreg.operators._detector import ON_CPU, ON_CUDA, overlooked
 from genreg.operators.bridge import TorchOperator, lower, torch_device, torch_dtype
 from genreg.operators.ray_direct import CudaPair, DirectPair
-from genreg.operators.ray_matrix import detector_place, import_astra, is_square, matrix_memory, ray_pair
+from genreg.operators.ray_matrix import import_astra, is_square, matrix_memory, ray_pair
 from genreg.operators.sparse import LinearPair
 from genreg.operators.tensor_operator import TensorOperator, weighted_adjoint
 
@@ -268,34 +268,11 @@ class _BackProjection(ABC):  # noqa: B024
         )
 
 
-# ODL names a back-end by its key if the user gave it, and by its class if ODL chose it.
-_ON_CPU, _ON_CUDA = ("astra_cpu", "AstraCpuImpl"), ("astra_cuda", "AstraCudaImpl")
-_SKIMAGE = ("skimage", "SkImageImpl")
-
-
-def _overlooked(op: tomo.RayTransform) -> str:
-    """Say what of a parallel-beam geometry ODL's operator does not count; empty where it counts all.
-
-    Its back-end on the CPU takes the detector to be centred at the axis of rotation and neither moved nor turned, that
-    of scikit-image counts the bins as they are centred but neither moves nor turns the detector.
-    """
-    if op.impl not in _ON_CPU + _SKIMAGE or not isinstance(op.geometry, ParallelBeamGeometry):
-        return ""
-    offsets, turned = detector_place(op.geometry)
-    if op.impl in _SKIMAGE:
-        offsets = offsets - op.geometry.det_params.mid_pt.item()
-    off = float(np.abs(offsets).max())
-    faults = [f"is off the axis of rotation by up to {off:.4g}"] * bool(
-        off > 1e-6 * op.geometry.det_partition.cell_sides
-    )
-    return " and ".join(faults + ["is turned or mirrored"] * turned)
-
-
 def _as_odl_computes(op: Any, transform: tomo.RayTransform) -> TorchOperator:
     """Lower by calls of ODL where it computes something else, and say where that is not what the geometry says."""
-    if overlooked := _overlooked(transform):
+    if fault := overlooked(transform):
         warnings.warn(
-            f"ODL's back-end {transform.impl} does not count that the detector {overlooked}, and neither does what it "
+            f"ODL's back-end {transform.impl} does not count that the detector {fault}, and neither does what it "
             "is lowered to; genreg.operators.ray_transform(space, geometry) does",
             UserWarning,
             stacklevel=4,
@@ -305,7 +282,7 @@ def _as_odl_computes(op: Any, transform: tomo.RayTransform) -> TorchOperator:
 
 def _same_here(op: tomo.RayTransform) -> bool:
     """Whether ODL's operator computes what the pairs here do."""
-    return op.impl in _ON_CUDA or (op.impl in _ON_CPU and not _overlooked(op))
+    return op.impl in ON_CUDA or (op.impl in ON_CPU and not overlooked(op))
 
 
 @lower.register(tomo.RayTransform)
@@ -313,7 +290,7 @@ def _lower_ray_transform(op: tomo.RayTransform) -> TorchOperator:
     if not _same_here(op):
         return _as_odl_computes(op, op)
     space, geometry, shape = op.domain, op.geometry, op.range.shape
-    method = "cuda" if op.impl in _ON_CUDA else _choose(space, geometry, "auto", _MAX_MEMORY)
+    method = "cuda" if op.impl in ON_CUDA else _choose(space, geometry, "auto", _MAX_MEMORY)
     pair = _LOWERED.get(op)
     if pair is None:
         pair = _LOWERED[op] = _pair(space, geometry, method, cache=True)

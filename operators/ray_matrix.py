@@ -28,13 +28,12 @@ from odl.applications.tomo.geometry import Geometry
 from odl.core.discr import DiscretizedSpace
 
 from genreg.operators._cache import read_matrix, write_matrix
+from genreg.operators._detector import is_centred, parallel_vectors
 from genreg.operators.sparse import SparsePair
 
 __all__ = [
-    "detector_place",
     "estimate_nonzeros",
     "import_astra",
-    "is_centred",
     "is_square",
     "length_ratios",
     "matrix_memory",
@@ -87,7 +86,7 @@ def planar_projector(space: DiscretizedSpace, geometry: Geometry) -> dict[str, A
         projection = projection | {"DetectorWidth": scales[1] * projection["DetectorWidth"]}
     else:
         turn = np.kron(np.eye(3), [[0, -1], [1, 0]])
-        vectors = np.concatenate(_parallel_vectors(geometry), axis=1) @ turn
+        vectors = np.concatenate(parallel_vectors(geometry), axis=1) @ turn
         projection = import_astra().create_proj_geom("parallel_vec", geometry.det_partition.size, vectors)
     if "Vectors" in projection:  # ASTRA's first coordinate is the second axis
         projection = projection | {"Vectors": projection["Vectors"] * np.tile(scales[::-1], 3)}
@@ -122,39 +121,6 @@ def _scales(space: DiscretizedSpace) -> np.ndarray:
     first, second = map(float, space.cell_sides)
     unit = 2.0 ** -round(math.log2(second))
     return np.array([unit if is_square(space) else unit * second / first, unit])
-
-
-def is_centred(geometry: ParallelBeamGeometry) -> bool:
-    """Whether the detector of a parallel-beam geometry is where ODL's CPU back-end takes it to be."""
-    offsets, turned = detector_place(geometry)
-    return bool(not turned and np.abs(offsets).max() <= 1e-6 * geometry.det_partition.cell_sides[0])
-
-
-def detector_place(geometry: ParallelBeamGeometry) -> tuple[np.ndarray, bool]:
-    """Return how far its middle is off the axis of rotation, for every angle, and whether the detector is turned.
-
-    It is not where bins run along (cos, sin) of the angle.
-    """
-    _, centre, step = _parallel_vectors(geometry)
-    pitch = float(geometry.det_partition.cell_sides[0])
-    axis = np.stack([np.cos(geometry.angles), np.sin(geometry.angles)], axis=1)
-    return (centre * step).sum(axis=1) / pitch, not np.allclose(step / pitch, axis, rtol=0, atol=1e-9)
-
-
-def _parallel_vectors(geometry: Geometry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return direction of the rays, centre of the detector and step between bins, each (angles, 2).
-
-    The detector, which is somewhere along the rays, is moved to the axis of rotation: ODL puts it at distance one,
-    which is far off in single precision where images are small.
-    """
-    middle, pitch = geometry.det_params.mid_pt, geometry.det_partition.cell_sides[0]
-    axis = geometry.det_axis(geometry.angles)
-    centre = geometry.det_point_position(geometry.angles, middle.item())
-    return (
-        -geometry.det_to_src(geometry.angles, middle),
-        (centre * axis).sum(axis=1, keepdims=True) * axis,
-        axis * pitch,
-    )
 
 
 def estimate_nonzeros(space: DiscretizedSpace, geometry: Geometry) -> int:
