@@ -57,8 +57,6 @@ def overlooked(op: tomo.RayTransform) -> str:
     offsets, turned = detector_place(op.geometry)
     if op.impl in _SKIMAGE:
         offsets = offsets - op.geometry.det_params.mid_pt.item()
-    off = float(np.abs(offsets).max())
-    faults = [f"is off the axis of rotation by up to {off:.4g}"] * bool(
-        off > 1e-6 * op.geometry.det_partition.cell_sides
-    )
-    return " and ".join(faults + ["is turned or mirrored"] * turned)
+    pitch, off = float(op.geometry.det_partition.cell_sides[0]), float(np.abs(offsets).max())
+    faults = [f"is off the axis of rotation by up to {off:.4g}"] if off > 1e-6 * pitch else []
+    return " and ".join([*faults, "is turned or mirrored"] if turned else faults)
