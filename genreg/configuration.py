@@ -131,7 +131,7 @@ def reconstruct_file(
         progress=progress,
         **settings["solve"],
     )
-    _write(to_tensor(rec.image).numpy() * scale, target)
+    _write(to_tensor(rec.image).numpy(force=True) * scale, target)
     return rec, target
 
 

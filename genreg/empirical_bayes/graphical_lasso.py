@@ -221,7 +221,7 @@ def _lasso(R: Tensor, lam: float) -> Tensor | None:
         warnings.simplefilter("ignore", ConvergenceWarning)  # the graph is what counts
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
-            matrix = graphical_lasso(R.cpu().numpy(), lam, tol=1e-3, max_iter=100)[1]
+            matrix = graphical_lasso(R.numpy(force=True), lam, tol=1e-3, max_iter=100)[1]
         except (FloatingPointError, np.linalg.LinAlgError):
             return None
     found = torch.from_numpy(np.ascontiguousarray(matrix)).to(R)

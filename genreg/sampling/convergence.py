@@ -159,7 +159,7 @@ def _library() -> Any:
 
 def _by_chains(draws: Any, f: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...] = ()) -> Any:
     """Apply f, from ``(n, chains, draws)`` to ``(n, *shape)``, to the components that have the same chains left."""
-    x = draws.detach().cpu().numpy() if isinstance(draws, Tensor) else np.asarray(draws)
+    x = draws.numpy(force=True) if isinstance(draws, Tensor) else np.asarray(draws)
     if np.iscomplexobj(x):
         raise TypeError(f"draws must be real, got {x.dtype}")
     if x.ndim < 2 or x.shape[0] < _FEWEST or x.shape[1] < 1:

@@ -176,7 +176,7 @@ def test_coils_that_cannot_be_told_apart_are_skipped(tmp_path):
     kspace = volume(coils=2)[1]
     write(tmp_path / "a.h5", kspace)
     with pytest.raises(
-        ValueError, match="kspace in .*a.h5 must tell sensitivities of the coils: `calibration`"
+        ValueError, match=r"kspace in .*a.h5 must tell sensitivities of the coils: `calibration`"
     ):
         read(tmp_path, size=3)
 
