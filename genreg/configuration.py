@@ -79,6 +79,8 @@ from genreg.regularisers import (
 
 __all__ = ["load_array", "reconstruct_file"]
 
+_LARGEST = 2**31 - 1  # pixels that an index of four bytes counts, as those of sparse matrices do
+
 
 def reconstruct_file(
     config: str | Path,
@@ -200,6 +202,8 @@ def _measurements(settings: Settings, file: Path) -> tuple[np.ndarray, np.ndarra
 def _space(settings: Settings) -> odl.DiscretizedSpace:
     low, high, shape = (require(settings, "image", entry) for entry in ("min", "max", "shape"))
     sides = [(b - a) / n for a, b, n in zip(low, high, shape, strict=True)]
+    if math.prod(shape) > _LARGEST:
+        raise ValueError(f"image.shape must have at most {_LARGEST} pixels, got {shape}")
     if min(sides) <= 0:
         raise ValueError(f"image.max must be larger than image.min, got pixels with sides of {sides}")
     return odl.uniform_discr(low, high, shape, dtype="float32")
