@@ -53,6 +53,7 @@ detector; the angle grows from the first axis to the second.
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -122,6 +123,7 @@ def reconstruct_file(
     )
     if target.suffix != ".npy":
         raise ValueError(f"output.file must end in .npy, got {target.name!r}")
+    _check_writable(target)
     prior, scale = settings["prior"], settings["prior"].get("scale", 1.0)
     degrees, y, noise_std = _measurements(settings, file)
     A = ray_transform(_space(settings), _geometry(settings, degrees, y.shape[1]))
@@ -135,6 +137,13 @@ def reconstruct_file(
     )
     _write(to_tensor(rec.image).numpy(force=True) * scale, target)
     return rec, target
+
+
+def _check_writable(target: Path) -> None:
+    """Find out before the work whether there is a place for its result."""
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"output.file must be a file that can be written, got {target}")
 
 
 def _write(image: np.ndarray, target: Path) -> None:

@@ -137,6 +137,9 @@ def test_evaluate_errors(tmp_path, capsys):
     assert "at least 20, got 3" in fails(capsys, "evaluate", "shapes-ae", "--images", "3", "--silent")
     np.save(tmp_path / "test.npy", np.zeros((30, 4, 4)))
     message = fails(capsys, "evaluate", "shapes-ae", "--data", str(tmp_path / "test.npy"))
+    np.save(tmp_path / "grey.npy", np.full((30, 56, 56), 255, "uint8"))
+    grey = fails(capsys, "evaluate", "shapes-ae", "--data", str(tmp_path / "grey.npy"))
+    assert "images must be in the range of the model's images, mostly [0, 1], got integers up to 255" in grey
     assert "images must have the shape (N, 56, 56), got (30, 4, 4)" in message
 
 

@@ -153,6 +153,29 @@ def test_counts_taken_for_a_sinogram(case):
         case.run(data__noise_std=1.0, solve__max_iter=1)
 
 
+def test_output_is_looked_at_before_the_work(case, monkeypatch):
+    monkeypatch.setattr("genreg.configuration.reconstruct", None)
+    (case.folder / "folder.npy").mkdir()
+    (case.folder / "file").write_text("")
+    for target in ("folder.npy", "file/image.npy"):
+        with pytest.raises(
+            ValueError, match=f"output.file must be a file that can be written, got .*{target}"
+        ):
+            case.run(output__file=target)
+    monkeypatch.setattr("os.access", lambda folder, mode: False)
+    with pytest.raises(
+        ValueError, match=r"output.file must be a file that can be written, got .*deep/image.npy"
+    ):
+        case.run(output__file="deep/image.npy")
+
+
+def test_byte_order_mark(case):
+    """As some editors write it."""
+    config = case.write(solve__max_iter=1)
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
+    reconstruct_file(config, progress=False)
+
+
 def test_files_that_are_no_configuration(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"configuration must exist, got .*no.toml"):
         reconstruct_file(tmp_path / "no.toml")
