@@ -145,10 +145,10 @@ def _solve_native(crow: Tensor, col: Tensor, values: Tensor, right: Tensor, tran
 
 
 def _solve_scipy(crow: Tensor, col: Tensor, values: Tensor, right: Tensor, transpose: bool) -> Tensor:
-    triple = (values.cpu().numpy(), col.cpu().numpy(), crow.cpu().numpy())
+    triple = (values.numpy(force=True), col.numpy(force=True), crow.numpy(force=True))
     upper = scipy.sparse.csr_array(triple, shape=(len(right), len(right)))
     matrix = upper if transpose else upper.T.tocsr()
-    found = scipy.sparse.linalg.spsolve_triangular(matrix, right.cpu().numpy(), lower=not transpose)
+    found = scipy.sparse.linalg.spsolve_triangular(matrix, right.numpy(force=True), lower=not transpose)
     return torch.from_numpy(found).to(right)
 
 

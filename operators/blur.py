@@ -161,7 +161,7 @@ def blur(
     check_space(space)
     if boundary not in _BOUNDARIES:
         raise ValueError(f"`boundary` must be one of {_BOUNDARIES}, got {boundary!r}")
-    given = kernel_or_std.detach().cpu().numpy() if isinstance(kernel_or_std, Tensor) else kernel_or_std
+    given = kernel_or_std.numpy(force=True) if isinstance(kernel_or_std, Tensor) else kernel_or_std
     try:
         values = np.asarray(given)
     except ValueError:  # lists of different lengths

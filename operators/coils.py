@@ -17,6 +17,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from genreg.operators._arrays import as_tensor
 from genreg.operators.forward import boolean_mask
 from genreg.operators.fourier import centred_fft2
 from genreg.operators.kspace_masks import central
@@ -113,7 +114,7 @@ def calibration_region(mask: ArrayLike | Tensor) -> tuple[int, int]:
     shape = tuple(np.shape(mask))
     if len(shape) != 2:
         raise ValueError(f"`mask` must have the shape (n, m), got {shape}")
-    there = boolean_mask(mask, shape, "mask").numpy()
+    there = boolean_mask(mask, shape, "mask").numpy(force=True)
     best, columns = (0, 0), shape[1]
     for rows in range(1, shape[0] + 1):
         while columns and not there[central(shape, (rows, columns))].all():
@@ -124,7 +125,7 @@ def calibration_region(mask: ArrayLike | Tensor) -> tuple[int, int]:
 
 
 def _checked(kspace: Any) -> Tensor:
-    k = kspace.detach().cpu() if isinstance(kspace, Tensor) else torch.from_numpy(np.array(kspace))
+    k = as_tensor(kspace, "kspace").cpu().resolve_conj()
     if not k.is_complex():
         raise TypeError(f"`kspace` must be complex, got {k.dtype}")
     if k.ndim != 3 or not k.numel():
@@ -171,5 +172,5 @@ def _espirit(k: Tensor, width: int, threshold: float) -> Tensor:
     except ImportError:
         raise ImportError("method=\"espirit\" needs sigpy: pip install 'genreg[mri]'") from None
     crop = 1.0 - threshold
-    maps = EspiritCalib(k.numpy(), calib_width=width, crop=crop, show_pbar=False).run()
+    maps = EspiritCalib(k.numpy(force=True), calib_width=width, crop=crop, show_pbar=False).run()
     return torch.from_numpy(np.array(maps)).to(k.dtype)

@@ -136,10 +136,10 @@ class DenseCholeskyPrecision(Precision):
         self._one()
         L = self._matrix.detach().cpu()
         precise = L.double()
-        matrix = (precise @ precise.mT).numpy()
+        matrix = (precise @ precise.mT).numpy(force=True)
         root = np.sqrt(matrix.diagonal())
         matrix[np.abs(matrix) <= _ROUNDING * torch.finfo(L.dtype).eps * np.outer(root, root)] = 0
-        return scipy.sparse.csc_array(matrix.astype(L.numpy().dtype))
+        return scipy.sparse.csc_array(matrix.astype(L.numpy(force=True).dtype))
 
 
 def _check_symmetric(matrix: Tensor, name: str) -> None:

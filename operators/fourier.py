@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import odl
 import torch
 from numpy.typing import ArrayLike
 from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
+from genreg.operators._arrays import as_tensor
 from genreg.operators._coil_images import CoilImages, DeviceCopies
 from genreg.operators.bridge import to_element, to_tensor, torch_dtype
 from genreg.operators.forward import boolean_mask
@@ -123,7 +123,7 @@ class FourierSampling(TensorOperator):
         ValueError
             If it has another shape.
         """
-        k = kspace if isinstance(kspace, Tensor) else torch.from_numpy(np.array(kspace))
+        k = as_tensor(kspace, "kspace")
         if not k.is_complex():
             raise TypeError(f"`kspace` must be complex, got {k.dtype}")
         expected = (*self._images.leading, *self._images.shape)

@@ -220,8 +220,10 @@ def _sparse_matrix(op: Any, dtype: torch.dtype) -> TorchOperator:
         import scipy.sparse
 
         matrix = matrix.coalesce().cpu()
-        rows, columns = matrix.indices().numpy()
-        matrix = scipy.sparse.coo_matrix((matrix.values().numpy(), (rows, columns)), tuple(matrix.shape))
+        rows, columns = matrix.indices().numpy(force=True)
+        matrix = scipy.sparse.coo_matrix(
+            (matrix.values().numpy(force=True), (rows, columns)), tuple(matrix.shape)
+        )
     real = _pair_on_device(matrix.real, dtype.to_real())
     cast, uncast = _cast(op.range), _uncast(op.domain)
     if matrix.dtype.kind != "c":

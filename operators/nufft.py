@@ -183,7 +183,7 @@ def nufft(
 def _checked_density(density: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     if density is None:
         return None
-    d = density.detach().cpu().numpy() if isinstance(density, Tensor) else np.asarray(density)
+    d = density.numpy(force=True) if isinstance(density, Tensor) else np.asarray(density)
     if d.dtype.kind not in "fiu":
         raise TypeError(f"`density` must be real, got {d.dtype}")
     if d.shape != shape:

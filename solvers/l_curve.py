@@ -82,7 +82,7 @@ def corner(lam: Tensor, misfit: Tensor, penalty: Tensor) -> list[Corner]:
         One for every sample. A curve without a corner has the trial of the smallest product D P, Regińska's
         rule, which needs no curvature.
     """
-    arrays = (t.detach().double().cpu().numpy() for t in (lam, misfit, penalty))
+    arrays = (t.detach().double().numpy(force=True) for t in (lam, misfit, penalty))
     return [_corner(*row) for row in zip(*arrays, strict=True)]
 
 

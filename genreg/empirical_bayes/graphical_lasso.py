@@ -250,7 +250,7 @@ def _lasso(R: Tensor, lam: float) -> Tensor | None:
 
     if len(R) == 1:  # scikit-learn wants two unknowns
         return R.reciprocal()
-    found, correlations = None, R.cpu().numpy()
+    found, correlations = None, R.numpy(force=True)
     for share in (1.0, 0.1):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)

@@ -44,9 +44,9 @@ def emd(a: Tensor, b: Tensor) -> float:
     R. Flamary et al. (2021), POT: Python Optimal Transport, JMLR 22(78).
     """
     ot = _pot()
-    cost = _squared_distances(a, b).cpu().numpy()
+    cost = _squared_distances(a, b).numpy(force=True)
     n, m = cost.shape
-    weights = (torch.full((k,), 1 / k, dtype=torch.float64).numpy() for k in (n, m))
+    weights = (torch.full((k,), 1 / k, dtype=torch.float64).numpy(force=True) for k in (n, m))
     value, log = ot.emd2(*weights, cost, numItermax=10_000_000, log=True)
     if log["warning"] is not None:
         raise RuntimeError(f"POT did not find the earth mover's distance: {log['warning']}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import numpy as np
 import odl
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from genreg import weights
 from genreg.datasets import mnist
 from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
+from genreg.operators._arrays import as_tensor
 
 __all__ = ["checked", "held_out", "load"]
 
@@ -80,11 +80,16 @@ def load(name_or_path: str | os.PathLike[str]) -> Generator:
 
 def checked(argument: str, images: Any, G: Generator) -> Tensor:
     """Images as a tensor ``(N, n, m)`` of the kind of G; ValueError if their shape or values do not fit."""
-    tensor = images if isinstance(images, Tensor) else torch.as_tensor(np.asarray(images))
+    tensor = as_tensor(images, argument)
     shape = tuple(G.range.shape)
     if tensor.ndim != 3 or tuple(tensor.shape[1:]) != shape:
         raise ValueError(
             f"{argument} must have the shape (N, {shape[0]}, {shape[1]}), got {tuple(tensor.shape)}"
+        )
+    if not (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() and int(tensor.max()) > 1:
+        raise ValueError(
+            f"{argument} must be in the range of the model's images, mostly [0, 1], got integers up to "
+            f"{int(tensor.max())}: divide grey values by the largest possible one"
         )
     if tensor.is_complex() or not torch.isfinite(tensor).all():
         kind = "complex" if tensor.is_complex() else "NaN or infinite"

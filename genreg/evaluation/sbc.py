@@ -114,7 +114,7 @@ def calibration(
         scores.append(((z.to(device) - mean) / std).cpu().double())
     score = torch.cat(scores)
     pit = torch.special.ndtr(score)
-    tests = [stats.kstest(column.numpy(), "uniform") for column in pit.T]
+    tests = [stats.kstest(column.numpy(force=True), "uniform") for column in pit.T]
     p = torch.tensor([float(test.pvalue) for test in tests], dtype=torch.float64)
     half = torch.special.ndtri((1 + torch.tensor(levels, dtype=torch.float64)) / 2)
     return Calibration(

@@ -161,6 +161,7 @@ class Regulariser(Functional):
 
         proximable = {name: g.scaled(lam) for name, g in self.proximable(**parameters).items()}
         per_sample = {**fidelity.per_sample, "lam": lam, **parameters}
+
         def offset(blocks: Blocks, lam: Tensor, **given: Tensor) -> Tensor:
             return lam * self.offset(blocks)
 

@@ -165,7 +165,7 @@ def _by_chains(
     Values come in the unit of their range, as the library takes a range below 1e-15 for none; `has_unit` says that what
     f returns has the unit of the values.
     """
-    x = draws.detach().cpu().numpy() if isinstance(draws, Tensor) else np.asarray(draws)
+    x = draws.numpy(force=True) if isinstance(draws, Tensor) else np.asarray(draws)
     if np.iscomplexobj(x):
         raise TypeError(f"draws must be real, got {x.dtype}")
     if x.ndim < 2 or x.shape[0] < _FEWEST or x.shape[1] < 1:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import os
 import runpy
 import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -183,6 +185,9 @@ def test_evaluate_errors(tmp_path, capsys):
     assert "at least 20, got 3" in fails(capsys, "evaluate", "shapes-ae", "--images", "3", "--silent")
     np.save(tmp_path / "test.npy", np.zeros((30, 4, 4)))
     message = fails(capsys, "evaluate", "shapes-ae", "--data", str(tmp_path / "test.npy"))
+    np.save(tmp_path / "grey.npy", np.full((30, 56, 56), 255, "uint8"))
+    grey = fails(capsys, "evaluate", "shapes-ae", "--data", str(tmp_path / "grey.npy"))
+    assert "images must be in the range of the model's images, mostly [0, 1], got integers up to 255" in grey
     assert "images must have the shape (N, 56, 56), got (30, 4, 4)" in message
 
 
@@ -226,3 +231,86 @@ def test_interrupt(monkeypatch, capsys):
     monkeypatch.setitem(main.__globals__["_COMMANDS"], "demo", interrupted)
     assert main(["demo"]) == 130
     assert capsys.readouterr().err == "genreg demo: interrupted\n"
+
+
+# errors of the machine
+
+
+def failing(monkeypatch, error):
+    def run(options):
+        raise error
+
+    monkeypatch.setitem(main.__globals__["_COMMANDS"], "demo", run)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "there is not enough memory (MemoryError)"),
+        (MemoryError("no 8 PiB\nfor an array"), "there is not enough memory (no 8 PiB for an array)"),
+        (
+            RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"),
+            "CUDA error: out of memory",
+        ),
+        (torch.OutOfMemoryError("Tried to allocate 1 TiB"), "Tried to allocate 1 TiB"),
+        (RecursionError("maximum recursion depth exceeded"), "maximum recursion depth exceeded"),
+        (NotImplementedError(), "NotImplementedError"),
+        (OSError(28, "No space left on device", "x.npy"), "[Errno 28] No space left on device: 'x.npy'"),
+        (OverflowError("int too large to convert to float"), "int too large to convert to float"),
+    ],
+)
+def test_what_the_machine_cannot_do_is_one_sentence(error, line, monkeypatch, capsys):
+    failing(monkeypatch, error)
+    assert fails(capsys, "demo") == f"genreg demo: {line}\n"
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    failing(monkeypatch, KeyError("x"))
+    with pytest.raises(KeyError):
+        main(["demo"])
+
+
+def test_full_disk_names_the_file(case, capsys, monkeypatch):
+    def full(stream, image):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.undo()  # pictures, too
+    monkeypatch.setenv("GENREG_CACHE", str(case.folder / "cache"))
+    monkeypatch.setattr(np, "save", full)
+    message = fails(capsys, "reconstruct", str(case.write(solve__max_iter=1)), "--silent")
+    target = case.folder / "image.npy"
+    assert message == f"genreg reconstruct: [Errno 28] No space left on device: '{target}'\n"
+    assert not target.exists()
+
+
+def test_recursion_in_a_configuration(tmp_path, capsys):
+    (tmp_path / "deep.toml").write_text("x = " + "[" * 100_000)
+    assert "genreg reconstruct: " in fails(capsys, "reconstruct", str(tmp_path / "deep.toml"))
+
+
+def process(script, **options):
+    """Run a command in a process that imports no torch."""
+    code = (
+        "import sys, importlib.util as u; s = u.spec_from_file_location('cli', sys.argv[1]);"
+        f"cli = u.module_from_spec(s); s.loader.exec_module(cli); {script};"
+        "cli._COMMANDS['demo'] = lambda options: print('λ') or 0; sys.exit(cli.main(['demo']))"
+    )
+    run = [sys.executable, "-c", code, genreg.cli.__file__]
+    return subprocess.run(run, stderr=subprocess.PIPE, check=False, text=True, **options)
+
+
+def test_output_that_cannot_be_written(tmp_path):
+    """To a full disk, to a reader that has gone, and to a terminal that has no Greek letters."""
+    resource = pytest.importorskip("resource")
+    limit = f"import resource; resource.setrlimit({resource.RLIMIT_FSIZE}, (0, 0))"
+    with open(tmp_path / "out.txt", "w") as full:
+        result = process(limit, stdout=full)
+    assert (result.returncode, result.stderr) == (2, "genreg demo: [Errno 27] File too large\n")
+    read, write = os.pipe()
+    os.close(read)
+    result = process("0", stdout=write)
+    os.close(write)
+    assert (result.returncode, result.stderr) == (0, "")
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    result = process("0", stdout=subprocess.PIPE, env=ascii_only)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "?\n", "")
