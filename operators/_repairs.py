@@ -176,6 +176,47 @@ def remember_norm_estimates() -> None:
     odl.Operator.norm = norm
 
 
+def give_results_their_own_memory() -> None:
+    """``(odl.RealPart(C) + v)(x)`` adds v to the caller's x, and so does a `QuadraticForm` with RealPart in it.
+
+    RealPart, ImagPart, FlatteningOperator and its inverse return views of their argument, as an operator of the
+    user may, and ODL's sums write into what an operator returns.
+    """
+    original = odl.Operator.__call__
+
+    def call(self: Any, x: Any, out: Any = None, **kwargs: Any) -> Any:
+        result = original(self, x, out, **kwargs)
+        return result.copy() if out is None and _share_memory(result, x) else result
+
+    odl.Operator.__call__ = call
+
+
+def _share_memory(a: Any, b: Any) -> bool:
+    if isinstance(a, LinearSpaceElement) and isinstance(a.space, odl.ProductSpace):
+        return any(_share_memory(part, b) for part in a)
+    if isinstance(b, LinearSpaceElement) and isinstance(b.space, odl.ProductSpace):
+        return any(_share_memory(a, part) for part in b)
+    extents = _extent(a), _extent(b)
+    if None in extents:
+        return False
+    (start, end), (other_start, other_end) = extents
+    return start < other_end and other_start < end
+
+
+def _extent(x: Any) -> tuple[int, int] | None:
+    """First and last address of an element, array or tensor; None where there is none."""
+    x = getattr(x, "data", x) if isinstance(x, LinearSpaceElement) else x
+    if isinstance(x, np.ndarray):
+        return np.lib.array_utils.byte_bounds(x)
+    if isinstance(x, torch.Tensor):
+        try:
+            storage = x.untyped_storage()
+            return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
+        except (NotImplementedError, RuntimeError):  # within the transforms of torch.func
+            return None
+    return None
+
+
 _REPAIRS = (
     recognise_arrays_quickly,
     accept_numbers_from_numpy_and_torch,
@@ -184,6 +225,7 @@ _REPAIRS = (
     sum_inner_products_accurately,
     give_elements_their_own_memory,
     remember_norm_estimates,
+    give_results_their_own_memory,
 )
 
 

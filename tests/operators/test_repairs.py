@@ -71,6 +71,29 @@ result = x.data.tolist() == [7, 2, 2]
 A = odl.Gradient(odl.uniform_discr([0, 0], [1, 1], (4, 5)))
 result = A.norm(estimate=True) == A.norm(estimate=True)
 """,
+    "give_results_their_own_memory": """
+from odl import functionals as F
+class Same(odl.Operator):  # an operator of the user that returns what it was given
+    def _call(self, x):
+        return x
+result = True
+for impl in ('numpy', 'pytorch'):
+    C = odl.uniform_discr([0, 0], [1, 1], (4, 5), dtype='complex128', impl=impl)
+    R, Q = odl.rn((4, 5), impl=impl), odl.rn(4, impl=impl) ** 2
+    made = [odl.RealPart(C), odl.ImagPart(C), odl.RealPart(R), Same(R, R, linear=True), Same(Q, Q, linear=True)]
+    if impl == 'numpy':  # it cannot be made on pytorch spaces
+        made += [odl.FlatteningOperator(C), odl.FlatteningOperator(C).inverse]
+    for A in made:
+        x = A.domain.one()
+        sum = A + A.range.one()
+        sum(x)
+        sum(x, out=A.range.element())
+        if A.domain == A.range:
+            F.QuadraticForm(A, A.range.one())(x)
+        y = A(x)
+        y.set_zero()
+        result = result and x == A.domain.one()
+""",
     "default steps of pdhg": """
 from odl import functionals as F
 result = True
