@@ -32,6 +32,7 @@ from odl.functionals import (
     FunctionalSum,
     FunctionalTranslation,
     L2NormSquared,
+    MoreauEnvelope,
     SeparableSum,
 )
 from odl.functionals.functional import FunctionalDefaultConvexConjugate
@@ -246,6 +247,30 @@ def _default_conjugate(op: Any, f: TorchFunctional) -> TorchFunctional:
         raise NotImplementedError(f"no values are known for the convex conjugate of {f.name}")
 
     return conjugate(f, fn, f"the conjugate of {f.name}")
+
+
+@lower.register(MoreauEnvelope)
+@_built_on("functional")
+def _envelope(op: Any, f: TorchFunctional) -> TorchFunctional:
+    r"""Return :math:`\min_u f(u) + \|u - t\|^2 / 2\sigma`, of which ODL has the gradient only."""
+    sigma, total, proximal = float(op.sigma), weighted_sum(op.domain), f._prox
+    name = f"the envelope of {f.name}"
+    if proximal is None:
+
+        def unknown(t: Tensors) -> Tensor:
+            raise NotImplementedError(f"no proximal operator is known for {f.name}, and so none of {name}")
+
+        return TorchFunctional(unknown, op.domain, name=name)
+
+    def fn(t: Tensors) -> Tensor:
+        u = proximal(t, sigma)
+        return f.values(u) + total(tree_map(lambda a, b: abs2(a - b), t, u)) / (2 * sigma)
+
+    def prox(t: Tensors, step: Step) -> Tensors:  # a step of the prox of f with a longer step
+        factor = spread(step / (step + sigma), f._ndims)
+        return tree_map(lambda a, u, c: a + c * (u - a), t, proximal(t, step + sigma), factor)
+
+    return TorchFunctional(fn, op.domain, prox, name=name)
 
 
 @lower.register(SeparableSum)

@@ -94,6 +94,31 @@ for impl in ('numpy', 'pytorch'):
         y.set_zero()
         result = result and x == A.domain.one()
 """,
+    "sum_complex_samples": """
+result = True
+for impl in ('numpy', 'pytorch'):
+    A = odl.WeightedSumSamplingOperator(odl.cn(3, impl=impl), [[2, 2, 0]], variant='char_fun')
+    try:
+        result = result and (A(A.domain.element([1, 2j, 3 + 1j])) == A.range.element([3 + 1j, 0, 1 + 2j]))
+    except TypeError:
+        result = False
+""",
+    "compare_weights_of_different_kinds": """
+try:
+    A, B = odl.rn(3, weighting=[1.0, 2.0, 3.0]), odl.rn(3, weighting=2.0)
+    result = A != B and B != A and B.one() not in A and A == odl.rn(3, weighting=[1.0, 2.0, 3.0])
+    result = result and odl.rn(3, weighting=[1.0, 2.0, 4.0]) != A and len(odl.ProductSpace(A, B)) == 2
+    result = result and odl.rn(3, inner=lambda x, y: 1.0) != odl.rn(3, norm=lambda x: 1.0)
+except AttributeError:
+    result = False
+""",
+    "compose_scaled_operators_in_order": """
+R = odl.rn(2)
+A, B, v = odl.PowerOperator(R, 2) * 2.0, odl.IdentityOperator(R) + R.one(), R.element([3.0, 5.0])
+result = (A * B)(R.one()) == A(B(R.one())) and (A * v)(R.one()) == A(v)
+f = odl.functionals.L1Norm(R) * 2.0
+result = result and (f * B)(R.one()) == f(B(R.one())) and (f * v)(R.one()) == f(v)
+""",
     "default steps of pdhg": """
 from odl import functionals as F
 result = True
