@@ -1,8 +1,8 @@
 """Native lowerings of ODL's elementary operators.
 
 Adjoints are those of ODL, :math:`(w_Y / w_X) J^H`. In a few places ODL's own adjoint forgets a weight
-(matrices and sampling between differently weighted spaces, real and imaginary parts, products by a number
-from a field); the lowered one does not.
+(matrices and sampling between differently weighted spaces, parts of weighted products, real and imaginary parts,
+products by a number from a field); the lowered one does not.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def _multiply(op: Any) -> TorchOperator:
 def _inner_product(op: Any) -> TorchOperator:
     value = constant(op.vector)
 
-    def adjoint(t: Tensor) -> Tensors:
-        return tree_map(torch.mul, replicated(op.domain, t), value(t))
+    def adjoint(t: Tensor) -> Tensors:  # in the precision of the space: numbers have none
+        return tree_map(lambda r, v: r.to(v.dtype) * v, replicated(op.domain, t), value(t))
 
     return TorchOperator.pair(_inner_with(op.vector), adjoint, op.domain, op.range)
 

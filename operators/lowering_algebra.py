@@ -18,14 +18,14 @@ from genreg.operators._building_blocks import (
     constant,
     elementwise,
     number,
-    own_adjoint,
     replicated,
     times,
+    weighted_pair,
     zeros,
 )
 from genreg.operators.bridge import TorchFunctional, TorchOperator, lower, to_torch
 from genreg.operators.lowering_fields import difference_operator
-from genreg.operators.spaces import Tensors, is_stacked, join, split
+from genreg.operators.spaces import Tensors, is_stacked, join, split, tree_map
 
 __all__: list[str] = []
 
@@ -203,12 +203,14 @@ def _row(ops: list[TorchOperator], domain: Any, range_: Any) -> TorchOperator:
 
 @lower.register(odl.ComponentProjection)
 def _component(op: Any) -> TorchOperator:
-    return TorchOperator(_taking(op.domain, op.range, op.index), op.domain, op.range, own_adjoint(op))
+    take, put = _taking(op.domain, op.range, op.index), _putting(op.range, op.domain, op.index)
+    return weighted_pair(take, put, op.domain, op.range)
 
 
 @lower.register(odl.ComponentProjectionAdjoint)
 def _component_adjoint(op: Any) -> TorchOperator:
-    return TorchOperator(_putting(op.domain, op.range, op.index), op.domain, op.range, own_adjoint(op))
+    put, take = _putting(op.domain, op.range, op.index), _taking(op.range, op.domain, op.index)
+    return weighted_pair(put, take, op.domain, op.range)
 
 
 def _taking(domain: Any, range_: Any, index: Any) -> Callable[[Tensors], Tensors]:
@@ -225,13 +227,18 @@ def _taking(domain: Any, range_: Any, index: Any) -> Callable[[Tensors], Tensors
 
 
 def _putting(domain: Any, range_: Any, index: Any) -> Callable[[Tensors], Tensors]:
-    """Return the map that puts one part (or several) into an otherwise zero element of a product space."""
+    """Return the map that puts one part (or several) into an otherwise zero element of a product space.
+
+    Parts for one place are added, as the adjoint of taking a part twice does; ODL keeps the last of them.
+    """
     single = isinstance(index, Integral)
     chosen = [index % len(range_)] if single else _positions(range_, index)
     nothing = zeros(domain)
 
     def fn(t: Tensors) -> Tensors:
-        given = dict(zip(chosen, [t] if single else split(domain, t), strict=True))
+        given: dict[int, Tensors] = {}
+        for i, part in zip(chosen, [t] if single else split(domain, t), strict=True):
+            given[i] = tree_map(torch.add, given[i], part) if i in given else part
         zero = nothing(t)
         out = [given[i] if i in given else replicated(s, zero) for i, s in enumerate(range_.spaces)]
         return join(range_, out)

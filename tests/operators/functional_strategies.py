@@ -12,6 +12,7 @@ from .strategies import (
     elements,
     endomorphisms,
     is_complex,
+    is_plain,
     is_power,
     is_product,
     maps,
@@ -50,7 +51,7 @@ def functionals(draw, space, depth=2, convex=False):
     productions = [name for name, (fits, _) in SIMPLE.items() if fits(space)]
     productions += ["prior"] * (not is_complex(space)) + ["linear", "quadratic"]
     if is_product(space):
-        productions += ["separable", "separable", "component"]
+        productions += ["component"] + ["separable", "separable"] * is_plain(space)
     if depth > 0:
         productions += [
             "multiple",

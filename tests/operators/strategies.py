@@ -35,6 +35,11 @@ def is_product(space):
     return isinstance(space, odl.ProductSpace)
 
 
+def is_plain(space):
+    """Whether the product space has no weights of its own; ODL makes no operators between others."""
+    return getattr(space.weighting, "const", None) == 1.0
+
+
 def is_power(space):
     return is_product(space) and is_stacked(space) and not is_product(space[0])
 
@@ -65,14 +70,20 @@ def tensor_spaces(draw, dtypes=("float64", "complex128", "float32", "complex64")
 
 @st.composite
 def spaces(draw, dtypes=("float64", "complex128", "float32", "complex64"), products=True):
-    """A tensor space, a power of one, or a product of different ones of one data type."""
-    kind = draw(st.sampled_from(["tensor", "tensor", "power", "product"] if products else ["tensor"]))
+    """A tensor space, a power of one, or a product of different ones of one data type; weighted or nested."""
+    kinds = ["tensor", "tensor", "tensor", "power", "power", "product", "weighted", "nested"]
+    kind = draw(st.sampled_from(kinds if products else ["tensor"]))
     dtypes = (draw(st.sampled_from(dtypes)),)
     if kind == "tensor":
         return draw(tensor_spaces(dtypes))
     if kind == "power":
         return draw(tensor_spaces(dtypes)) ** draw(st.integers(1, 3))
     parts = draw(st.lists(spaces(dtypes, products=False), min_size=1, max_size=3))
+    if kind == "nested":
+        return odl.ProductSpace(draw(st.sampled_from([odl.ProductSpace(*parts), parts[0] ** 2])), parts[0])
+    if kind == "weighted":
+        parts = draw(st.sampled_from([parts, parts[:1] * 3]))
+        return odl.ProductSpace(*parts, weighting=draw(st.sampled_from([0.4, [0.5, 2.0, 1.5][: len(parts)]])))
     return odl.ProductSpace(*parts)
 
 
@@ -129,7 +140,9 @@ def endomorphisms(draw, space, depth=2, linear=True):
     """Operators from a space to itself."""
     productions = ["identity", "scaling", "zero"]
     if is_product(space):
-        productions += ["diagonal", "component"] + ["matrix of operators"] * is_power(space)
+        productions += ["multiply"] * is_power(space)
+        if is_plain(space):
+            productions += ["diagonal", "component"] + ["matrix of operators"] * is_power(space)
     else:
         productions += ["multiply", "matrix", "sampling"] + ["flattening"] * (space.impl == "numpy")
         productions += ["real part"] * is_complex(space)
@@ -213,12 +226,12 @@ def maps(draw, space, linear=True):
         productions += ["RealPart", "ImagPart"] if is_complex(space) else ["ComplexEmbedding"]
         productions += ["Gradient", "Gradient", "resizing"] * is_discr(space)
     else:
-        productions += ["component", "reduction of vectors"]
-        productions += ["slice", "PointwiseInner", "PointwiseSum", "reduction"] * is_power(space)
-        if is_power(space) and is_discr(space[0]) and len(space) == space[0].ndim:
-            productions += ["Divergence"] * 3
-        if is_power(space) and len(space) == 2:
-            productions.append("LinComb")
+        productions += ["component"] + ["slice", "PointwiseInner", "PointwiseSum"] * is_power(space)
+        if is_plain(space):
+            productions += ["reduction of vectors"] + ["reduction"] * is_power(space)
+            productions += ["LinComb"] * (is_power(space) and len(space) == 2)
+            if is_power(space) and is_discr(space[0]) and len(space) == space[0].ndim:
+                productions += ["Divergence"] * 3
     if not linear:
         productions += ["norm", "distance", "functional times vector"]
         productions += ["ComplexModulus", "ComplexModulusSquared"] * (

@@ -22,6 +22,7 @@ R6, R3, C6 = odl.rn(6), odl.rn(3, weighting=0.3), odl.cn(6)
 W6 = odl.rn(6, weighting=[0.5, 1, 2, 3, 1.5, 0.1])
 P = odl.ProductSpace(X, R3)
 CP = odl.ProductSpace(CX, C6)
+WP = odl.ProductSpace(X, 3, weighting=[0.5, 2.0, 1.5])
 MATRIX = np.random.default_rng(0).standard_normal((3, 6))
 CMATRIX = MATRIX + 1j * MATRIX[::-1]
 
@@ -160,6 +161,11 @@ ADJOINT_BY_DOT_TEST = {
     "Flattening-unweighted": lambda: odl.FlatteningOperator(
         odl.uniform_discr([0, 0], [1, 1], (2, 3), weighting=1.0)
     ),
+    "ComponentProjection-twice": lambda: odl.ComponentProjection(odl.ProductSpace(X, R3), [0, 1, -2]),
+    "ComponentProjection-weighted": lambda: odl.ComponentProjection(WP, 1),
+    "ComponentProjection-weighted-slice": lambda: odl.ComponentProjection(WP, slice(1, 3)),
+    "PointwiseSum-weighted": lambda: odl.PointwiseSum(WP),
+    "PointwiseInner-weighted-product": lambda: odl.PointwiseInner(WP, element(WP)),
     "Sampling-weighted": lambda: odl.SamplingOperator(odl.rn(6, weighting=0.2), [1, 1, 4]),
 }
 
