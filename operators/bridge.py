@@ -4,6 +4,8 @@ r"""Lowering: an ODL operator or functional becomes a differentiable torch calla
 maps tensors ``(*batch, *domain.shape)`` to ``(*batch, *range.shape)``, for a functional to ``(*batch,)``,
 with the values of ODL itself, the weights of its spaces included. It is differentiable by autograd to any
 order and works under `torch.func`. On complex spaces functionals give the real part of ODL's value.
+One functional differs from ODL 1.0 on purpose: `odl.functionals.KullbackLeibler` where nothing was counted is x
+for x >= 0, also at 0, where ODL has infinity, and infinite for x < 0, where ODL has x; its conjugate likewise.
 
 `lower` is a `functools.singledispatch` on the class of the operator; a new class is taught by one
 registration::

@@ -96,7 +96,8 @@ class TorchFunctional:
     Parameters
     ----------
     fn : callable
-        Maps tensor(s) ``(*batch, *domain.shape)`` to real values ``(*batch,)``.
+        Maps tensor(s) ``(*batch, *domain.shape)`` to values ``(*batch,)``; of complex ones the functional has
+        the real part.
     domain : odl space
         The space X; its weighted norm is the one of the proximal operators.
     prox : callable, optional
@@ -108,6 +109,14 @@ class TorchFunctional:
         Used in error messages.
     take : callable, optional
         Makes the functional for some samples of the batch, where it has parameters of every sample.
+
+    Attributes
+    ----------
+    fn : callable
+        The bare function, with real values.
+    values : callable
+        The same with the values of ODL, complex where those are. Products and quotients, multiples by complex
+        numbers and whatever else is composed of values take these: a product of real parts is another number.
     """
 
     def __init__(
@@ -119,7 +128,8 @@ class TorchFunctional:
         name: str = "functional",
         take: Callable[[Tensor], TorchFunctional] | None = None,
     ) -> None:
-        self.fn = fn
+        self.values = fn
+        self.fn = _real_part_of(fn)
         self.domain = domain
         self.name = name
         self._take = take
@@ -186,9 +196,9 @@ class TorchFunctional:
                 raise ValueError(f"`lam` must be >= 0, got {lam}")
             if lam == 1:
                 return self
-        fn, prox, conj_prox = self.fn, self._prox, self._conj_prox
+        values, prox, conj_prox = self.values, self._prox, self._conj_prox
         return TorchFunctional(
-            lambda t: lam * fn(t),
+            lambda t: lam * values(t),
             self.domain,
             None if prox is None else lambda t, step: prox(t, lam * step),
             None if conj_prox is None else lambda t, step, scale: conj_prox(t, step, lam * scale),
@@ -214,6 +224,14 @@ class TorchFunctional:
 
     def __repr__(self) -> str:
         return f"TorchFunctional({self.name} on {self.domain!r})"
+
+
+def _real_part_of(fn: Callable[[Tensors], Tensor]) -> Callable[[Tensors], Tensor]:
+    def real(t: Tensors) -> Tensor:
+        value = fn(t)
+        return value.real if value.is_complex() else value
+
+    return real
 
 
 def sample_ndims(space: Any) -> Any:
