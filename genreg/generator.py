@@ -151,7 +151,7 @@ class Generator(NetworkOperator):
     def decode(self, z: Tensor) -> Decoded:
         """The distribution of the image given z, ``(B, latent_dim)``; differentiable in z."""
         mean = self.module(z)
-        return Decoded(mean, lambda: self._precision(z, mean))
+        return Decoded(mean, functools.partial(self._precision, z, mean))
 
     def _precision(self, z: Tensor, mean: Tensor) -> Precision | None:
         if self._factor is None:

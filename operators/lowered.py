@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
 from genreg.operators.spaces import Tensors, is_stacked, space_shape, tree_map
 
-__all__ = ["Step", "TorchFunctional", "TorchOperator", "sample_ndims", "spread"]
+__all__ = ["Remade", "Step", "TorchFunctional", "TorchOperator", "sample_ndims", "spread"]
 
 Step = float | Tensor  # a number, or one number per sample: (*batch,)
 
 
-class TorchOperator:
+class Remade:
+    """What pickles and copies as the call that made it: functions made inside functions cannot be pickled."""
+
+    _recipe: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+
+    def made_by(self, make: Callable[..., Any], *args: Any) -> Self:
+        """Remember that ``make(*args)`` gives this object, unless it remembers a call already."""
+        if self._recipe is None:
+            object.__setattr__(self, "_recipe", (make, args))  # as for a frozen dataclass
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return super().__reduce_ex__(protocol) if self._recipe is None else self._recipe
+
+
+class TorchOperator(Remade):
     r"""An operator on batches of tensors, between two ODL spaces.
+
+    What `to_torch` gives, and everything made of it, can be pickled and copied: it is lowered again.
 
     Parameters
     ----------
@@ -84,14 +101,18 @@ class TorchOperator:
             self._adjoint = self._adjoint()
             if self._adjoint._adjoint is None or not isinstance(self._adjoint._adjoint, TorchOperator):
                 self._adjoint._adjoint = self
+        if self._recipe is not None:  # else both are pickled by their attributes, of which each is one
+            self._adjoint.made_by(_adjoint, self)
         return self._adjoint
 
     def __repr__(self) -> str:
         return f"TorchOperator({self.domain!r} -> {self.range!r})"
 
 
-class TorchFunctional:
+class TorchFunctional(Remade):
     r"""A functional f on batches of tensors: one value per sample, and its proximal operators.
+
+    As with `TorchOperator`, pickles and copies are made by lowering again.
 
     Parameters
     ----------
@@ -196,11 +217,11 @@ class TorchFunctional:
             take=lambda index: self.take(index).scaled(
                 lam[index] if isinstance(lam, Tensor) and lam.ndim else lam
             ),
-        )
+        ).made_by(TorchFunctional.scaled, self, lam)
 
     def take(self, index: Tensor) -> TorchFunctional:
         """Return the functional for the samples `index` of a batch; itself if it has no data per sample."""
-        return self if self._take is None else self._take(index)
+        return self if self._take is None else self._take(index).made_by(TorchFunctional.take, self, index)
 
     def _conj_prox_by_moreau(self, t: Tensors, step: Step, scale: Step) -> Tensors:
         s = spread(step, self._ndims)
@@ -214,6 +235,10 @@ class TorchFunctional:
 
     def __repr__(self) -> str:
         return f"TorchFunctional({self.name} on {self.domain!r})"
+
+
+def _adjoint(op: TorchOperator) -> TorchOperator:
+    return op.adjoint
 
 
 def sample_ndims(space: Any) -> Any:

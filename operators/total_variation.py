@@ -15,6 +15,7 @@ deblurring problems, doi:10.1109/TIP.2009.2028250.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -99,7 +100,8 @@ def total_variation(space: Any, *, iterations: int = 30, rtol: float = 1e-6) -> 
         raise TypeError(f"space must be a discretised function space (uniform_discr), got {space!r}")
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise ValueError(f"iterations must be a positive integer, got {iterations!r}")
-    return _functional(_Dual(space, iterations, rtol))
+    again = functools.partial(total_variation, iterations=iterations, rtol=rtol)
+    return _functional(_Dual(space, iterations, rtol)).made_by(again, space)
 
 
 def _functional(dual: _Dual) -> TorchFunctional:

@@ -161,7 +161,7 @@ def least_squares(forward: TorchOperator, generate: TorchOperator, **per_sample:
         {"z": generate.domain},
         per_sample=per_sample,
         curvature={"z": latent_curvature(forward, generate)},
-    )
+    ).made_by(functools.partial(least_squares, **per_sample), forward, generate)
 
 
 def latent_curvature(forward: TorchOperator, generate: TorchOperator) -> Callable[..., Curvature]:

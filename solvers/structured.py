@@ -17,6 +17,7 @@ compressed sensing MRI, Phys. Med. Biol. 68, arXiv:2210.14586.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +77,8 @@ class StructuredProblem(Objective):
             )
 
         spaces = {"x": A.domain, "z": latent}
-        return cls(value, spaces, per_sample=per_sample, operator=A, decode=decode, tol=tol)
+        made = cls(value, spaces, per_sample=per_sample, operator=A, decode=decode, tol=tol)
+        return made.made_by(functools.partial(StructuredProblem.of, **per_sample), A, decode, latent, tol)
 
     def posterior(self, z: Tensor, **per_sample: Tensor) -> GaussianPosterior:
         r""":math:`p(x \mid z, y)` for latent vectors, ``(B, *Z.shape)``, of some or, by default, all samples."""

@@ -155,7 +155,8 @@ class Regulariser(Functional):
 
         proximable = {name: g.scaled(lam) for name, g in self.proximable(**parameters).items()}
         per_sample = {**fidelity.per_sample, "lam": lam, **parameters}
-        return Objective(smooth, block_spaces(domain, self.blocks), proximable, per_sample)
+        made = Objective(smooth, block_spaces(domain, self.blocks), proximable, per_sample)
+        return made.made_by(posed, self, fidelity, lam, parameters)
 
     def parameters_of(self, lam: Tensor) -> dict[str, Tensor]:
         """The parameters as tensors ``(B,)``, of the kind of `lam`.
@@ -209,6 +210,13 @@ class Regulariser(Functional):
         return self
 
 
+def posed(
+    regulariser: Regulariser, fidelity: Fidelity, lam: Tensor, parameters: Mapping[str, Tensor]
+) -> Objective | SaddlePoint:
+    """Pose the problem of a regulariser, as its pickles do."""
+    return regulariser.problem(fidelity, lam, **parameters)
+
+
 @lower.register(Regulariser)
 def _(op: Regulariser) -> TorchFunctional:
     return TorchFunctional(
@@ -229,12 +237,17 @@ def _parts(op: Regulariser) -> Iterator[Functional]:
     def smooth(v: Any) -> Tensor:
         return op.smooth(op.named(v), **parameters)
 
-    yield _Lowered(TorchFunctional(smooth, op.domain, name=type(op).__name__))
+    whole = TorchFunctional(smooth, op.domain, name=type(op).__name__)
+    yield _Lowered(whole.made_by(_smooth_part, op))
     for name, g in op.proximable(**parameters).items():
         part = _Lowered(g)
         yield (
             part if len(op.blocks) == 1 else part * odl.ComponentProjection(op.domain, op.blocks.index(name))
         )
+
+
+def _smooth_part(op: Regulariser) -> TorchFunctional:
+    return next(_parts(op)).lowered
 
 
 class _Lowered(Functional):
