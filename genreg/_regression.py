@@ -14,6 +14,7 @@ from torch import Tensor
 from genreg._batches import batches, checked
 from genreg._loop import Plan, State, check_every, drive
 from genreg.networks import GaussianRegressor
+from genreg.operators.modes import undisturbed
 
 __all__ = ["Run", "Settings", "fit"]
 
@@ -76,6 +77,7 @@ class Run(State):
         return float(sum(total)) / len(inputs)
 
 
+@undisturbed
 def fit(
     model: GaussianRegressor,
     inputs: Tensor,

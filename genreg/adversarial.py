@@ -30,6 +30,7 @@ from genreg._batches import Sampler, batches, checked, checked_source
 from genreg._loop import Plan, State, check_every, drive, running_statistics
 from genreg._scores import range_error
 from genreg.networks import GAN
+from genreg.operators.modes import undisturbed
 
 __all__ = ["fit", "gradient_penalty"]
 
@@ -124,6 +125,7 @@ class Run(State):
         return self.model.decode(z).to(like.dtype)
 
 
+@undisturbed
 def fit(
     model: GAN,
     images: Tensor | Sampler,

@@ -23,12 +23,14 @@ from tqdm.auto import tqdm
 
 from genreg._run import loss
 from genreg.networks import Autoencoder
+from genreg.operators.modes import undisturbed
 
 __all__ = ["fit_encoder"]
 
 _FLOOR = 1e-3  # keeps the cross-entropy and its gradient finite where the decoder is saturated
 
 
+@undisturbed
 def fit_encoder(
     model: Autoencoder,
     pairs: Callable[..., tuple[Tensor, Tensor]],

@@ -41,6 +41,7 @@ from genreg._batches import Sampler, checked
 from genreg._density_ratio import Made, Run, Settings, cross_entropy, train, verdict_on
 from genreg._loop import check_every
 from genreg.networks import GAN, Critic
+from genreg.operators.modes import undisturbed
 from genreg.sampling.weights import kish_ess, self_normalised
 
 __all__ = ["RatioScores", "fine_tune", "fit", "scores"]
@@ -78,6 +79,7 @@ class RatioScores:
     divergence: float
 
 
+@undisturbed
 def fit(
     D: Critic,
     G: odl.Operator,
@@ -182,6 +184,7 @@ def fit(
     return card
 
 
+@undisturbed
 def fine_tune(
     D: nn.Module,
     G: odl.Operator,

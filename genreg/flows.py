@@ -30,6 +30,7 @@ from torch import Tensor
 from genreg._batches import batches, checked
 from genreg._loop import Plan, State, check_every, drive
 from genreg.networks import Flow, FlowConfig
+from genreg.operators.modes import undisturbed
 
 __all__ = ["NOISES", "Flow", "FlowConfig", "fit_flow"]
 
@@ -82,6 +83,7 @@ class _Run(State):
         return self._descend(value, self.optimiser, self.weights, self.settings.clip)
 
 
+@undisturbed
 def fit_flow(
     images: Tensor,
     *,

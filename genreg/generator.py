@@ -23,6 +23,7 @@ from genreg.operators import (
     torch_device,
     torch_dtype,
 )
+from genreg.operators.modes import undisturbed, without_autocast
 
 __all__ = ["Decoded", "Generator", "load_generator"]
 
@@ -37,7 +38,8 @@ class _Decoder(nn.Module):
         self.decode = getattr(model, "decode", model)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.decode(z)
+        with without_autocast():
+            x = self.decode(z)
         return x.squeeze(1) if x.ndim == len(self.shape) + 2 and x.shape[1] == 1 else x
 
 
@@ -50,7 +52,8 @@ class _Encoder(nn.Module):
         self.one_channel = getattr(model, "image_shape", shape) == (1, *shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model.encode(x[:, None] if self.one_channel else x)  # type: ignore[operator]
+        with without_autocast():
+            return self.model.encode(x[:, None] if self.one_channel else x)  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class Generator(NetworkOperator):
         If the latent dimension is unknown or not positive, or the model's images do not fit the space.
     """
 
+    @undisturbed
     def __init__(self, model: nn.Module, range: Any, *, latent_dim: int | None = None) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -157,10 +161,11 @@ class Generator(NetworkOperator):
         if self._factor is None:
             return None if self.std is None else IsotropicPrecision(self.range, self.std**-2)
         model: Any = self.model
-        if hasattr(model, "factor_of"):  # what z says, it says by way of the mean
-            log_diag, weights = model.factor_of(mean.reshape(len(z), *model.image_shape))
-        else:
-            log_diag, weights = model.decode_factor(z)
+        with without_autocast():
+            if hasattr(model, "factor_of"):  # what z says, it says by way of the mean
+                log_diag, weights = model.factor_of(mean.reshape(len(z), *model.image_shape))
+            else:
+                log_diag, weights = model.decode_factor(z)
         log_diag = log_diag.reshape(len(z), *self.range.shape)
         if weights is None:
             return self._factor.with_parameters(log_precision=2 * log_diag)
@@ -220,6 +225,7 @@ def _factor_like(model: nn.Module, space: Any) -> Precision | None:
     return SparseCholeskyPrecision(space, log_diag, weights, **reach)
 
 
+@undisturbed
 def load_generator(name_or_path: str | Path, range: Any) -> Generator:
     """Load a trained generator that comes with the package, or from a file.
 

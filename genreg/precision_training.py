@@ -34,6 +34,7 @@ from genreg._likelihood import fit_gamma, likelihood, log_likelihoods, posterior
 from genreg._loop import Plan, State, check_every, drive, running_statistics
 from genreg.networks import Structured
 from genreg.operators import SparseCholeskyPrecision
+from genreg.operators.modes import undisturbed
 
 __all__ = ["fit_gamma", "fit_precision", "likelihood", "log_likelihoods", "precision_of"]
 
@@ -102,6 +103,7 @@ class PrecisionRun(State):
         return self._descend(value, self.optimiser, self.weights, settings.clip)
 
 
+@undisturbed
 def fit_precision(
     model: Structured,
     images: Tensor | Sampler,

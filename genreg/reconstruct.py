@@ -21,6 +21,7 @@ from genreg._batched import (
 )
 from genreg.fidelity import Fidelity
 from genreg.operators import to_element, to_torch
+from genreg.operators.modes import undisturbed
 from genreg.regularisers import Regulariser
 from genreg.solvers import Choice, Solution, Trial, l_curve, morozov
 from genreg.solvers.door import is_element, per_sample_number
@@ -109,6 +110,7 @@ class Reconstruction:
         return image_grid(rows, errors=reference is not None, columns=columns, **imshow)
 
 
+@undisturbed
 def reconstruct(
     A: odl.Operator,
     y: Any,

@@ -30,6 +30,7 @@ from genreg._sweep_result import Sweep
 from genreg.evaluation import psnr
 from genreg.fidelity import Fidelity
 from genreg.operators import to_tensor, to_torch
+from genreg.operators.modes import undisturbed
 from genreg.reconstruct import CHOICES, checked_factor
 from genreg.regularisers import Regulariser
 from genreg.solvers import Choice, Solution, Trial
@@ -41,6 +42,7 @@ __all__ = ["Best", "Selection", "Sweep", "sweep"]
 _TRIED_AT_ONCE = 5  # values of λ in a round of Morozov's search
 
 
+@undisturbed
 def sweep(
     A: odl.Operator,
     y: Any,

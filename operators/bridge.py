@@ -26,6 +26,7 @@ from typing import Any
 import odl
 
 from genreg.operators.lowered import Remade, Step, TorchFunctional, TorchOperator, sample_ndims, spread
+from genreg.operators.modes import undisturbed
 from genreg.operators.spaces import (
     check_tensor,
     is_stacked,
@@ -71,6 +72,7 @@ def lower(op: Any) -> TorchOperator | TorchFunctional:
     raise TypeError(f"`op` must be an ODL operator or functional, got {type(op).__name__}")
 
 
+@undisturbed
 def to_torch(op: Any) -> TorchOperator | TorchFunctional:
     """Lower an ODL operator or functional to a differentiable torch callable on batches.
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from genreg.operators._coil_images import CoilImages, DeviceCopies
 from genreg.operators.bridge import to_element, to_tensor, torch_dtype
 from genreg.operators.forward import boolean_mask
+from genreg.operators.modes import undisturbed
 from genreg.operators.tensor_operator import TensorOperator
 
 __all__ = ["FourierSampling", "centred_fft2", "fourier_sampling"]
@@ -160,6 +161,7 @@ def centred_fft2(t: Tensor, *, inverse: bool = False) -> Tensor:
     return torch.fft.fftshift(centred, dim=(-2, -1))
 
 
+@undisturbed
 def fourier_sampling(
     space: TensorSpace, mask: ArrayLike | Tensor, *, coils: ArrayLike | Tensor | None = None
 ) -> FourierSampling:

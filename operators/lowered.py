@@ -8,7 +8,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from genreg.operators.spaces import Tensors, is_stacked, space_shape, tree_map
+from genreg.operators.modes import autocast_is_on, single, without_autocast
+from genreg.operators.spaces import Tensors, is_stacked, space_shape, torch_dtype, tree_map
 
 __all__ = ["Remade", "Step", "TorchFunctional", "TorchOperator", "sample_ndims", "spread"]
 
@@ -78,8 +79,8 @@ class TorchOperator(Remade):
         return forward
 
     def __call__(self, t: Tensors) -> Tensors:
-        """Apply the operator to tensor(s) of shape ``(*batch, *domain.shape)``."""
-        return self.fn(t)
+        """Apply the operator to tensor(s) of shape ``(*batch, *domain.shape)``, in their data type."""
+        return _precisely(self.fn, self.domain, t) if autocast_is_on() else self.fn(t)
 
     @property
     def linear(self) -> bool:
@@ -153,8 +154,8 @@ class TorchFunctional(Remade):
             self._conj_prox = self._conj_prox_by_moreau
 
     def __call__(self, t: Tensors) -> Tensor:
-        """Values ``(*batch,)`` at tensor(s) of shape ``(*batch, *domain.shape)``."""
-        return self.fn(t)
+        """Values ``(*batch,)`` at tensor(s) of shape ``(*batch, *domain.shape)``, in their data type."""
+        return _precisely(self.fn, self.domain, t) if autocast_is_on() else self.fn(t)
 
     @property
     def has_prox(self) -> bool:
@@ -178,7 +179,8 @@ class TorchFunctional(Remade):
         """
         if self._prox is None:
             raise NotImplementedError(f"no proximal operator is known for {self.name}")
-        return self._prox(t, step)
+        with without_autocast():
+            return self._prox(t, step)
 
     def conj_prox(self, t: Tensors, step: Step) -> Tensors:
         r"""Return the prox of :math:`\sigma f^*` at `t`, with :math:`f^*` the convex conjugate in X.
@@ -187,7 +189,8 @@ class TorchFunctional(Remade):
         """
         if self._conj_prox is None:
             raise NotImplementedError(f"no proximal operator is known for {self.name}")
-        return self._conj_prox(t, step, 1.0)
+        with without_autocast():
+            return self._conj_prox(t, step, 1.0)
 
     def scaled(self, lam: Step) -> TorchFunctional:
         r"""Return :math:`\lambda f`, with its proximal operators.
@@ -235,6 +238,12 @@ class TorchFunctional(Remade):
 
     def __repr__(self) -> str:
         return f"TorchFunctional({self.name} on {self.domain!r})"
+
+
+def _precisely(fn: Callable[[Tensors], Tensors], space: Any, t: Tensors) -> Tensors:
+    """``fn(t)`` without autocast, and without what it did to `t` before."""
+    with without_autocast():
+        return fn(tree_map(lambda a: single(a, torch_dtype(space)), t))
 
 
 def _adjoint(op: TorchOperator) -> TorchOperator:

@@ -23,6 +23,7 @@ from odl.core.discr import DiscretizedSpace
 from torch import Tensor
 
 from genreg.operators.bridge import TorchOperator, lower, torch_device, torch_dtype
+from genreg.operators.modes import undisturbed
 from genreg.operators.ray_direct import CudaPair, DirectPair
 from genreg.operators.ray_matrix import import_astra, is_centred, matrix_memory, ray_pair
 from genreg.operators.sparse import LinearPair
@@ -86,6 +87,7 @@ class RayTransform(TensorOperator):
         return _apply(self._pair.T, s, self.range.ndim, self.domain.shape)
 
 
+@undisturbed
 def ray_transform(
     space: DiscretizedSpace,
     geometry: Geometry,

@@ -36,6 +36,7 @@ import odl
 import torch
 from torch import Tensor
 
+from genreg.operators.modes import undisturbed
 from genreg.solvers.door import Door, per_sample_number
 from genreg.solvers.driver import Callback, run
 from genreg.solvers.gauss_newton import LevenbergMarquardt
@@ -56,6 +57,7 @@ _DRAWS = 16  # draws of N(0, I) for every further starting point
 _DESCENT = 5  # Gauss-Newton steps of a descent from the code of the image, before it is compared
 
 
+@undisturbed
 def jpmap(
     A: odl.Operator,
     y: Any,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.operators import TorchFunctional, lower, riesz, to_element, to_tensor, to_torch
+from genreg.operators.modes import normal, undisturbed
 from genreg.operators.spaces import split, tree_leaves, tree_map
 from genreg.solvers import Objective, SaddlePoint, gradient_descent
 from genreg.solvers.objective import Blocks, block_spaces, pack
@@ -167,7 +168,7 @@ class Regulariser(Functional):
             If a parameter is given for another number of samples.
         """
         tensors = {
-            name: torch.as_tensor(p, dtype=lam.dtype, device=lam.device)
+            name: normal(torch.as_tensor(p, dtype=lam.dtype, device=lam.device))
             for name, p in self.parameters.items()
         }
         for name, p in tensors.items():
@@ -280,7 +281,11 @@ class Gradient(odl.Operator):
         super().__init__(functional.domain, functional.domain, linear=False)
         self.value = to_torch(functional)
 
-    def _call(self, v: Any) -> Any:
+    def _call(self, v: Any) -> Any:  # ODL looks at its arguments, which a decorator hides
+        return self._at(v)
+
+    @undisturbed
+    def _at(self, v: Any) -> Any:
         with torch.enable_grad():
             leaf = tree_map(lambda t: t.clone().requires_grad_(), to_tensor(v))
             gradient = iter(torch.autograd.grad(self.value(leaf), tree_leaves(leaf), materialize_grads=True))

@@ -70,7 +70,6 @@ class _Deviating(Generative):
 
 def deviation_for_image(generate: Callable[[Tensor], Tensor]) -> Substitution:
     """Map between x and the deviation x - G(z), the variable that solvers find easier, as `solvers.lbfgs` takes it."""
-
     return functools.partial(_shifted, generate, 1), functools.partial(_shifted, generate, -1)
 
 

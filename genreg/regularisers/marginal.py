@@ -20,6 +20,7 @@ from torch import Tensor
 
 from genreg.fidelity import GaussianFidelity
 from genreg.operators import TorchFunctional, lower, to_tensor, to_torch, torch_dtype
+from genreg.operators.modes import normal, undisturbed
 from genreg.regularisers.base import Gradient
 from genreg.solvers import Objective, palm, quasi_newton
 from genreg.solvers.objective import Blocks
@@ -76,10 +77,11 @@ class Marginal(Functional):
         self.smoothing, self.seed = smoothing, seed
         self._last: Tensor | None = None
 
+    @undisturbed
     def minimiser(self, x: Tensor) -> Tensor:
         """z* for images ``(B, *X.shape)``, ``(B, dim Z)``."""
         R, count = self.regulariser, len(x)
-        x = x.detach()
+        x = normal(x.detach())
         starts = self._starts(x)
         runs = starts.shape[1]
         parameters = R.parameters_of(x.new_zeros(count))

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from genreg.operators.modes import undisturbed
 from genreg.sampling.coordinates import METRICS, Coordinates
 from genreg.sampling.kernels import HMC, MALA, ULA, Kernel
 from genreg.sampling.posterior import LatentPosterior
@@ -26,6 +27,7 @@ _KEPT = 1000  # draws of a chain, unless thin says otherwise
 _SAVE_SECONDS = 60.0
 
 
+@undisturbed
 def sample(
     posterior: LatentPosterior,
     kernel: Kernel | None = None,
@@ -152,6 +154,7 @@ def sample(
     return _go(run, max_seconds, checkpoint, progress)
 
 
+@undisturbed
 def langevin(
     posterior: LatentPosterior,
     *,
@@ -212,6 +215,7 @@ def langevin(
     )
 
 
+@undisturbed
 def resume(
     posterior: LatentPosterior,
     saved: Samples | str | Path,

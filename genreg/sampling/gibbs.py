@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from genreg.fidelity import GaussianFidelity
 from genreg.operators import GaussianPosterior, Precision, check_tensor, to_torch
+from genreg.operators.modes import undisturbed
 from genreg.regularisers import JointPrior
 from genreg.sampling.kernels import MALA, Info, State
 from genreg.sampling.random import Random
@@ -74,6 +75,7 @@ class JointSamples:
         return self.x.flatten(0, 1).std(0)
 
 
+@undisturbed
 def gibbs(
     prior: JointPrior,
     fidelity: GaussianFidelity,
