@@ -55,9 +55,9 @@ class FourierSampling(TensorOperator):
         phase = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)
         phase = phase.real.round() if n % 2 == m % 2 == 0 else phase
         index = k[:, 0] % n * m + k[:, 1] % m
-        gains = torch.ones(len(index))
+        gains = torch.ones(len(index), dtype=torch.float64)
         if images.channels == "real":  # of real images, a frequency says all that its negative does
-            there = torch.zeros(n * m).index_fill(0, index, 1.0)
+            there = torch.zeros(n * m, dtype=torch.float64).index_fill(0, index, 1.0)
             gains = 0.5 * (gains + there[-k[:, 0] % n * m + -k[:, 1] % m])
         self._samples = DeviceCopies(
             index, phase.to(dtype if phase.is_complex() else dtype.to_real()), gains.to(dtype.to_real())

@@ -84,6 +84,7 @@ class Regulariser(Functional):
     ) -> Blocks:
         """Starting points, ``(B * restarts, *shape)``, the restarts of a sample next to each other."""
 
+    @undisturbed
     def initial(
         self,
         y: Any,

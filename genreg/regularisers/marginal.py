@@ -171,6 +171,7 @@ def _(op: RangeMarginal) -> TorchFunctional:
     hard, shape, identity = op.hard, op.domain.shape, odl.IdentityOperator(op.domain)
     latent = to_torch(hard)
 
+    @undisturbed
     def value(x: Tensor) -> Tensor:
         batch = x.shape[: x.ndim - len(shape)]
         fidelity = GaussianFidelity(identity, x.detach().reshape(-1, *shape), 1.0)
