@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
 import odl
+import odl.applications.tomo
 from odl.core.array_API_support import ArrayBackend
 
 __all__ = ["pickle_operators"]
 
 
 def pickle_operators() -> None:
-    """Matrices cannot be pickled, nor gradients, nor ray transforms once their adjoint was asked for.
+    """Matrices cannot be pickled, nor gradients, fan beams, and ray transforms once their adjoint was asked for.
 
-    A matrix keeps the module that computes with it. The classes of the others stand inside properties, such as
-    ``RayTransform.adjoint``, where pickle does not find them: they are asked for again, of the operator whose
-    property it is.
+    A matrix keeps the module that computes with it. The classes of gradients and adjoints stand inside properties, such
+    as ``RayTransform.adjoint``, where pickle does not find them: they are asked for again, of the operator whose
+    property it is. The geometry of a fan or cone beam keeps a nameless function, by which nothing is shifted.
     """
     odl.Operator.__reduce_ex__ = _reduce
+    for geometry in (odl.applications.tomo.FanBeamGeometry, odl.applications.tomo.ConeBeamGeometry):
+        geometry.__reduce_ex__ = _reduce_geometry
 
 
 def _reduce(self: odl.Operator, protocol: Any) -> Any:
@@ -34,6 +39,18 @@ def _reduce(self: odl.Operator, protocol: Any) -> Any:
         return object.__reduce_ex__(self, protocol)
     rest = {k: v for k, v in state.items() if k not in known} | dict.fromkeys(cached)
     return _made, (type(self), known), rest
+
+
+def _reduce_geometry(self: Any, protocol: Any) -> Any:
+    kind, start, state, *rest = object.__reduce_ex__(self, protocol)
+    unshifted = functools.partial(_unshifted, self.ndim)
+    nameless = f"{type(self).__name__}.__init__.<locals>.<lambda>"
+    named = {k: unshifted if getattr(v, "__qualname__", "") == nameless else v for k, v in state.items()}
+    return kind, start, named, *rest
+
+
+def _unshifted(ndim: int, angle: Any) -> np.ndarray:
+    return np.zeros((1, ndim))
 
 
 def _by_name(value: Any) -> tuple[Callable[[str], Any], str] | None:

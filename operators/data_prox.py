@@ -81,7 +81,8 @@ def data_prox(A: odl.Operator, *, tol: float | None = None, max_iter: int = 1000
         raise ValueError(f"`tol` must be a number between 0 and 1, got {tol!r}")
     if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
         raise ValueError(f"`max_iter` must be a positive integer, got {max_iter!r}")
-    return teach_data_prox(A, tol=tol, max_iter=max_iter)
+    again = functools.partial(data_prox, tol=tol, max_iter=max_iter)
+    return teach_data_prox(A, tol=tol, max_iter=max_iter).made_by(again, A)
 
 
 @functools.singledispatch

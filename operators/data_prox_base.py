@@ -21,6 +21,7 @@ from torch import Tensor
 
 from genreg.operators._building_blocks import _multiplier
 from genreg.operators.bridge import (
+    Remade,
     Step,
     TorchFunctional,
     check_tensor,
@@ -38,7 +39,7 @@ from genreg.operators.tensor_operator import TensorOperator
 __all__ = ["DataProx"]
 
 
-class DataProx(ABC):
+class DataProx(Remade, ABC):
     r"""The map :math:`p \mapsto \mathrm{argmin}_x\ \frac12\|Ax - y\|^2 + \frac s2 \|x - p\|^2`, on batches.
 
     Made by `data_prox`. Norms are Euclidean, of the samples. Nothing is recorded for differentiation.

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import odl
 import torch
@@ -106,6 +107,10 @@ class GaussianPosterior:
         self._start = start
         self._ndim = len(A.domain.shape)
         self._forward, self._transpose = euclidean_pair(A)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        again = functools.partial(type(self), tol=self.tol, max_iter=self.max_iter, start=self._start)
+        return again, (self.operator, self.y, self.prior_mean, self.precision, self.inverse_variance)
 
     def _scaled(self, t: Tensor) -> Tensor:
         """An image over σ²."""
