@@ -116,6 +116,7 @@ class Generator(NetworkOperator):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         if isinstance(range, odl.ProductSpace) or not hasattr(range, "dtype"):
             raise TypeError(f"range must be an ODL tensor or function space, got {range!r}")
+        _check_shape(model, range, f"the model {type(model).__name__} makes")
         dim = getattr(model, "latent_dim", None) if latent_dim is None else latent_dim
         if not isinstance(dim, int) or dim < 1:
             raise ValueError(
@@ -210,6 +211,14 @@ class Generator(NetworkOperator):
         return f"Generator({type(self.model).__name__}, {self.domain!r} -> {self.range!r})"
 
 
+def _check_shape(model: nn.Module, space: Any, makes: str) -> None:
+    """Raise ValueError if a model that knows the shape of its images does not make those of a space."""
+    shape, wanted = tuple(getattr(model, "image_shape", space.shape)), tuple(space.shape)
+    if wanted not in (shape, shape[1:] if shape[0] == 1 else shape):
+        given, asked = (" x ".join(map(str, s)) for s in (shape, wanted))
+        raise ValueError(f"{makes} {given} images, range is {asked}")
+
+
 def _factor_like(model: nn.Module, space: Any) -> Precision | None:
     """A precision of the kind that a structured model predicts, to be given its parameters; None of others."""
     if not hasattr(model, "decode_factor"):
@@ -226,7 +235,7 @@ def _factor_like(model: nn.Module, space: Any) -> Precision | None:
 
 
 @undisturbed
-def load_generator(name_or_path: str | Path, range: Any) -> Generator:
+def load_generator(name_or_path: str | Path, range: Any = None) -> Generator:
     """Load a trained generator that comes with the package, or from a file.
 
     Parameters
@@ -237,8 +246,9 @@ def load_generator(name_or_path: str | Path, range: Any) -> Generator:
         ``"disc-vae"``, ``"brain-vae"``; with a diagonal or structured precision ``"mnist-diagonal"``,
         ``"mnist-supn"``, ``"brain-diagonal"``, ``"brain-supn"``), or the path of a ``.safetensors`` file with its
         card beside it, as `genreg.weights.save` writes it.
-    range : ODL space
-        The image space X; its shape must be that of the model's images.
+    range : ODL space, optional
+        The image space X; its shape must be that of the model's images. By default a `uniform_discr` of that shape
+        from the origin with pixels of size 1, ``uniform_discr([0, 0], shape, shape, dtype="float32")``.
 
     Returns
     -------
@@ -251,6 +261,13 @@ def load_generator(name_or_path: str | Path, range: Any) -> Generator:
         If the weights are unknown, missing, truncated or altered, or the images do not fit the space.
     """
     model, card = weights.load(name_or_path)
+    if range is None:
+        shape = tuple(getattr(model, "image_shape", ()))
+        if not shape:
+            raise ValueError(f"range must be given: the weights {name_or_path} make no images")
+        range = odl.uniform_discr([0] * len(shape), shape, shape, dtype="float32")
+    elif hasattr(range, "shape") and not isinstance(range, odl.ProductSpace):
+        _check_shape(model, range, f"weights {name_or_path} make")
     G = Generator(model, range)
     G.card = card
     return G

@@ -134,7 +134,7 @@ def sample(
     _check_seconds(max_seconds)
     data = posterior.fidelity.data
     size = None if step is None else per_sample_number(step, "step", data)
-    coordinates = None
+    coordinates, began = None, init if isinstance(init, str) else ""
     start = time.perf_counter()
     random = Random(seed, data.device)
     if isinstance(init, Samples):
@@ -145,9 +145,9 @@ def sample(
         tensors = init.state["tensors"]
         coordinates = Coordinates(tensors["coordinates.mean"], tensors["coordinates.factor"])
         size = init.step if size is None and init.state["kernel"] == kernel else size
-        init = init.last
+        began, init = init.state["plan"].get("init", ""), init.last
     z, spent = starts(posterior, init, chains, random, map_iterations=map_iterations)
-    plan = Plan(steps, burn_in, thin, chains, metric, step is not None, denoise, seed)
+    plan = Plan(steps, burn_in, thin, chains, metric, step is not None, denoise, seed, began)
     run = Run(posterior, kernel, plan, random, z, spent)
     run.begin(z, size, coordinates)
     run.seconds = time.perf_counter() - start

@@ -57,7 +57,7 @@ class Mixing(Advised):
     NOT_MIXED = (
         4,
         f"An R-hat is above {_RHAT}: the chains have not met, so that mean and variance depend on the start. Raise "
-        "steps and burn_in, or start from init='screened'; chains that stay apart are in different modes.",
+        "steps and burn_in; chains that stay apart are in different modes.",
     )
     NOT_MOVED = (
         5,
@@ -86,6 +86,8 @@ class Diagnostics:
         Number of chains of an image.
     stopped : Tensor
         Number of those that were stopped as they diverged, ``(B,)``.
+    init : str
+        The kind of their starting points, where it has a name.
     """
 
     rhat: Tensor
@@ -94,6 +96,7 @@ class Diagnostics:
     acceptance: Tensor
     chains: int
     stopped: Tensor
+    init: str = ""
 
     @property
     def worst_rhat(self) -> Tensor:
@@ -132,7 +135,10 @@ class Diagnostics:
 
     def advice(self) -> str:
         """How many images have mixed in which way, and what to do about it."""
-        return Mixing.summary(self.status)
+        advice, apart = Mixing.summary(self.status), Mixing.NOT_MIXED.advice
+        if self.init == "screened":
+            return advice
+        return advice.replace(apart, f"{apart} A start from init='screened' misses fewer of them.")
 
 
 def diagnose(samples: Samples) -> Diagnostics:
@@ -163,4 +169,5 @@ def diagnose(samples: Samples) -> Diagnostics:
         running / (~stopped).sum(0),
         values.shape[1],
         stopped.sum(0),
+        samples.state.get("plan", {}).get("init", ""),
     )

@@ -39,6 +39,7 @@ class Plan:
     step_given: bool
     denoise: bool
     seed: int
+    init: str = ""
 
     @property
     def draws(self) -> int:

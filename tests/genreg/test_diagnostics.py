@@ -190,7 +190,7 @@ def test_bad_input():
             autocorrelation(x, lag)
 
 
-def some_samples(draws=1500, batch=7, chains=4):
+def some_samples(draws=1500, batch=7, chains=4, init="map"):
     """One image for each kind of mixing."""
     x = torch.from_numpy(autoregressive(0.3, draws, chains, (batch, 4)))
     slow = autoregressive(0.0, draws // 30, chains).reshape(2, -1, chains)
@@ -203,7 +203,9 @@ def some_samples(draws=1500, batch=7, chains=4):
     x[-1:, :, 6] = torch.nan
     acceptance = torch.full((chains, batch), 0.5, dtype=torch.float64)
     acceptance[0] = 0.9
-    return SimpleNamespace(z=x[..., :3], energy=x[..., 3], acceptance=acceptance)
+    return SimpleNamespace(
+        z=x[..., :3], energy=x[..., 3], acceptance=acceptance, state={"plan": {"init": init}}
+    )
 
 
 def test_diagnose_tells_the_kinds_of_mixing_apart():
@@ -229,7 +231,8 @@ def test_diagnose_tells_the_kinds_of_mixing_apart():
     assert sorted(found.ess[0].tolist())[1] <= found.median_ess[0] <= sorted(found.ess[0].tolist())[2]
     assert found.median_rhat.shape == (7,)
     lines = found.advice().splitlines()
-    assert len(lines) == 7
+    assert len(lines) == 7 and "start from init='screened'" in lines[4]
+    assert "init" not in diagnose(some_samples(init="screened")).advice()  # was done already
     assert lines[0].startswith("1 x MIXED: ") and lines[-1].startswith(
         "1 x NO_CHAIN: All chains were stopped"
     )
