@@ -29,8 +29,6 @@ def checked_fidelity(
     TypeError, ValueError
         If the arguments do not fit each other.
     """
-    if not isinstance(regulariser, Regulariser):
-        raise TypeError(f"regulariser must be a genreg regulariser, got {type(regulariser).__name__}")
     if fidelity is None:
         if noise_std is None:
             raise TypeError("noise_std must be given, the standard deviation of the noise, or a fidelity")

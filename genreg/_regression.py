@@ -17,6 +17,7 @@ from genreg._loop import State, drive
 from genreg._plan import Plan, check_run
 from genreg._state_files import digest
 from genreg.networks import GaussianRegressor
+from genreg.operators.modes import undisturbed
 
 __all__ = ["Run", "Settings", "fit"]
 
@@ -78,6 +79,7 @@ class Run(State):
         return float(sum(total)) / len(inputs)
 
 
+@undisturbed
 def fit(
     model: GaussianRegressor,
     inputs: Tensor,

@@ -130,7 +130,7 @@ def range_error(
     if restarts is not None and restarts < 1:
         raise ValueError(f"restarts must be positive or None, got {restarts}")
     random = torch.Generator().manual_seed(seed)
-    best = torch.full((len(images),), math.inf, device=images.device)
+    best = torch.full((len(images),), math.inf, dtype=images.dtype, device=images.device)
     for _ in range(restarts or 1):  # one after the other: more images at once are no faster on a CPU
         if restarts is None:
             z = model.encode(images).detach()  # type: ignore[operator]

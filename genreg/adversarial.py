@@ -33,6 +33,7 @@ from genreg._plan import Plan, check_run
 from genreg._scores import range_error
 from genreg._state_files import digest
 from genreg.networks import GAN
+from genreg.operators.modes import undisturbed
 
 __all__ = ["fit", "gradient_penalty"]
 
@@ -127,6 +128,7 @@ class Run(State):
         return self.model.decode(z).to(like.dtype)
 
 
+@undisturbed
 def fit(
     model: GAN,
     images: Tensor | Sampler,

@@ -25,6 +25,7 @@ from genreg._loop import State, drive
 from genreg._plan import Plan, check_run
 from genreg._run import loss
 from genreg.networks import Autoencoder
+from genreg.operators.modes import undisturbed
 
 __all__ = ["fit_encoder"]
 
@@ -85,6 +86,7 @@ class _Run(State):
             return self.model.decode(z.to(self.model.log_gamma))
 
 
+@undisturbed
 def fit_encoder(
     model: Autoencoder,
     pairs: Callable[..., tuple[Tensor, Tensor]],

@@ -42,6 +42,7 @@ from genreg._borrowed import evaluating
 from genreg._density_ratio import Made, Run, Settings, cross_entropy, train, verdict_on
 from genreg._plan import check_run
 from genreg.networks import GAN, Critic
+from genreg.operators.modes import undisturbed
 from genreg.sampling.weights import kish_ess, self_normalised
 
 __all__ = ["RatioScores", "fine_tune", "fit", "scores"]
@@ -79,6 +80,7 @@ class RatioScores:
     divergence: float
 
 
+@undisturbed
 def fit(
     D: Critic,
     G: odl.Operator,
@@ -183,6 +185,7 @@ def fit(
     return card
 
 
+@undisturbed
 def fine_tune(
     D: nn.Module,
     G: odl.Operator,

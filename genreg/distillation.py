@@ -29,10 +29,12 @@ from torch import Tensor
 
 from genreg._regression import Settings, fit
 from genreg.networks import GaussianRegressor, GaussianRegressorConfig
+from genreg.operators.modes import undisturbed
 
 __all__ = ["GaussianRegressor", "GaussianRegressorConfig", "distil"]
 
 
+@undisturbed
 def distil(
     model: GaussianRegressor,
     inputs: Tensor,

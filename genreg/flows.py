@@ -33,6 +33,7 @@ from genreg._loop import State, drive
 from genreg._plan import Plan, check_run
 from genreg._state_files import digest
 from genreg.networks import Flow, FlowConfig
+from genreg.operators.modes import undisturbed
 
 __all__ = ["NOISES", "Flow", "FlowConfig", "fit_flow"]
 
@@ -85,6 +86,7 @@ class _Run(State):
         return self._descend(value, self.optimiser, self.weights, self.settings.clip)
 
 
+@undisturbed
 def fit_flow(
     images: Tensor,
     *,

@@ -36,6 +36,7 @@ from genreg._plan import Plan, check_run
 from genreg._state_files import digest
 from genreg.networks import Structured
 from genreg.operators import SparseCholeskyPrecision
+from genreg.operators.modes import undisturbed
 
 __all__ = ["fit_gamma", "fit_precision", "likelihood", "log_likelihoods", "precision_of"]
 
@@ -104,6 +105,7 @@ class PrecisionRun(State):
         return self._descend(value, self.optimiser, self.weights, settings.clip)
 
 
+@undisturbed
 def fit_precision(
     model: Structured,
     images: Tensor | Sampler,

@@ -11,6 +11,7 @@ from typing import Any
 
 import odl
 import torch
+from odl.functionals import Functional
 from torch import Tensor
 
 from genreg._batched import (
@@ -21,7 +22,9 @@ from genreg._batched import (
 )
 from genreg.fidelity import Fidelity
 from genreg.operators import to_element, to_torch
+from genreg.operators.modes import undisturbed
 from genreg.regularisers import Regulariser
+from genreg.regularisers.functional import as_regulariser
 from genreg.solvers import Choice, Solution, Trial, l_curve, morozov
 from genreg.solvers.door import is_element, per_sample_number
 from genreg.solvers.driver import Callback
@@ -110,10 +113,11 @@ class Reconstruction:
         return image_grid(rows, errors=reference is not None, columns=columns, **imshow)
 
 
+@undisturbed
 def reconstruct(
     A: odl.Operator,
     y: Any,
-    regulariser: Regulariser,
+    regulariser: Regulariser | Functional,
     *,
     noise_std: float | Tensor | None = None,
     fidelity: Fidelity | Callable[[odl.Operator, Any], Fidelity] | None = None,
@@ -140,8 +144,10 @@ def reconstruct(
         Forward operator X -> Y.
     y : ODL element of Y, or Tensor
         Data. A tensor may have a leading batch axis; all its samples are solved at once.
-    regulariser : Regulariser
-        `HardConstraint`, `RelaxedConstraint`, `SparseDeviation`, `TotalVariation`, ...
+    regulariser : Regulariser or Functional
+        `HardConstraint`, `RelaxedConstraint`, `SparseDeviation`, `TotalVariation`, ...; or an ODL functional on X.
+        One of differentiable terms is solved by `solvers.lbfgs`; one with terms that have a prox, or are such a
+        functional after a linear operator, by `solvers.pdhg`.
     noise_std : float or Tensor
         Standard deviation σ of Gaussian noise of one sample of the data, or one for every image, ``(B,)``, or for
         every datum, see `GaussianFidelity`.
@@ -184,6 +190,7 @@ def reconstruct(
     NotImplementedError
         If the solver needs a gradient or prox that the problem does not have.
     """
+    regulariser = as_regulariser(regulariser)
     fidelity = checked_fidelity(A, y, noise_std, fidelity, regulariser)
     checked_restarts(restarts)
     checked_factor(factor)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import odl
 import torch
+from odl.functionals import Functional
 from torch import Tensor
 from tqdm import tqdm
 
@@ -33,8 +34,10 @@ from genreg._sweep_result import Sweep
 from genreg.evaluation import psnr
 from genreg.fidelity import Fidelity
 from genreg.operators import to_tensor, to_torch
+from genreg.operators.modes import undisturbed
 from genreg.reconstruct import CHOICES, checked_factor
 from genreg.regularisers import Regulariser
+from genreg.regularisers.functional import as_regulariser
 from genreg.solvers import Choice, Solution, Trial
 from genreg.solvers.door import is_element
 from genreg.solvers.objective import Blocks, pack
@@ -44,10 +47,11 @@ __all__ = ["Best", "Selection", "Sweep", "sweep"]
 _TRIED_AT_ONCE = 5  # values of λ in a round of Morozov's search
 
 
+@undisturbed
 def sweep(
     A: odl.Operator,
     y: Any,
-    regulariser: Regulariser,
+    regulariser: Regulariser | Functional,
     *,
     lam: Any,
     lam_range: tuple[float, float] | None = None,
@@ -121,6 +125,7 @@ def sweep(
     ``sweep(A, y, RelaxedConstraint(G, 1.0), noise_std=0.1, lam=torch.logspace(-2, 2, 9), mu=[0.01, 0.1, 1.0],
     reference=truth, data_range=1.0).best("psnr")`` is the pair of parameters with the best mean PSNR.
     """
+    regulariser = as_regulariser(regulariser)
     fidelity = checked_fidelity(A, y, noise_std, fidelity, regulariser)
     checked_restarts(restarts)
     checked_factor(factor)

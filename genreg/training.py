@@ -24,10 +24,12 @@ from genreg._run import SCHEDULES, Run, Settings, loss
 from genreg._scores import evaluate, latent_statistics, range_error, whiten
 from genreg._state_files import digest
 from genreg.networks import Autoencoder
+from genreg.operators.modes import undisturbed
 
 __all__ = ["SCHEDULES", "Sampler", "evaluate", "fit", "latent_statistics", "loss", "range_error", "whiten"]
 
 
+@undisturbed
 def fit(
     model: Autoencoder,
     images: Tensor | Sampler,

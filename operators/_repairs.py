@@ -52,6 +52,8 @@ from odl.core.set.space import LinearSpace, LinearSpaceElement  # noqa: E402
 from odl.core.space.base_tensors import TensorSpace  # noqa: E402
 from odl.core.space.weightings import weighting as _weightings  # noqa: E402
 
+from genreg.operators._odl_pickles import pickle_operators  # noqa: E402
+
 
 class _DataTypes(dict):
     """The data types of a backend, whose values never compare a data type with an array."""
@@ -281,6 +283,7 @@ _REPAIRS = (
     sum_complex_samples,
     compare_weights_of_different_kinds,
     compose_scaled_operators_in_order,
+    pickle_operators,
 )
 
 

@@ -20,6 +20,7 @@ from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
 from genreg.operators.bridge import torch_device, torch_dtype
+from genreg.operators.modes import undisturbed
 from genreg.operators.tensor_operator import TensorOperator, check_space
 
 __all__ = ["Blur", "blur"]
@@ -120,6 +121,7 @@ class Blur(TensorOperator):
         return torch.fft.irfftn(transform, s=self._length, dim=self._axes)
 
 
+@undisturbed
 def blur(
     space: TensorSpace, kernel_or_std: float | Sequence[float] | ArrayLike, *, boundary: Boundary
 ) -> Blur:

@@ -27,7 +27,8 @@ from typing import Any
 
 import odl
 
-from genreg.operators.lowered import Step, TorchFunctional, TorchOperator, sample_ndims, spread
+from genreg.operators.lowered import Remade, Step, TorchFunctional, TorchOperator, sample_ndims, spread
+from genreg.operators.modes import undisturbed
 from genreg.operators.spaces import (
     check_tensor,
     is_stacked,
@@ -42,6 +43,7 @@ from genreg.operators.spaces import (
 from genreg.operators.weights import riesz, weight
 
 __all__ = [
+    "Remade",
     "Step",
     "TorchFunctional",
     "TorchOperator",
@@ -72,6 +74,7 @@ def lower(op: Any) -> TorchOperator | TorchFunctional:
     raise TypeError(f"`op` must be an ODL operator or functional, got {type(op).__name__}")
 
 
+@undisturbed
 def to_torch(op: Any) -> TorchOperator | TorchFunctional:
     """Lower an ODL operator or functional to a differentiable torch callable on batches.
 
@@ -99,7 +102,7 @@ def to_torch(op: Any) -> TorchOperator | TorchFunctional:
         return op
     if not isinstance(op, odl.Operator):
         raise TypeError(f"`op` must be an ODL operator or functional, got {type(op).__name__}")
-    return _implementation(type(op))(op)
+    return _implementation(type(op))(op).made_by(to_torch, op)
 
 
 def _implementation(cls: type) -> Callable[[Any], TorchOperator | TorchFunctional]:

@@ -159,7 +159,7 @@ class _Direct:
     """Solves with a factorisation for every sample of a precision."""
 
     def __init__(self, precision: Precision, unknown: Tensor) -> None:
-        self.precision = precision
+        self.precision, self._unknown = precision, unknown
         self._place = np.flatnonzero(unknown.numpy(force=True))
         parts = [precision.take(k) for k in range(*precision.batch)] if precision.batch else [precision]
         blocks = [part.to_scipy().astype(np.float64)[self._place][:, self._place] for part in parts]
@@ -171,6 +171,9 @@ class _Direct:
             for block in blocks
             if len(self._place)
         ]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.precision, self._unknown)  # SuperLU's factors cannot be pickled
 
     def solve(self, b: Tensor) -> Tensor:
         """Solve with the unknown pixels of images, and give zeros at the others."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from genreg.operators.blur import Blur, blur
 from genreg.operators.bridge import to_element, to_tensor, torch_device, torch_dtype
+from genreg.operators.modes import undisturbed
 from genreg.operators.norm import operator_norm, seeded_generator
 from genreg.operators.tensor_operator import TensorOperator, check_space
 
@@ -62,6 +63,7 @@ class GaussianMeasurements(TensorOperator):
         return (s @ self._matrix).reshape(*s.shape[:-1], *self.domain.shape)
 
 
+@undisturbed
 def gaussian_measurements(space: TensorSpace, m: int, *, seed: int | torch.Generator) -> GaussianMeasurements:
     r"""Return m random measurements :math:`y = M x` with independent entries :math:`M_{ij} \sim N(0, 1/m)`.
 
@@ -151,6 +153,7 @@ class Mask(TensorOperator):
             return to_element(self.domain, self.transpose(to_tensor(self.range.element(y))))
 
 
+@undisturbed
 def mask(space: TensorSpace, keep: ArrayLike | Tensor) -> Mask:
     """Return the operator that samples the pixels where `keep` is True, as for inpainting.
 
@@ -206,6 +209,7 @@ def boolean_mask(keep: Any, shape: tuple[int, ...], name: str) -> Tensor:
     return given
 
 
+@undisturbed
 def normalised(A: odl.Operator, *, seed: int | torch.Generator = 0) -> odl.Operator:
     r"""Return :math:`A / \|A\|`, where the norm is the Euclidean one of the samples, as in the paper below.
 

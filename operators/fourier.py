@@ -22,6 +22,7 @@ from genreg.operators._arrays import as_tensor
 from genreg.operators._coil_images import CoilImages, DeviceCopies
 from genreg.operators.bridge import to_element, to_tensor, torch_dtype
 from genreg.operators.forward import boolean_mask
+from genreg.operators.modes import undisturbed
 from genreg.operators.tensor_operator import TensorOperator
 
 __all__ = ["FourierSampling", "centred_fft2", "fourier_sampling"]
@@ -54,9 +55,9 @@ class FourierSampling(TensorOperator):
         phase = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)
         phase = phase.real.round() if n % 2 == m % 2 == 0 else phase
         index = k[:, 0] % n * m + k[:, 1] % m
-        gains = torch.ones(len(index))
+        gains = torch.ones(len(index), dtype=torch.float64)
         if images.channels == "real":  # of real images, a frequency says all that its negative does
-            there = torch.zeros(n * m).index_fill(0, index, 1.0)
+            there = torch.zeros(n * m, dtype=torch.float64).index_fill(0, index, 1.0)
             gains = 0.5 * (gains + there[-k[:, 0] % n * m + -k[:, 1] % m])
         self._samples = DeviceCopies(
             index, phase.to(dtype if phase.is_complex() else dtype.to_real()), gains.to(dtype.to_real())
@@ -160,6 +161,7 @@ def centred_fft2(t: Tensor, *, inverse: bool = False) -> Tensor:
     return torch.fft.fftshift(centred, dim=(-2, -1))
 
 
+@undisturbed
 def fourier_sampling(
     space: TensorSpace, mask: ArrayLike | Tensor, *, coils: ArrayLike | Tensor | None = None
 ) -> FourierSampling:

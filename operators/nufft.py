@@ -28,6 +28,7 @@ from genreg.operators._autograd import linear_map
 from genreg.operators._coil_images import CoilImages
 from genreg.operators._nufft_plans import Plans, import_finufft
 from genreg.operators.bridge import to_element, to_tensor, torch_device, torch_dtype, weight
+from genreg.operators.modes import undisturbed
 from genreg.operators.tensor_operator import TensorOperator
 from genreg.operators.trajectories import check_trajectory
 
@@ -116,6 +117,7 @@ class Nufft(TensorOperator):
             )
 
 
+@undisturbed
 def nufft(
     space: TensorSpace,
     trajectory: ArrayLike | Tensor,

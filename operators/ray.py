@@ -24,6 +24,7 @@ from torch import Tensor
 
 from genreg.operators._detector import ON_CPU, ON_CUDA, overlooked
 from genreg.operators.bridge import TorchOperator, lower, torch_device, torch_dtype
+from genreg.operators.modes import undisturbed
 from genreg.operators.ray_direct import CudaPair, DirectPair
 from genreg.operators.ray_matrix import import_astra, is_square, matrix_memory, ray_pair
 from genreg.operators.sparse import LinearPair
@@ -87,6 +88,7 @@ class RayTransform(TensorOperator):
         return _apply(self._pair.T, s, self.range.ndim, self.domain.shape)
 
 
+@undisturbed
 def ray_transform(
     space: DiscretizedSpace,
     geometry: Geometry,

@@ -173,7 +173,7 @@ class CudaPair(_AstraPair):
                 if self._transposed:
                     self._call(volume, projection, "default", part.transpose(0, 1).contiguous(), out)
                 else:
-                    rows = torch.zeros(self._astra.geom_size(projection), device=out.device)
+                    rows = torch.zeros(self._astra.geom_size(projection), dtype=out.dtype, device=out.device)
                     self._call(volume, projection, "default", part, rows)
                     out.copy_(rows.transpose(0, 1))
 

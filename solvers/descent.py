@@ -24,6 +24,7 @@ from typing import Any
 
 from odl.functionals import Functional
 
+from genreg.operators.modes import undisturbed
 from genreg.solvers.adam import Adam
 from genreg.solvers.door import enter
 from genreg.solvers.driver import Callback, run
@@ -46,6 +47,7 @@ __all__ = [
 _SMOOTH = (Adam, QuasiNewton)  # updates that need a block without a proximable part
 
 
+@undisturbed
 def gradient_descent(
     objective: Objective | Functional,
     init: Any,
@@ -99,6 +101,7 @@ def gradient_descent(
     )
 
 
+@undisturbed
 def alternating_gradient_descent(
     objective: Objective | Functional,
     init: Any,
@@ -120,6 +123,7 @@ def alternating_gradient_descent(
     return _descend(objective, init, update, max_iter, tol, callback, progress, prox=False, updates=updates)
 
 
+@undisturbed
 def palm(
     objective: Objective | Functional,
     init: Any,
@@ -144,6 +148,7 @@ def palm(
     return _descend(objective, init, update, max_iter, tol, callback, progress, prox=True, updates=updates)
 
 
+@undisturbed
 def ipalm(
     objective: Objective | Functional,
     init: Any,
@@ -166,6 +171,7 @@ def ipalm(
     return _descend(objective, init, update, max_iter, tol, callback, progress, prox=True, updates=updates)
 
 
+@undisturbed
 def quasi_newton(
     objective: Objective | Functional,
     init: Any,
@@ -185,6 +191,7 @@ def quasi_newton(
     return _descend(objective, init, update, max_iter, tol, callback, progress, blocks=1, prox=False)
 
 
+@undisturbed
 def gauss_newton(
     objective: Objective,
     init: Any,

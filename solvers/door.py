@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from genreg.operators import check_tensor, to_element, to_tensor, torch_dtype
+from genreg.operators.modes import normal
 
 __all__ = ["Door", "enter", "is_element", "per_sample_number"]
 
@@ -92,7 +93,7 @@ def enter(init: Any, spaces: Mapping[str, Any], argument: str = "init") -> Door:
                 f"{label} must be finite, got {int((~torch.isfinite(value)).sum())} NaN or infinite values"
             )
         shapes.add(batch)
-        value = value.detach().to(torch_dtype(space))
+        value = normal(value.detach().to(torch_dtype(space)))
         blocks[name] = value if batch else value[None]
     if len(shapes) > 1:
         raise ValueError(f"{argument} must have the same batch size in all blocks, got {sorted(shapes)}")
@@ -115,7 +116,7 @@ def per_sample_number(value: Any, name: str, data: Tensor, *, zero: bool = False
     """
     wrong = isinstance(value, bool | complex) or getattr(value, "is_complex", bool)()
     try:
-        tensor = torch.as_tensor(value, dtype=data.real.dtype, device=data.device)
+        tensor = normal(torch.as_tensor(value, dtype=data.real.dtype, device=data.device))
     except (RuntimeError, TypeError, ValueError):
         wrong = True
     if wrong:

@@ -94,7 +94,7 @@ class Inertial:
 
         onward = accepted & (inner(pull, d) >= 0)
         since = torch.where(bounded, since + 1, 0)
-        grown = tau * torch.where(since > _PATIENCE, 2.0, search.grow)
+        grown = torch.where(since > _PATIENCE, 2.0 * tau, search.grow * tau)
         steps = torch.where(bounded, torch.where(accepted & (step_sq > 0), grown, tau), tau * search.shrink)
         kept = torch.stack((torch.where(onward, age + 1, torch.where(bounded, 0, age)), since), 1)
         memory = torch.cat((where(accepted, d, last).flatten(1), kept.to(memory.dtype)), 1)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from genreg.operators import to_torch, torch_dtype
 from genreg.operators._conjugate import conjugate_directions, inner
 from genreg.operators.jacobian import linearise
+from genreg.operators.modes import undisturbed
 from genreg.solvers.door import enter
 from genreg.solvers.driver import Callback, Iterate, check_stopping
 from genreg.solvers.objective import Objective
@@ -28,6 +29,7 @@ from genreg.solvers.solution import Solution, Status
 __all__ = ["conjugate_gradient", "rough_reconstruction"]
 
 
+@undisturbed
 def conjugate_gradient(
     objective: Objective,
     init: Any,
@@ -165,6 +167,7 @@ class _Product:
         return self.difference(c * p) / c
 
 
+@undisturbed
 def rough_reconstruction(
     A: odl.Operator, y: Tensor, *, iterations: int = 10, weight: Tensor | None = None
 ) -> Tensor:

@@ -162,7 +162,7 @@ def least_squares(forward: TorchOperator, generate: TorchOperator, **per_sample:
         per_sample=per_sample,
         curvature={"z": latent_curvature(forward, generate)},
         lengths={"z": 1.0},
-    )
+    ).made_by(functools.partial(least_squares, **per_sample), forward, generate)
 
 
 def latent_curvature(forward: TorchOperator, generate: TorchOperator) -> Callable[..., Curvature]:

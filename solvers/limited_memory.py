@@ -23,6 +23,7 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
+from genreg.operators.modes import undisturbed
 from genreg.solvers.door import Door, enter
 from genreg.solvers.driver import Callback, Iterate, run
 from genreg.solvers.line_search import Backtracking, inner
@@ -36,6 +37,7 @@ __all__ = ["lbfgs"]
 Substitution = tuple[Callable[[Blocks], Blocks], Callable[[Blocks], Blocks]]
 
 
+@undisturbed
 def lbfgs(
     objective: Objective | Functional,
     init: Any,

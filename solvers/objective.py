@@ -18,7 +18,7 @@ from odl.functionals import Functional, FunctionalComp
 from torch import Tensor
 
 from genreg.operators import TorchFunctional, to_torch, weight
-from genreg.operators.bridge import join
+from genreg.operators.bridge import Remade, join
 from genreg.solvers.splitting import Term, is_smooth, proximable, split, summed, terms
 
 __all__ = ["Blocks", "Curvature", "Objective", "SaddlePoint", "block_spaces", "pack", "split"]
@@ -67,7 +67,7 @@ def pack(domain: Any, blocks: Mapping[str, Tensor]) -> Any:
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(Remade):
     r"""Smooth part and proximable parts of an objective, :math:`H(v) + \sum_i g_i(v_i)`.
 
     Parameters
@@ -138,7 +138,7 @@ class Objective:
         def value(blocks: Blocks) -> Tensor:
             return total(pack(domain, blocks))
 
-        return cls(value, spaces, rough)
+        return cls(value, spaces, rough).made_by(Objective.from_odl, functional, tuple(names))
 
     def value_and_gradient(self, blocks: Blocks) -> tuple[Tensor, Blocks]:
         """H(v), ``(B,)``, and its Euclidean gradient for every block, in one forward and backward pass."""
@@ -164,7 +164,7 @@ class Objective:
             self,
             per_sample={name: value[index] for name, value in self.per_sample.items()},
             proximable={name: g.take(index) for name, g in self.proximable.items()},
-        )
+        ).made_by(Objective.take, self, index)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genreg.operators import to_torch, weight
+from genreg.operators.modes import undisturbed
 from genreg.operators.norm import operator_norm
 from genreg.solvers.door import Door, enter
 from genreg.solvers.driver import Callback, Iterate, check_stopping
@@ -74,6 +75,7 @@ def _weight_of_parts(space: Any) -> float | Tensor:
     return _weight_of_parts(space[0]) if isinstance(space, odl.ProductSpace) else weight(space)
 
 
+@undisturbed
 def pdhg(
     f: Any,
     g: Any = None,

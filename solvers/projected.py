@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from genreg.operators import to_torch, weight
+from genreg.operators.modes import undisturbed
 from genreg.operators.norm import operator_norm
 from genreg.solvers import joint
 from genreg.solvers.descent import gauss_newton
@@ -40,6 +41,7 @@ Projection = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """Maps w and the last z to z⁺, G(z⁺), and the evaluations it took."""
 
 
+@undisturbed
 def projected_gradient(
     A: odl.Operator,
     y: Any,

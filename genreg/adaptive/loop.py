@@ -33,6 +33,7 @@ from genreg.adaptive.progress import Known, Progress
 from genreg.adaptive.result import AdaptiveResult
 from genreg.generator import Generator
 from genreg.operators import to_element, to_torch
+from genreg.operators.modes import undisturbed
 from genreg.sampling import LatentPosterior, Samples, sample
 from genreg.sampling.kernels import Kernel
 from genreg.sampling.starts import STARTS
@@ -42,6 +43,7 @@ __all__ = ["adaptive_measurements"]
 _NUMBERS = 2**25  # predicted at once
 
 
+@undisturbed
 def adaptive_measurements(
     problem: Candidates,
     policy: Policy,

@@ -51,8 +51,8 @@ def intensity_ramps(shape: tuple[int, int], gradients: int = 2, *, darkest: floa
         raise ValueError(f"gradients must be 2 or 4, got {gradients!r}")
     if not 0 <= darkest < 1:
         raise ValueError(f"darkest must be at least 0 and below 1, got {darkest!r}")
-    right = torch.linspace(darkest, 1, shape[1]).expand(shape)
-    down = torch.linspace(darkest, 1, shape[0])[:, None].expand(shape)
+    right = torch.linspace(darkest, 1, shape[1], dtype=torch.float32).expand(shape)
+    down = torch.linspace(darkest, 1, shape[0], dtype=torch.float32)[:, None].expand(shape)
     return torch.stack([right, right.flip(1), down, down.flip(0)][:gradients])
 
 

@@ -13,6 +13,7 @@ from genreg.empirical_bayes.coordinates import coordinates, encoder_inputs
 from genreg.empirical_bayes.exact import ExactPosterior, check_exact
 from genreg.empirical_bayes.graphical import GaussianGraphicalModel
 from genreg.fidelity import GaussianFidelity
+from genreg.operators.modes import undisturbed
 from genreg.solvers.advised import Advised
 
 __all__ = ["EMResult", "EMStatus", "expectation_maximisation"]
@@ -48,6 +49,7 @@ class EMResult:
 
 
 @torch.no_grad()
+@undisturbed
 def expectation_maximisation(
     fidelity: GaussianFidelity,
     prior: GaussianGraphicalModel,

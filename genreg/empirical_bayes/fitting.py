@@ -40,10 +40,12 @@ from genreg.empirical_bayes.linearised import is_sufficient
 from genreg.empirical_bayes.priors import Prior
 from genreg.empirical_bayes.result import EmpiricalBayes, check_observations
 from genreg.fidelity import Fidelity
+from genreg.operators.modes import undisturbed
 
 __all__ = ["fit"]
 
 
+@undisturbed
 def fit(
     fidelity: Fidelity,
     prior: Prior,

@@ -171,7 +171,7 @@ def interpolation_figure(images: Tensor, corners: Tensor) -> Any:
     from matplotlib.patches import Rectangle
 
     steps, _, n, m = images.shape
-    joint = torch.full((steps, steps + 2, n, m), torch.nan)
+    joint = torch.full((steps, steps + 2, n, m), torch.nan, dtype=images.dtype)
     joint[:, 1:-1] = images.cpu()
     joint[[0, 0, -1, -1], [0, -1, 0, -1]] = corners.cpu().to(joint)
     figure, axes = _axes(1, 1, width=7.5, height=7.0 * steps * n / ((steps + 2) * m) + 0.4)

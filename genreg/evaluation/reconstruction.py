@@ -16,6 +16,7 @@ from tqdm import tqdm
 from genreg.evaluation.metrics import l1_error, nrmse, psnr, ssim
 from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
+from genreg.operators.modes import undisturbed
 from genreg.solvers import Objective, Solution, gradient_descent, quasi_newton
 from genreg.solvers.objective import Blocks
 from genreg.solvers.updates import DENSE
@@ -68,6 +69,7 @@ class RangeFit:
         return {"NRMSE": self.nrmse, "PSNR": self.psnr, "SSIM": self.ssim, "l1 error": self.l1}
 
 
+@undisturbed
 def fit_range(
     G: Generator,
     images: Tensor,

@@ -37,6 +37,7 @@ from genreg.evaluation.reconstruction import RangeFit, fit_range
 from genreg.evaluation.sbc import Calibration, calibration, can_calibrate
 from genreg.evaluation.slopes import Smoothness, smoothness
 from genreg.generator import Generator
+from genreg.operators.modes import undisturbed
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -134,6 +135,7 @@ class Evaluation:
         return write_report(self, Path(path))
 
 
+@undisturbed
 def evaluate(
     G: Generator | str | os.PathLike[str],
     images: Any = None,

@@ -13,6 +13,7 @@ from odl.functionals import Functional
 from torch import Tensor
 
 from genreg.operators import TorchFunctional, lower, riesz, to_element, to_tensor, to_torch
+from genreg.operators.modes import normal, undisturbed
 from genreg.solvers import rough_reconstruction
 from genreg.solvers.door import enter, is_element
 
@@ -53,6 +54,11 @@ class Fidelity(Functional):
     data: Tensor
     batched: bool
     from_element: bool
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = undisturbed(cls.__init__)
 
     def __init__(self, A: odl.Operator, y: Any) -> None:
         if not isinstance(A, odl.Operator):
@@ -152,7 +158,11 @@ class _FidelityGradient(odl.Operator):
         super().__init__(fidelity.domain, fidelity.domain, linear=False)
         self.fidelity = fidelity
 
-    def _call(self, x: Any) -> Any:
+    def _call(self, x: Any) -> Any:  # ODL looks at its arguments, which a decorator hides
+        return self._at(x)
+
+    @undisturbed
+    def _at(self, x: Any) -> Any:
         fidelity, A = self.fidelity, self.fidelity.operator
         fidelity._check_single()
         with torch.enable_grad():
@@ -196,7 +206,7 @@ def per_datum(value: Any, name: str, data: Tensor, *, infinite: bool = False) ->
         If the shape is another one or has two meanings, or a value is not finite.
     """
     source = to_tensor(value) if is_element(value) else value
-    tensor = torch.as_tensor(source, dtype=data.real.dtype, device=data.device).detach()
+    tensor = normal(torch.as_tensor(source, dtype=data.real.dtype, device=data.device).detach())
     count, shape = data.shape[0], tuple(data.shape[1:])
     of_samples = tensor.ndim == 1 and len(tensor) == count
     if of_samples and count > 1 and shape == (count,) and not is_element(value):

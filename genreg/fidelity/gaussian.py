@@ -158,7 +158,7 @@ class GaussianFidelity(Fidelity):
             conj_prox=conj_prox,
             name="GaussianFidelity",
             take=lambda index: self.take(index).on_data(),
-        )
+        ).made_by(GaussianFidelity.on_data, self)
 
     def __repr__(self) -> str:
         if self.white:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.operators import TorchFunctional, lower, riesz, to_element, to_tensor, to_torch
+from genreg.operators.modes import normal, undisturbed
 from genreg.operators.spaces import split, tree_leaves, tree_map
 from genreg.solvers import Objective, SaddlePoint, gradient_descent
 from genreg.solvers.objective import Blocks, block_spaces, pack
@@ -89,6 +90,7 @@ class Regulariser(Functional):
     ) -> Blocks:
         """Starting points, ``(B * restarts, *shape)``, the restarts of a sample next to each other."""
 
+    @undisturbed
     def initial(
         self,
         y: Any,
@@ -165,7 +167,7 @@ class Regulariser(Functional):
         def offset(blocks: Blocks, lam: Tensor, **given: Tensor) -> Tensor:
             return lam * self.offset(blocks)
 
-        return Objective(
+        made = Objective(
             smooth,
             block_spaces(domain, self.blocks),
             proximable,
@@ -173,6 +175,7 @@ class Regulariser(Functional):
             lengths=self.lengths,
             offset=None if self.offset is None else offset,
         )
+        return made.made_by(posed, self, fidelity, lam, parameters)
 
     def parameters_of(self, lam: Tensor) -> dict[str, Tensor]:
         """The parameters as tensors ``(B,)``, of the kind of `lam`.
@@ -183,7 +186,7 @@ class Regulariser(Functional):
             If a parameter is given for another number of samples.
         """
         tensors = {
-            name: torch.as_tensor(p, dtype=lam.dtype, device=lam.device)
+            name: normal(torch.as_tensor(p, dtype=lam.dtype, device=lam.device))
             for name, p in self.parameters.items()
         }
         for name, p in tensors.items():
@@ -255,6 +258,13 @@ class Regulariser(Functional):
         return self
 
 
+def posed(
+    regulariser: Regulariser, fidelity: Fidelity, lam: Tensor, parameters: Mapping[str, Tensor]
+) -> Objective | SaddlePoint:
+    """Pose the problem of a regulariser, as its pickles do."""
+    return regulariser.problem(fidelity, lam, **parameters)
+
+
 @lower.register(Regulariser)
 def _(op: Regulariser) -> TorchFunctional:
     return TorchFunctional(
@@ -275,12 +285,17 @@ def _parts(op: Regulariser) -> Iterator[Functional]:
     def smooth(v: Any) -> Tensor:
         return op.smooth(op.named(v), **parameters)
 
-    yield _Lowered(TorchFunctional(smooth, op.domain, name=type(op).__name__))
+    whole = TorchFunctional(smooth, op.domain, name=type(op).__name__)
+    yield _Lowered(whole.made_by(_smooth_part, op))
     for name, g in op.proximable(**parameters).items():
         part = _Lowered(g)
         yield (
             part if len(op.blocks) == 1 else part * odl.ComponentProjection(op.domain, op.blocks.index(name))
         )
+
+
+def _smooth_part(op: Regulariser) -> TorchFunctional:
+    return next(_parts(op)).lowered
 
 
 class _Lowered(Functional):
@@ -313,7 +328,11 @@ class Gradient(odl.Operator):
         super().__init__(functional.domain, functional.domain, linear=False)
         self.value = to_torch(functional)
 
-    def _call(self, v: Any) -> Any:
+    def _call(self, v: Any) -> Any:  # ODL looks at its arguments, which a decorator hides
+        return self._at(v)
+
+    @undisturbed
+    def _at(self, v: Any) -> Any:
         with torch.enable_grad():
             leaf = tree_map(lambda t: t.clone().requires_grad_(), to_tensor(v))
             gradient = iter(torch.autograd.grad(self.value(leaf), tree_leaves(leaf), materialize_grads=True))

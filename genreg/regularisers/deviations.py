@@ -77,11 +77,11 @@ class _Deviating(Generative):
 
 def deviation_for_image(generate: Callable[[Tensor], Tensor]) -> Substitution:
     """Map between x and the deviation x - G(z), the variable that solvers find easier, as `solvers.lbfgs` takes it."""
+    return functools.partial(_shifted, generate, 1), functools.partial(_shifted, generate, -1)
 
-    def shifted(sign: int) -> Callable[[Blocks], Blocks]:
-        return lambda v: {"x": v["x"] + sign * generate(v["z"]), "z": v["z"]}
 
-    return shifted(1), shifted(-1)
+def _shifted(generate: Callable[[Tensor], Tensor], sign: int, v: Blocks) -> Blocks:
+    return {"x": v["x"] + sign * generate(v["z"]), "z": v["z"]}
 
 
 class RelaxedConstraint(_Deviating):

@@ -30,7 +30,7 @@ from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.generator import Generator
 from genreg.latent.generated import take_apart
 from genreg.operators import TorchFunctional, to_torch, torch_dtype, weight
-from genreg.regularisers.base import Regulariser
+from genreg.regularisers.base import Regulariser, posed
 from genreg.regularisers.marginal import RangeMarginal
 from genreg.solvers import Objective, SaddlePoint, gradient_descent, palm, quasi_newton
 from genreg.solvers.latent import latent_curvature
@@ -173,7 +173,7 @@ class HardConstraint(Generative):
                 return curvature(blocks, weight=scale * lam, **given)
 
             objective = replace(objective, curvature={"z": of_block})
-        return objective
+        return objective.made_by(posed, self, fidelity, lam, parameters)
 
     @property
     def marginal(self) -> Functional:

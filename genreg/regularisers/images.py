@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import odl
@@ -11,15 +13,24 @@ from torch import Tensor, nn
 
 from genreg.fidelity import Fidelity
 from genreg.generator import Generator
-from genreg.operators import NetworkFunctional, NetworkOperator, to_torch, torch_dtype
+from genreg.operators import (
+    NetworkFunctional,
+    NetworkOperator,
+    TorchFunctional,
+    lower,
+    to_torch,
+    torch_dtype,
+)
+from genreg.operators.total_variation import VariationProximal, total_variation
 from genreg.regularisers.base import Regulariser
 from genreg.solvers import SaddlePoint, conjugate_gradient, gradient_descent, pdhg
 from genreg.solvers.objective import Blocks
+from genreg.solvers.splitting import Term, terms
 
 __all__ = ["AutoencoderResidual", "EncoderNorm", "FlowPrior", "Tikhonov", "TotalVariation"]
 
 
-class _OnImages(Regulariser):
+class OnImages(Regulariser):
     """A regulariser given as a functional on the image space; it starts from ``_first``, zero unless said."""
 
     blocks = ("x",)
@@ -57,7 +68,7 @@ class _OnImages(Regulariser):
         return f"{type(self).__name__}({self.functional!r})"
 
 
-class Tikhonov(_OnImages):
+class Tikhonov(OnImages):
     r"""Tikhonov regularisation, :math:`\|L x\|^2` in the norm of the range of L.
 
     Problems are solved by `solvers.conjugate_gradient`, which needs a linear forward operator and a Gaussian
@@ -81,7 +92,7 @@ class Tikhonov(_OnImages):
         super().__init__(space, odl.functionals.L2NormSquared(L.range) * L)
 
 
-class TotalVariation(_OnImages):
+class TotalVariation(OnImages):
     r"""Isotropic total variation, :math:`\| |\nabla x|_2 \|_1`, in the norms of the space X.
 
     The gradient is by forward differences divided by the cell size, with no difference across the boundary;
@@ -138,11 +149,38 @@ class TotalVariation(_OnImages):
         """
         raise NotImplementedError("TotalVariation is not differentiable: solve with pdhg")
 
+    @property
+    def proximal(self) -> Callable[[float], odl.Operator]:
+        r"""Factory: ``proximal(sigma)(x)`` minimises :math:`R(u) + \|u - x\|_X^2 / (2 \sigma)`, by inner iterations.
+
+        Raises
+        ------
+        NotImplementedError
+            On a complex space, and where there are bounds, which the value does not know.
+        """
+        if self.bounds != (None, None) or torch_dtype(self.domain).is_complex:
+            raise NotImplementedError(f"no proximal operator is known for {self!r}")
+        return functools.partial(VariationProximal, self.domain)
+
     def __repr__(self) -> str:
         return f"TotalVariation({self.domain!r}, lower={self.bounds[0]}, upper={self.bounds[1]})"
 
 
-class AutoencoderResidual(_OnImages):
+@lower.register(TotalVariation)
+def _(op: TotalVariation) -> TorchFunctional:
+    if op.bounds != (None, None) or torch_dtype(op.domain).is_complex:
+        return TorchFunctional(op.value.fn, op.domain, name="TotalVariation")
+    return total_variation(op.domain)
+
+
+@terms.register(TotalVariation)
+def _(op: TotalVariation) -> Iterator[Term]:
+    yield 1.0, op
+    if op.bounds != (None, None):
+        yield 1.0, odl.functionals.IndicatorBox(op.domain, *op.bounds)
+
+
+class AutoencoderResidual(OnImages):
     r"""The distance from an image to its reconstruction, :math:`\|x - G(E(x))\|_X^2`.
 
     Parameters
@@ -169,7 +207,7 @@ class AutoencoderResidual(_OnImages):
         return f"AutoencoderResidual({self.generator!r})"
 
 
-class EncoderNorm(_OnImages):
+class EncoderNorm(OnImages):
     r"""The size of the latent vector of an image, :math:`\|E(x)\|_2^2`.
 
     Parameters
@@ -204,7 +242,7 @@ class _FlowValue(nn.Module):
         return size - 2 * log_det if self.determinant else size
 
 
-class FlowPrior(_OnImages):
+class FlowPrior(OnImages):
     r"""The size of the latent vector of an image in a normalising flow, :math:`\|G^{-1}(x)\|_2^2`.
 
     A flow is a bijective generator, so every image has a latent vector. With ``determinant=True`` the value is

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from genreg._resumable import StateFile, saving
+from genreg.operators.modes import undisturbed
 from genreg.sampling.coordinates import METRICS, Coordinates
 from genreg.sampling.kernels import HMC, MALA, ULA, Kernel
 from genreg.sampling.posterior import LatentPosterior
@@ -31,6 +32,7 @@ __all__ = ["langevin", "resume", "sample"]
 _KEPT = 1000  # draws of a chain, unless thin says otherwise
 
 
+@undisturbed
 def sample(
     posterior: LatentPosterior,
     kernel: Kernel | None = None,
@@ -162,6 +164,7 @@ def sample(
     return _go(run, max_seconds, file, progress)
 
 
+@undisturbed
 def langevin(
     posterior: LatentPosterior,
     *,
@@ -222,6 +225,7 @@ def langevin(
     )
 
 
+@undisturbed
 def resume(
     posterior: LatentPosterior,
     saved: Samples | str | Path,

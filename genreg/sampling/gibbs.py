@@ -36,6 +36,7 @@ from genreg._identity import of_fidelity, of_regulariser
 from genreg._state_files import digest, not_finite
 from genreg.fidelity import GaussianFidelity
 from genreg.operators import check_tensor
+from genreg.operators.modes import undisturbed
 from genreg.regularisers import JointPrior
 from genreg.sampling.joint_moves import JointMoves
 from genreg.sampling.kernels import MALA
@@ -94,6 +95,7 @@ class JointSamples:
         return ChainStatus.summary(self.status)
 
 
+@undisturbed
 def gibbs(
     prior: JointPrior,
     fidelity: GaussianFidelity,

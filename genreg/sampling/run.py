@@ -41,6 +41,7 @@ class Plan:
     denoise: bool
     screened: bool
     seed: int
+    init: str = ""
 
     @property
     def draws(self) -> int:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from genreg.operators import to_torch, torch_dtype
+from genreg.operators.modes import undisturbed
 from genreg.sampling.posterior import LatentPosterior
 from genreg.sampling.weights import kish_ess
 
@@ -36,6 +37,7 @@ _GAP = (
 )
 
 
+@undisturbed
 def screened_starts(
     posterior: LatentPosterior, chains: int, *, draws: int = 10000, iterations: int = 60, seed: int = 0
 ) -> tuple[Tensor, Tensor]:

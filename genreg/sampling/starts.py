@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from genreg.operators import check_tensor, torch_dtype
+from genreg.operators.modes import undisturbed
 from genreg.sampling.posterior import LatentPosterior
 from genreg.sampling.random import Random
 from genreg.sampling.screening import finite_or, screened_starts
@@ -17,6 +18,7 @@ __all__ = ["STARTS", "check_finite", "samples_of", "starts"]
 STARTS = ("prior", "posterior", "map", "screened")
 
 
+@undisturbed
 def starts(
     posterior: LatentPosterior, init: str | Tensor, chains: int, random: Random, *, map_iterations: int = 100
 ) -> tuple[Tensor, Tensor]:

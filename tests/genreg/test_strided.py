@@ -314,7 +314,7 @@ def test_the_generator_of_colour_images_is_an_odl_operator(model, X):
     assert np.allclose(G.encoder(X.element(x[0].numpy())).asarray(), G.encode(x)[0])
     derivative_test(G, seed=0)
     derivative_test(G.encoder, seed=0)
-    with pytest.raises(ValueError, match="must map batches of `domain` to batches of `range`"):
+    with pytest.raises(ValueError, match="makes 3 x 16 x 16 images, range is 16 x 16 x 3"):
         genreg.Generator(model, odl.rn((16, 16, 3)))
 
 

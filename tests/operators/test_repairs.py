@@ -119,6 +119,26 @@ result = (A * B)(R.one()) == A(B(R.one())) and (A * v)(R.one()) == A(v)
 f = odl.functionals.L1Norm(R) * 2.0
 result = result and (f * B)(R.one()) == f(B(R.one())) and (f * v)(R.one()) == f(v)
 """,
+    "pickle_operators": """
+import pickle
+from odl.applications import tomo
+X = odl.uniform_discr([0, 0], [1, 1], (4, 5))
+fan = tomo.FanBeamGeometry(odl.uniform_partition(0, 3, 4), odl.uniform_partition(-1, 1, 5), 2, 2)
+ray = tomo.RayTransform(X.astype('float32'), tomo.parallel_beam_geometry(X, 2), impl='skimage')
+pair = odl.ResizingOperator(X, ran_shp=(6, 6))
+f = odl.functionals.L1Norm(X)
+gradient = (f * (2 * odl.IdentityOperator(X))).gradient
+things = [(odl.MatrixOperator(np.eye(3)), 3), (pair.adjoint, pair.range), (gradient, X)]
+try:
+    result = not pickle.loads(pickle.dumps(fan)).src_shift_func(0.1).any()
+    for thing, space in things:
+        x = (odl.rn(3) if space == 3 else space).one()
+        result = result and pickle.loads(pickle.dumps(thing))(x) == thing(x)
+    ray.adjoint
+    result = result and pickle.loads(pickle.dumps(ray.adjoint)).domain == ray.range
+except (AttributeError, TypeError):
+    result = False
+""",
     "default steps of pdhg": """
 from odl import functionals as F
 result = True
