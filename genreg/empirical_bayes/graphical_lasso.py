@@ -271,11 +271,11 @@ def _lasso(R: Tensor, lam: float) -> Tensor | None:
         if int(torch.linalg.cholesky_ex(estimate).info) != 0:
             return found
         found = estimate
-        if lam == 0 or violation(R, found, lam) <= _VIOLATED * lam:
+        missed = violation(R, found, lam)
+        if lam == 0 or missed <= _VIOLATED * lam:
             return found
     warnings.warn(
-        f"the graphical lasso for λ = {lam:g} has not converged: its conditions of optimality are violated by "
-        f"{violation(R, found, lam):.1e}",
+        f"the graphical lasso for λ = {lam:g} has not converged: its conditions of optimality are violated by {missed:.1e}",
         ConvergenceWarning,
         stacklevel=4,
     )
