@@ -275,7 +275,7 @@ def _lasso(R: Tensor, lam: float) -> Tensor | None:
         if lam == 0 or missed <= _VIOLATED * lam:
             return found
     warnings.warn(
-        f"the graphical lasso for λ = {lam:g} has not converged: its conditions of optimality are violated by {missed:.1e}",
+        f"the graphical lasso for λ = {lam:g} did not converge: it misses its conditions of optimality by {missed:.1e}",
         ConvergenceWarning,
         stacklevel=4,
     )
