@@ -263,8 +263,10 @@ def drive(
                     run.save(file)
                     saved = time.monotonic()
                 if stops:
-                    raise KeyboardInterrupt(
-                        f"interrupted after step {run.step} of {steps}, which {file} holds: resume=True goes on"
-                    )
+                    break
+        if interrupted():
+            raise KeyboardInterrupt(
+                f"interrupted after step {run.step} of {steps}, which {file} holds: resume=True goes on"
+            )
         run.check_finite()
         run.finish()

@@ -34,7 +34,10 @@ def atomically(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)  # safetensors puts a file in the place of this one that only its owner may read
         os.replace(temporary, path)
     except OSError as error:
         if error.errno and error.filename is None:  # a full disk names nothing

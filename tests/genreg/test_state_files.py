@@ -39,6 +39,8 @@ def test_states_come_back_as_they_were(tmp_path):
     save_state(tmp_path / "sub" / "run", state, "test")
     assert same(load_state(tmp_path / "sub" / "run", "test"), {**state, "flags": [True, False]})
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["run"]
+    (tmp_path / "other").touch()
+    assert (tmp_path / "sub" / "run").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_every_damaged_byte_is_seen(tmp_path):
