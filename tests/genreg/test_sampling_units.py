@@ -85,7 +85,7 @@ def the_same(found, expected):
 def results(found, s):
     """What a sampler found, with images over s."""
     interval = torch.stack(found.interval(0.8))
-    parts = found.z, found.energy, found.status, found.acceptance, found.step, found.evaluations
+    parts = found.z, found.energy, found.status, found.acceptance, found.step
     return *parts, found.mean / s, found.std / s, interval / s
 
 
