@@ -438,8 +438,7 @@ class KilledError(Exception):
     """The process ends."""
 
 
-@pytest.mark.parametrize("measured", [True, False], ids=["experiment", "simulation"])
-@pytest.mark.parametrize("turn", [1, 2])
+@pytest.mark.parametrize(("measured", "turn"), [(True, 1), (False, 2)], ids=["experiment", "simulation"])
 def test_resumed_is_uninterrupted(X, G, tmp_path, monkeypatch, measured, turn):
     """Killed in the sampling of a round, after its measurement, which is not made again."""
     A = odl.IdentityOperator(X)
@@ -451,7 +450,7 @@ def test_resumed_is_uninterrupted(X, G, tmp_path, monkeypatch, measured, turn):
         return y
 
     problem = Candidates(A, measure, 0.3, batch=2) if measured else Candidates(A, y, 0.3)
-    options = {"G": G, "chains": 3, "steps": 24, "seed": 5, "initial": [7], "progress": False}
+    options = {"G": G, "chains": 2, "steps": 12, "seed": 5, "initial": [7], "progress": False}
     whole = adaptive_measurements(problem, EpsilonGreedy(0.5), 3, 2, **options)
     made.clear()
 

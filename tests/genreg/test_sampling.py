@@ -334,13 +334,13 @@ def test_a_bad_image_leaves_the_others_as_they_are(A, X, y, init, factor):
     G = Generator(Encoding(), X)
     bad = y.clone()
     bad[1] *= factor
-    options = {"chains": 3, "steps": 30, "init": init, "seed": 0, "progress": False}
+    options = {"chains": 3, "steps": 12, "init": init, "map_iterations": 30, "seed": 0, "progress": False}
     good, found = (
         sample(LatentPosterior(GaussianFidelity(A, data, SIGMA), G), **options) for data in (y, bad)
     )
     # the same to the last digits: a solver that leaves out a sample adds up the others in another order
-    torch.testing.assert_close(found.z[:, :, [0, 2]], good.z[:, :, [0, 2]], rtol=0, atol=1e-9)
-    torch.testing.assert_close(found.mean[[0, 2]], good.mean[[0, 2]], rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.z[:, :, [0, 2]], good.z[:, :, [0, 2]], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.mean[[0, 2]], good.mean[[0, 2]], rtol=0, atol=1e-6)
     assert bool((found.status[:, [0, 2]] == ChainStatus.COMPLETED).all())
     assert bool(torch.isfinite(found.last).all())
     if factor > 1e100:

@@ -85,7 +85,7 @@ def the_same(found, expected):
 def results(found, s):
     """What a sampler found, with images over s."""
     interval = torch.stack(found.interval(0.8))
-    parts = found.z, found.energy, found.status, found.acceptance, found.step, found.evaluations
+    parts = found.z, found.energy, found.status, found.acceptance, found.step
     return *parts, found.mean / s, found.std / s, interval / s
 
 
@@ -230,7 +230,7 @@ def test_the_nearest_images_in_the_range():
 
     def run(s):
         fit = fit_range(in_units(X, s), s * x, restarts=1, data_range=s, max_iter=40, progress=False)
-        return fit.nrmse, fit.psnr, fit.ssim, fit.l1 / s, fit.by_encoder, fit.encoder_nrmse
+        return fit.nrmse, fit.psnr, fit.ssim, fit.l1 / s, fit.converged, fit.encoder_nrmse
 
     expected = run(1.0)
     for s in SCALES:

@@ -181,7 +181,7 @@ def test_resumed_is_uninterrupted(A, G, noisy, truth, lam, tmp_path, monkeypatch
         "lam": lam,
         "mu": [0.1, 1.0],
         "batch_size": 5,
-        "max_iter": 8,
+        "max_iter": 4,
         "tol": 1e-9,
         "factor": 1.5,
         **QUIET,
@@ -213,7 +213,7 @@ def test_resumed_is_uninterrupted(A, G, noisy, truth, lam, tmp_path, monkeypatch
         ("noise differ", noisy, R, {"noise_std": 0.31}),
         ("parameters of the regulariser differ", noisy, RelaxedConstraint(G, 1.1), {}),
         ("regulariser was RelaxedConstraint and is HardConstraint", noisy, HardConstraint(G), {"mu": None}),
-        ("max_iter was 8 and is 9", noisy, R, {"max_iter": 9}),
+        ("max_iter was 4 and is 9", noisy, R, {"max_iter": 9}),
         ("reference differ", noisy, R, {"reference": truth + 1}),
     ):
         with pytest.raises(ValueError, match=rf"checkpoint .*sweep belongs to another run: .*{words}"):
