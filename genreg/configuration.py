@@ -199,13 +199,14 @@ def _measurements(settings: Settings, file: Path) -> tuple[np.ndarray, np.ndarra
     if bad := int((~np.isfinite(y)).sum()):
         raise ValueError(f"data must be finite, got {bad} NaN or infinite values in {file}")
 
-    if (
-        len(y) > 1 and (degrees == degrees[0]).all()
-    ):  # one projection, measured better: no geometry repeats one angle
-        degrees, noise_std, y = degrees[:1], noise_std / math.sqrt(len(y)), y.mean(0, keepdims=True)
     order = np.argsort(degrees, kind="stable")
     order = order[np.isin(degrees[order], np.unique(degrees)[:: data.get("angles_every", 1)])]
-    return degrees[order], averaged(y[order], data.get("bin", 1)), noise_std
+    degrees, y = degrees[order], averaged(y[order], data.get("bin", 1))
+    if (
+        len(y) > 1 and degrees[0] == degrees[-1]
+    ):  # one projection, measured better: no geometry repeats one angle
+        return degrees[:1], y.mean(0, keepdims=True), noise_std / math.sqrt(len(y))
+    return degrees, y, noise_std
 
 
 def _space(settings: Settings) -> odl.DiscretizedSpace:

@@ -155,6 +155,8 @@ def test_every_second_of_the_different_angles(case):
     np.save(case.folder / "data.npy", case.y[order])
     rec, _ = case.run(geometry__angles=case.degrees[order].tolist(), data__angles_every=2, solve__max_iter=1)
     assert np.allclose(rec.data.asarray(), case.y[np.repeat(np.arange(0, 10, 2), 2)])
+    rec, _ = case.run(data__angles_every=10)
+    assert np.allclose(rec.data.asarray(), case.y[:1])
 
 
 def test_oblong_pixels(case):
