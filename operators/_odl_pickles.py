@@ -42,7 +42,8 @@ def _reduce(self: odl.Operator, protocol: Any) -> Any:
 
 
 def _reduce_geometry(self: Any, protocol: Any) -> Any:
-    kind, start, state, *rest = object.__reduce_ex__(self, protocol)
+    parts: Any = object.__reduce_ex__(self, protocol)
+    kind, start, state, *rest = parts
     unshifted = functools.partial(_unshifted, self.ndim)
     nameless = f"{type(self).__name__}.__init__.<locals>.<lambda>"
     named = {k: unshifted if getattr(v, "__qualname__", "") == nameless else v for k, v in state.items()}
@@ -60,7 +61,7 @@ def _by_name(value: Any) -> tuple[Callable[[str], Any], str] | None:
     return (odl.lookup_array_backend, value.impl) if isinstance(value, ArrayBackend) else None
 
 
-def _made(cls: type, known: Mapping[str, tuple[Callable[[str], Any], str]]) -> Any:
+def _made(cls: Any, known: Mapping[str, tuple[Callable[[str], Any], str]]) -> Any:
     op = cls.__new__(cls)
     op.__dict__.update({attribute: find(name) for attribute, (find, name) in known.items()})
     return op
@@ -72,7 +73,7 @@ def _owner(op: odl.Operator) -> tuple[odl.Operator, str] | None:
     cls, _, name = outer.rpartition(".")
     if not inside or "<locals>" in cls:
         return None
-    seen = {}
+    seen: dict[str, Any] = {}
     for function in (getattr(f, "fget", f) for f in vars(type(op)).values()):
         if isinstance(function, FunctionType) and function.__closure__:
             contents = (cell.cell_contents for cell in function.__closure__)

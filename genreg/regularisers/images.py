@@ -160,7 +160,7 @@ class TotalVariation(OnImages):
         """
         if self.bounds != (None, None) or torch_dtype(self.domain).is_complex:
             raise NotImplementedError(f"no proximal operator is known for {self!r}")
-        return functools.partial(VariationProximal, self.domain)
+        return functools.partial(VariationProximal, to_torch(self))
 
     def __repr__(self) -> str:
         return f"TotalVariation({self.domain!r}, lower={self.bounds[0]}, upper={self.bounds[1]})"
@@ -170,7 +170,7 @@ class TotalVariation(OnImages):
 def _(op: TotalVariation) -> TorchFunctional:
     if op.bounds != (None, None) or torch_dtype(op.domain).is_complex:
         return TorchFunctional(op.value.fn, op.domain, name="TotalVariation")
-    return total_variation(op.domain)
+    return total_variation(op.domain, iterations=2000, memory=False)
 
 
 @terms.register(TotalVariation)

@@ -1,10 +1,11 @@
 import json
 import shutil
 
+import odl
 import pytest
 import torch
 
-from genreg import recipes, weights
+from genreg import Generator, load_generator, recipes, weights
 from genreg.datasets import shapes
 from genreg.networks import DenseConfig
 from genreg.training import evaluate, range_error
@@ -303,3 +304,18 @@ def test_shipped_weights_load_from_a_copy_and_by_name(tmp_path):
         shutil.copy(weights.FOLDER / f"shapes-vae{end}", tmp_path / f"mine{end}")
     z = torch.randn(2, 10)
     assert torch.equal(weights.load(tmp_path / "mine")[0].decode(z), weights.load("shapes-vae")[0].decode(z))
+
+
+def test_a_generator_without_a_space_has_that_of_its_images(saved):
+    G = load_generator(saved[1])
+    assert G.range == odl.uniform_discr([0, 0], [6, 5], (6, 5), dtype="float32")
+    assert G.range.cell_sides.tolist() == [1.0, 1.0]
+
+
+def test_a_size_that_does_not_fit_is_named():
+    X = odl.uniform_discr([-1, -1], [1, 1], (160, 160), dtype="float32")
+    with pytest.raises(ValueError, match=r"^weights brain-supn make 128 x 128 images, range is 160 x 160$"):
+        load_generator("brain-supn", range=X)
+    with pytest.raises(ValueError, match=r"^the model Autoencoder makes 6 x 5 images, range is 5 x 6$"):
+        Generator(CONFIG.build(), odl.rn((5, 6), dtype="float32"))
+    assert Generator(CONFIG.build(), odl.rn((6, 5), dtype="float32")).range.shape == (6, 5)
