@@ -36,10 +36,6 @@ SIMPLE = {  # what it needs of its space, and how it is made
         lambda s: not is_complex(s),
         lambda s: F.KullbackLeibler(s).convex_conj * -1.0,
     ),
-    "KullbackLeiblerCrossEntropy": (  # has no native lowering; ODL takes scipy's Lambert W, of arrays
-        lambda s: not is_complex(s) and not is_product(s) and s.impl == "numpy",
-        lambda s: F.KullbackLeiblerCrossEntropy(s),
-    ),
     "IndicatorBox": (lambda s: not is_complex(s), lambda s: F.IndicatorBox(s, -0.5, 0.7)),
     "IndicatorNonnegativity": (lambda s: not is_complex(s), lambda s: F.IndicatorNonnegativity(s)),
     "IndicatorZero": (lambda s: True, lambda s: F.IndicatorZero(s, 2.0)),
