@@ -25,6 +25,8 @@ SIMPLE = {  # what it needs of its space, and how it is made
     "L2Norm": (lambda s: True, lambda s: F.L2Norm(s)),
     "L2NormSquared": (lambda s: True, lambda s: F.L2NormSquared(s)),
     "LpNorm": (lambda s: not is_product(s), lambda s: F.LpNorm(s, 3)),
+    "LpNorm, 1.5": (lambda s: not is_product(s), lambda s: F.LpNorm(s, 1.5)),
+    "LpNorm, 0": (lambda s: not is_product(s), lambda s: F.LpNorm(s, 0)),
     "maximum": (lambda s: not is_product(s), lambda s: F.LpNorm(s, math.inf)),
     "GroupL1Norm": (is_power, lambda s: F.GroupL1Norm(s)),
     "GroupL1Norm, 1": (is_power, lambda s: F.GroupL1Norm(s, exponent=1)),
@@ -49,7 +51,7 @@ SIMPLE = {  # what it needs of its space, and how it is made
 def functionals(draw, space, depth=2, convex=False):
     """Functionals on a space; `convex` leaves out what can have no proximal operator."""
     productions = [name for name, (fits, _) in SIMPLE.items() if fits(space)]
-    productions += ["prior"] * (not is_complex(space)) + ["linear", "quadratic"]
+    productions += ["prior", "box"] * (not is_complex(space)) + ["linear", "quadratic"]
     if is_product(space):
         productions += ["component"] + ["separable", "separable"] * is_plain(space)
     if depth > 0:
@@ -73,6 +75,9 @@ def functionals(draw, space, depth=2, convex=False):
     match draw(st.sampled_from(productions)):
         case "prior":
             return F.KullbackLeibler(space, draw(elements(space, positive=True)))
+        case "box":
+            upper = draw(st.sampled_from([None, 0.7, draw(elements(space, positive=True))]))
+            return F.IndicatorBox(space, -draw(elements(space, positive=True)), upper)
         case "linear":
             return F.QuadraticForm(vector=draw(elements(space)), constant=draw(NUMBERS))
         case "quadratic":

@@ -284,7 +284,8 @@ def maps(draw, space, linear=True):
         case "Divergence":
             return difference(draw, space[0], kind)
         case "PointwiseNorm":
-            return odl.PointwiseNorm(space, exponent=draw(st.sampled_from([2.0, 1.0, 3.0, math.inf])))
+            weights = draw(st.sampled_from([None, 2.0])) if is_discr(space[0]) else None  # else ODL raises
+            return odl.PointwiseNorm(space, draw(st.sampled_from([2.0, 1.0, 3.0, math.inf])), weights)
         case "PointwiseInner":
             weights = draw(st.sampled_from([None, 2.0])) if is_discr(space[0]) else None  # else ODL raises
             return odl.PointwiseInner(space, draw(elements(space)), weighting=weights)

@@ -266,6 +266,11 @@ BRUTE_FORCE = {
     "L2-array-weight": lambda: F.L2Norm(W6),
     "Huber-array-weight": lambda: F.Huber(W6, 0.3),
     "KullbackLeibler-array-weight": lambda: F.KullbackLeibler(W6, element(W6, positive=True)),
+    "GroupL1-1-weighted-product": lambda: F.GroupL1Norm(odl.ProductSpace(X, 2, weighting=0.4), exponent=1),
+    "GroupL1-1-weighted-product-complex": lambda: F.GroupL1Norm(
+        odl.ProductSpace(CX, 2, weighting=0.4), exponent=1
+    ),
+    "envelope": lambda: F.MoreauEnvelope(F.L2Norm(W6).translated(element(W6)), 0.7),
     "nested": lambda: 0.5 * (2.0 * F.L1Norm(X).translated(element(X)) * 3.0).translated(element(X, 6)),
 }
 
@@ -350,6 +355,23 @@ def test_kullback_leibler_outside_its_domain():
     assert (f.prox(random(X, (3,)), 0.5) >= 0).all()
     t = t[3:].requires_grad_()
     assert torch.autograd.grad(f(t).sum(), t)[0].isfinite().all()
+
+
+def test_envelope_of_the_l1_norm_is_hubers_functional():
+    envelope, huber = to_torch(F.MoreauEnvelope(F.L1Norm(X), 0.5)), to_torch(F.Huber(X, 0.5))
+    t = random(X, (7,))
+    torch.testing.assert_close(envelope(t), huber(t), **ROUNDING)
+    torch.testing.assert_close(envelope.prox(t, 0.3), huber.prox(t, 0.3), **ROUNDING)
+    expected = [F.MoreauEnvelope(F.L1Norm(X), 0.5).gradient(x) for x in samples(X, t)]
+    g = torch.func.grad(lambda t: envelope(t).sum())(t)
+    assert_equal_samples(X, riesz(X, g), expected)
+
+
+def test_envelope_without_a_prox():
+    f = to_torch(F.MoreauEnvelope(F.LpNorm(X, 3)))
+    assert not f.has_prox
+    with pytest.raises(NotImplementedError, match="no proximal operator is known for LpNorm"):
+        f(torch.zeros(4, 5))
 
 
 def test_conjugate_of_kullback_leibler_where_nothing_was_counted():

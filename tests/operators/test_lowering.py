@@ -297,6 +297,24 @@ def test_lowered_adjoint_of_a_nonlinear_operator_is_refused():
         to_torch(odl.PowerOperator(X, 2)).adjoint  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda s, M: odl.MatrixOperator(M, s, s),
+        lambda s, M: odl.MatrixOperator(scipy.sparse.coo_matrix(M), s, s),
+        lambda s, M: odl.PointwiseSum(s**1) * odl.BroadcastOperator(odl.MatrixOperator(M, s, s)),
+    ],
+)
+def test_numbers_are_pulled_back_in_the_precision_of_the_space(make):
+    """Numbers have double precision; the adjoint of a functional gives elements of its space."""
+    s = odl.rn(6, dtype="float32")
+    A = make(s, np.eye(6, dtype="float32"))
+    f = to_torch(odl.InnerProductOperator(A.range.one()) * A)
+    image = f.adjoint(torch.ones(2, dtype=torch.float64))
+    assert image.dtype == torch.float32 and image.shape == (2, 6)
+    assert to_torch(A)(torch.ones(2, 6, dtype=torch.float64)).dtype == torch.float64  # as their argument
+
+
 def test_constants_are_copied():
     v = element(X)
     A = to_torch(odl.MultiplyOperator(v))

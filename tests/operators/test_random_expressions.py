@@ -133,6 +133,8 @@ def test_linear_operators(op, batch):
 @given(operators(linear=False), BATCHES)
 def test_nonlinear_operators(op, batch):
     A, x, points, tol = check_values(op, batch)
+    # torch.func.jvp (2.13) gives a product of a single number in float32 a tangent in float64
+    assume(batch or tolerance(op.domain, op.range) < 1e-6)
     h, directions = batch_of(op.domain, batch, seed=1)
     c, _ = batch_of(op.range, batch, seed=2)
     with unchanged(x, h, c):
@@ -161,6 +163,8 @@ def test_functionals(f, batch, positive):
         expected = odls("values", lambda: [complex(f(p)).real for p in points])
     if expected is not None and not any(map(math.isnan, expected)):  # of infinities times complex numbers
         assert close(value, torch.tensor(expected, dtype=torch.float64).reshape(batch), tol)
+    if len(batch) and batch[0] > 1:
+        assert close(torch.func.vmap(lowered.fn)(x), value, tol)
     assume(value.isfinite().all())
     with unchanged(x):
         g = torch.func.vjp(lowered.fn, x)[1](torch.ones_like(value))[0]

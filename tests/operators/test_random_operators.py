@@ -9,11 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from odl.applications import tomo
+from torch import nn
 
 from genreg.operators import (
     DenseCholeskyPrecision,
     DiagonalPrecision,
     IsotropicPrecision,
+    NetworkOperator,
     SparseCholeskyPrecision,
     blur,
     dot_test,
@@ -24,6 +26,7 @@ from genreg.operators import (
     nufft,
     ray_transform,
     riesz,
+    to_element,
     to_tensor,
     to_torch,
     torch_dtype,
@@ -108,8 +111,8 @@ def forward_operators(draw):
 
 
 @st.composite
-def precisions(draw):
-    """Precisions with one set of parameters, on weighted spaces."""
+def precisions(draw, lead=()):
+    """Precisions on weighted spaces, with one set of parameters or `lead` of them."""
     kind = draw(st.sampled_from(["isotropic", "diagonal", "dense", "sparse"]))
     space = draw(
         image_spaces(("real", "parts")) if kind == "sparse" else tensor_spaces(("float64", "float32"))
@@ -117,7 +120,8 @@ def precisions(draw):
     generator, dtype = torch.Generator().manual_seed(draw(SEEDS)), torch_dtype(space)
 
     def noise(*shape):
-        return 0.3 * torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(space.device)
+        values = torch.randn((*lead, *shape), generator=generator, dtype=torch.float64)
+        return 0.3 * values.to(dtype).to(space.device)
 
     match kind:
         case "isotropic":
@@ -174,3 +178,41 @@ def test_precisions(P, batch):
         assert close(P.solve(P.forward(r)), r, tol) and close(P.forward(P.solve(r)), r, tol)
         assert close(P.quadratic(r), (r * P.forward(r)).flatten(len(batch)).sum(-1), tol)
         assert close(P.colour(P.whiten(r)), r, tol) and close(P.uncolour(P.unwhiten(r)), r, tol)
+
+
+@given(precisions(lead=(3,)), st.sampled_from([(), (2,)]))
+def test_precisions_of_samples(P, batch):
+    r = random(P.domain, (*batch, 3))
+    for method in (
+        P.forward,
+        P.solve,
+        P.whiten,
+        P.unwhiten,
+        P.colour,
+        P.uncolour,
+        P.quadratic,
+        P.log_density,
+    ):
+        together = method(r)
+        for i in range(3):
+            one = getattr(P.take(i), method.__name__)(r[..., i, *(slice(None),) * P.domain.ndim])
+            assert close(together.select(len(batch), i), one, accuracy(P))
+
+
+@given(tensor_spaces(("float64", "float32")), tensor_spaces(("float64", "float32")), SEEDS, BATCHES)
+def test_networks(X, Y, seed, batch):
+    Y = Y.astype(X.dtype_identifier) if Y.dtype_identifier != X.dtype_identifier else Y
+    generator = torch.Generator().manual_seed(seed)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(X.size, Y.size), nn.Tanh(), nn.Unflatten(1, Y.shape))
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(0.5 * torch.randn(p.shape, generator=generator))
+    F = NetworkOperator(module.to(torch_dtype(X)), X, Y)
+    x, h = (to_element(X, random(X, seed=s)) for s in (0, 1))
+    dot_test(F.derivative(x), rtol=accuracy(F))
+    t, tol = random(X, batch), accuracy(F)
+    points = samples(X, t.clone())
+    with unchanged(t, *map(to_tensor, points)):
+        assert close(to_torch(F)(t), stacked([F(p) for p in points], batch), tol)
+        tangent = torch.func.jvp(to_torch(F).fn, (to_tensor(x)[None],), (to_tensor(h)[None],))[1][0]
+        assert close(to_tensor(F.derivative(x)(h)), tangent, tol)
