@@ -35,7 +35,7 @@ from genreg.evaluation import psnr
 from genreg.fidelity import Fidelity
 from genreg.operators import to_tensor, to_torch
 from genreg.operators.modes import undisturbed
-from genreg.reconstruct import CHOICES, checked_factor
+from genreg.reconstruct import checked_factor, principle
 from genreg.regularisers import Regulariser
 from genreg.regularisers.functional import as_regulariser
 from genreg.solvers import Choice, Solution, Trial
@@ -135,8 +135,7 @@ def sweep(
         )
     like = fidelity.data.real.flatten(1)[:, 0]
     if isinstance(lam, str):
-        if lam not in CHOICES:
-            raise ValueError(f"lam must be a sequence of numbers or one of {sorted(CHOICES)}, got {lam!r}")
+        choose = principle(lam, "a sequence of numbers", regulariser)
         grid = None
     else:
         grid = _grid(lam, "lam", like)
@@ -192,7 +191,7 @@ def sweep(
         )
         bounded = _bounded(solve, batch_size)
         if grid is None:
-            choice = CHOICES[lam](bounded, factor * data.level, solve.lam_scale(), lam_range)
+            choice = choose(bounded, factor * data.level, solve.lam_scale(), lam_range)
             part, blocks = _columns(choice), {name: v[:, None] for name, v in choice.blocks.items()}
         else:
             every = grid.expand(len(rows), -1)
