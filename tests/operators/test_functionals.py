@@ -367,6 +367,14 @@ def test_envelope_of_the_l1_norm_is_hubers_functional():
     assert_equal_samples(X, riesz(X, g), expected)
 
 
+def test_infinite_values_stay_infinite_in_sums_with_complex_ones():
+    f = complex_form() + F.SeparableSum(F.IndicatorZero(CX), complex_form()) * odl.BroadcastOperator(
+        odl.IdentityOperator(CX), odl.IdentityOperator(CX)
+    )
+    f = F.FunctionalQuadraticPerturb(f + (2.0 + 1j), 0.5, element(CX)) + complex_form()
+    assert to_torch(f)(random(CX, (3,))).isposinf().all()
+
+
 def test_envelope_without_a_prox():
     f = to_torch(F.MoreauEnvelope(F.LpNorm(X, 3)))
     assert not f.has_prox
