@@ -10,6 +10,7 @@ from torch import Tensor
 from genreg.networks import Autoencoder, Structured
 from genreg.networks._factor import precision_with, space_of
 from genreg.operators import IsotropicPrecision, Precision
+from genreg.operators.arguments import seed_number
 
 __all__ = ["fit_gamma", "likelihood", "log_likelihoods", "posterior", "precision_of"]
 
@@ -85,7 +86,7 @@ def log_likelihoods(
     device = images.device
     exact = torch.autocast(device.type, enabled=False)
     with exact, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed_number(seed))
         for x in images.split(batch_size):
             z, divergence = posterior(model, x, sampled)
             mean = model.decode(z)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from genreg.operators.arguments import choice, integer, number, seed_number
+
 __all__ = ["SCHEDULES", "Plan", "State", "atomically", "check_every", "drive", "running_statistics"]
 
 
@@ -52,22 +54,25 @@ class Plan:
     seed: int
 
     def __post_init__(self) -> None:
-        for name in self.integers:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+        whole = {*self.integers, "warmup"}
+        checked: dict[str, float] = {"seed": seed_number(self.seed)}
         for name in self.positive:
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {value}")
+            if value is not None:
+                checked[name] = (
+                    integer(value, name, minimum=1) if name in whole else number(value, name, above=0)
+                )
         for name in self.non_negative:
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be non-negative and finite, got {value}")
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise ValueError(f"ema must lie in [0, 1), got {self.ema}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {sorted(SCHEDULES)}, got {self.schedule!r}")
+            if name != "seed":
+                value = getattr(self, name)
+                checked[name] = (
+                    integer(value, name, minimum=0) if name in whole else number(value, name, minimum=0)
+                )
+        if self.ema is not None:
+            checked["ema"] = number(self.ema, "ema", minimum=0, below=1)
+        for name, value in checked.items():  # as Python has them, for cards and checkpoints
+            object.__setattr__(self, name, value)
+        choice(self.schedule, "schedule", sorted(SCHEDULES))
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -271,9 +276,8 @@ def drive(
 
 def check_every(resume: bool, checkpoint: object, **numbers: int) -> None:
     """Check how often a run validates and saves, and that one to resume has a file."""
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
+    for name, given in numbers.items():
+        integer(given, name, minimum=1)
     if resume and checkpoint is None:
         raise ValueError("resume needs the file to resume from: give checkpoint")
 

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from genreg._run import loss
 from genreg.networks import Autoencoder
+from genreg.operators.arguments import integer, number, seed_number
 
 __all__ = ["fit_encoder"]
 
@@ -90,14 +91,11 @@ def fit_encoder(
         "weight_decay": weight_decay,
         "seed": seed,
     }
-    for name in ("steps", "batch_size", "lr", "clip"):
-        if not settings[name] > 0:
-            raise ValueError(f"{name} must be positive, got {settings[name]}")
-    for name in ("warmup", "latent_weight", "weight_decay", "seed"):
-        if not settings[name] >= 0:
-            raise ValueError(f"{name} must not be negative, got {settings[name]}")
-    if not 0 <= clean < 1:
-        raise ValueError(f"clean must be in [0, 1), got {clean}")
+    for name, least in (("steps", 1), ("batch_size", 1), ("warmup", 0)):
+        integer(settings[name], name, minimum=least)
+    number(lr, "lr", above=0), number(clip, "clip", above=0), seed_number(seed)
+    number(latent_weight, "latent_weight", minimum=0), number(weight_decay, "weight_decay", minimum=0)
+    number(clean, "clean", minimum=0, below=1)
     frozen = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
     flags = [p.requires_grad for p in frozen]
     for p in frozen:

@@ -3,7 +3,6 @@ r"""The front door: data in, reconstruction out."""
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,11 +15,11 @@ from torch import Tensor
 from genreg._batched import (
     BatchedSolve,
     checked_fidelity,
-    checked_restarts,
     starting_points,
 )
 from genreg.fidelity import Fidelity
-from genreg.operators import to_element, to_torch
+from genreg.operators import to_torch
+from genreg.operators.arguments import check_callable, integer, number
 from genreg.regularisers import Regulariser
 from genreg.solvers import Choice, Solution, Trial, l_curve, morozov
 from genreg.solvers.door import is_element, per_sample_number
@@ -32,11 +31,11 @@ __all__ = ["Reconstruction", "reconstruct"]
 
 @dataclass(frozen=True)
 class Reconstruction:
-    r"""A reconstruction, for one sample or a batch; ODL elements if the data were one, else tensors.
+    r"""A reconstruction, for one sample or a batch; its images are ODL elements, tensors or arrays, as the data were.
 
     Attributes
     ----------
-    image : ODL element or Tensor
+    image : ODL element, Tensor or array
         The image, ``(B, *X.shape)``.
     blocks : dict
         The unknowns of the regulariser, for example ``{"z": ...}``.
@@ -58,7 +57,7 @@ class Reconstruction:
     history : dict of str to Tensor
         The solver's history (its restarts are the batch axis) for a fixed λ; ``lam`` and ``residual`` of all
         λ tried, ``(B, n)``, where λ is chosen.
-    data : ODL element or Tensor
+    data : ODL element, Tensor or array
         The data y.
     """
 
@@ -136,8 +135,8 @@ def reconstruct(
     ----------
     A : odl.Operator
         Forward operator X -> Y.
-    y : ODL element of Y, or Tensor
-        Data. A tensor may have a leading batch axis; all its samples are solved at once.
+    y : ODL element of Y, Tensor or array
+        Data. A tensor or an array (or nested lists) may have a leading batch axis; all its samples are solved at once.
     regulariser : Regulariser
         `HardConstraint`, `RelaxedConstraint`, `SparseDeviation`, `TotalVariation`, ...
     noise_std : float or Tensor
@@ -152,8 +151,9 @@ def reconstruct(
         \sigma^2`, for complex data twice that); or by the corner of the L-curve.
     restarts : int
         Starting points for every image, solved in the same batch; the smallest objective wins.
-    init : str or dict of blocks, optional
-        Kind of starting point (see the regulariser), or the starting point itself.
+    init : str, or dict of blocks, optional
+        Kind of starting point (see the regulariser), or the starting point itself. A dict is not needed for a
+        regulariser of one block.
     solver : callable, optional
         ``solver(problem, init, max_iter=, tol=, callback=, progress=)``, by default the regulariser's own.
     seed : int, optional
@@ -161,7 +161,7 @@ def reconstruct(
     max_iter, tol : optional
         Those of the solver, by default its own.
     factor : float
-        Factor on Morozov's level, 1 by default.
+        Factor > 0 on Morozov's level, 1 by default.
     callback : callable, optional
         Called with a `solvers.Iterate`; a true answer ends the run.
     progress : bool
@@ -179,14 +179,15 @@ def reconstruct(
         If the solver needs a gradient or prox that the problem does not have.
     """
     fidelity = checked_fidelity(A, y, noise_std, fidelity, regulariser)
-    checked_restarts(restarts)
-    checked_factor(factor)
+    check_callable(solver, "solver", "(problem, init, ...)")
+    check_callable(callback, "callback", "of an Iterate")
+    restarts, factor = integer(restarts, "restarts", minimum=1), number(factor, "factor", above=0)
     options = {k: v for k, v in (("max_iter", max_iter), ("tol", tol)) if v is not None}
     solve = BatchedSolve(
         fidelity,
         regulariser,
         functools.partial(solver or regulariser.solver, callback=callback, progress=progress, **options),
-        starting_points(fidelity, regulariser, init, restarts, seed or 0),
+        starting_points(fidelity, regulariser, init, restarts, seed),
     )
     began = time.perf_counter()
     history: Mapping[str, Tensor] = {}
@@ -201,19 +202,6 @@ def reconstruct(
         choice = Choice.single(lam, trial)
         history = solve.history
     return _finish(fidelity, regulariser, choice, history, time.perf_counter() - began)
-
-
-def checked_factor(factor: Any) -> float:
-    """Return the factor on Morozov's level.
-
-    Raises
-    ------
-    ValueError
-        If it is not a positive number.
-    """
-    if not (isinstance(factor, int | float) and factor > 0 and math.isfinite(factor)):
-        raise ValueError(f"factor must be positive and finite, got {factor!r}")
-    return factor
 
 
 def _by_l_curve(solve: Callable[..., Trial], level: Tensor) -> Choice:
@@ -247,20 +235,15 @@ def _finish(
     with torch.no_grad():
         v = pack(regulariser.domain, choice.blocks)
         image = to_torch(regulariser.image)(v)
-    blocks, level = choice.blocks, fidelity.level
+    level = fidelity.level
     numbers = [choice.lam, choice.residual, level, choice.value, choice.status, choice.iterations]
     if not fidelity.batched:
-        image, numbers = image[0], [n[0] for n in numbers]
-        blocks = {name: v[0] for name, v in blocks.items()}
-    data = fidelity.data if fidelity.batched else fidelity.data[0]
-    if fidelity.from_element:
-        spaces = block_spaces(regulariser.domain, regulariser.blocks)
-        blocks = {name: to_element(spaces[name], v) for name, v in blocks.items()}
-        image, data = to_element(regulariser.image.range, image), to_element(fidelity.operator.range, data)
+        numbers = [n[0] for n in numbers]
+    spaces = block_spaces(regulariser.domain, regulariser.blocks)
     lam, residual, level, value, status, iterations = numbers
     return Reconstruction(
-        image=image,
-        blocks=blocks,
+        image=fidelity.given_back(regulariser.image.range, image),
+        blocks={name: fidelity.given_back(spaces[name], v) for name, v in choice.blocks.items()},
         lam=lam,
         residual=residual,
         level=level,
@@ -269,5 +252,5 @@ def _finish(
         iterations=iterations,
         time=seconds,
         history=history,
-        data=data,
+        data=fidelity.given_back(fidelity.operator.range, fidelity.data),
     )

@@ -18,22 +18,22 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import odl
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from genreg._batched import BatchedSolve, checked_fidelity, checked_restarts, starting_points
+from genreg._batched import BatchedSolve, checked_fidelity, starting_points
 from genreg._selection import Best, Selection
 from genreg._sweep_result import Sweep
 from genreg.evaluation import psnr
 from genreg.fidelity import Fidelity
-from genreg.operators import to_tensor, to_torch
-from genreg.reconstruct import CHOICES, checked_factor
+from genreg.operators import to_torch, torch_dtype
+from genreg.operators.arguments import check_callable, flag, integer, number
+from genreg.operators.arrays import array
+from genreg.reconstruct import CHOICES
 from genreg.regularisers import Regulariser
 from genreg.solvers import Choice, Solution, Trial
-from genreg.solvers.door import is_element
 from genreg.solvers.objective import Blocks, pack
 
 __all__ = ["Best", "Selection", "Sweep", "sweep"]
@@ -107,12 +107,11 @@ def sweep(
     reference=truth, data_range=1.0).best("psnr")`` is the pair of parameters with the best mean PSNR.
     """
     fidelity = checked_fidelity(A, y, noise_std, fidelity, regulariser)
-    checked_restarts(restarts)
-    checked_factor(factor)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < restarts:
-        raise ValueError(
-            f"batch_size must be an integer, at least the number of restarts {restarts}, got {batch_size!r}"
-        )
+    check_callable(solver, "solver", "(problem, init, ...)")
+    restarts, factor = integer(restarts, "restarts", minimum=1), number(factor, "factor", above=0)
+    batch_size, tied = integer(batch_size, "batch_size", minimum=1), flag(tied, "tied")
+    if batch_size < restarts:
+        raise ValueError(f"batch_size must be at least the number of restarts, {restarts}, got {batch_size}")
     like = fidelity.data.real.flatten(1)[:, 0]
     if isinstance(lam, str):
         if lam not in CHOICES:
@@ -126,7 +125,7 @@ def sweep(
     truth = _reference(reference, data_range, len(like), A.domain)
 
     began = time.perf_counter()
-    starts = starting_points(fidelity, regulariser, init, restarts, seed or 0)
+    starts = starting_points(fidelity, regulariser, init, restarts, seed)
     options = {k: v for k, v in (("max_iter", max_iter), ("tol", tol)) if v is not None}
     solver = functools.partial(solver or regulariser.solver, progress=progress, **options)
     image_of = torch.arange(len(like), device=like.device).repeat_interleave(len(mus))  # of every row
@@ -204,12 +203,7 @@ def _columns(choice: Choice) -> dict[str, Tensor]:
 
 def _grid(values: Any, name: str, like: Tensor) -> Tensor:
     """Values of a parameter as a tensor ``(n,)``, float64 so that they stay the numbers that were given."""
-    try:
-        tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} must be a sequence of numbers, got {values!r}") from None
-    if tensor.is_complex() or tensor.dtype == torch.bool:
-        raise TypeError(f"{name} must be a sequence of real numbers, got {tensor.dtype}")
+    tensor = array(values, name, complex=False, wanted="a sequence of numbers")
     if tensor.ndim != 1 or not len(tensor):
         raise ValueError(
             f"{name} must be a sequence of at least one number, got the shape {tuple(tensor.shape)}"
@@ -248,10 +242,15 @@ def _reference(reference: Any, data_range: float | None, count: int, space: Any)
         )
     if reference is None:
         return None
-    tensor = to_tensor(reference) if is_element(reference) else torch.as_tensor(reference)
+    number(data_range, "data_range", above=0)
+    tensor = array(reference, "reference", complex=space.is_complex)
     shape = tuple(space.shape)
     if tuple(tensor.shape) not in (shape, (1, *shape), (count, *shape)):
         raise ValueError(
             f"reference must have the shape {shape} or {(count, *shape)}, got {tuple(tensor.shape)}"
         )
-    return tensor.detach().cpu().reshape(-1, *shape).expand(count, *shape)
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(
+            f"reference must be finite, got {int((~torch.isfinite(tensor)).sum())} NaN or infinite values"
+        )
+    return tensor.cpu().to(torch_dtype(space)).reshape(-1, *shape).expand(count, *shape)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
+from genreg.operators.arrays import array
 from genreg.operators.bridge import torch_dtype
 from genreg.operators.tensor_operator import check_space
 
@@ -103,10 +103,7 @@ class CoilImages:
 
 
 def _checked(coils: Any, shape: tuple[int, ...]) -> Tensor:
-    if isinstance(coils, Tensor):
-        maps = coils.detach().cpu()
-    else:
-        maps = torch.as_tensor(np.array(coils.data if hasattr(coils, "space") else coils))
+    maps = array(coils, "`coils`").cpu()
     if not maps.is_complex():
         raise TypeError(f"`coils` must be complex sensitivity maps, got {maps.dtype}")
     if maps.ndim != 3 or len(maps) == 0 or tuple(maps.shape[1:]) != shape:

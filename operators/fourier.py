@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import odl
 import torch
 from numpy.typing import ArrayLike
@@ -20,8 +19,8 @@ from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
 from genreg.operators._coil_images import CoilImages, DeviceCopies
+from genreg.operators.arrays import array, boolean_mask
 from genreg.operators.bridge import to_element, to_tensor, torch_dtype
-from genreg.operators.forward import boolean_mask
 from genreg.operators.tensor_operator import TensorOperator
 
 __all__ = ["FourierSampling", "centred_fft2", "fourier_sampling"]
@@ -123,7 +122,7 @@ class FourierSampling(TensorOperator):
         ValueError
             If it has another shape.
         """
-        k = kspace if isinstance(kspace, Tensor) else torch.from_numpy(np.array(kspace))
+        k = kspace if isinstance(kspace, Tensor) else array(kspace, "`kspace`")
         if not k.is_complex():
             raise TypeError(f"`kspace` must be complex, got {k.dtype}")
         expected = (*self._images.leading, *self._images.shape)
@@ -170,8 +169,9 @@ def fourier_sampling(
     space : TensorSpace
         Images: real ``(n, m)`` (magnitudes), complex ``(n, m)``, or real ``(2, n, m)``, the real and the imaginary
         part.
-    mask : array or Tensor of bool
-        ``(n, m)``, with the frequency zero at ``[n // 2, m // 2]``; at least one entry must be True.
+    mask : array or Tensor
+        Of bools, or zeros and ones, ``(n, m)`` or a shape that broadcasts to it, such as ``(m,)`` for columns, with the
+        frequency zero at ``[n // 2, m // 2]``; at least one entry must be True.
     coils : array or Tensor, optional
         Complex sensitivity maps, ``(C, n, m)``; by default one coil of sensitivity one.
 
@@ -185,10 +185,11 @@ def fourier_sampling(
     Raises
     ------
     TypeError
-        If `space` is not a tensor space of floating type, `mask` is not boolean, or `coils` is not complex.
+        If `space` is not a tensor space of floating type, `mask` holds neither bools nor numbers, or `coils` is not
+        complex.
     ValueError
-        If the space, the mask or the coils have another shape, the mask is False throughout, or the coils are not
-        finite or zero throughout.
+        If the space, the mask or the coils have another shape, the mask holds other numbers than 0 and 1 or is False
+        throughout, or the coils are not finite or zero throughout.
 
     References
     ----------
@@ -202,4 +203,4 @@ def fourier_sampling(
     >>> A = fourier_sampling(odl.cn((64, 64), dtype="complex64"), radial_mask((64, 64), 20))
     """
     images = CoilImages(space, coils)
-    return FourierSampling(space, boolean_mask(mask, images.shape, "mask"), images)
+    return FourierSampling(space, boolean_mask(mask, images.shape, "`mask`"), images)

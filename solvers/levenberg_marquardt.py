@@ -45,15 +45,15 @@ def levenberg_marquardt(
     ----------
     A : odl.Operator
         Forward operator X -> Y, linear or not.
-    y : ODL element of Y, or Tensor
-        Data; a tensor may have a leading batch axis, ``(B, *Y.shape)``.
+    y : ODL element of Y, Tensor or array
+        Data; a tensor or an array may have a leading batch axis, ``(B, *Y.shape)``.
     G : odl.Operator
         Generator Z -> X. For an approximation of an image x in its range, A is the identity and y = x.
     noise_std : float or Tensor
         σ > 0, or one for every sample, ``(B,)``.
     lam : float or Tensor
         λ ≥ 0, or one for every sample: that of `HardConstraint`; ½ gives the maximum a posteriori z.
-    init : ODL element of Z or Tensor, optional
+    init : ODL element of Z, Tensor or array, optional
         First z. By default the code of a rough reconstruction where G has an encoder, otherwise zero.
     max_iter : int
         Accepted steps.

@@ -22,6 +22,7 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
+from genreg.operators.arguments import check_callable, integer
 from genreg.solvers.door import Door, enter
 from genreg.solvers.driver import Callback, Iterate, run
 from genreg.solvers.line_search import Backtracking, inner
@@ -84,8 +85,8 @@ def lbfgs(
     NotImplementedError
         If the objective is not differentiable.
     """
-    if isinstance(memory, bool) or not isinstance(memory, int) or memory < 1:
-        raise ValueError(f"memory must be a positive integer, got {memory!r}")
+    memory = integer(memory, "memory", minimum=1)
+    check_callable(callback, "callback", "of an Iterate")
     if not isinstance(objective, Objective):
         objective = Objective.from_odl(objective, tuple(init) if isinstance(init, Mapping) else ("v",))
     if objective.proximable:

@@ -125,7 +125,7 @@ def pdhg(
     NotImplementedError
         If a functional has no prox.
     """
-    check_stopping(max_iter, tol)
+    max_iter, tol = check_stopping(max_iter, tol, callback)
     if isinstance(f, Objective):
         raise TypeError(
             "f must be a functional with a prox or a SaddlePoint, got Objective: pdhg takes no gradients"

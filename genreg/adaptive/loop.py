@@ -26,10 +26,12 @@ from genreg.adaptive.candidates import Candidates
 from genreg.adaptive.policies import Belief, Policy
 from genreg.adaptive.result import AdaptiveResult
 from genreg.generator import Generator
-from genreg.operators import to_element, to_torch
+from genreg.operators import to_torch
+from genreg.operators.arguments import choice, integer, seed_number, seeded_generator
 from genreg.sampling import LatentPosterior, Samples, sample
 from genreg.sampling.kernels import Kernel
 from genreg.sampling.starts import STARTS
+from genreg.solvers.door import given_back
 
 __all__ = ["adaptive_measurements"]
 
@@ -104,30 +106,20 @@ def adaptive_measurements(
         measured than there is, or a policy that looks for the largest datum is to choose complex data.
     """
     _check(problem, policy, G)
-    for name, number, least in (
-        ("rounds", rounds, 1),
-        ("k", k, 1),
-        ("draws", draws, 2),
-        ("chains", chains, 1),
-    ):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}")
-    if restart not in ("last", *STARTS):
-        raise ValueError(f"restart must be one of {('last', *STARTS)}, got {restart!r}")
+    rounds, k = integer(rounds, "rounds", minimum=1), integer(k, "k", minimum=1)
+    draws, chains = integer(draws, "draws", minimum=2), integer(chains, "chains", minimum=1)
+    choice(restart, "restart", ("last", *STARTS))
     first = _initial(initial, problem)
     left = problem.count - (0 if first is None else first.shape[1])
     if rounds * k > left:
         raise ValueError(
             f"rounds * k must be at most the number of groups left to measure, {left}, got {rounds} * {k}"
         )
-    if seed is None:
-        seed = secrets.randbits(32)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
+    seed = secrets.randbits(32) if seed is None else seed_number(seed)
     known = _Known(problem)
     if first is not None:
         known.measure(first)
-    random = torch.Generator(known.y.device).manual_seed(seed)
+    random = seeded_generator(seed, known.y.device)
     samples: Samples | None = None
     chosen, best, states = [], [], []
     for turn in tqdm(range(rounds + 1), desc="Measuring", disable=not progress):
@@ -152,8 +144,8 @@ def adaptive_measurements(
     status, mean, std = (torch.stack(parts, 1) for parts in zip(*states, strict=True))
 
     def images(value: Tensor) -> Any:
-        value = value if problem.batched else value[0]
-        return to_element(odl.ProductSpace(G.range, rounds + 1), value) if problem.from_element else value
+        rows = value if problem.batched else value[0]
+        return given_back(problem.kind, odl.ProductSpace(G.range, rounds + 1), rows)
 
     def plain(value: Tensor) -> Tensor:
         return value if problem.batched else value[0]

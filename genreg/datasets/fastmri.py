@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genreg.operators import calibration_region, coil_maps
+from genreg.operators.arguments import integer, integers
 from genreg.operators.fourier import centred_fft2
 from genreg.operators.kspace_masks import central
 
@@ -103,14 +104,12 @@ def fastmri(
     ----------
     J. Zbontar et al. (2018). fastMRI: an open dataset and benchmarks for accelerated MRI. arXiv:1811.08839
     """
-    for name, value in (("size", size), ("crop", crop), ("limit", 1 if limit is None else limit)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` must be a positive integer, got {value!r}")
+    size, crop = integer(size, "`size`", minimum=1), integer(crop, "`crop`", minimum=1)
+    if limit is not None:
+        limit = integer(limit, "`limit`", minimum=1)
     if size > crop:
         raise ValueError(f"`size` must be at most `crop`, {crop}, got {size}")
-    chosen = list(slices)
-    if not chosen or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in chosen):
-        raise ValueError(f"`slices` must be numbers of slices, got {slices!r}")
+    chosen = list(integers(slices, "`slices`", minimum=0))
     images: list[Tensor] = []
     volumes: list[str] = []
     found: set[str] = set()
@@ -166,8 +165,7 @@ def fastmri_kspace(file: str | os.PathLike[str], index: int) -> Tensor:
     path = Path(file)
     if not path.is_file():
         raise FileNotFoundError(f"`file` must be an h5 file, got {os.fspath(file)!r}; {_SOURCE}")
-    if isinstance(index, bool) or not isinstance(index, int) or index < 0:
-        raise ValueError(f"`index` must be the number of a slice, got {index!r}")
+    index = integer(index, "`index`", minimum=0)
     _, k = _read(path, [index], None, sampled=False)
     return k[0]
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genreg.operators.arguments import integer, seeded_generator
+
 __all__ = ["EarthMover", "MeanDiscrepancy", "earth_mover", "emd", "mmd", "nearest_distance"]
 
 
@@ -191,8 +193,7 @@ def mmd(
     723-773: lemma 6 and section 8.
     """
     n, m = len(a), len(b)
-    if permutations < 1:
-        raise ValueError(f"permutations must be at least 1, got {permutations}")
+    permutations, random = integer(permutations, "permutations", minimum=1), seeded_generator(seed)
     if min(n, m) < 2:
         raise ValueError(f"a and b must have at least two images each, got {n} and {m}")
     _check(a, b)
@@ -204,7 +205,6 @@ def mmd(
         raise ValueError("a and b must differ: the median distance between their images is zero")
     bandwidths = tuple(float(factor) * median for factor in factors)
 
-    random = torch.Generator().manual_seed(seed)
     given = torch.arange(n + m)
     order = torch.stack([given, *(torch.randperm(n + m, generator=random) for _ in range(permutations))])
     member = torch.zeros(order.shape, dtype=squared.dtype).scatter_(1, order[:, :n], 1.0).to(squared.device)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from genreg.operators.arguments import number
 from genreg.plotting import as_images
 
 __all__ = ["l1_error", "nrmse", "psnr", "ssim"]
@@ -34,7 +35,7 @@ def psnr(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
     """
     from skimage.metrics import peak_signal_noise_ratio
 
-    _check_range(data_range)
+    data_range = number(data_range, "data_range", above=0)
     pairs = _pairs(images, reference)
     with np.errstate(divide="ignore"):
         scores = [peak_signal_noise_ratio(true, image, data_range=data_range) for image, true in pairs]
@@ -125,17 +126,12 @@ def ssim(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
     from skimage.metrics import structural_similarity
 
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    _check_range(data_range)
+    data_range = number(data_range, "data_range", above=0)
     pairs = _pairs(images, reference)
     return torch.tensor(
         [structural_similarity(true, image, data_range=data_range, **settings) for image, true in pairs],
         dtype=torch.float64,
     )
-
-
-def _check_range(data_range: float) -> None:
-    if not data_range > 0:
-        raise ValueError(f"data_range must be positive, got {data_range}")
 
 
 def _pairs(images: Any, reference: Any) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from genreg.evaluation.metrics import l1_error, nrmse, psnr, ssim
 from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
+from genreg.operators.arguments import integer, seeded_generator
 from genreg.solvers import Objective, Solution, gradient_descent, quasi_newton
 from genreg.solvers.objective import Blocks
 from genreg.solvers.updates import DENSE
@@ -120,11 +121,9 @@ def fit_range(
         If there is no starting point, or the images do not fit.
     """
     first = [G.encode] if G.has_encoder else []
+    restarts, random = integer(restarts, "restarts", minimum=1 - len(first)), seeded_generator(seed)
     starts = len(first) + restarts
-    if restarts < 0 or starts < 1:
-        raise ValueError(f"restarts must be at least {1 - len(first)} for this model, got {restarts}")
     images = images.to(device=torch_device(G.domain), dtype=torch_dtype(G.domain))
-    random = torch.Generator().manual_seed(seed)
     found = []
     for x in tqdm(
         images.split(max(1, batch_size // starts)), desc="range", disable=not progress, leave=False

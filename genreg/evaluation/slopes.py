@@ -10,6 +10,7 @@ from torch import Tensor
 
 from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
+from genreg.operators.arguments import integer, seeded_generator
 
 __all__ = ["Smoothness", "jacobian", "smoothness"]
 
@@ -75,7 +76,7 @@ def smoothness(G: Generator, *, points: int = 200, seed: int = 0) -> Smoothness:
     -------
     Smoothness
     """
-    random = torch.Generator().manual_seed(seed)
+    points, random = integer(points, "points", minimum=2), seeded_generator(seed)
     z = torch.randn((2, points, *G.domain.shape), generator=random, dtype=torch_dtype(G.domain))
     z = z.to(torch_device(G.domain))
     chunk = max(1, _ENTRIES // (math.prod(G.range.shape) * z.shape[2]))

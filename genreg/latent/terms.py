@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import odl
@@ -24,10 +23,11 @@ from genreg.operators import (
     weight,
 )
 from genreg.operators._building_blocks import abs2, constant, zeros
+from genreg.operators.arguments import number
 from genreg.operators.bridge import Step, space_shape
 from genreg.operators.functionals import indicator, pointwise
 
-__all__ = ["Box", "Power", "Sphere", "StandardNormal", "positive"]
+__all__ = ["Box", "Power", "Sphere", "StandardNormal"]
 
 
 def _checked(Z: Any) -> Any:
@@ -38,22 +38,13 @@ def _checked(Z: Any) -> Any:
     return Z
 
 
-def positive(value: Any, name: str) -> float:
-    """Return a positive finite number, checked."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value}")
-    return float(value)
-
-
 class _Proximal(odl.Operator):
     """The proximal operator of a functional with a step, through its lowering."""
 
     def __init__(self, functional: TorchFunctional, sigma: float) -> None:
         super().__init__(functional.domain, functional.domain, linear=False)
         self.functional = functional
-        self.sigma = positive(sigma, "sigma")
+        self.sigma = number(sigma, "sigma", above=0)
 
     def _call(self, z: Any) -> Any:
         return to_element(self.range, self.functional.prox(to_tensor(z), self.sigma))
@@ -107,10 +98,8 @@ class Power(_Term):
     """
 
     def __init__(self, Z: Any, q: float) -> None:
-        if positive(q, "q") > 2:
-            raise ValueError(f"q must be in (0, 2], got {q}")
         super().__init__(_checked(Z), linear=False)
-        self.q = float(q)
+        self.q = number(q, "q", above=0, maximum=2)
 
     @property
     def gradient(self) -> odl.Operator:
@@ -186,7 +175,7 @@ class Box(odl.functionals.IndicatorBox):
     """
 
     def __init__(self, Z: Any, radius: float) -> None:
-        self.radius = positive(radius, "radius")
+        self.radius = number(radius, "radius", above=0)
         super().__init__(_checked(Z), -self.radius, self.radius)
 
     def __repr__(self) -> str:
@@ -223,7 +212,7 @@ class Sphere(_Term):
 
     def __init__(self, Z: Any, radius: float | None = None) -> None:
         super().__init__(_checked(Z), linear=False)
-        self.radius = math.sqrt(Z.size) if radius is None else positive(radius, "radius")
+        self.radius = math.sqrt(Z.size) if radius is None else number(radius, "radius", above=0)
 
     def __repr__(self) -> str:
         return f"Sphere({self.domain!r}, radius={self.radius:g})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any
 
 import odl
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from genreg.fidelity import Fidelity
 from genreg.generator import Generator
 from genreg.operators import NetworkFunctional, NetworkOperator, to_torch, torch_dtype
+from genreg.operators.arguments import number
 from genreg.regularisers.base import Regulariser
 from genreg.solvers import SaddlePoint, conjugate_gradient, gradient_descent, pdhg
 from genreg.solvers.objective import Blocks
@@ -89,7 +92,13 @@ class TotalVariation(_OnImages):
     space : ODL space
         The image space X, a `uniform_discr`.
     lower, upper : float, optional
-        Bounds, for example ``lower=0`` for non-negativity.
+        Bounds of real images, for example ``lower=0`` for non-negativity.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the space is no `uniform_discr`, or a bound is no number, not below the other one, or given for complex
+        images.
 
     References
     ----------
@@ -103,9 +112,11 @@ class TotalVariation(_OnImages):
         _check_space(space)
         if not hasattr(space, "partition"):
             raise TypeError(f"space must be a discretised function space (uniform_discr), got {space!r}")
-        if lower is not None and upper is not None and not lower < upper:
+        self.bounds = _bound(lower, "lower"), _bound(upper, "upper")
+        if self.bounds != (None, None) and torch_dtype(space).is_complex:
+            raise TypeError(f"lower and upper must be None for complex images, got {lower} and {upper}")
+        if None not in self.bounds and not self.bounds[0] < self.bounds[1]:
             raise ValueError(f"lower must be smaller than upper, got {lower} and {upper}")
-        self.bounds = (lower, upper)
         self.derivative_operator = odl.Gradient(space, method="forward", pad_mode="symmetric")
         norm = odl.functionals.GroupL1Norm(self.derivative_operator.range)
         super().__init__(space, norm * self.derivative_operator)
@@ -241,6 +252,13 @@ class FlowPrior(_OnImages):
 def _check_space(space: Any) -> None:
     if isinstance(space, odl.ProductSpace) or not hasattr(space, "dtype"):
         raise TypeError(f"space must be an ODL tensor or function space, got {space!r}")
+
+
+def _bound(value: Any, name: str) -> float | None:
+    """A bound of the images, None where there is none."""
+    if value is None or (isinstance(value, Real) and math.isinf(value)):
+        return None if value is None or (value < 0) == (name == "lower") else number(value, name)
+    return number(value, name)
 
 
 def _encoder(G: Any) -> NetworkOperator:

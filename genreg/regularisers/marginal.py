@@ -20,6 +20,7 @@ from torch import Tensor
 
 from genreg.fidelity import GaussianFidelity
 from genreg.operators import TorchFunctional, lower, to_tensor, to_torch, torch_dtype
+from genreg.operators.arguments import integer, number, seed_number
 from genreg.regularisers.base import Gradient
 from genreg.solvers import Objective, palm, quasi_newton
 from genreg.solvers.objective import Blocks
@@ -66,10 +67,12 @@ class Marginal(Functional):
         smoothing: float = 1e-2,
         seed: int = 0,
     ) -> None:
-        if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
-            raise ValueError(f"restarts must be a positive integer, got {restarts!r}")
-        if not smoothing > 0:
-            raise ValueError(f"smoothing must be positive, got {smoothing!r}")
+        restarts, smoothing = (
+            integer(restarts, "restarts", minimum=1),
+            number(smoothing, "smoothing", above=0),
+        )
+        max_iter, tol = integer(max_iter, "max_iter", minimum=0), number(tol, "tol", minimum=0)
+        seed = seed_number(seed)
         super().__init__(space=regulariser.generator.range, linear=False)
         self.regulariser = regulariser
         self.restarts, self.max_iter, self.tol = restarts, max_iter, tol

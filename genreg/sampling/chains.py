@@ -6,10 +6,11 @@ import dataclasses
 import secrets
 import time
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
+from genreg.operators.arguments import choice, described, flag, integer, number, seed_number
+from genreg.operators.arrays import check_memory
 from genreg.sampling.coordinates import METRICS, Coordinates
 from genreg.sampling.kernels import HMC, MALA, ULA, Kernel
 from genreg.sampling.posterior import LatentPosterior
@@ -110,27 +111,23 @@ def sample(
     if not isinstance(posterior, LatentPosterior):
         raise TypeError(f"posterior must be a LatentPosterior, got {type(posterior).__name__}")
     kernel = HMC() if kernel is None else kernel
-    for name, number, least in (
-        ("chains", chains, 1),
-        ("steps", steps, 1),
-        ("map_iterations", map_iterations, 1),
-    ):
-        _check_integer(name, number, least)
-    burn_in = steps // 2 if burn_in is None else burn_in
-    _check_integer("burn_in", burn_in, 0)
+    if isinstance(kernel, type) or not callable(getattr(kernel, "step", None)):
+        raise TypeError(f"kernel must be a kernel such as HMC(), got {described(kernel)}")
+    chains, steps = integer(chains, "chains", minimum=1), integer(steps, "steps", minimum=1)
+    map_iterations, denoise = integer(map_iterations, "map_iterations", minimum=1), flag(denoise, "denoise")
+    burn_in = steps // 2 if burn_in is None else integer(burn_in, "burn_in", minimum=0)
     if burn_in >= steps:
         raise ValueError(f"burn_in must be smaller than steps, {steps}, got {burn_in}")
-    thin = -(-(steps - burn_in) // _KEPT) if thin is None else thin
-    _check_integer("thin", thin, 1)
+    thin = -(-(steps - burn_in) // _KEPT) if thin is None else integer(thin, "thin", minimum=1)
     if thin > steps - burn_in:
         raise ValueError(f"thin must be at most steps - burn_in, {steps - burn_in}, got {thin}")
-    if metric not in METRICS:
-        raise ValueError(f"metric must be one of {METRICS}, got {metric!r}")
-    if seed is None:
-        seed = secrets.randbits(32)
-    _check_integer("seed", seed, 0)
+    choice(metric, "metric", METRICS)
+    seed = secrets.randbits(32) if seed is None else seed_number(seed)
     _check_seconds(max_seconds)
-    data = posterior.fidelity.data
+    data, G = posterior.fidelity.data, posterior.generator
+    check_memory((chains, posterior.batch, G.range.size), data.real.dtype, "chains", chains, data.device)
+    kept = (-(-(steps - burn_in) // thin), chains, posterior.batch, G.domain.size)
+    check_memory(kept, data.real.dtype, "steps / thin", -(-steps // thin), data.device)
     size = None if step is None else per_sample_number(step, "step", data)
     coordinates = None
     start = time.perf_counter()
@@ -252,7 +249,7 @@ def resume(
     state = saved.state if isinstance(saved, Samples) else read_state(Path(saved))
     plan = Plan(**state["plan"])
     if steps is not None:
-        _check_integer("steps", steps, state["turn"])
+        steps = integer(steps, "steps", minimum=state["turn"])
         plan = dataclasses.replace(plan, steps=steps)
     _check_seconds(max_seconds)
     kernel = kernel or state["kernel"]
@@ -287,11 +284,6 @@ def _go(run: Run, max_seconds: float | None, checkpoint: str | Path | None, prog
     return samples
 
 
-def _check_integer(name: str, number: Any, least: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or number < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}")
-
-
 def _check_seconds(seconds: float | None) -> None:
-    if seconds is not None and not seconds > 0:
-        raise ValueError(f"max_seconds must be positive, got {seconds}")
+    if seconds is not None:
+        number(seconds, "max_seconds", above=0, infinite=True)

@@ -28,11 +28,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genreg.fidelity import GaussianFidelity
-from genreg.operators import GaussianPosterior, Precision, check_tensor, to_torch
+from genreg.operators import GaussianPosterior, Precision, to_torch
+from genreg.operators.arguments import integer, number, seed_number
+from genreg.operators.arrays import check_memory
 from genreg.regularisers import JointPrior
 from genreg.sampling.kernels import MALA, Info, State
 from genreg.sampling.random import Random
 from genreg.sampling.warm_up import adapted
+from genreg.solvers.door import enter
 from genreg.solvers.line_search import inner
 from genreg.solvers.structured import negative_log_prior
 
@@ -127,21 +130,16 @@ def gibbs(
     TypeError, ValueError
         If an argument has the wrong type, shape or sign.
     """
-    for name, number, least in (
-        ("draws", draws, 1),
-        ("burn_in", burn_in, 0),
-        ("thin", thin, 1),
-        ("chains", chains, 1),
-    ):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}")
-    if not step > 0:
-        raise ValueError(f"step must be positive, got {step}")
+    draws, burn_in = integer(draws, "draws", minimum=1), integer(burn_in, "burn_in", minimum=0)
+    thin, chains = integer(thin, "thin", minimum=1), integer(chains, "chains", minimum=1)
+    step, seed = number(step, "step", above=0), seed_number(seed)
     if not isinstance(prior, JointPrior):
         raise TypeError(f"prior must be a JointPrior, got {type(prior).__name__}")
     prior.posterior(fidelity, z)  # refuses what does not fit
-    check_tensor(z, prior.generator.domain, "z")
+    z = enter(z, {"z": prior.generator.domain}, "z").blocks["z"]
     count = len(z)
+    check_memory((chains, count, prior.generator.range.size), z.dtype, "chains", chains, z.device)
+    check_memory((draws, chains, count, z.shape[1]), z.dtype, "draws", draws, z.device)
     rows = torch.arange(count, device=z.device).repeat(chains)
     chain = _Chain(prior.take(rows), fidelity.take(rows), Random(seed, z.device))
     z = z.detach()[rows]
