@@ -34,15 +34,14 @@ def checked_fidelity(
     """
     if not isinstance(regulariser, Regulariser):
         raise TypeError(f"regulariser must be a genreg regulariser, got {type(regulariser).__name__}")
+    given = isinstance(fidelity, Fidelity)
     if fidelity is None:
         if noise_std is None:
             raise TypeError("noise_std must be given, the standard deviation of the noise, or a fidelity")
         fidelity = GaussianFidelity(A, y, noise_std)
     elif noise_std is not None:
         raise TypeError("noise_std belongs to the Gaussian fidelity: give either noise_std or fidelity")
-    elif isinstance(fidelity, Fidelity):
-        fidelity = _of_data(fidelity, y)
-    else:
+    elif not given:
         fidelity = fidelity(A, y) if callable(fidelity) else fidelity
         if not isinstance(fidelity, Fidelity):
             raise TypeError(
@@ -50,6 +49,8 @@ def checked_fidelity(
             )
     if fidelity.operator != A:
         raise ValueError(f"fidelity must have the operator A, {A!r}, got {fidelity.operator!r}")
+    if given and y is not None:
+        fidelity = _of_data(fidelity, y)
     if A.domain != regulariser.image.range:
         raise ValueError(
             f"A and regulariser must share the image space, got {A.domain!r} and {regulariser.image.range!r}"

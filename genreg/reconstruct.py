@@ -143,8 +143,8 @@ def reconstruct(
         Standard deviation σ of Gaussian noise of one sample of the data, or one for every image, ``(B,)``, or for
         every datum, see `GaussianFidelity`.
     fidelity : Fidelity or callable, optional
-        In place of `noise_std`, the fidelity of `A` and `y`, or a function ``(A, y)`` that makes it, for example
-        the class `PoissonFidelity`.
+        In place of `noise_std`, the fidelity of `A` and `y` (which may be None then), or a function ``(A, y)`` that
+        makes it, for example the class `PoissonFidelity`.
     lam : float, Tensor, "morozov" or "l-curve"
         λ ≥ 0, one for every image, ``(B,)``; or by the discrepancy principle, the largest λ whose discrepancy
         (:math:`\|A x - y\|^2` for Gaussian noise) is at most `factor` times its level (:math:`\dim(Y)

@@ -71,7 +71,7 @@ def sample(
     step : float or Tensor, optional
         First step size h, or one for every sample, ``(B,)``, see `genreg.sampling.kernels`. Kernels without a test
         keep it.
-    init : str, Tensor or Samples
+    init : str, Tensor, array or Samples
         Where the chains start, see `sampling.starts`; or samples of a similar posterior with as many chains,
         whose last points, step sizes and coordinates are taken over.
     metric : str

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from genreg.operators import check_tensor, torch_dtype
+from genreg.operators.arguments import choice
+from genreg.operators.arrays import array, fitting
 from genreg.sampling.posterior import LatentPosterior
 from genreg.sampling.random import Random
 from genreg.sampling.screening import screened_starts
@@ -32,7 +34,8 @@ def starts(
         is none, from one for each chain; of those that were found for a sample, the chains take some with
         probabilities in proportion to :math:`e^{-E}`, as one in a mode without mass would stay there.
         ``"screened"``: minimisers sought from draws of the prior that were chosen by what the data say of them, see
-        `screened_starts`. A tensor: one for every sample, ``(B, dim Z)``, or for every chain, ``(chains, B, dim Z)``.
+        `screened_starts`. A tensor or an array: one for every sample, ``(B, dim Z)`` (for one sample an ODL element of
+        Z, too), or for every chain, ``(chains, B, dim Z)``.
     chains : int
         Chains of every sample.
     random : Random
@@ -56,15 +59,16 @@ def starts(
     shape = (chains, posterior.batch, *G.domain.shape)
     like = torch.empty(shape, dtype=torch_dtype(G.domain), device=data.device)
     spent = torch.zeros(shape[:2], dtype=torch.int64, device=data.device)
-    if isinstance(init, Tensor):
-        check_tensor(init, G.domain, "init")
-        if init.shape not in (shape, shape[1:]) or not bool(torch.isfinite(init).all()):
+    if not isinstance(init, str):
+        given = fitting(array(init, "init"), "init", like.dtype)
+        check_tensor(given, G.domain, "init")
+        single = shape[2:] if posterior.batch == 1 else shape  # of one sample, as `reconstruct` gives it
+        if given.shape not in (shape, shape[1:], single) or not bool(torch.isfinite(given).all()):
             raise ValueError(
-                f"init must be finite and have the shape {shape[1:]} or {shape}, got {tuple(init.shape)}"
+                f"init must be finite and have the shape {shape[1:]} or {shape}, got {tuple(given.shape)}"
             )
-        return init.detach().expand(shape).to(like).clone(), spent
-    if init not in STARTS:
-        raise ValueError(f"init must be one of {STARTS}, samples or a tensor, got {init!r}")
+        return given.expand(shape).to(like).clone(), spent
+    choice(init, "init", STARTS)
     if init == "posterior" and not G.has_encoder:
         raise ValueError(f"init must be 'prior', 'map' or a tensor: {G!r} has no encoder")
     if init == "screened":

@@ -144,13 +144,13 @@ def test_bad_files(tmp_path):
 
 def test_arguments(folder, monkeypatch):
     for name in ("size", "crop", "limit"):
-        for bad in (0, 1.5, True):
-            with pytest.raises(ValueError, match=f"`{name}` must be a positive integer, got {bad}"):
+        for bad, error in ((0, ValueError), (1.5, TypeError), (True, TypeError)):
+            with pytest.raises(error, match=f"`{name}` must be an? (positive )?integer, got {bad}"):
                 read(folder, **{name: bad})
     with pytest.raises(ValueError, match="`size` must be at most `crop`, 32, got 33"):
         read(folder, size=33)
-    for bad in ((), (1.5,), (-1, 2)):
-        with pytest.raises(ValueError, match="`slices` must be numbers of slices"):
+    for bad, error in (((), ValueError), ((1.5,), TypeError), ((-1, 2), ValueError), (3, TypeError)):
+        with pytest.raises(error, match=r"`slices`(\[0\])? must be"):
             read(folder, slices=bad)
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ImportError, match=r"need h5py: pip install 'genreg\[mri\]'"):

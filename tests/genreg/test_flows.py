@@ -214,7 +214,7 @@ def test_a_missing_library_is_named(monkeypatch):
         ({"images": torch.zeros(3, 1, 1)}, ValueError, "image_shape must be"),
         ({"images": torch.full((3, 2, 2), torch.nan)}, ValueError, "images must be finite, got 12 NaN"),
         ({"validation": torch.zeros(3, 4, 4)}, ValueError, r"validation must have the shape \(N, 1, 2\)"),
-        ({"steps": 0}, ValueError, "steps must be positive"),
+        ({"steps": 0}, ValueError, "steps must be a positive integer"),
         ({"dequantise": -1.0}, ValueError, "dequantise must be non-negative"),
         ({"noise": "poisson"}, ValueError, r"noise must be one of \['gaussian', 'uniform'\], got 'poisson'"),
         ({"whitening": "half"}, ValueError, "whitening must be one of"),

@@ -242,7 +242,7 @@ def without_encoder(X):
     [
         (lambda G: RelaxedConstraint(G, -0.1), ValueError, "mu must be non-negative.* -0.1"),
         (lambda G: SparseDeviation(G, float("nan")), ValueError, "mu must be non-negative"),
-        (lambda G: SparseDeviation(G, "0.1"), TypeError, "mu must be a number.*str"),
+        (lambda G: SparseDeviation(G, "0.1"), TypeError, "mu must be a number or a tensor"),
         (lambda G: SparseDeviation(G, torch.ones(2, 2)), ValueError, r"mu .*shape \(B,\).*\(2, 2\)"),
         (
             lambda G: SparseDeviation(G, 0.1, sparsity="l2"),

@@ -105,13 +105,13 @@ def test_seeds_chains_and_kinds_of_steps(A, X, y):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"draws": 0}, ValueError, "draws must be an integer of at least 1, got 0"),
-        ({"burn_in": -1}, ValueError, "burn_in must be an integer of at least 0, got -1"),
-        ({"chains": 1.5}, ValueError, "chains must be an integer of at least 1, got 1.5"),
-        ({"step": 0.0}, ValueError, "step must be positive, got 0.0"),
+        ({"draws": 0}, ValueError, "draws must be a positive integer, got 0"),
+        ({"burn_in": -1}, ValueError, "burn_in must be a non-negative integer, got -1"),
+        ({"chains": 1.5}, TypeError, "chains must be an integer, got 1.5"),
+        ({"step": 0.0}, ValueError, "step must be positive and finite, got 0.0"),
         ({"prior": 3}, TypeError, "prior must be a JointPrior, got int"),
         ({"fidelity": 3}, TypeError, "fidelity must be a GaussianFidelity, got int"),
-        ({"z": torch.zeros(3, 2)}, ValueError, r"z must be a tensor \(3, 3\), got \(3, 2\)"),
+        ({"z": torch.zeros(3, 2)}, ValueError, r"`z` must have shape \(\*batch, \*\(3,\)\), got \(3, 2\)"),
     ],
 )
 def test_bad_input(A, X, y, change, error, message):

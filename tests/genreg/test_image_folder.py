@@ -139,13 +139,13 @@ def test_bad_files_are_named(tmp_path, workers):
     ("change", "error", "message"),
     [
         ({"path": "nowhere"}, FileNotFoundError, "path must be a folder of images, got 'nowhere'"),
-        ({"size": 0}, ValueError, "size must be a positive integer or two, rows and columns, got 0"),
-        ({"size": (3, 64, 64)}, ValueError, r"rows and columns, got \(3, 64, 64\)"),
-        ({"size": 8.0}, ValueError, r"size must be .* got 8\.0"),
+        ({"size": 0}, ValueError, "size must be a positive integer, got 0"),
+        ({"size": (3, 64, 64)}, ValueError, r"size must be 2 integers, got \(3, 64, 64\)"),
+        ({"size": 8.0}, TypeError, r"size must be .* got 8\.0"),
         ({"crop": 4}, ValueError, "crop must have the proportions of size and be no smaller, got 4 and 8"),
         ({"crop": (20, 10)}, ValueError, r"proportions of size .* got \(20, 10\) and 8"),
         ({"limit": 0}, ValueError, "limit must be a positive integer, got 0"),
-        ({"workers": 1.5}, ValueError, r"workers must be a positive integer, got 1\.5"),
+        ({"workers": 1.5}, TypeError, r"workers must be an integer, got 1\.5"),
     ],
 )
 def test_bad_arguments(faces, change, error, message):
