@@ -55,10 +55,11 @@ class Plan:
 
     def __post_init__(self) -> None:
         whole = {*self.integers, "warmup"}
+        optional = {field.name for field in dataclasses.fields(self) if "None" in str(field.type)}
         checked: dict[str, float] = {"seed": seed_number(self.seed)}
         for name in self.positive:
             value = getattr(self, name)
-            if value is not None:
+            if value is not None or name not in optional:
                 checked[name] = (
                     integer(value, name, minimum=1) if name in whole else number(value, name, above=0)
                 )

@@ -11,6 +11,7 @@ from typing import Any
 
 import odl
 import torch
+from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor, nn
 
 from genreg import weights
@@ -23,7 +24,7 @@ from genreg.operators import (
     torch_device,
     torch_dtype,
 )
-from genreg.operators.arguments import integer, seeded_generator
+from genreg.operators.arguments import described, integer, seeded_generator
 from genreg.operators.arrays import check_memory
 
 __all__ = ["Decoded", "Generator", "load_generator"]
@@ -112,8 +113,8 @@ class Generator(NetworkOperator):
     def __init__(self, model: nn.Module, range: Any, *, latent_dim: int | None = None) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        if isinstance(range, odl.ProductSpace) or not hasattr(range, "dtype"):
-            raise TypeError(f"range must be an ODL tensor or function space, got {range!r}")
+        if not isinstance(range, TensorSpace):
+            raise TypeError(f"range must be an ODL tensor or function space, got {described(range)}")
         if not torch_dtype(range).is_floating_point:
             raise TypeError(
                 f"range must be a real space, for complex images odl.rn((2, n, m)) of their parts, got {range!r}"
@@ -122,6 +123,7 @@ class Generator(NetworkOperator):
         if dim is None:
             raise ValueError(f"latent_dim must be given: {type(model).__name__} has no such attribute")
         dim = integer(dim, "latent_dim", minimum=1)
+        check_memory((dim,), torch_dtype(range), "latent_dim", dim)
         dtype, device = torch_dtype(range), torch_device(range)
         parameter = next(iter(model.parameters()), None)
         if parameter is not None and (parameter.dtype != dtype or parameter.device != device):

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from genreg.operators.arguments import integer, integers
+from genreg.operators.arrays import check_memory
 
 __all__ = ["Stencil", "Term", "neighbourhood"]
 
@@ -40,6 +42,7 @@ def neighbourhood(distance: int, dilation: int | Sequence[int] = 1) -> list[tupl
         factors = integers(dilation, "dilation", minimum=1)
     else:
         factors = (integer(dilation, "dilation", minimum=1),)
+    check_memory((2 * distance + 1, distance + 1, 16), torch.int64, "distance", distance)
     near = [(a, b) for a in range(distance + 1) for b in range(-distance, distance + 1) if (a, b) > (0, 0)]
     return sorted({(f * a, f * b) for f in factors for a, b in near})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import reprlib
 from collections.abc import Sequence
 from numbers import Real
@@ -20,6 +21,7 @@ from torch import Tensor
 
 __all__ = [
     "check_callable",
+    "check_path",
     "choice",
     "described",
     "flag",
@@ -204,6 +206,12 @@ def check_callable(value: Any, name: str, signature: str) -> None:
     """Raise TypeError unless an optional argument can be called; `signature` says how."""
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be a function {signature}, got {described(value)}")
+
+
+def check_path(value: Any, name: str) -> None:
+    """Raise TypeError unless an argument is the name of a file or folder, a string or a path."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, got {described(value)}")
 
 
 def seed_number(seed: Any, name: str = "seed") -> int:

@@ -143,18 +143,20 @@ def boolean_mask(keep: Any, shape: tuple[int, ...], name: str, *, empty: bool = 
             raise ValueError(f"{name} must be boolean, or hold zeros and ones only, got other values")
         given = given != 0
     try:
-        mask = given.expand(shape)
+        mask = given.expand(shape if given.ndim else ())
     except RuntimeError:
+        mask = given
+    if tuple(mask.shape) != tuple(shape):
         raise ValueError(
             f"{name} must have the shape {shape} of the space, got {tuple(given.shape)}, which doesn't broadcast to it"
-        ) from None
+        )
     if not empty and not mask.any():
         raise ValueError(f"{name} must be True somewhere, got False throughout")
     return mask.contiguous()
 
 
 def check_memory(
-    shape: Sequence[int], dtype: torch.dtype, name: str, value: Any, device: torch.device | str = "cpu"
+    shape: Sequence[float], dtype: torch.dtype, name: str, value: Any, device: torch.device | str = "cpu"
 ) -> None:
     """Raise ValueError if an array cannot be held by this machine, before it is made.
 
@@ -171,7 +173,7 @@ def check_memory(
     device : torch.device or str
         Where it is to lie.
     """
-    needed, there = math.prod(shape) * dtype.itemsize, _memory(torch.device(device))
+    needed, there = math.prod(map(float, shape)) * dtype.itemsize, _memory(torch.device(device))
     if needed > there:
         raise ValueError(
             f"{name} must be smaller, got {described(value)}: that takes at least {needed / 2**30:.3g} GiB, of "

@@ -170,7 +170,7 @@ def blur(
                 f"`kernel_or_std`, the standard deviation of a blur, must be positive and finite, got {kernel_or_std}"
             )
         values = np.broadcast_to(values, space.ndim)
-        check_memory([1 + int(8 * s) for s in values], torch.float64, "`kernel_or_std`", kernel_or_std)
+        check_memory([1 + 8 * s for s in values], torch.float64, "`kernel_or_std`", kernel_or_std)
         values = _gaussian(values)
     if values.ndim != space.ndim or values.size == 0:
         raise ValueError(

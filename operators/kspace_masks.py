@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from genreg.operators.arguments import choice, integer, integers, number, seeded_generator
+from genreg.operators.arrays import check_memory
 
 __all__ = ["cartesian_mask", "radial_mask"]
 
@@ -127,6 +128,7 @@ def radial_mask(shape: tuple[int, int], spokes: int, *, offset: float = 0.0) -> 
     """
     n, m = check_shape(shape)
     spokes, offset = integer(spokes, "`spokes`", minimum=1), number(offset, "`offset`")
+    check_memory((spokes,), torch.float64, "`spokes`", spokes)
     mask = np.zeros((n, m), dtype=bool)
     for angle in offset + np.pi * np.arange(spokes) / spokes:
         direction = n * np.cos(angle), m * np.sin(angle)

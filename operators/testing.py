@@ -15,7 +15,7 @@ import odl
 import torch
 from odl.core.set import Field
 
-from genreg.operators.arguments import seeded_generator
+from genreg.operators.arguments import number, seeded_generator
 from genreg.operators.bridge import TorchOperator
 from genreg.operators.spaces import Tensors, is_stacked, space_shape, to_element, to_tensor, torch_dtype
 
@@ -48,7 +48,11 @@ def dot_test(A: Any, *, rtol: float | None = None, seed: int = 0) -> float:
     AssertionError
         If the error exceeds `rtol`, or if domain and range of the adjoint are not range and domain of `A`.
     """
-    generator = seeded_generator(seed)
+    if not isinstance(A, odl.Operator | TorchOperator):
+        raise TypeError(f"`A` must be an ODL operator, got {type(A).__name__}")
+    if rtol is not None:
+        rtol = number(rtol, "`rtol`", minimum=0)
+    generator = seeded_generator(seed, name="`seed`")
     adjoint = A.adjoint
     if adjoint.domain != A.range or adjoint.range != A.domain:
         raise AssertionError(
@@ -102,7 +106,9 @@ def derivative_test(
     AssertionError
         If one of the tests fails.
     """
-    generator = seeded_generator(seed)
+    if not isinstance(op, odl.Operator):
+        raise TypeError(f"`op` must be an ODL operator or functional, got {type(op).__name__}")
+    order, generator = number(order, "`order`"), seeded_generator(seed, name="`seed`")
     x = gaussian(op.domain, generator) if x is None else op.domain.element(x)
     d = gaussian(op.domain, generator)
     d = (1 / _norm(d)) * max(_norm(x), 1e-3) * d

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from genreg.operators import to_torch
+from genreg.operators.arguments import described
 from genreg.solvers.door import Door, per_sample_number
 from genreg.solvers.driver import Callback, run
 from genreg.solvers.gauss_newton import LevenbergMarquardt
@@ -77,6 +78,8 @@ def levenberg_marquardt(
         If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
     """
     measured = Measured.enter(A, y, G, noise_std)
+    if not (update is None or isinstance(update, LevenbergMarquardt)):
+        raise TypeError(f"update must be a LevenbergMarquardt, got {described(update)}")
     weight = 2 * per_sample_number(lam, "lam", measured.y, zero=True)
     forward, generate = to_torch(A), to_torch(G)
     problem = least_squares(

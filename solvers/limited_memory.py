@@ -23,9 +23,10 @@ from odl.functionals import Functional
 from torch import Tensor
 
 from genreg.operators.arguments import check_callable, integer
+from genreg.operators.arrays import check_memory
 from genreg.solvers.door import Door, enter
 from genreg.solvers.driver import Callback, Iterate, run
-from genreg.solvers.line_search import Backtracking, inner
+from genreg.solvers.line_search import Backtracking, inner, searching
 from genreg.solvers.objective import Blocks, Objective
 from genreg.solvers.solution import Solution
 from genreg.solvers.state import State, where
@@ -95,6 +96,8 @@ def lbfgs(
         )
     door = enter(init, objective.spaces)
     layout = _Layout(door.blocks, substitution)
+    size, like = sum(layout.sizes), next(iter(door.blocks.values()))
+    check_memory((len(like), 2 * memory, size), like.real.dtype, "memory", memory, like.device)
     single = odl.rn(sum(layout.sizes), dtype=str(layout.pack(door.blocks).dtype).removeprefix("torch."))
 
     def smooth(blocks: Blocks, **per_sample: Tensor) -> Tensor:
@@ -113,7 +116,7 @@ def lbfgs(
     return run(
         replace(objective, smooth=smooth, spaces={"w": single}),
         Door(start, leave, door.batched),
-        {"w": _LimitedMemory(layout.sizes, memory, line_search or Backtracking())},
+        {"w": _LimitedMemory(layout.sizes, memory, searching(line_search, Backtracking()))},
         max_iter=max_iter,
         tol=tol,
         callback=watch if callback else None,

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genreg.operators import calibration_region, coil_maps
-from genreg.operators.arguments import integer, integers
+from genreg.operators.arguments import check_path, integer, integers
 from genreg.operators.fourier import centred_fft2
 from genreg.operators.kspace_masks import central
 
@@ -162,6 +162,7 @@ def fastmri_kspace(file: str | os.PathLike[str], index: int) -> Tensor:
     ImportError
         If h5py is not installed.
     """
+    check_path(file, "`file`")
     path = Path(file)
     if not path.is_file():
         raise FileNotFoundError(f"`file` must be an h5 file, got {os.fspath(file)!r}; {_SOURCE}")
@@ -171,6 +172,7 @@ def fastmri_kspace(file: str | os.PathLike[str], index: int) -> Tensor:
 
 
 def _files(folder: str | os.PathLike[str]) -> list[Path]:
+    check_path(folder, "`folder`")
     if not Path(folder).is_dir():
         raise FileNotFoundError(
             f"`folder` must be a folder of h5 files, got {os.fspath(folder)!r}; {_SOURCE}"

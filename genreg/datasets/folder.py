@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from genreg.operators.arguments import integer, integers, number, seed_number, seeded_generator
+from genreg.operators.arguments import check_path, integer, integers, number, seed_number, seeded_generator
 from genreg.operators.arrays import check_memory
 
 __all__ = ["ImageFolder", "image_folder"]
@@ -81,6 +81,7 @@ class ImageFolder:
     files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_path(self.path, "path")
         size = _pair("size", self.size)
         if self.crop is not None:
             crop = _pair("crop", self.crop)

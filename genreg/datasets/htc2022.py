@@ -17,7 +17,7 @@ from genreg.datasets.fan_beam import (
     SOURCE_ORIGIN,
     HTCData,
 )
-from genreg.operators.arguments import integer
+from genreg.operators.arguments import check_path, integer
 
 __all__ = ["htc2022"]
 
@@ -97,6 +97,7 @@ def htc2022(path: str | os.PathLike[str], *, size: int = 512) -> HTCData:
 
 def _find(path: str | os.PathLike[str]) -> Path:
     """File of a path or of the name of a disc."""
+    check_path(path, "path")
     file = Path(path)
     if file.suffix == ".mat":
         candidates = [file]

@@ -84,6 +84,7 @@ class GaussianGraphicalModel(Prior):
             raise ValueError("means must not be given where mean is 'zero'")
         self.components, self.mean, self.estimator = components, mean, estimator
         K, p = components, self.size
+        check_memory((K, p, p), torch.float64, "components", components)
         device = torch_device(space)
         double: dict[str, Any] = {"dtype": torch.float64, "device": device}
         matrices = torch.eye(p, **double) if precision is None else precision

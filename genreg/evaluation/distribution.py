@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg.operators.arguments import integer, seeded_generator
+from genreg.operators.arguments import integer, number, seeded_generator
+from genreg.operators.arrays import array
 
 __all__ = ["EarthMover", "MeanDiscrepancy", "earth_mover", "emd", "mmd", "nearest_distance"]
 
@@ -45,7 +46,7 @@ def emd(a: Tensor, b: Tensor) -> float:
     ----------
     R. Flamary et al. (2021), POT: Python Optimal Transport, JMLR 22(78).
     """
-    ot = _pot()
+    ot, a, b = _pot(), _images(a, "a"), _images(b, "b")
     cost = _squared_distances(a, b).cpu().numpy()
     n, m = cost.shape
     weights = (torch.full((k,), 1 / k, dtype=torch.float64).numpy() for k in (n, m))
@@ -115,6 +116,8 @@ def earth_mover(generated: Tensor, test: Tensor, reference: Tensor | None = None
     ----------
     M. Duff, N. D. F. Campbell, M. J. Ehrhardt (2021), arXiv:2107.11191, section 4.5.
     """
+    generated, test = _images(generated, "generated"), _images(test, "test")
+    reference = None if reference is None else _images(reference, "reference")
     sets = [generated, test] + ([] if reference is None else [reference])
     k = min(map(len, sets))
     generated, test = generated[:k], test[:k]
@@ -192,7 +195,9 @@ def mmd(
     A. Gretton, K. M. Borgwardt, M. J. Rasch, B. Schölkopf, A. Smola (2012), A kernel two-sample test, JMLR 13,
     723-773: lemma 6 and section 8.
     """
+    a, b = _images(a, "a"), _images(b, "b")
     n, m = len(a), len(b)
+    factors = [number(factor, f"factors[{i}]", above=0) for i, factor in enumerate(array(factors, "factors"))]
     permutations, random = integer(permutations, "permutations", minimum=1), seeded_generator(seed)
     if min(n, m) < 2:
         raise ValueError(f"a and b must have at least two images each, got {n} and {m}")
@@ -243,6 +248,16 @@ def nearest_distance(images: Tensor, among: Tensor) -> Tensor:
         ``(n,)``, float64.
     """
     return _squared_distances(images, among).amin(1).sqrt()
+
+
+def _images(value: Any, name: str) -> Tensor:
+    """A set of images, ``(n, *shape)``."""
+    images = array(value, name, complex=False)
+    if images.ndim < 2 or not images.numel():
+        raise ValueError(
+            f"{name} must be images (n, *shape), at least one, got the shape {tuple(images.shape)}"
+        )
+    return images
 
 
 def _check(a: Tensor, b: Tensor) -> None:

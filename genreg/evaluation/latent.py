@@ -11,6 +11,7 @@ from torch import Tensor
 from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
 from genreg.operators.arguments import integer, seeded_generator
+from genreg.operators.arrays import array, check_memory
 
 __all__ = ["PriorFit", "encodings", "far_from_prior", "interpolate", "prior_fit"]
 
@@ -84,11 +85,13 @@ def prior_fit(codes: Tensor, *, projections: int = 4, seed: int = 0) -> PriorFit
     """
     from scipy import stats
 
+    codes = array(codes, "codes", complex=False)
     if codes.ndim != 2 or len(codes) < 20 or codes.shape[1] < 2:
         raise ValueError(f"codes must be at least 20 of at least two dimensions, got {tuple(codes.shape)}")
     codes = codes.detach().cpu().double()
     d = codes.shape[1]
     projections, random = integer(projections, "projections", minimum=1), seeded_generator(seed)
+    check_memory((projections, d, 2), torch.float64, "projections", projections)
     planes = torch.linalg.qr(torch.randn(projections, d, 2, generator=random, dtype=torch.float64)).Q
     mean, covariance = codes.mean(0), codes.T.cov()
     logdet = torch.linalg.slogdet(covariance).logabsdet if len(codes) > d else -torch.inf

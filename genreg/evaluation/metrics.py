@@ -35,7 +35,7 @@ def psnr(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
     """
     from skimage.metrics import peak_signal_noise_ratio
 
-    data_range = number(data_range, "data_range", above=0)
+    data_range = number(data_range, "data_range", above=0, maximum=1e100)
     pairs = _pairs(images, reference)
     with np.errstate(divide="ignore"):
         scores = [peak_signal_noise_ratio(true, image, data_range=data_range) for image, true in pairs]
@@ -126,7 +126,7 @@ def ssim(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
     from skimage.metrics import structural_similarity
 
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    data_range = number(data_range, "data_range", above=0)
+    data_range = number(data_range, "data_range", above=0, maximum=1e100)
     pairs = _pairs(images, reference)
     return torch.tensor(
         [structural_similarity(true, image, data_range=data_range, **settings) for image, true in pairs],
@@ -136,7 +136,10 @@ def ssim(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
 
 def _pairs(images: Any, reference: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     """Image and reference, float64, of every sample."""
-    images, reference = as_images(images).astype(np.float64), as_images(reference).astype(np.float64)
+    images, reference = (
+        as_images(images).astype(np.float64),
+        as_images(reference, "reference").astype(np.float64),
+    )
     if images.shape != reference.shape:
         raise ValueError(f"images must have the shape of reference, {reference.shape}, got {images.shape}")
     return list(zip(images, reference, strict=True))

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from genreg.evaluation.inputs import checked
 from genreg.evaluation.metrics import l1_error, nrmse, psnr, ssim
 from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
-from genreg.operators.arguments import integer, seeded_generator
+from genreg.operators.arguments import integer, number, seeded_generator
+from genreg.operators.arrays import check_memory
 from genreg.solvers import Objective, Solution, gradient_descent, quasi_newton
 from genreg.solvers.objective import Blocks
 from genreg.solvers.updates import DENSE
@@ -120,9 +122,15 @@ def fit_range(
     ValueError
         If there is no starting point, or the images do not fit.
     """
+    if not isinstance(G, Generator):
+        raise TypeError(f"G must be a genreg.Generator, got {type(G).__name__}")
+    max_iter, tol = integer(max_iter, "max_iter", minimum=0), number(tol, "tol", minimum=0)
+    batch_size, images = integer(batch_size, "batch_size", minimum=1), checked("images", images, G)
+    data_range = number(data_range, "data_range", above=0, maximum=1e100)
     first = [G.encode] if G.has_encoder else []
     restarts, random = integer(restarts, "restarts", minimum=1 - len(first)), seeded_generator(seed)
     starts = len(first) + restarts
+    check_memory((starts, G.range.size), torch_dtype(G.range), "restarts", restarts)
     images = images.to(device=torch_device(G.domain), dtype=torch_dtype(G.domain))
     found = []
     for x in tqdm(

@@ -9,6 +9,7 @@ from typing import Any
 
 import odl
 import torch
+from odl.core.space.base_tensors import TensorSpace
 from odl.functionals import Functional
 from torch import Tensor
 
@@ -31,7 +32,7 @@ __all__ = ["Box", "Power", "Sphere", "StandardNormal"]
 
 
 def _checked(Z: Any) -> Any:
-    if isinstance(Z, odl.ProductSpace) or not hasattr(Z, "dtype") or not space_shape(Z):
+    if not isinstance(Z, TensorSpace) or not space_shape(Z):
         raise TypeError(f"Z must be an ODL tensor space such as odl.rn(dim), got {Z!r}")
     if not torch_dtype(Z).is_floating_point:
         raise TypeError(f"Z must be a real space, got {Z!r}")

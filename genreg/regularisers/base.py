@@ -111,6 +111,8 @@ class Regulariser(Functional):
         dict
             The blocks.
         """
+        if not (init is None or isinstance(init, str)):
+            raise TypeError(f"init must be a word or None, got {described(init)}")
         fidelity = GaussianFidelity(A, y, 1.0 if noise_std is None else noise_std)
         if noise_std is None:
             rms = fidelity.data.abs().square().flatten(1).mean(1).sqrt()

@@ -8,13 +8,14 @@ from typing import Any
 
 import odl
 import torch
+from odl.core.space.base_tensors import TensorSpace
 from odl.functionals import Functional
 from torch import Tensor, nn
 
 from genreg.fidelity import Fidelity
 from genreg.generator import Generator
 from genreg.operators import NetworkFunctional, NetworkOperator, to_torch, torch_dtype
-from genreg.operators.arguments import number
+from genreg.operators.arguments import described, flag, number
 from genreg.regularisers.base import Regulariser
 from genreg.solvers import SaddlePoint, conjugate_gradient, gradient_descent, pdhg
 from genreg.solvers.objective import Blocks
@@ -242,7 +243,7 @@ class FlowPrior(_OnImages):
             raise TypeError(
                 f"flow must be a torch.nn.Module with a method to_latent, got {type(flow).__name__}"
             )
-        self.flow = flow
+        self.flow, determinant = flow, flag(determinant, "determinant")
         super().__init__(space, NetworkFunctional(_FlowValue(flow, determinant), space))
 
     def __repr__(self) -> str:
@@ -250,8 +251,8 @@ class FlowPrior(_OnImages):
 
 
 def _check_space(space: Any) -> None:
-    if isinstance(space, odl.ProductSpace) or not hasattr(space, "dtype"):
-        raise TypeError(f"space must be an ODL tensor or function space, got {space!r}")
+    if not isinstance(space, TensorSpace):
+        raise TypeError(f"space must be an ODL tensor or function space, got {described(space)}")
 
 
 def _bound(value: Any, name: str) -> float | None:

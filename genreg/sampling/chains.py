@@ -190,6 +190,7 @@ def langevin(
     TypeError, ValueError
         See `sample`.
     """
+    adjusted = flag(adjusted, "adjusted")
     return sample(
         posterior,
         MALA() if adjusted else ULA(),

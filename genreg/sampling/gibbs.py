@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from genreg.fidelity import GaussianFidelity
 from genreg.operators import GaussianPosterior, Precision, to_torch
-from genreg.operators.arguments import integer, number, seed_number
+from genreg.operators.arguments import flag, integer, number, seed_number
 from genreg.operators.arrays import check_memory
 from genreg.regularisers import JointPrior
 from genreg.sampling.kernels import MALA, Info, State
@@ -133,6 +133,7 @@ def gibbs(
     draws, burn_in = integer(draws, "draws", minimum=1), integer(burn_in, "burn_in", minimum=0)
     thin, chains = integer(thin, "thin", minimum=1), integer(chains, "chains", minimum=1)
     step, seed = number(step, "step", above=0), seed_number(seed)
+    interweave = flag(interweave, "interweave")
     if not isinstance(prior, JointPrior):
         raise TypeError(f"prior must be a JointPrior, got {type(prior).__name__}")
     prior.posterior(fidelity, z)  # refuses what does not fit

@@ -68,6 +68,8 @@ def screened_starts(
     ValueError
         If there are fewer draws than chains, or a number is not positive.
     """
+    if not isinstance(posterior, LatentPosterior):
+        raise TypeError(f"posterior must be a LatentPosterior, got {type(posterior).__name__}")
     chains, iterations = integer(chains, "chains", minimum=1), integer(iterations, "iterations", minimum=0)
     draws, random = integer(draws, "draws", minimum=chains), seeded_generator(seed)
     device, G = posterior.fidelity.data.device, posterior.generator

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from genreg._loop import atomically
 from genreg.networks import GAN, Autoencoder, Critic, Flow, GaussianRegressor, build
+from genreg.operators.arguments import check_path
 
 __all__ = ["load", "read_card", "save", "shipped"]
 
@@ -119,6 +120,7 @@ def load(
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
+    check_path(name_or_path, "name_or_path")
     file, card_file = _located(name_or_path)
     card = _parsed(card_file)
     content = file.read_bytes()

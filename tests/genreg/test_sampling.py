@@ -335,7 +335,7 @@ def test_no_more_draws_are_kept_than_wanted(posterior, monkeypatch):
         ({"step": 0.0}, "step must be positive and finite, got 0.0"),
         ({"step": torch.ones(2)}, r"step must be a number or have the shape \(3,\), got \(2,\)"),
         ({"metric": "full"}, "metric must be one of .*, got 'full'"),
-        ({"init": "zero"}, "init must be one of .*, samples or a tensor, got 'zero'"),
+        ({"init": "zero"}, r"init must be one of .*, got 'zero'"),
         (
             {"init": torch.zeros(2, 3).double()},
             r"init must be finite and have the shape \(3, 3\) or \(4, 3, 3\)",
