@@ -36,6 +36,7 @@ from genreg.empirical_bayes.linearised import is_sufficient
 from genreg.empirical_bayes.priors import Prior
 from genreg.empirical_bayes.result import EmpiricalBayes, check_observations
 from genreg.fidelity import Fidelity
+from genreg.operators.arrays import check_memory
 
 __all__ = ["fit"]
 
@@ -139,6 +140,8 @@ def fit(
     )
     check_every(resume, checkpoint, validate_every=validate_every, checkpoint_every=checkpoint_every)
     check_observations(fidelity, prior)
+    like, size = fidelity.data, (settings.batch_size, settings.draws, prior.size)
+    check_memory(size, like.real.dtype, "batch_size times draws", size[0] * size[1], like.device)
     if validation is not None:
         check_observations(validation, prior)
     config = FullCovariance() if encoder is None else encoder

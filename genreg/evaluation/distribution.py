@@ -197,7 +197,10 @@ def mmd(
     """
     a, b = _images(a, "a"), _images(b, "b")
     n, m = len(a), len(b)
-    factors = [number(factor, f"factors[{i}]", above=0) for i, factor in enumerate(array(factors, "factors"))]
+    factors = [
+        number(factor, f"factors[{i}]", above=0)
+        for i, factor in enumerate(array(factors, "factors").flatten())
+    ]
     permutations, random = integer(permutations, "permutations", minimum=1), seeded_generator(seed)
     if min(n, m) < 2:
         raise ValueError(f"a and b must have at least two images each, got {n} and {m}")

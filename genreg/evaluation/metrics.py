@@ -12,6 +12,8 @@ from genreg.plotting import as_images
 
 __all__ = ["l1_error", "nrmse", "psnr", "ssim"]
 
+_WINDOW = 11  # of the structural similarity: 3.5 standard deviations of 1.5 pixels on either side
+
 
 def psnr(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
     r"""Peak signal-to-noise ratio :math:`10 \log_{10}(R^2 / \mathrm{MSE})` of every image, in dB.
@@ -128,6 +130,8 @@ def ssim(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     data_range = number(data_range, "data_range", above=0, maximum=1e100)
     pairs = _pairs(images, reference)
+    if pairs and min(pairs[0][0].shape) < _WINDOW:
+        raise ValueError(f"images must have at least {_WINDOW} pixels a side, got {pairs[0][0].shape}")
     return torch.tensor(
         [structural_similarity(true, image, data_range=data_range, **settings) for image, true in pairs],
         dtype=torch.float64,
