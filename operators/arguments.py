@@ -211,7 +211,7 @@ def check_callable(value: Any, name: str, signature: str) -> None:
 def check_path(value: Any, name: str) -> None:
     """Raise TypeError unless an argument is the name of a file or folder, a string or a path."""
     if not isinstance(value, str | os.PathLike):
-        raise TypeError(f"{name} must be a path, got {described(value)}")
+        raise TypeError(f"{name} must be a string or a path, got {type(value).__name__}")
 
 
 def seed_number(seed: Any, name: str = "seed") -> int:

@@ -46,12 +46,12 @@ def intensity_ramps(shape: tuple[int, int], gradients: int = 2, *, darkest: floa
     ValueError
         If an argument is out of range.
     """
-    shape = integers(shape, "shape", count=2, minimum=2)
+    rows, columns = integers(shape, "shape", count=2, minimum=2)
     gradients, darkest = integer(gradients, "gradients"), number(darkest, "darkest", minimum=0, below=1)
     if gradients not in DIRECTIONS:
         raise ValueError(f"gradients must be 2 or 4, got {gradients}")
-    right = torch.linspace(darkest, 1, shape[1]).expand(shape)
-    down = torch.linspace(darkest, 1, shape[0])[:, None].expand(shape)
+    right = torch.linspace(darkest, 1, columns).expand(rows, columns)
+    down = torch.linspace(darkest, 1, rows)[:, None].expand(rows, columns)
     return torch.stack([right, right.flip(1), down, down.flip(0)][:gradients])
 
 

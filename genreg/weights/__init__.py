@@ -120,7 +120,6 @@ def load(
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
-    check_path(name_or_path, "name_or_path")
     file, card_file = _located(name_or_path)
     card = _parsed(card_file)
     content = file.read_bytes()
@@ -168,8 +167,7 @@ def _files(path: Path) -> tuple[Path, Path]:
 
 def _located(name_or_path: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Return the two files, which exist."""
-    if not isinstance(name_or_path, str | os.PathLike):
-        raise TypeError(f"name_or_path must be a string or a path, got {type(name_or_path).__name__}")
+    check_path(name_or_path, "name_or_path")
     path = Path(name_or_path)
     is_name = isinstance(name_or_path, str) and path.name == name_or_path and not path.suffix
     file, card_file = _files(FOLDER / path if is_name and name_or_path in shipped() else path)

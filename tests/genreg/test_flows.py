@@ -218,9 +218,9 @@ def test_a_missing_library_is_named(monkeypatch):
         ({"dequantise": -1.0}, ValueError, "dequantise must be non-negative"),
         ({"noise": "poisson"}, ValueError, r"noise must be one of \['gaussian', 'uniform'\], got 'poisson'"),
         ({"whitening": "half"}, ValueError, "whitening must be one of"),
-        ({"transforms": 0}, ValueError, "transforms must be at least 1"),
-        ({"hidden": ()}, ValueError, "hidden must be positive widths"),
-        ({"bins": 1}, ValueError, "bins must be at least 2"),
+        ({"transforms": 0}, ValueError, "transforms must be a positive integer"),
+        ({"hidden": ()}, ValueError, "hidden must be integers"),
+        ({"bins": 1}, ValueError, "bins must be an integer of at least 2"),
         ({"resume": True}, ValueError, "resume needs the file"),
     ],
 )

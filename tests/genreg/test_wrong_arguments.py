@@ -246,7 +246,7 @@ TABLE = [
     ("Generator", {"range": np.zeros((4, 5))}, TypeError, "range must be an ODL tensor or function space"),
     ("Generator", {"latent_dim": 3.0}, TypeError, "latent_dim must be an integer, got 3.0"),
     ("Generator.sample", {"n": 10**12}, ValueError, "n must be smaller, got 1000000000000"),
-    ("load_generator", {"name_or_path": 3}, TypeError, "name_or_path must be a path, got 3"),
+    ("load_generator", {"name_or_path": 3}, TypeError, "name_or_path must be a string or a path, got int"),
     ("JointPrior", {"beta": 0}, ValueError, "beta must be positive, got 0"),
     ("JointPrior", {"G": A}, TypeError, "G must be a genreg.Generator, got GaussianMeasurements"),
     ("posterior", {"z": np.zeros((3, 3))}, ValueError, "z must have the shape (2, 3), got (3, 3)"),

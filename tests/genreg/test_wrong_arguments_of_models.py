@@ -221,9 +221,9 @@ TABLE = [
     ("intensity_ramps", {"shape": 4}, TypeError, "shape must be 2 integers, got 4"),
     ("fastmri", {"slices": (1.5,)}, TypeError, "`slices`[0] must be an integer, got 1.5"),
     ("fastmri", {"slices": "12"}, TypeError, "`slices` must be integers, got '12'"),
-    ("fastmri", {"folder": None}, TypeError, "`folder` must be a path, got None"),
-    ("htc2022", {"path": 3}, TypeError, "path must be a path, got 3"),
-    ("image_folder", {"path": None}, TypeError, "path must be a path, got None"),
+    ("fastmri", {"folder": None}, TypeError, "`folder` must be a string or a path, got NoneType"),
+    ("htc2022", {"path": 3}, TypeError, "path must be a string or a path, got int"),
+    ("image_folder", {"path": None}, TypeError, "path must be a string or a path, got NoneType"),
     ("image_folder", {"size": (8, 0)}, ValueError, "size[1] must be a positive integer, got 0"),
     (
         "psnr",
