@@ -194,8 +194,8 @@ def test_an_encoder_of_other_observations():
         result.infer(GaussianFidelity(Identity(odl.rn(3), odl.rn(3)), gaussian(3), 1.0))
     with pytest.raises(TypeError, match="fidelity must be a genreg Fidelity"):
         result.elbo(gaussian(3, 7))
-    for number in (0, 1.5):
-        with pytest.raises(ValueError, match="draws must be a positive integer"):
+    for number, error in ((0, ValueError), (1.5, TypeError)):
+        with pytest.raises(error, match=r"draws must be (a positive|an) integer"):
             result.elbo(masks, draws=number)
     with pytest.raises(ValueError, match="draws must be an integer of at least 2"):
         result.infer(masks, draws=1)

@@ -321,7 +321,7 @@ def test_interpolation_is_bilinear(vae):
     assert torch.allclose(images[0, 1], ends[:2].mean(0)) and torch.allclose(images[1, 0], ends[::2].mean(0))
     with pytest.raises(ValueError, match=r"shape \(4, latent_dim\), got \(3, 3\)"):
         interpolate(vae, corners[:3])
-    with pytest.raises(ValueError, match="steps must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="steps must be an integer of at least 2, got 1"):
         interpolate(vae, corners, steps=1)
 
 
@@ -355,7 +355,7 @@ def test_without_noise_the_posterior_is_too_wide(vae):
 def test_calibration_needs_a_distribution(gan, vae):
     with pytest.raises(TypeError, match="must be a variational model"):
         calibration(gan)
-    with pytest.raises(ValueError, match="draws must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="draws must be an integer of at least 2, got 1"):
         calibration(vae, draws=1)
 
 

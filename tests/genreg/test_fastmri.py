@@ -103,7 +103,7 @@ def test_kspace_of_a_slice(tmp_path):
         fastmri_kspace(tmp_path / "file2.h5", 4)
     with pytest.raises(ValueError, match="must have slices up to 22, got 22 slices"):
         fastmri_kspace(tmp_path / "file1.h5", 22)
-    with pytest.raises(ValueError, match="`index` must be the number of a slice, got -1"):
+    with pytest.raises(ValueError, match="`index` must be a non-negative integer, got -1"):
         fastmri_kspace(tmp_path / "file1.h5", -1)
 
 

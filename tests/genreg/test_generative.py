@@ -247,7 +247,7 @@ def without_encoder(X):
         (
             lambda G: SparseDeviation(G, 0.1, sparsity="l2"),
             ValueError,
-            "sparsity must be 'l1' or 'tv', got 'l2'",
+            r"sparsity must be one of \['l1', 'tv'\], got 'l2'",
         ),
         (lambda G: RelaxedConstraint("G", 0.1), TypeError, "G must be a genreg.Generator, got str"),
         (lambda G: HardConstraint(G, odl.functionals.L1Norm(odl.rn(7))), ValueError, "latent must be"),
