@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test lint examples bench clean
+.PHONY: demo test fuzz lint examples bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/genreg demo
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2
+
+# 5,000 random operators, functionals and precisions, new ones in every run; `make test` has 1,300, always the same.
+fuzz: $(VENV)/.installed
+	GENREG_FUZZ=5000 $(BIN)/python -m pytest -n 2 --dist=load tests/operators/test_random_*.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -4,7 +4,8 @@ A problem is written with ODL's spaces, operators and functionals; `to_torch` lo
 trained generator is the prior and a batch of images, parameters and restarts is solved at once.
 """
 
-import genreg.operators  # noqa: F401  (first, as it undoes what the import of ODL changes)
+import genreg._checkout
+import genreg.operators  # noqa: F401  (then this, as it undoes what the import of ODL changes)
 from genreg import (
     adaptive,
     adversarial,

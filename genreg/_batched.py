@@ -32,8 +32,6 @@ def checked_fidelity(
     TypeError, ValueError
         If the arguments do not fit each other.
     """
-    if not isinstance(regulariser, Regulariser):
-        raise TypeError(f"regulariser must be a genreg regulariser, got {type(regulariser).__name__}")
     given = isinstance(fidelity, Fidelity)
     if fidelity is None:
         if noise_std is None:
@@ -139,6 +137,11 @@ class BatchedSolve:
             parameters = regulariser.parameters_of(fidelity.data.real.flatten(1)[:, 0])
         self.parameters, self.absolute = parameters, absolute
         self.history: Mapping[str, Tensor] = {}
+
+    def lam_scale(self) -> Tensor:
+        """A λ of the right order for every sample, ``(B,)``, see `Regulariser.lam_scale`."""
+        first = {name: v[:, 0] for name, v in self.starts.items()}
+        return self.regulariser.lam_scale(self.fidelity, first, **self.parameters)
 
     def __call__(self, samples: Tensor, lam: Tensor, init: Blocks | None) -> Trial:
         """Solve with the parameters ``lam``, ``(b, K)``; a warm start ``(b, K, *shape)`` needs no restarts."""

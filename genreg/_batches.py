@@ -8,31 +8,52 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg._loop import Plan
+from genreg._plan import Plan
+from genreg._state_files import digest
 
-__all__ = ["Sampler", "batches", "checked", "checked_source"]
+__all__ = ["Batches", "Sampler", "checked", "checked_source"]
 
 Sampler = Callable[..., Tensor]
 """A function ``sampler(n, *, seed)`` that draws images ``(n, rows, columns)`` or, in colour, ``(n, 3, rows,
 columns)``, such as `genreg.datasets.shapes` or a `genreg.datasets.ImageFolder`."""
 
 
-def batches(images: Tensor | Sampler, settings: Plan, like: Tensor) -> Callable[[int], Tensor]:
-    """Return the function k -> k-th batch, which depends on k, the seed and, for few images, torch's generator."""
-    size = settings.batch_size
+_LOOKED_AT = 8  # images of a sampler by which a checkpoint knows it again
 
-    def sampled(k: int) -> Tensor:
-        return images(size, seed=settings.seed_of(k)).to(like)  # type: ignore[operator]
 
-    def drawn(k: int) -> Tensor:
-        if len(images) < size:  # type: ignore[arg-type]
-            return images[torch.randint(len(images), (size,))]  # type: ignore[index, arg-type]
-        epoch, position = divmod(k, len(images) // size)  # type: ignore[arg-type]
+class Batches:
+    """The function k -> k-th batch, which depends on k, the seed and, for few images, torch's generator.
+
+    Parameters
+    ----------
+    images
+        All images, or a sampler.
+    settings
+        Settings of the run.
+    like
+        Data type and device of the batches of a sampler.
+    """
+
+    def __init__(self, images: Tensor | Sampler, settings: Plan, like: Tensor) -> None:
+        self.images, self.settings, self.like = images, settings, like
+
+    def __call__(self, k: int) -> Tensor:
+        """Return the k-th batch."""
+        images, settings, size = self.images, self.settings, self.settings.batch_size
+        if not isinstance(images, Tensor):
+            return images(size, seed=settings.images_of(k)).to(self.like)
+        if len(images) < size:
+            return images[torch.randint(len(images), (size,))]
+        epoch, position = divmod(k, len(images) // size)
         generator = torch.Generator().manual_seed(settings.seed_of(settings.steps + epoch))
-        order = torch.randperm(len(images), generator=generator)  # type: ignore[arg-type]
-        return images[order[position * size : (position + 1) * size].to(images.device)]  # type: ignore
+        order = torch.randperm(len(images), generator=generator)
+        return images[order[position * size : (position + 1) * size].to(images.device)]
 
-    return drawn if isinstance(images, Tensor) else sampled
+    def identity(self) -> str | Tensor:
+        """Return what a checkpoint knows the images by: a digest, or some images of a sampler."""
+        if isinstance(self.images, Tensor):
+            return digest(self.images)
+        return self.images(_LOOKED_AT, seed=self.settings.images_of(0)).to(self.like)
 
 
 def checked(images: Any, model: Any, name: str) -> Tensor:
@@ -65,5 +86,5 @@ def checked_source(images: Any, model: Any, settings: Plan) -> Tensor | Sampler:
         raise TypeError(
             f"images must be a tensor or a function sampler(n, *, seed), got {type(images).__name__}"
         )
-    checked(images(1, seed=settings.seed_of(0)), model, "what the sampler in images returns")
+    checked(images(1, seed=settings.images_of(0)), model, "what the sampler in images returns")
     return images

@@ -14,6 +14,7 @@ a smooth field like that of a receiving coil, which makes the rim bright), and a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -202,7 +203,9 @@ def darken(model: Autoencoder) -> None:
     torch.nn.init.constant_(last.bias, -2.0)
 
 
-def fit_noise(model: Autoencoder, quick: bool, progress: bool) -> dict[str, Any]:
+def fit_noise(
+    model: Autoencoder, quick: bool, progress: bool, checkpoint: Path, resume: bool
+) -> dict[str, Any]:
     """Fit gamma to images of which half are from slabs that the mean has not seen; the entries of the card."""
     images = 20 if quick else 1000
     gamma = fit_gamma(model, head_images()(images, seed=2**40 + 3).to(model.log_gamma.device))

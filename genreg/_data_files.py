@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["averaged", "flat_field", "load_array"]
+__all__ = ["averaged", "load_angles", "load_array", "sinogram"]
+
+_FEW = 8  # angles, of which any range in degrees is likely
 
 
 def load_array(file: str | Path, key: str | None = None, *, entry: str = "data.key") -> np.ndarray:
@@ -60,42 +63,113 @@ def load_array(file: str | Path, key: str | None = None, *, entry: str = "data.k
     return array
 
 
-def flat_field(projections: np.ndarray, white: np.ndarray, dark: np.ndarray | None = None) -> np.ndarray:
-    r"""Sinogram :math:`-\log((p - d) / (w - d))` of raw projections p.
+def load_angles(file: str | Path, key: str) -> np.ndarray:
+    """Read angles in degrees, ``(angles,)``; those whose attribute "units" says radians (h5) are converted.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, ImportError
+        As of `load_array`, of which the key is ``geometry.angles.key``.
+
+    Warns
+    -----
+    UserWarning
+        Where nothing names the unit and the angles are those of half a turn or a turn in radians.
+    """
+    angles = load_array(file, key, entry="geometry.angles.key").astype(float).ravel()
+    unit = _unit(Path(file), key).lower()
+    if unit.startswith("rad"):
+        return np.degrees(angles)
+    span = float(np.ptp(angles)) if angles.size > _FEW else 0.0
+    if not unit and 0.75 * np.pi < span <= 2 * np.pi * (1 + 1e-6):
+        warnings.warn(
+            f"the angles {key!r} in {Path(file).name} go over {span:.4g} degrees, as they are taken to be in degrees; "
+            "if they are in radians, convert them",
+            UserWarning,
+            stacklevel=2,
+        )
+    return angles
+
+
+def _unit(file: Path, key: str) -> str:
+    """Return the attribute "units" of an array in an h5 file, empty where there is none."""
+    if file.suffix.lower() not in (".h5", ".hdf5"):
+        return ""
+    import h5py
+
+    with h5py.File(file, "r") as stream:
+        unit = stream[key].attrs.get("units", "")
+    return unit.decode() if isinstance(unit, bytes) else str(unit)
+
+
+def sinogram(
+    projections: np.ndarray,
+    white: np.ndarray | None = None,
+    dark: np.ndarray | None = None,
+    *,
+    row: int | None = None,
+) -> np.ndarray:
+    r"""Sinogram of one row of projections: as it is, or :math:`-\log((p - d) / (w - d))` of raw ones p.
 
     Parameters
     ----------
     projections : ndarray
-        Intensities, ``(angles, columns)``.
-    white, dark : ndarray
-        Frames without the object and without the beam (zero by default), ``(columns,)`` or ``(frames,
-        columns)``, of which the mean is taken.
+        ``(angles, columns)``, or ``(angles, rows, columns)`` of which `row` picks one.
+    white, dark : ndarray, optional
+        Frames without the object and without the beam (zero by default), of which the mean is taken. The axes of the
+        projections say what theirs are: a frame is ``(columns,)`` of ``(angles, columns)`` and ``(rows, columns)`` of
+        ``(angles, rows, columns)``, several have one axis more in front.
+    row : int, optional
+        Index of the second of three axes.
 
     Returns
     -------
     ndarray
-        Float64, the shape of `projections`.
+        ``(angles, columns)``; float64 of raw projections.
 
     Raises
     ------
     ValueError
-        If the shapes do not fit, or the transmission is not positive everywhere.
+        If the axes do not fit, or the transmission is not positive everywhere.
     """
-    white = np.atleast_2d(white).astype(float).mean(0)
-    dark = np.zeros_like(white) if dark is None else np.atleast_2d(dark).astype(float).mean(0)
-    if not white.shape == dark.shape == projections.shape[-1:]:
+    if row is None and projections.ndim != 2:
         raise ValueError(
-            f"data.white and data.dark must have the {projections.shape[-1]} columns of the data, "
-            f"got {white.shape} and {dark.shape}"
+            f"data must have the axes (angles, columns), got the shape {projections.shape}; data.slice picks one of "
+            "(angles, slices, columns)"
         )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        transmission = (projections - dark) / (white - dark)
-    if bad := int((~(transmission > 0)).sum()):
+    if row is not None and (projections.ndim != 3 or row >= projections.shape[1]):
         raise ValueError(
-            "the transmission (data - dark) / (white - dark) must be positive, "
+            "data.slice must be an index of the second axis of data (angles, slices, columns), got "
+            f"{row} of the shape {projections.shape}"
+        )
+    frame = projections.shape[1:]
+    wanted = projections if row is None else projections[:, row]
+    if white is None:
+        return wanted
+    flat = _mean_frame("white", white, frame, row)
+    dim = np.zeros_like(flat) if dark is None else _mean_frame("dark", dark, frame, row)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        transmission = (wanted - dim) / (flat - dim)
+    if bad := int((~(transmission > 0) | np.isinf(transmission)).sum()):
+        raise ValueError(
+            "the transmission (data - dark) / (white - dark) must be positive and finite, "
             f"got {bad} samples that are not (dead pixels have to be filled in before)"
         )
     return -np.log(transmission)
+
+
+def _mean_frame(name: str, frames: np.ndarray, shape: tuple[int, ...], row: int | None) -> np.ndarray:
+    """Return the row of the mean of frames of the shape of one projection, float64 ``(columns,)``."""
+    if frames.shape == (*shape, 1) and len(shape) == 1:  # a column, as MATLAB keeps a line
+        frames = frames.ravel()
+    if frames.shape[-len(shape) :] != shape or frames.ndim > len(shape) + 1 or not frames.size:
+        axes = ("columns", "rows, columns")[len(shape) - 1]
+        raise ValueError(
+            f"data.{name} must have the shape {shape} of one projection, ({axes}), or several of them, (frames, "
+            f"{axes}), got {frames.shape}"
+        )
+    mean = frames.astype(float).reshape(-1, *shape).mean(0)
+    return mean if row is None else mean[row]
 
 
 def averaged(array: np.ndarray, width: int) -> np.ndarray:
@@ -125,7 +199,7 @@ def _from_mat(file: Path, key: str) -> Any:
     import scipy.io
 
     try:
-        item: Any = scipy.io.loadmat(file, squeeze_me=True, struct_as_record=False)
+        item: Any = scipy.io.loadmat(file, struct_as_record=False)
     except NotImplementedError:  # version 7.3 is HDF5 with the axes in the order of Fortran
         return np.transpose(_from_h5(file, key.replace(".", "/")))
     names: Sequence[str] = [name for name in item if not name.startswith("__")]
@@ -133,6 +207,10 @@ def _from_mat(file: Path, key: str) -> Any:
         if name not in names:
             raise _NoArrayError(names)
         item = item[name] if isinstance(item, dict) else getattr(item, name)
+        if (
+            item.dtype == object and item.size == 1
+        ):  # a struct is an array of structs; others keep all their axes
+            item = item.item()
         names = getattr(item, "_fieldnames", [])
     return item
 

@@ -11,8 +11,11 @@ import odl
 import torch
 from torch import Tensor, nn
 
-from genreg._batches import batches, checked_source
-from genreg._loop import Plan, State, drive, running_statistics
+from genreg._batches import Batches, checked_source
+from genreg._borrowed import evaluating
+from genreg._loop import State, drive, running_statistics
+from genreg._plan import Plan
+from genreg._state_files import digest
 from genreg.latent._verdict import Verdict
 from genreg.operators import to_torch, torch_device, torch_dtype
 
@@ -68,7 +71,7 @@ class Run(State):
 
     def __init__(self, D: nn.Module, verdict: Verdict, made: Made, settings: Settings) -> None:
         self.verdict, self.made = verdict, made
-        self.weights = list(D.requires_grad_(True).parameters())
+        self.weights = list(D.parameters())
         decay = settings.weight_decay
         self.optimiser: torch.optim.Optimizer = (
             torch.optim.AdamW(self.weights, lr=settings.lr, weight_decay=decay)
@@ -77,11 +80,15 @@ class Run(State):
         )
         super().__init__(D, settings, [self.optimiser], [*self.weights, *running_statistics(D)])
 
+    def begin(self) -> None:
+        """Let all weights be trained."""
+        super().begin()
+        self.module.requires_grad_(True)
+
     def advance(self, images: Callable[[int], Tensor]) -> dict[str, Tensor]:
         """Take one step on as many images of the data as of G; return the cross-entropy."""
         self.optimiser.param_groups[0]["lr"] = self.settings.rate(self.step)
-        # counted from `steps`, so that a sampler's seed is not that of the step, from which z is drawn
-        real = images(self.settings.steps + self.step)
+        real = images(self.step)
         fake = self.made(len(real))
         on_real, on_fake = self.verdict(torch.cat((self.made.noisy(real), fake))).chunk(2)
         return self._descend(cross_entropy(on_real, on_fake), self.optimiser, self.weights, None)
@@ -100,31 +107,37 @@ def verdict_on(D: Any, G: Any) -> Verdict:
     verdict = Verdict(D, tuple(G.range.shape))
     if next(verdict.parameters(), None) is None:
         raise ValueError(f"D must have parameters, got {type(D).__name__} without any")
-    training = D.training
-    verdict.eval().check(Made(G, next(verdict.parameters()), 0.0)(1, torch.Generator().manual_seed(0)))
-    D.train(training)
+    with evaluating(D):
+        verdict.eval().check(Made(G, next(verdict.parameters()), 0.0)(1, torch.Generator().manual_seed(0)))
     return verdict
 
 
 def train(
     run: Run,
     images: Any,
+    held_out: Tensor | None,
     measure: Callable[[], dict[str, float]],
     validate_every: int,
     checkpoint: str | os.PathLike[str] | None,
-    checkpoint_every: int,
+    checkpoint_seconds: float,
     resume: bool,
     progress: bool,
 ) -> None:
     """Take all steps of a run on these images."""
     images = checked_source(images, run.verdict, run.settings)
+    source = Batches(images, run.settings, run.weights[0])
     drive(
         run,
-        batches(images, run.settings, run.weights[0]),
+        source,
+        data=lambda: {
+            "images": source.identity(),
+            "validation": digest(held_out),
+            "images of G": run.made(4, torch.Generator().manual_seed(0)),
+        },
         measure=measure,
         validate_every=validate_every,
         checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
+        checkpoint_seconds=checkpoint_seconds,
         resume=resume,
         progress=progress,
         device=run.weights[0].device,

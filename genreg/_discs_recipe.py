@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,11 +70,15 @@ def held_out(part: int) -> Tensor:
     return _coarse(_images(_IMAGES + 500 * part, 500))
 
 
-def encode_limited_angles(model: Autoencoder, quick: bool, progress: bool) -> dict[str, Any]:
+def encode_limited_angles(
+    model: Autoencoder, quick: bool, progress: bool, checkpoint: Path, resume: bool
+) -> dict[str, Any]:
     """Train the encoder on rough reconstructions from 30 to 90 degrees; the entries of the card."""
     pairs = LimitedAngleDiscs(_training())
     steps = 20 if quick else _ENCODER_STEPS
     device = model.log_gamma.device.type
     with torch.autocast(device, torch.bfloat16, cache_enabled=False):  # see genreg.recipes.train
-        settings = fit_encoder(model, pairs, steps=steps, lr=1.5e-3, progress=progress)
+        settings = fit_encoder(
+            model, pairs, steps=steps, lr=1.5e-3, checkpoint=checkpoint, resume=resume, progress=progress
+        )
     return {"encoder": {"data": "rough reconstructions, genreg.datasets.LimitedAngleDiscs", **settings}}

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from genreg._borrowed import evaluating, seeded
 from genreg.networks import Autoencoder, Structured
 from genreg.networks._factor import precision_with, space_of
 from genreg.operators import IsotropicPrecision, Precision
@@ -80,20 +81,16 @@ def log_likelihoods(
         the prior in nats; ``whitened``, the mean over pixels of (L'(x - G(z)))^2, which is near 1 where the precision
         is calibrated; ``squared_error``, the mean over pixels of (x - G(z))^2.
     """
-    training = model.training
-    model.eval()
     parts = []
     device = images.device
     exact = torch.autocast(device.type, enabled=False)
-    with exact, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed_number(seed))
+    with evaluating(model), exact, seeded(seed_number(seed), device):
         for x in images.split(batch_size):
             z, divergence = posterior(model, x, sampled)
             mean = model.decode(z)
             precision, r = precision_of(model, mean), x - mean
             whitened = precision.whiten(r).square().flatten(1).mean(1)
             parts.append((precision.log_density(r), divergence, whitened, r.square().flatten(1).mean(1)))
-    model.train(training)
     names = ("log_likelihood", "kl", "whitened", "squared_error")
     return {name: torch.cat(t).double() for name, t in zip(names, zip(*parts, strict=True), strict=True)}
 

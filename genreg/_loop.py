@@ -1,88 +1,28 @@
-"""What every training has in common: settings, checkpoints, the loop."""
+"""What every training has in common: its state, checkpoints, the loop."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from genreg.operators.arguments import choice, integer, number, seed_number
+from genreg._borrowed import interruptible, reseed, returned_on_failure, seeded
+from genreg._plan import Plan
+from genreg._state_files import atomically, load_state, not_finite, refuse_other, save_state
 
-__all__ = ["SCHEDULES", "Plan", "State", "atomically", "check_every", "drive", "running_statistics"]
+__all__ = ["KIND", "State", "atomically", "drive", "running_statistics"]
 
-
-def _one_cycle(t: float) -> float:
-    return 0.04 + 0.96 * (0.5 - 0.5 * math.cos(math.pi * t / 0.3)) if t < 0.3 else _cosine((t - 0.3) / 0.7)
-
-
-def _cosine(t: float) -> float:
-    return 0.5 + 0.5 * math.cos(math.pi * t)
-
-
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "cosine": _cosine,
-    "one-cycle": _one_cycle,
-    "constant": lambda t: 1.0,
-}
-"""Factor of the learning rate as a function of the share of the steps done."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """The settings that every run has; subclasses add to them and to the names that are checked."""
-
-    integers: ClassVar[tuple[str, ...]] = ("steps", "batch_size")
-    positive: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "lr")
-    non_negative: ClassVar[tuple[str, ...]] = ("warmup", "seed")
-
-    steps: int
-    batch_size: int
-    lr: float
-    schedule: str
-    warmup: int
-    ema: float | None
-    seed: int
-
-    def __post_init__(self) -> None:
-        whole = {*self.integers, "warmup"}
-        optional = {field.name for field in dataclasses.fields(self) if "None" in str(field.type)}
-        checked: dict[str, float] = {"seed": seed_number(self.seed)}
-        for name in self.positive:
-            value = getattr(self, name)
-            if value is not None or name not in optional:
-                checked[name] = (
-                    integer(value, name, minimum=1) if name in whole else number(value, name, above=0)
-                )
-        for name in self.non_negative:
-            if name != "seed":
-                value = getattr(self, name)
-                checked[name] = (
-                    integer(value, name, minimum=0) if name in whole else number(value, name, minimum=0)
-                )
-        if self.ema is not None:
-            checked["ema"] = number(self.ema, "ema", minimum=0, below=1)
-        for name, value in checked.items():  # as Python has them, for cards and checkpoints
-            object.__setattr__(self, name, value)
-        choice(self.schedule, "schedule", sorted(SCHEDULES))
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step."""
-        ramp = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        return self.lr * ramp * SCHEDULES[self.schedule](step / self.steps)
-
-    def seed_of(self, step: int) -> int:
-        """Return the seed of a step: a run has no random state apart from the number of the step."""
-        return int(np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)[0] >> 1)
+KIND = "training"  # of state that checkpoints hold
 
 
 class State:
@@ -94,7 +34,7 @@ class State:
     Parameters
     ----------
     model
-        The model, which is put in training mode.
+        The model.
     settings
         Settings of the run.
     optimisers
@@ -113,16 +53,22 @@ class State:
         optimisers: list[torch.optim.Optimizer],
         averaged: Sequence[Tensor],
     ) -> None:
-        model.train()
         self.settings = settings
         self.step = 0
+        self.data: dict[str, Any] = {}  # what of the data a checkpoint must agree with
+        self.last: dict[str, float] = {}  # figures of the history that do not change in every step
         self.history: list[dict[str, Any]] = []
         self.optimisers = optimisers
         self.average = [p.detach().clone() for p in averaged] if settings.ema is not None else []
-        self._module = model
+        self.module = model
+        self._infinite = set(not_finite(model.state_dict()))
         self._averaged = averaged
 
-    def advance(self, images: Callable[[int], Tensor]) -> dict[str, Tensor]:
+    def begin(self) -> None:
+        """Put the model in the modes and flags of the training, before its first step."""
+        self.module.train()
+
+    def advance(self, images: Callable[[int], Any]) -> dict[str, Tensor]:
         """Take one step and return its losses; ``images(k)`` is the k-th batch of the run."""
         raise NotImplementedError
 
@@ -158,7 +104,7 @@ class State:
     def finish(self) -> None:
         """Leave the model in evaluation mode with the averaged weights, where there are some."""
         self._hold(self.average)
-        self._module.eval()
+        self.module.eval()
 
     @torch.no_grad()
     def _hold(self, values: list[Tensor]) -> None:
@@ -166,20 +112,41 @@ class State:
             p.copy_(value)
 
     def _identity(self) -> dict[str, Any]:
-        """What a checkpoint and a run must agree on."""
-        return dataclasses.asdict(self.settings) | {"architecture": self._module.config.to_dict()}  # type: ignore
+        """What a checkpoint and a run must agree on, beside the data."""
+        return dataclasses.asdict(self.settings) | {"architecture": self.module.config.to_dict()}  # type: ignore
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint atomically."""
-        state = {
-            "identity": self._identity(),
+        """Write a checkpoint, whole or not at all.
+
+        Raises
+        ------
+        FloatingPointError
+            If weights are not finite; the file stays as it was.
+        """
+        self.check_finite()
+        save_state(path, {"identity": {**self._identity(), **self.data}, **self._state()}, KIND)
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "step": self.step,
-            "model": self._module.state_dict(),
+            "model": self.module.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "average": self.average,
             "history": self.history,
+            "last": self.last,
         }
-        atomically(path, lambda target: torch.save(state, target))
+
+    def check_finite(self) -> None:
+        """Raise a FloatingPointError where weights are not finite."""
+        if bad := self._not_finite({**self.module.state_dict(), "average": self.average}):
+            raise FloatingPointError(
+                f"{len(bad)} of the weights ({bad[0]}) are not finite after step {self.step}: {self.remedy}, "
+                f"lr is {self.settings.lr}"
+            )
+
+    def _not_finite(self, state: dict[str, Any]) -> list[str]:
+        """Names of values that are not finite, but for those that never were, such as masks of minus infinity."""
+        return [name for name in not_finite(state) if name not in self._infinite]
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint.
@@ -187,29 +154,34 @@ class State:
         Raises
         ------
         ValueError
-            If the file can't be read or belongs to a run with another architecture or other settings.
+            If the file can't be read, holds values that are not finite, or belongs to a run with another
+            architecture, other settings or other data.
         """
-        try:
-            device = next(self._module.parameters()).device
-            state = torch.load(path, map_location=device, weights_only=True)
-            found = state["identity"]
-        except Exception as error:
-            raise ValueError(
-                f"checkpoint {path} can't be read (truncated or of another kind): {error}"
-            ) from error
-        asked = self._identity()
-        different = {key: (found.get(key), asked[key]) for key in asked if found.get(key) != asked[key]}
-        if different:
-            listed = ", ".join(f"{key} was {old} and is {new}" for key, (old, new) in different.items())
-            raise ValueError(
-                f"checkpoint {path} belongs to another run: {listed}. Delete it, or use its settings"
-            )
-        self._module.load_state_dict(state["model"])
+        state = load_state(path, KIND)
+        refuse_other(path, state["identity"], {**self._identity(), **self.data})
+        held = {**state["model"], "optimisers": state["optimisers"], "average": state["average"]}
+        if bad := self._not_finite(held):
+            raise ValueError(f"checkpoint {path} can't be used: {bad[0]} is not finite")
+        self.module.load_state_dict(state["model"])
         for optimiser, values in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(values)
-        self.average = state["average"]
-        self.history = state["history"]
+            _restore(optimiser, values)
+        self.average = [
+            value.to(mine.device) for value, mine in zip(state["average"], self.average, strict=True)
+        ]
+        self.history, self.last = state["history"], state["last"]
         self.step = state["step"]
+
+
+def _restore(optimiser: torch.optim.Optimizer, values: dict[str, Any]) -> None:
+    """Load the state of an optimiser, averages in the memory format of their parameters.
+
+    The fused Adam pairs the entries of a parameter with those of its averages as they lie in memory.
+    """
+    optimiser.load_state_dict(values)
+    for p, state in optimiser.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == p.shape:
+                state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
 
 
 def running_statistics(module: nn.Module) -> list[Tensor]:
@@ -227,68 +199,74 @@ def running_statistics(module: nn.Module) -> list[Tensor]:
 
 def drive(
     run: State,
-    images: Callable[[int], Tensor],
+    images: Callable[[int], Any],
     *,
+    data: Callable[[], dict[str, Any]],
     measure: Callable[[], dict[str, float]],
     validate_every: int,
     checkpoint: str | os.PathLike[str] | None,
-    checkpoint_every: int,
+    checkpoint_seconds: float,
     resume: bool,
     progress: bool,
     device: torch.device,
 ) -> None:
     """Take all steps of a run, from its checkpoint where asked to, and fill its history.
 
+    The modes and flags of the model are as before where this raises, and its flags in any case. ``data()`` returns
+    what of the data a checkpoint and a run must agree on (see `genreg._state_files`).
+
     Raises
     ------
     ValueError
         If the checkpoint belongs to another run or can't be read.
     FloatingPointError
-        If a loss is found to be non-finite at a validation or a checkpoint.
+        If a loss is found to be non-finite at a validation or a checkpoint, or the weights are at a checkpoint or the
+        end.
+    KeyboardInterrupt
+        At Ctrl-C, after the end of the step and a checkpoint, where there is one.
     """
     steps = run.settings.steps
-    if resume and checkpoint is not None and Path(checkpoint).exists():
-        run.load(Path(checkpoint))
-    bar = tqdm(total=steps, initial=run.step, desc="train", disable=not progress, mininterval=1.0)
-    with bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        while run.step < steps:
-            torch.manual_seed(run.settings.seed_of(run.step))
-            values = run.advance(images)
-            bar.update()
-            validates = run.step % validate_every == 0 or run.step == steps
-            saves = checkpoint is not None and (run.step % checkpoint_every == 0 or run.step == steps)
-            if not (validates or saves):
-                continue
-            losses = {key: value.item() for key, value in values.items()}
-            for key, number in losses.items():
-                if not math.isfinite(number):
-                    raise FloatingPointError(
-                        f"{key.replace('_', ' ')} is {number} at step {run.step}: {run.remedy}, "
-                        f"lr is {run.settings.lr}"
-                    )
-            if validates:
-                run.history.append({"step": run.step, **losses, **measure()})
-                shown = list(run.history[-1].items())[1:5]
-                bar.set_postfix({key: f"{number:.4g}" for key, number in shown})
-            if saves:
-                run.save(Path(checkpoint))  # type: ignore[arg-type]
-    run.finish()
-
-
-def check_every(resume: bool, checkpoint: object, **numbers: int) -> None:
-    """Check how often a run validates and saves, and that one to resume has a file."""
-    for name, given in numbers.items():
-        integer(given, name, minimum=1)
-    if resume and checkpoint is None:
-        raise ValueError("resume needs the file to resume from: give checkpoint")
-
-
-def atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a temporary file beside `path` and put it in the place of `path`; `write` gets its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    file = None if checkpoint is None else Path(checkpoint)
+    with returned_on_failure(run.module), interruptible(file is not None) as interrupted:
+        run.begin()
+        if file is not None:
+            run.data = data()
+            if resume and file.exists():
+                run.load(file)
+            elif resume and progress:
+                tqdm.write(f"There is no checkpoint {file}: the training starts anew.", sys.stderr)
+        bar = tqdm(total=steps, initial=run.step, desc="train", disable=not progress, mininterval=1.0)
+        saved = time.monotonic()
+        with bar, seeded(None, device):
+            while run.step < steps:
+                reseed(run.settings.seed_of(run.step), device)
+                values = run.advance(images)
+                bar.update()
+                last, stops = run.step == steps, interrupted()
+                validates = run.step % validate_every == 0 or last
+                due = last or stops or time.monotonic() - saved >= checkpoint_seconds
+                saves = file is not None and due
+                if not (validates or saves):
+                    continue
+                losses = {key: value.item() for key, value in values.items()}
+                for key, number in losses.items():
+                    if not math.isfinite(number):
+                        raise FloatingPointError(
+                            f"{key.replace('_', ' ')} is {number} at step {run.step}: {run.remedy}, "
+                            f"lr is {run.settings.lr}"
+                        )
+                if validates:
+                    run.history.append({"step": run.step, **losses, **measure()})
+                    shown = list(run.history[-1].items())[1:5]
+                    bar.set_postfix({key: f"{number:.4g}" for key, number in shown})
+                if file is not None and due:
+                    run.save(file)
+                    saved = time.monotonic()
+                if stops:
+                    break
+        if interrupted():
+            raise KeyboardInterrupt(
+                f"interrupted after step {run.step} of {steps}, which {file} holds: resume=True goes on"
+            )
+        run.check_finite()
+        run.finish()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -61,8 +63,8 @@ class Recipe:
     start
         Function ``f(model)`` that changes the random weights before the training.
     refine
-        Function ``f(model, quick, progress)`` that goes on with the model and returns entries of the card;
-        autoencoders only.
+        Function ``f(model, quick, progress, checkpoint, resume)`` that goes on with the model and returns entries of
+        the card; where it takes long it keeps its state in the file `checkpoint`. Autoencoders only.
     """
 
     architecture: Architecture | GanConfig
@@ -73,20 +75,28 @@ class Recipe:
     mixed: bool = False
     range_images: int = 100
     start: Callable[[Autoencoder], None] | None = None
-    refine: Callable[[Autoencoder, bool, bool], Mapping[str, Any]] | None = None
+    refine: Callable[[Autoencoder, bool, bool, Path, bool], Mapping[str, Any]] | None = None
+
+
+def _itself(sampler: Sampler) -> Sampler:
+    return sampler
+
+
+def _digits(train: bool, first: int, last: int) -> Tensor:
+    return mnist(train=train)[0][first:last]
 
 
 SHAPES = Data(
     description="56 x 56 images of a disc and a rectangle (genreg.datasets.shapes), new ones in every step",
-    training=lambda: shapes,
-    validation=lambda: shapes(1000, seed=2**40),
-    test=lambda: shapes(1000, seed=2**40 + 1),
+    training=partial(_itself, shapes),
+    validation=partial(shapes, 1000, seed=2**40),
+    test=partial(shapes, 1000, seed=2**40 + 1),
 )
 MNIST = Data(
     description="MNIST (LeCun, Cortes, Burges; CC BY-SA 3.0), the first 58,000 training images",
-    training=lambda: mnist(train=True)[0][:58_000],
-    validation=lambda: mnist(train=True)[0][58_000:],
-    test=lambda: mnist(train=False)[0],
+    training=partial(_digits, True, 0, 58_000),
+    validation=partial(_digits, True, 58_000, 60_000),
+    test=partial(_digits, False, 0, 10_000),
 )
 
 
@@ -96,9 +106,9 @@ def _gradients(gradients: int) -> Data:
             "MNIST (LeCun, Cortes, Burges; CC BY-SA 3.0), the first 58,000 training images, each under an intensity "
             f"ramp of one of {gradients} directions (genreg.datasets.gradient_digits), drawn anew in every step"
         ),
-        training=lambda: _gradients_recipe.training_images(gradients),
-        validation=lambda: _gradients_recipe.held_out(gradients, test=False),
-        test=lambda: _gradients_recipe.held_out(gradients, test=True),
+        training=partial(_gradients_recipe.training_images, gradients),
+        validation=partial(_gradients_recipe.held_out, gradients, test=False),
+        test=partial(_gradients_recipe.held_out, gradients, test=True),
     )
 
 
@@ -110,8 +120,8 @@ DISCS = Data(
         "39,000 of them, turned by quarters and mirrored at random"
     ),
     training=_discs_recipe.training_images,
-    validation=lambda: _discs_recipe.held_out(0),
-    test=lambda: _discs_recipe.held_out(1),
+    validation=partial(_discs_recipe.held_out, 0),
+    test=partial(_discs_recipe.held_out, 1),
 )
 
 CELEBA = Data(
@@ -120,8 +130,8 @@ CELEBA = Data(
         "middle 108 x 108 pixels reduced to 64 x 64"
     ),
     training=_celeba_recipe.training_images,
-    validation=lambda: _celeba_recipe.held_out(0),
-    test=lambda: _celeba_recipe.held_out(1),
+    validation=partial(_celeba_recipe.held_out, 0),
+    test=partial(_celeba_recipe.held_out, 1),
 )
 
 _BRAINS = (

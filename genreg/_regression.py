@@ -11,9 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genreg._batches import batches, checked
-from genreg._loop import Plan, State, check_every, drive
+from genreg._batches import Batches, checked
+from genreg._borrowed import evaluating
+from genreg._loop import State, drive
+from genreg._plan import Plan, check_run
+from genreg._state_files import digest
 from genreg.networks import GaussianRegressor
+from genreg.operators.modes import undisturbed
 
 __all__ = ["Run", "Settings", "fit"]
 
@@ -67,15 +71,15 @@ class Run(State):
     @torch.no_grad()
     def score(self, inputs: Tensor, outputs: Tensor) -> float:
         """Return the mean objective of held-out pairs."""
-        self.model.eval()
-        total = [
-            self.objective(x, y) * len(x)
-            for x, y in zip(inputs.split(_PART), outputs.split(_PART), strict=True)
-        ]
-        self.model.train()
+        with evaluating(self.model):
+            total = [
+                self.objective(x, y) * len(x)
+                for x, y in zip(inputs.split(_PART), outputs.split(_PART), strict=True)
+            ]
         return float(sum(total)) / len(inputs)
 
 
+@undisturbed
 def fit(
     model: GaussianRegressor,
     inputs: Tensor,
@@ -84,12 +88,12 @@ def fit(
     settings: Settings,
     validate_every: int,
     checkpoint: str | os.PathLike[str] | None,
-    checkpoint_every: int,
+    checkpoint_seconds: float,
     resume: bool,
     progress: bool,
 ) -> dict[str, Any]:
     """Train a regressor and return its card."""
-    check_every(resume, checkpoint, validate_every=validate_every, checkpoint_every=checkpoint_every)
+    check_run(resume, checkpoint, validate_every, checkpoint_seconds)
     if not isinstance(model, GaussianRegressor):
         raise TypeError(f"model must be a GaussianRegressor, got {type(model).__name__}")
     inputs, outputs = _pairs(model, inputs, outputs, "inputs", "outputs")
@@ -106,11 +110,12 @@ def fit(
 
     drive(
         run,
-        batches(torch.arange(len(inputs), device=inputs.device), settings, inputs),
+        Batches(torch.arange(len(inputs), device=inputs.device), settings, inputs),
+        data=lambda: {"inputs": digest(inputs), "outputs": digest(outputs), "validation": digest(held_out)},
         measure=measure,
         validate_every=validate_every,
         checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
+        checkpoint_seconds=checkpoint_seconds,
         resume=resume,
         progress=progress,
         device=inputs.device,

@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genreg._loop import SCHEDULES, Plan, State, atomically, running_statistics
+from genreg._loop import State, running_statistics
+from genreg._plan import SCHEDULES, Plan
+from genreg._state_files import atomically
 from genreg.networks import Autoencoder
 
 __all__ = ["SCHEDULES", "Run", "Settings", "atomically", "loss"]
@@ -78,7 +80,7 @@ class Run(State):
     Parameters
     ----------
     model
-        The model, which is put in training mode.
+        The model.
     settings
         Settings of the run.
     """
@@ -89,8 +91,6 @@ class Run(State):
     def __init__(self, model: Autoencoder, settings: Settings) -> None:
         self.model = model
         self.weights = [p for name, p in model.named_parameters() if name != "log_gamma"]
-        if settings.gamma is not None:
-            model.log_gamma.data.fill_(math.log(settings.gamma))
         groups: list[dict[str, Any]] = [{"params": self.weights}]
         if settings.gamma is None:
             groups.append({"params": [model.log_gamma], "weight_decay": 0.0})
@@ -98,6 +98,12 @@ class Run(State):
             groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
         super().__init__(model, settings, [self.optimiser], [*model.parameters(), *running_statistics(model)])
+
+    def begin(self) -> None:
+        """Put the model in training mode, with the gamma to keep."""
+        super().begin()
+        if self.settings.gamma is not None:
+            self.model.log_gamma.data.fill_(math.log(self.settings.gamma))
 
     def advance(self, images: Callable[[int], Tensor]) -> dict[str, Tensor]:
         """Take one step of Adam on a batch and return its loss."""

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from genreg._loop import SCHEDULES
+from genreg._borrowed import evaluating
+from genreg._plan import SCHEDULES
 from genreg.networks import GAN, Autoencoder, GridConfig
 from genreg.networks._grid import normalise
 from genreg.operators.arguments import integer, seeded_generator
@@ -33,15 +34,13 @@ def evaluate(model: Autoencoder, images: Tensor, *, batch_size: int = 500) -> di
         per pixel; ``loss``, the objective of `fit` with weight 1, with z at the mean of q and the mean of the
         divergences. For a variational model also ``kl``, the mean divergence in nats.
     """
-    training = model.training
-    model.eval()
     errors, divergences = [], []
-    for x in images.split(batch_size):
-        errors.append((model(x) - x).square().flatten(1).mean(1))
-        if model.variational:
-            mean, std = model.encode_distribution(x)
-            divergences.append((0.5 * (mean.square() + std.square() - 1) - std.log()).sum(1))
-    model.train(training)
+    with evaluating(model):
+        for x in images.split(batch_size):
+            errors.append((model(x) - x).square().flatten(1).mean(1))
+            if model.variational:
+                mean, std = model.encode_distribution(x)
+                divergences.append((0.5 * (mean.square() + std.square() - 1) - std.log()).sum(1))
     mse = torch.cat(errors).double()
     log_gamma = model.log_gamma.item()
     value = images[0].numel() * (log_gamma + 0.5 * mse.mean().item() * math.exp(-2 * log_gamma))
@@ -132,7 +131,7 @@ def range_error(
     if restarts is not None:
         restarts = integer(restarts, "restarts", minimum=1)
     random = seeded_generator(seed)
-    best = torch.full((len(images),), math.inf, device=images.device)
+    best = torch.full((len(images),), math.inf, dtype=images.dtype, device=images.device)
     for _ in range(restarts or 1):  # one after the other: more images at once are no faster on a CPU
         if restarts is None:
             z = model.encode(images).detach()  # type: ignore[operator]
@@ -181,10 +180,9 @@ def whiten(model: Autoencoder, images: Tensor) -> None:
     first = next(m for m in model.decoder.modules() if not list(m.children()))
     if not (isinstance(last, nn.Linear) and isinstance(first, nn.Linear)):
         raise TypeError("whiten needs a model with dense layers next to the latent space")
-    training, dim = model.training, model.latent_dim
-    model.eval()
-    codes = torch.cat([model.encoder(x) for x in images.split(500)]).double()
-    model.train(training)
+    dim = model.latent_dim
+    with evaluating(model):
+        codes = torch.cat([model.encoder(x) for x in images.split(500)]).double()
     means = codes[:, :dim]
     covariance = torch.cov(means.T)
     if model.variational:

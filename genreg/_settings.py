@@ -27,7 +27,7 @@ def read(config: Path) -> Settings:
     if not config.is_file():
         raise FileNotFoundError(f"configuration must exist, got {config}")
     try:
-        settings = tomllib.loads(config.read_text(encoding="utf-8"))
+        settings = tomllib.loads(config.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"configuration must be TOML, got {config}: {error}") from None
     for table, entries in settings.items():

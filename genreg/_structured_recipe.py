@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from genreg import weights
+from genreg._borrowed import seeded
+from genreg._plan import check_files
 from genreg._recipe import Data
 from genreg.networks import Autoencoder, StructuredConfig
 from genreg.precision_training import fit_precision, likelihood
@@ -64,13 +66,15 @@ def train_precision(
     progress: bool,
 ) -> Path:
     """Train a structured model by its recipe; see `genreg.recipes.train`, which calls this."""
+    stages = [("", recipe.settings)] + ([("joint_", {"joint": True, **recipe.joint})] if recipe.joint else [])
+    checkpoints = [out / f"{name}.{prefix}checkpoint" for prefix, _ in stages]
+    check_files(resume, *checkpoints)
     beside = out / f"{recipe.mean}.safetensors"
     mean, mean_card = weights.load(beside if beside.exists() else recipe.mean, device=device)
     assert isinstance(mean, Autoencoder)
     images, validation = recipe.data.training(), recipe.data.validation().to(device)
     test = recipe.data.test().to(device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.settings.get("seed", 0))
+    with seeded(recipe.settings.get("seed", 0)):
         model = recipe.architecture.grow(mean)
     card: dict[str, Any] = {
         "name": name,
@@ -78,17 +82,14 @@ def train_precision(
         "quick": quick,
         "mean": {"name": recipe.mean, "sha256": mean_card["sha256"]},
     }
-    stages = [("", recipe.settings)] + ([("joint_", {"joint": True, **recipe.joint})] if recipe.joint else [])
-    checkpoints = []
-    for prefix, settings in stages:
-        checkpoints.append(out / f"{name}.{prefix}checkpoint")
+    for (prefix, settings), checkpoint in zip(stages, checkpoints, strict=True):
         with torch.autocast(torch.device(device).type, torch.bfloat16, recipe.mixed, cache_enabled=False):
             entries = fit_precision(
                 model,
                 images,
                 **({"seed": 0, **settings} | ({"steps": 20} if quick else {})),
                 validation=validation,
-                checkpoint=checkpoints[-1],
+                checkpoint=checkpoint,
                 resume=resume,
                 progress=progress,
             )

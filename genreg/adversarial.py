@@ -26,10 +26,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genreg._batches import Sampler, batches, checked, checked_source
-from genreg._loop import Plan, State, check_every, drive, running_statistics
+from genreg._batches import Batches, Sampler, checked, checked_source
+from genreg._borrowed import evaluating
+from genreg._loop import State, drive, running_statistics
+from genreg._plan import Plan, check_run
 from genreg._scores import range_error
+from genreg._state_files import digest
 from genreg.networks import GAN
+from genreg.operators.modes import undisturbed
 
 __all__ = ["fit", "gradient_penalty"]
 
@@ -124,6 +128,7 @@ class Run(State):
         return self.model.decode(z).to(like.dtype)
 
 
+@undisturbed
 def fit(
     model: GAN,
     images: Tensor | Sampler,
@@ -141,7 +146,7 @@ def fit(
     validation: Tensor | None = None,
     validate_every: int = 1000,
     checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int = 1000,
+    checkpoint_seconds: float = 120.0,
     resume: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -179,7 +184,7 @@ def fit(
         the first 32 by a short descent.
     validate_every
         Number of steps between entries of the history.
-    checkpoint, checkpoint_every, resume, progress
+    checkpoint, checkpoint_seconds, resume, progress
         As in `genreg.training.fit`.
 
     Returns
@@ -212,7 +217,7 @@ def fit(
         ema=ema,
         seed=seed,
     )
-    check_every(resume, checkpoint, validate_every=validate_every, checkpoint_every=checkpoint_every)
+    check_run(resume, checkpoint, validate_every, checkpoint_seconds)
     if not isinstance(model, GAN):
         raise TypeError(
             f"model must be a GAN (genreg.networks.GanConfig), got {type(model).__name__}; autoencoders are "
@@ -226,24 +231,24 @@ def fit(
     def measure() -> dict[str, float]:
         if held_out is None:
             return {}
-        with run.averaged():
-            model.eval()
+        with run.averaged(), evaluating(model):
             with torch.no_grad():
                 distance = (
                     model.discriminate(held_out).mean()
                     - model.discriminate(run._fake(held_out, len(held_out))).mean()
                 )
             error = range_error(model, held_out[:_WATCHED], steps=150, lr=0.1, restarts=4)
-            model.train()
         return {"validation_wasserstein": distance.item(), "range_psnr": error["range_psnr"]}
 
+    source = Batches(images, settings, next(model.parameters()))
     drive(
         run,
-        batches(images, settings, next(model.parameters())),
+        source,
+        data=lambda: {"images": source.identity(), "validation": digest(held_out)},
         measure=measure,
         validate_every=validate_every,
         checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
+        checkpoint_seconds=checkpoint_seconds,
         resume=resume,
         progress=progress,
         device=device,

@@ -13,23 +13,80 @@ that E remains their encoder too. The prior is not touched: G and p(z) are those
 
 from __future__ import annotations
 
-import math
+import dataclasses
+import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-from tqdm.auto import tqdm
+from torch import Tensor
 
+from genreg._loop import State, drive
+from genreg._plan import Plan, check_run
 from genreg._run import loss
 from genreg.networks import Autoencoder
-from genreg.operators.arguments import integer, number, seed_number
+from genreg.operators.arguments import number
+from genreg.operators.modes import undisturbed
 
 __all__ = ["fit_encoder"]
 
 _FLOOR = 1e-3  # keeps the cross-entropy and its gradient finite where the decoder is saturated
+_ENTRIES = 20  # of the history
+_LOOKED_AT = 8  # images of a decoder by which a checkpoint knows it again
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Settings(Plan):
+    positive: ClassVar[tuple[str, ...]] = (*Plan.positive, "clip")
+    non_negative: ClassVar[tuple[str, ...]] = (*Plan.non_negative, "latent_weight", "weight_decay")
+
+    latent_weight: float
+    clean: float
+    clip: float
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "clean", number(self.clean, "clean", minimum=0, below=1))
+
+
+class _Run(State):
+    """An encoder in training, with a decoder that stays as it is."""
+
+    remedy: ClassVar[str] = "lower lr or clip"
+    settings: _Settings
+
+    def __init__(self, model: Autoencoder, settings: _Settings) -> None:
+        self.model = model
+        self.weights = [p for p in model.encoder.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self.weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        )
+        super().__init__(model, settings, [self.optimiser], self.weights)
+
+    def begin(self) -> None:
+        """Put the encoder in training mode, and freeze all else."""
+        super().begin()
+        self.model.decoder.eval()  # its running statistics must not follow these batches
+        for name, p in self.model.named_parameters():
+            p.requires_grad_(p.requires_grad and name.startswith("encoder."))
+
+    def advance(self, images: Callable[[int], tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Take one step of Adam on a batch and return its loss."""
+        settings, (x, rough) = self.settings, images(self.step)
+        self.optimiser.param_groups[0]["lr"] = settings.rate(self.step)
+        value = _objective(self.model, x, rough, round(settings.clean * len(x)), settings.latent_weight)
+        return {"loss": self._descend(value, self.optimiser, self.weights, settings.clip)["train_loss"]}
+
+    @torch.no_grad()
+    def decoded(self) -> Tensor:
+        """Return a few images of the decoder."""
+        z = torch.randn(_LOOKED_AT, self.model.latent_dim, generator=torch.Generator().manual_seed(0))
+        with torch.autocast(self.model.log_gamma.device.type, enabled=False):  # to all digits
+            return self.model.decode(z.to(self.model.log_gamma))
+
+
+@undisturbed
 def fit_encoder(
     model: Autoencoder,
     pairs: Callable[..., tuple[Tensor, Tensor]],
@@ -43,16 +100,22 @@ def fit_encoder(
     clip: float = 1.0,
     weight_decay: float = 1e-3,
     seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_seconds: float = 120.0,
+    resume: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train the encoder of a model on rough reconstructions, in place; the model is in evaluation mode after.
+    """Train the encoder of a model on rough reconstructions, in place; the model is in evaluation mode afterwards.
+
+    After an exception its modes are those it had; its flags ``requires_grad`` are in any case.
 
     Parameters
     ----------
     model : Autoencoder
         The model; its decoder is left as it is.
     pairs : callable
-        ``pairs(n, *, seed)`` returns images and rough reconstructions, both ``(n, rows, columns)``.
+        ``pairs(n, *, seed)`` returns images and rough reconstructions, both ``(n, rows, columns)``; it is called with a
+        different seed in each step.
     steps : int
         Number of steps of AdamW, learning rate by a cosine schedule.
     batch_size : int
@@ -64,7 +127,9 @@ def fit_encoder(
     clean : float
         Share of clean images in a batch, in [0, 1).
     seed : int
-        Seed of all random numbers.
+        Seed of all random numbers; different seeds share none.
+    checkpoint, checkpoint_seconds, resume
+        As in `genreg.training.fit`.
     progress : bool
         Whether to show a progress bar.
 
@@ -75,69 +140,59 @@ def fit_encoder(
 
     Raises
     ------
+    TypeError
+        If an argument has the wrong type.
     ValueError
-        If a number is out of range, or the pairs do not have the shape of the model's images.
+        If a number is out of range, the pairs do not have the shape of the model's images, or the checkpoint
+        can't be read or belongs to a run with other settings, pairs or decoder.
+    FileExistsError
+        If `checkpoint` exists and the run does not resume.
     FloatingPointError
         If the loss becomes non-finite.
     """
-    settings: dict[str, Any] = {
-        "steps": steps,
-        "batch_size": batch_size,
-        "lr": lr,
-        "warmup": warmup,
-        "latent_weight": latent_weight,
-        "clean": clean,
-        "clip": clip,
-        "weight_decay": weight_decay,
-        "seed": seed,
-    }
-    for name, least in (("steps", 1), ("batch_size", 1), ("warmup", 0)):
-        integer(settings[name], name, minimum=least)
-    number(lr, "lr", above=0), number(clip, "clip", above=0), seed_number(seed)
-    number(latent_weight, "latent_weight", minimum=0), number(weight_decay, "weight_decay", minimum=0)
-    number(clean, "clean", minimum=0, below=1)
-    frozen = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
-    flags = [p.requires_grad for p in frozen]
-    for p in frozen:
-        p.requires_grad_(False)
-    model.train()
-    model.decoder.eval()  # frozen: its running statistics must not follow these batches
-    weights = [p for p in model.encoder.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=lr, weight_decay=weight_decay)
-    history, total = [], 0.0
-    every = max(1, steps // 20)
-    bar = tqdm(total=steps, desc="train encoder", disable=not progress, mininterval=1.0)
-    with torch.random.fork_rng(devices=[]):
-        for step in range(steps):
-            torch.manual_seed(seed + step)
-            x, rough = pairs(batch_size, seed=(seed << 32) + step)
-            if tuple(x.shape[1:]) != model.image_shape or x.shape != rough.shape:
-                raise ValueError(
-                    f"pairs must return two tensors of the shape {(batch_size, *model.image_shape)}, got "
-                    f"{tuple(x.shape)} and {tuple(rough.shape)}"
-                )
-            x, rough = x.to(model.log_gamma.device), rough.to(model.log_gamma.device)
-            for group in optimiser.param_groups:
-                ramp = min(1.0, (step + 1) / warmup) if warmup else 1.0
-                group["lr"] = lr * ramp * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-            value = _objective(model, x, rough, round(clean * len(x)), latent_weight)
-            optimiser.zero_grad()
-            value.backward()
-            nn.utils.clip_grad_norm_(weights, clip)
-            optimiser.step()
-            total += value.item()
-            if (step + 1) % every == 0:
-                history.append({"step": step + 1, "loss": total / every})
-                if not math.isfinite(total):
-                    raise FloatingPointError(f"the loss is {total} at step {step + 1}: lower lr ({lr})")
-                bar.set_postfix(loss=f"{total / every:.4g}")
-                total = 0.0
-            bar.update()
-    bar.close()
-    for p, flag in zip(frozen, flags, strict=True):
-        p.requires_grad_(flag)
-    model.eval()
-    return {**settings, "history": history}
+    settings = _Settings(
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        schedule="cosine",
+        warmup=warmup,
+        ema=None,
+        seed=seed,
+        latent_weight=latent_weight,
+        clean=clean,
+        clip=clip,
+        weight_decay=weight_decay,
+    )
+    every = max(1, settings.steps // _ENTRIES)
+    check_run(resume, checkpoint, every, checkpoint_seconds)
+    if not isinstance(model, Autoencoder):
+        raise TypeError(f"model must be an Autoencoder, got {type(model).__name__}")
+    if not callable(pairs):
+        raise TypeError(f"pairs must be a function pairs(n, *, seed), got {type(pairs).__name__}")
+
+    def drawn(k: int) -> tuple[Tensor, Tensor]:
+        x, rough = pairs(settings.batch_size, seed=settings.images_of(k))
+        if tuple(x.shape[1:]) != model.image_shape or x.shape != rough.shape:
+            raise ValueError(
+                f"pairs must return two tensors of the shape {(settings.batch_size, *model.image_shape)}, got "
+                f"{tuple(x.shape)} and {tuple(rough.shape)}"
+            )
+        return x.to(model.log_gamma), rough.to(model.log_gamma)
+
+    run = _Run(model, settings)
+    drive(
+        run,
+        drawn,
+        data=lambda: {"pairs": torch.cat(drawn(0))[::4], "images of the decoder": run.decoded()},
+        measure=dict,
+        validate_every=every,
+        checkpoint=checkpoint,
+        checkpoint_seconds=checkpoint_seconds,
+        resume=resume,
+        progress=progress,
+        device=model.log_gamma.device,
+    )
+    return {**dataclasses.asdict(settings), "history": run.history}
 
 
 def _objective(model: Autoencoder, x: Tensor, rough: Tensor, clean: int, latent_weight: float) -> Tensor:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
+import io
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,18 +74,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, or 2 for an error of the user, which ends in one line on the standard error.
+        Exit status: 0; 2 for an error, of what was asked for or of what the machine could not do (memory, disk,
+        device); 130 for an interrupt. Both end in one line on the standard error.
     """
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Greek shows a question mark
     try:
-        return _COMMANDS[options.command](options)
-    except (ValueError, TypeError, OSError, NotImplementedError, ImportError) as error:
-        line = " ".join(str(error).split())
-        print(f"genreg {options.command}: {line or type(error).__name__}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"genreg {options.command}: interrupted", file=sys.stderr)
-        return 130
+        status = _COMMANDS[options.command](options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        _discard_output()
+        return 0
+    except KeyboardInterrupt as error:
+        return _ended(options.command, str(error) or "interrupted", 130)
+    except _EXPECTED as error:
+        return _ended(options.command, _sentence(error), 2)
+    return status
+
+
+# Everything else is a fault of the program, of which the traceback tells.
+_EXPECTED = (
+    *(ValueError, TypeError, OSError, ImportError, ArithmeticError),  # of what was asked for
+    *(RuntimeError, MemoryError),  # of torch, devices and libraries; recursion is one of the former
+)
+
+
+def _sentence(error: BaseException) -> str:
+    """What went wrong, in one line."""
+    text = str(error)
+    if isinstance(error, RuntimeError):  # below the first line torch explains its own sources
+        text = text.strip().partition("\n")[0]
+    line = " ".join(text.split()) or type(error).__name__
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory ({line})"
+    return line
+
+
+def _ended(command: str, line: str, status: int) -> int:
+    print(f"genreg {command}: {line}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # a full disk, which the line above tells; Python would try again at the end
+        _discard_output()
+    return status
+
+
+def _discard_output() -> None:
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -103,9 +145,16 @@ def _train(options: argparse.Namespace) -> int:
 
     _check_device(options.device)
     options.out.mkdir(parents=True, exist_ok=True)
-    path = train(
-        options.name, out=options.out, resume=options.resume, device=options.device, quick=options.quick
-    )
+    try:
+        path = train(
+            options.name, out=options.out, resume=options.resume, device=options.device, quick=options.quick
+        )
+    except KeyboardInterrupt:
+        command = ["genreg", "train", options.name, "--out", str(options.out), "--resume"]
+        command += ["--device", options.device] * (options.device != "cpu") + ["--quick"] * options.quick
+        raise KeyboardInterrupt(f"interrupted, go on by: {shlex.join(command)}") from None
+    except FloatingPointError as error:
+        raise ValueError(str(error)) from error
     print(f"Weights: {path}")
     return 0
 

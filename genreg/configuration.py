@@ -8,8 +8,8 @@ A configuration has up to six tables; what is in brackets here may be left out::
     noise_std = 0.05               # standard deviation of one sample of the sinogram that is reconstructed
     [white = "exchange/data_white"]  # raw projections: keys of the frames without the object,
     [dark = "exchange/data_dark"]    # and without the beam; the sinogram is -log((data - dark) / (white - dark))
-    [slice = 0]                    # of arrays (angles, slices, pixels)
-    [angles_every = 4]             # take every fourth angle
+    [slice = 0]                    # of arrays (angles, slices, pixels); frames are then (slices, pixels), or several
+    [angles_every = 4]             # take every fourth of the different angles
     [bin = 2]                      # average neighbouring pixels
 
     [image]
@@ -19,7 +19,8 @@ A configuration has up to six tables; what is in brackets here may be left out::
 
     [geometry]
     kind = "parallel"              # or "fan", with a flat detector
-    angles = {start = 0, stop = 180, count = 40}   # degrees, without stop; or a list; or {key = "exchange/theta"}
+    angles = {start = 0, stop = 180, count = 40}   # degrees, without stop; or a list; or {key = "exchange/theta"};
+                                   # one, and some several times, are allowed
     [offset = 90.0]                # degrees added to the angles: turns the image
     detector = {pixels = 83, size = 2.83}          # number of pixels in the file, their total length
     [centre = 41.0]                # column, from 0, onto which the axis of rotation projects; the middle if left out
@@ -52,6 +53,8 @@ detector; the angle grows from the first axis to the second.
 from __future__ import annotations
 
 import math
+import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +62,7 @@ from typing import Any
 import numpy as np
 import odl
 
-from genreg._data_files import averaged, flat_field, load_array
+from genreg._data_files import averaged, load_angles, load_array, sinogram
 from genreg._run import atomically
 from genreg._settings import Settings, read, require
 from genreg.generator import load_generator
@@ -76,6 +79,8 @@ from genreg.regularisers import (
 )
 
 __all__ = ["load_array", "reconstruct_file"]
+
+_LARGEST = 2**31 - 1  # pixels that an index of four bytes counts, as those of sparse matrices do
 
 
 def reconstruct_file(
@@ -118,20 +123,27 @@ def reconstruct_file(
     )
     if target.suffix != ".npy":
         raise ValueError(f"output.file must end in .npy, got {target.name!r}")
+    _check_writable(target)
     prior, scale = settings["prior"], settings["prior"].get("scale", 1.0)
-    noise_std = require(settings, "data", "noise_std")
-    degrees, sinogram = _measurements(settings, file)
-    A = ray_transform(_space(settings), _geometry(settings, degrees, sinogram.shape[1]))
+    degrees, y, noise_std = _measurements(settings, file)
+    A = ray_transform(_space(settings), _geometry(settings, degrees, y.shape[1]))
     rec = reconstruct(
         A,
-        A.range.element(np.ascontiguousarray(sinogram / scale, dtype="float32")),
+        A.range.element(np.ascontiguousarray(y / scale, dtype="float32")),
         _prior(prior, A.domain, scale, config.parent),
         noise_std=noise_std / scale,
         progress=progress,
         **settings["solve"],
     )
-    _write(to_tensor(rec.image).numpy() * scale, target)
+    _write(to_tensor(rec.image).numpy(force=True) * scale, target)
     return rec, target
+
+
+def _check_writable(target: Path) -> None:
+    """Find out before the work whether there is a place for its result."""
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"output.file must be a file that can be written, got {target}")
 
 
 def _write(image: np.ndarray, target: Path) -> None:
@@ -150,58 +162,60 @@ def _write(image: np.ndarray, target: Path) -> None:
     atomically(target.with_suffix(".png"), lambda part: figure.savefig(part, dpi=dpi, format="png"))
 
 
-def _measurements(settings: Settings, file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Angles in increasing order and the sinogram, of which a part may have been asked for."""
+def _measurements(settings: Settings, file: Path) -> tuple[np.ndarray, np.ndarray, float]:
+    """Angles in ascending order, several times those measured so, the sinogram and its noise; of all or a part."""
+    noise_std = require(settings, "data", "noise_std")
     data, detector = settings["data"], require(settings, "geometry", "detector")
     angles = require(settings, "geometry", "angles")
     if isinstance(angles, Mapping) and "key" in angles:
-        angles = load_array(file, angles["key"], entry="geometry.angles.key").ravel()
+        angles = load_angles(file, angles["key"])
     elif isinstance(angles, Mapping):
         angles = np.linspace(angles["start"], angles["stop"], angles["count"], endpoint=False)
     degrees = np.asarray(angles, dtype=float)
+    if not len(degrees) or not np.isfinite(degrees).all():
+        raise ValueError(f"geometry.angles must be at least one finite angle in degrees, got {degrees}")
 
-    sinogram = _slice(load_array(file, data.get("key")), data)
-    expected = (len(degrees), detector["pixels"])
-    if sinogram.shape != expected:
-        hint = "; data.slice picks one of (angles, slices, pixels)" if sinogram.ndim == 3 else ""
+    projections, row = load_array(file, data.get("key")), data.get("slice")
+    if len(degrees) == 1 and projections.ndim == (1 if row is None else 2):
+        projections = projections[None]  # the only one
+    expected, shape = (len(degrees), detector["pixels"]), projections.shape
+    if projections.ndim in (2, 3) and shape[:: projections.ndim - 1] != expected:
+        hint = "; its axes are the other way round" if shape == expected[::-1] else ""
         raise ValueError(
-            f"data must have the shape {expected} (angles, detector pixels) that the configuration describes, "
-            f"got {sinogram.shape} in {file}{hint}"
+            f"data must have the shape {expected} (angles, detector pixels) that the configuration describes, or "
+            f"slices of it between the two axes, got {shape} in {file}{hint}"
         )
-    if bad := int((~np.isfinite(sinogram)).sum()):
+    frames = {
+        name: load_array(file, data[name], entry=f"data.{name}") for name in ("white", "dark") if name in data
+    }
+    if not frames and projections.dtype.kind != "f":
+        warnings.warn(
+            f"data in {file} are integers, {projections.dtype}, as raw projections are, and are taken for a sinogram; "
+            "data.white names the frames that make one of raw projections",
+            UserWarning,
+            stacklevel=3,
+        )
+    y = sinogram(projections, row=row, **frames)
+    if bad := int((~np.isfinite(y)).sum()):
         raise ValueError(f"data must be finite, got {bad} NaN or infinite values in {file}")
-    if "white" in data:
-        frames = {
-            name: _slice(load_array(file, data[name], entry=f"data.{name}"), data)
-            for name in ("white", "dark")
-            if name in data
-        }
-        sinogram = flat_field(sinogram, **frames)
 
-    order = np.argsort(degrees, kind="stable")[:: data.get("angles_every", 1)]
-    degrees = degrees[order]
-    if len(degrees) < 2 or not (np.diff(degrees) > 0).all():
-        raise ValueError(f"geometry.angles must be at least two different angles, got {degrees}")
-    return degrees, averaged(sinogram[order], data.get("bin", 1))
-
-
-def _slice(array: np.ndarray, data: Mapping[str, Any]) -> np.ndarray:
-    if "slice" not in data or array.ndim < 3:
-        return array
-    if array.ndim != 3 or data["slice"] >= array.shape[1]:
-        raise ValueError(
-            f"data.slice must be an index of the second axis of {array.shape}, got {data['slice']}"
-        )
-    return array[:, data["slice"]]
+    order = np.argsort(degrees, kind="stable")
+    order = order[np.isin(degrees[order], np.unique(degrees)[:: data.get("angles_every", 1)])]
+    degrees, y = degrees[order], averaged(y[order], data.get("bin", 1))
+    if (
+        len(y) > 1 and degrees[0] == degrees[-1]
+    ):  # one projection, measured better: no geometry repeats one angle
+        return degrees[:1], y.mean(0, keepdims=True), noise_std / math.sqrt(len(y))
+    return degrees, y, noise_std
 
 
 def _space(settings: Settings) -> odl.DiscretizedSpace:
     low, high, shape = (require(settings, "image", entry) for entry in ("min", "max", "shape"))
     sides = [(b - a) / n for a, b, n in zip(low, high, shape, strict=True)]
-    if min(sides) <= 0 or not math.isclose(*sides, rel_tol=1e-5):
-        raise ValueError(
-            f"image.min, image.max and image.shape must describe square pixels, got sides of {sides}"
-        )
+    if math.prod(shape) > _LARGEST:
+        raise ValueError(f"image.shape must have at most {_LARGEST} pixels, got {shape}")
+    if min(sides) <= 0:
+        raise ValueError(f"image.max must be larger than image.min, got pixels with sides of {sides}")
     return odl.uniform_discr(low, high, shape, dtype="float32")
 
 
@@ -227,10 +241,15 @@ def _geometry(settings: Settings, degrees: np.ndarray, pixels: int) -> Any:
 
 def _angle_partition(angles: np.ndarray) -> Any:
     """Partition with these grid points; uniform if they are, as filtered back-projection wants it."""
+    if len(angles) == 1:  # stands for all directions
+        return odl.uniform_partition(angles[0] - math.pi / 2, angles[0] + math.pi / 2, 1)
     step = (angles[-1] - angles[0]) / (len(angles) - 1)
     if np.abs(np.diff(angles) - step).max() < 1e-3 * step:
         return odl.uniform_partition(angles[0] - step / 2, angles[-1] + step / 2, len(angles))
-    return odl.nonuniform_partition(angles)
+    # Grid points must differ: angles measured several times do by far less than a ray could show.
+    distinct, first = np.unique(angles, return_index=True)
+    repeat = np.arange(len(angles)) - np.repeat(first, np.diff(first, append=len(angles)))
+    return odl.nonuniform_partition(angles + repeat * min(1e-9, np.diff(distinct).min() / (2 * len(angles))))
 
 
 def _prior(prior: Mapping[str, Any], X: Any, scale: float, folder: Path) -> Regulariser:

@@ -54,7 +54,8 @@ def _problem(images: int, angles: int, noise: float, seed: int) -> _Problem:
     clean = to_torch(A)(truth)
     noise_std = noise * float(clean.max())
     generator = torch.Generator().manual_seed(seed)
-    return _Problem(A, truth, clean + noise_std * torch.randn(clean.shape, generator=generator), noise_std)
+    draws = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
+    return _Problem(A, truth, clean + noise_std * draws, noise_std)
 
 
 def _fbp(p: _Problem) -> _Row:

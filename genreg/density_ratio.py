@@ -38,10 +38,12 @@ import torch
 from torch import Tensor, nn
 
 from genreg._batches import Sampler, checked
+from genreg._borrowed import evaluating
 from genreg._density_ratio import Made, Run, Settings, cross_entropy, train, verdict_on
-from genreg._loop import check_every
+from genreg._plan import check_run
 from genreg.networks import GAN, Critic
 from genreg.operators.arguments import integer, number, seeded_generator
+from genreg.operators.modes import undisturbed
 from genreg.sampling.weights import kish_ess, self_normalised
 
 __all__ = ["RatioScores", "fine_tune", "fit", "scores"]
@@ -79,6 +81,7 @@ class RatioScores:
     divergence: float
 
 
+@undisturbed
 def fit(
     D: Critic,
     G: odl.Operator,
@@ -96,7 +99,7 @@ def fit(
     validation: Tensor | None = None,
     validate_every: int = 1000,
     checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int = 1000,
+    checkpoint_seconds: float = 120.0,
     resume: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -126,7 +129,7 @@ def fit(
         Held-out images of the data for the history and the score.
     validate_every
         Number of steps between validations.
-    checkpoint, checkpoint_every, resume, progress
+    checkpoint, checkpoint_seconds, resume, progress
         As in `genreg.training.fit`.
 
     Returns
@@ -157,7 +160,7 @@ def fit(
         noise_std=noise_std,
         momentum=None,
     )
-    check_every(resume, checkpoint, validate_every=validate_every, checkpoint_every=checkpoint_every)
+    check_run(resume, checkpoint, validate_every, checkpoint_seconds)
     if not isinstance(D, Critic):
         raise TypeError(
             f"D must be a Critic (genreg.networks.CriticConfig), got {type(D).__name__}; of a GAN it is Critic.of(gan)"
@@ -171,7 +174,7 @@ def fit(
             found = None if held_out is None else scores(D, G, held_out, noise_std=noise_std, seed=seed)
         return {} if found is None else dataclasses.asdict(found)
 
-    train(run, images, measure, validate_every, checkpoint, checkpoint_every, resume, progress)
+    train(run, images, held_out, measure, validate_every, checkpoint, checkpoint_seconds, resume, progress)
     card: dict[str, Any] = {
         "architecture": D.config.to_dict(),
         "training": dataclasses.asdict(settings),
@@ -183,6 +186,7 @@ def fit(
     return card
 
 
+@undisturbed
 def fine_tune(
     D: nn.Module,
     G: odl.Operator,
@@ -234,9 +238,9 @@ def fine_tune(
         momentum=momentum,
     )
     verdict_on(D, G)
-    new = copy.deepcopy(Critic.of(D) if isinstance(D, GAN) else D)
+    new = copy.deepcopy(Critic.of(D) if isinstance(D, GAN) else D).requires_grad_(True)
     run = Run(new, verdict_on(new, G), Made(G, next(new.parameters()), noise_std), settings)
-    train(run, images, dict, steps, None, steps, False, False)
+    train(run, images, None, dict, steps, None, 0.0, False, False)
     return new
 
 
@@ -280,12 +284,10 @@ def scores(
     n = len(x) if draws is None else integer(draws, "draws", minimum=1)
     noise_std, generator = number(noise_std, "noise_std", minimum=0), seeded_generator(seed)
     made = Made(G, x, noise_std)
-    training = D.training
-    D.eval()
     sizes = [min(_PART, n - first) for first in range(0, n, _PART)]
-    real = torch.cat([verdict(made.noisy(part, generator)) for part in x.split(_PART)]).double()
-    fake = torch.cat([verdict(made(size, generator)) for size in sizes]).double()
-    D.train(training)
+    with evaluating(D):
+        real = torch.cat([verdict(made.noisy(part, generator)) for part in x.split(_PART)]).double()
+        fake = torch.cat([verdict(made(size, generator)) for size in sizes]).double()
     ratio = fake.exp().mean()
     return RatioScores(
         cross_entropy=cross_entropy(real, fake).item(),

@@ -29,10 +29,12 @@ from torch import Tensor
 
 from genreg._regression import Settings, fit
 from genreg.networks import GaussianRegressor, GaussianRegressorConfig
+from genreg.operators.modes import undisturbed
 
 __all__ = ["GaussianRegressor", "GaussianRegressorConfig", "distil"]
 
 
+@undisturbed
 def distil(
     model: GaussianRegressor,
     inputs: Tensor,
@@ -51,7 +53,7 @@ def distil(
     validation: tuple[Tensor, Tensor] | None = None,
     validate_every: int = 1000,
     checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int = 1000,
+    checkpoint_seconds: float = 120.0,
     resume: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -85,9 +87,9 @@ def distil(
     validate_every
         Number of steps between validations.
     checkpoint
-        File in which the state of the run is kept, replaced atomically.
-    checkpoint_every
-        Number of steps between checkpoints.
+        File in which the state of the run is kept, at Ctrl-C as well; one of an earlier run is refused, not replaced.
+    checkpoint_seconds
+        Seconds between checkpoints; 0 for one after every step. There is one at the end.
     resume
         Whether to continue from `checkpoint` where that file exists: the result is exactly that of an
         uninterrupted run on the same images.
@@ -122,5 +124,5 @@ def distil(
         clip=clip,
         mean_steps=mean_steps,
     )
-    options = (validate_every, checkpoint, checkpoint_every, resume, progress)
+    options = (validate_every, checkpoint, checkpoint_seconds, resume, progress)
     return fit(model, inputs, outputs, validation, settings, *options)

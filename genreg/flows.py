@@ -27,9 +27,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genreg._batches import batches, checked
-from genreg._loop import Plan, State, check_every, drive
+from genreg._batches import Batches, checked
+from genreg._borrowed import seeded
+from genreg._loop import State, drive
+from genreg._plan import Plan, check_run
+from genreg._state_files import digest
 from genreg.networks import Flow, FlowConfig
+from genreg.operators.modes import undisturbed
 
 __all__ = ["NOISES", "Flow", "FlowConfig", "fit_flow"]
 
@@ -82,6 +86,7 @@ class _Run(State):
         return self._descend(value, self.optimiser, self.weights, self.settings.clip)
 
 
+@undisturbed
 def fit_flow(
     images: Tensor,
     *,
@@ -103,7 +108,7 @@ def fit_flow(
     validation: Tensor | None = None,
     validate_every: int = 1000,
     checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int = 1000,
+    checkpoint_seconds: float = 120.0,
     resume: bool = False,
     progress: bool = True,
 ) -> Flow:
@@ -134,9 +139,9 @@ def fit_flow(
     validate_every
         Number of steps between validations.
     checkpoint
-        File in which the state of the run is kept, replaced atomically.
-    checkpoint_every
-        Number of steps between checkpoints.
+        File in which the state of the run is kept, at Ctrl-C as well; one of an earlier run is refused, not replaced.
+    checkpoint_seconds
+        Seconds between checkpoints; 0 for one after every step. There is one at the end.
     resume
         Whether to continue from `checkpoint` where that file exists: the result is exactly that of an
         uninterrupted run on the same images.
@@ -174,7 +179,7 @@ def fit_flow(
         noise=noise,
         seed=seed,
     )
-    check_every(resume, checkpoint, validate_every=validate_every, checkpoint_every=checkpoint_every)
+    check_run(resume, checkpoint, validate_every, checkpoint_seconds)
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images must be a floating point tensor, got {kind}")
@@ -188,8 +193,7 @@ def fit_flow(
         bins=bins,
         whitening=whitening,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed_of(0))
+    with seeded(settings.seed_of(0)):
         flow = config.build().to(images)
     images = checked(images, flow, "images")
     held_out = None if validation is None else checked(validation, flow, "validation")
@@ -205,13 +209,15 @@ def fit_flow(
             values = torch.cat([flow.log_prob(part) for part in noisy.split(batch_size)])
         return {"nll": -values.mean().item()}
 
+    source = Batches(images, settings, images)
     drive(
         run,
-        batches(images, settings, images),
+        source,
+        data=lambda: {"images": source.identity(), "validation": digest(held_out)},
         measure=measure,
         validate_every=validate_every,
         checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
+        checkpoint_seconds=checkpoint_seconds,
         resume=resume,
         progress=progress,
         device=images.device,

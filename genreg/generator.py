@@ -26,6 +26,7 @@ from genreg.operators import (
 )
 from genreg.operators.arguments import described, integer, seeded_generator
 from genreg.operators.arrays import check_memory
+from genreg.operators.modes import undisturbed, without_autocast
 
 __all__ = ["Decoded", "Generator", "load_generator"]
 
@@ -40,7 +41,8 @@ class _Decoder(nn.Module):
         self.decode = getattr(model, "decode", model)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.decode(z)
+        with without_autocast():
+            x = self.decode(z)
         return x.squeeze(1) if x.ndim == len(self.shape) + 2 and x.shape[1] == 1 else x
 
 
@@ -53,7 +55,8 @@ class _Encoder(nn.Module):
         self.one_channel = getattr(model, "image_shape", shape) == (1, *shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model.encode(x[:, None] if self.one_channel else x)  # type: ignore[operator]
+        with without_autocast():
+            return self.model.encode(x[:, None] if self.one_channel else x)  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -110,11 +113,13 @@ class Generator(NetworkOperator):
         If the latent dimension is unknown or not positive, or the model's images do not fit the space.
     """
 
+    @undisturbed
     def __init__(self, model: nn.Module, range: Any, *, latent_dim: int | None = None) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         if not isinstance(range, TensorSpace):
             raise TypeError(f"range must be an ODL tensor or function space, got {described(range)}")
+        _check_shape(model, range, f"the model {type(model).__name__} makes")
         if not torch_dtype(range).is_floating_point:
             raise TypeError(
                 f"range must be a real space, for complex images odl.rn((2, n, m)) of their parts, got {range!r}"
@@ -158,16 +163,17 @@ class Generator(NetworkOperator):
     def decode(self, z: Tensor) -> Decoded:
         """The distribution of the image given z, ``(B, latent_dim)``; differentiable in z."""
         mean = self.module(z)
-        return Decoded(mean, lambda: self._precision(z, mean))
+        return Decoded(mean, functools.partial(self._precision, z, mean))
 
     def _precision(self, z: Tensor, mean: Tensor) -> Precision | None:
         if self._factor is None:
             return None if self.std is None else IsotropicPrecision(self.range, self.std**-2)
         model: Any = self.model
-        if hasattr(model, "factor_of"):  # what z says, it says by way of the mean
-            log_diag, weights = model.factor_of(mean.reshape(len(z), *model.image_shape))
-        else:
-            log_diag, weights = model.decode_factor(z)
+        with without_autocast():
+            if hasattr(model, "factor_of"):  # what z says, it says by way of the mean
+                log_diag, weights = model.factor_of(mean.reshape(len(z), *model.image_shape))
+            else:
+                log_diag, weights = model.decode_factor(z)
         log_diag = log_diag.reshape(len(z), *self.range.shape)
         if weights is None:
             return self._factor.with_parameters(log_precision=2 * log_diag)
@@ -213,6 +219,14 @@ class Generator(NetworkOperator):
         return f"Generator({type(self.model).__name__}, {self.domain!r} -> {self.range!r})"
 
 
+def _check_shape(model: nn.Module, space: Any, makes: str) -> None:
+    """Raise ValueError if a model that knows the shape of its images does not make those of a space."""
+    shape, wanted = tuple(getattr(model, "image_shape", space.shape)), tuple(space.shape)
+    if wanted not in (shape, shape[1:] if shape[0] == 1 else shape):
+        given, asked = (" x ".join(map(str, s)) for s in (shape, wanted))
+        raise ValueError(f"{makes} {given} images, range is {asked}")
+
+
 def _factor_like(model: nn.Module, space: Any) -> Precision | None:
     """A precision of the kind that a structured model predicts, to be given its parameters; None of others."""
     if not hasattr(model, "decode_factor"):
@@ -228,7 +242,8 @@ def _factor_like(model: nn.Module, space: Any) -> Precision | None:
     return SparseCholeskyPrecision(space, log_diag, weights, **reach)
 
 
-def load_generator(name_or_path: str | Path, range: Any) -> Generator:
+@undisturbed
+def load_generator(name_or_path: str | Path, range: Any = None) -> Generator:
     """Load a trained generator that comes with the package, or from a file.
 
     Parameters
@@ -239,8 +254,9 @@ def load_generator(name_or_path: str | Path, range: Any) -> Generator:
         ``"disc-vae"``, ``"brain-vae"``; with a diagonal or structured precision ``"mnist-diagonal"``,
         ``"mnist-supn"``, ``"brain-diagonal"``, ``"brain-supn"``), or the path of a ``.safetensors`` file with its
         card beside it, as `genreg.weights.save` writes it.
-    range : ODL space
-        The image space X; its shape must be that of the model's images.
+    range : ODL space, optional
+        The image space X; its shape must be that of the model's images. By default a `uniform_discr` of that shape
+        from the origin with pixels of size 1, ``uniform_discr([0, 0], shape, shape, dtype="float32")``.
 
     Returns
     -------
@@ -253,6 +269,13 @@ def load_generator(name_or_path: str | Path, range: Any) -> Generator:
         If the weights are unknown, missing, truncated or altered, or the images do not fit the space.
     """
     model, card = weights.load(name_or_path)
+    if range is None:
+        shape = tuple(getattr(model, "image_shape", ()))
+        if not shape:
+            raise ValueError(f"range must be given: the weights {name_or_path} make no images")
+        range = odl.uniform_discr([0] * len(shape), shape, shape, dtype="float32")
+    elif hasattr(range, "shape") and not isinstance(range, odl.ProductSpace):
+        _check_shape(model, range, f"weights {name_or_path} make")
     G = Generator(model, range)
     G.card = card
     return G

@@ -70,7 +70,7 @@ def as_pictures(images: Any) -> np.ndarray:
 
 
 def _array(images: Any, name: str = "images") -> np.ndarray:
-    found = array(images, name).cpu().resolve_conj().numpy()
+    found = array(images, name).numpy(force=True)
     return np.abs(found) if np.iscomplexobj(found) else found
 
 
@@ -94,7 +94,7 @@ def mosaic(images: Any, *, gap: int = 2) -> np.ndarray:
     ValueError
         If the shape is another one.
     """
-    array = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
+    array = images.numpy(force=True) if isinstance(images, torch.Tensor) else np.asarray(images)
     if array.ndim != 4:
         raise ValueError(f"images must have the shape (rows, columns, n, m), got {array.shape}")
     rows, columns, n, m = array.shape

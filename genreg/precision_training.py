@@ -29,11 +29,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from genreg._batches import Sampler, batches, checked, checked_source
+from genreg._batches import Batches, Sampler, checked, checked_source
 from genreg._likelihood import fit_gamma, likelihood, log_likelihoods, posterior, precision_of
-from genreg._loop import Plan, State, check_every, drive, running_statistics
+from genreg._loop import State, drive, running_statistics
+from genreg._plan import Plan, check_run
+from genreg._state_files import digest
 from genreg.networks import Structured
 from genreg.operators import SparseCholeskyPrecision
+from genreg.operators.modes import undisturbed
 
 __all__ = ["fit_gamma", "fit_precision", "likelihood", "log_likelihoods", "precision_of"]
 
@@ -102,6 +105,7 @@ class PrecisionRun(State):
         return self._descend(value, self.optimiser, self.weights, settings.clip)
 
 
+@undisturbed
 def fit_precision(
     model: Structured,
     images: Tensor | Sampler,
@@ -122,7 +126,7 @@ def fit_precision(
     validation: Tensor | None = None,
     validate_every: int = 1000,
     checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int = 1000,
+    checkpoint_seconds: float = 120.0,
     resume: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -146,7 +150,7 @@ def fit_precision(
         Weight of the Kullback-Leibler term of joint training.
     validation
         Held-out images ``(N, *image_shape)`` for `likelihood`.
-    validate_every, checkpoint, checkpoint_every, resume, progress
+    validate_every, checkpoint, checkpoint_seconds, resume, progress
         As in `genreg.training.fit`.
 
     Returns
@@ -180,7 +184,7 @@ def fit_precision(
         ema=ema,
         seed=seed,
     )
-    check_every(resume, checkpoint, validate_every=validate_every, checkpoint_every=checkpoint_every)
+    check_run(resume, checkpoint, validate_every, checkpoint_seconds)
     if not isinstance(model, Structured):
         raise TypeError(
             f"model must be a Structured autoencoder, got {type(model).__name__}; "
@@ -194,13 +198,20 @@ def fit_precision(
         with run.averaged():
             return {} if held_out is None else likelihood(model, held_out)
 
+    source = Batches(images, settings, next(model.parameters()))
+    fixed = {} if joint else {k: t for k, t in model.state_dict().items() if not k.startswith("head.")}
     drive(
         run,
-        batches(images, settings, next(model.parameters())),
+        source,
+        data=lambda: {
+            "images": source.identity(),
+            "validation": digest(held_out),
+            "encoder and mean": digest(fixed),
+        },
         measure=measure,
         validate_every=validate_every,
         checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
+        checkpoint_seconds=checkpoint_seconds,
         resume=resume,
         progress=progress,
         device=model.log_gamma.device,

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from genreg import _brain_recipe, _discs_recipe, _gradients_recipe, adversarial, weights
+from genreg._borrowed import seeded
 from genreg._paper_recipes import PAPER
+from genreg._plan import check_files
 from genreg._recipe import BRAIN, BRAIN_HEAD, DISCS, GRADIENTS, MNIST, SHAPES, Data, Recipe
 from genreg._structured_recipe import StructuredRecipe, train_precision
 from genreg.networks import (
@@ -174,9 +176,10 @@ def train(
     name
         Name of the recipe, a key of `RECIPES`.
     out
-        Folder for ``NAME.safetensors``, ``NAME.json`` and, until the run is complete, ``NAME.checkpoint``.
+        Folder for ``NAME.safetensors``, ``NAME.json`` and, until the run is complete, ``NAME.checkpoint``, written
+        every two minutes, and ``NAME.refine_checkpoint`` for recipes that go on with the encoder.
     resume
-        Whether to continue from the checkpoint in `out`, if there is one.
+        Whether to continue from the checkpoint in `out`, if there is one. Without, one that is there is refused.
     device
         Device to train on.
     quick
@@ -192,7 +195,11 @@ def train(
     Raises
     ------
     ValueError
-        If there is no such recipe, or the checkpoint belongs to a run with other settings.
+        If there is no such recipe, or the checkpoint can't be read or belongs to another run.
+    FileExistsError
+        If there is a checkpoint and `resume` is not set.
+    KeyboardInterrupt
+        At Ctrl-C, with a checkpoint.
     FileNotFoundError
         If the training images are missing (`genreg.datasets.mnist`; for "celeba" the folder of images).
     """
@@ -202,9 +209,9 @@ def train(
     if isinstance(recipe, StructuredRecipe):
         return train_precision(name, recipe, Path(out), resume, device=device, quick=quick, progress=progress)
     settings = {"seed": 0, **recipe.settings} | ({"steps": 20} if quick else {})
-    checkpoint = Path(out) / f"{name}.checkpoint"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings["seed"])
+    checkpoint, refinement = (Path(out) / f"{name}.{kind}checkpoint" for kind in ("", "refine_"))
+    check_files(resume, checkpoint, refinement)
+    with seeded(settings["seed"]):
         model = recipe.architecture.build().to(device)
     if recipe.start is not None and isinstance(model, Autoencoder):
         recipe.start(model)
@@ -223,13 +230,14 @@ def train(
     if recipe.whitened and isinstance(model, Autoencoder):
         whiten(model, (images if isinstance(images, Tensor) else images(10_000, seed=2**40 + 2)).to(device))
     if recipe.refine is not None and isinstance(model, Autoencoder):
-        card = {**card, **recipe.refine(model, quick, progress)}
+        card = {**card, **recipe.refine(model, quick, progress, refinement, resume)}
     card = {"name": name, "data": recipe.data.description, "quick": quick, **card}
     file, _ = weights.save(Path(out) / name, model, card, half=recipe.half)
     stored: Any = weights.load(file, device=device)[0]
     card |= _scores(stored, test, recipe.range_images, quick)  # of the weights as stored
     weights.save(file, model, card, half=recipe.half)
     checkpoint.unlink()
+    refinement.unlink(missing_ok=True)
     return file
 
 

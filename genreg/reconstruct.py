@@ -3,6 +3,7 @@ r"""The front door: data in, reconstruction out."""
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 import odl
 import torch
+from odl.functionals import Functional
 from torch import Tensor
 
 from genreg._batched import (
@@ -20,10 +22,13 @@ from genreg._batched import (
 from genreg.fidelity import Fidelity
 from genreg.operators import to_torch
 from genreg.operators.arguments import check_callable, integer, number
+from genreg.operators.modes import undisturbed
 from genreg.regularisers import Regulariser
+from genreg.regularisers.functional import as_regulariser
 from genreg.solvers import Choice, Solution, Trial, l_curve, morozov
 from genreg.solvers.door import is_element, per_sample_number
 from genreg.solvers.driver import Callback
+from genreg.solvers.morozov import checked_range
 from genreg.solvers.objective import block_spaces, pack
 
 __all__ = ["Reconstruction", "reconstruct"]
@@ -108,14 +113,16 @@ class Reconstruction:
         return image_grid(rows, errors=reference is not None, columns=columns, **imshow)
 
 
+@undisturbed
 def reconstruct(
     A: odl.Operator,
     y: Any,
-    regulariser: Regulariser,
+    regulariser: Regulariser | Functional,
     *,
     noise_std: float | Tensor | None = None,
     fidelity: Fidelity | Callable[[odl.Operator, Any], Fidelity] | None = None,
     lam: float | Tensor | str = "morozov",
+    lam_range: tuple[float, float] | None = None,
     restarts: int = 1,
     init: Any = None,
     solver: Callable[..., Solution] | None = None,
@@ -137,8 +144,10 @@ def reconstruct(
         Forward operator X -> Y.
     y : ODL element of Y, Tensor or array
         Data. A tensor or an array (or nested lists) may have a leading batch axis; all its samples are solved at once.
-    regulariser : Regulariser
-        `HardConstraint`, `RelaxedConstraint`, `SparseDeviation`, `TotalVariation`, ...
+    regulariser : Regulariser or Functional
+        `HardConstraint`, `RelaxedConstraint`, `SparseDeviation`, `TotalVariation`, ...; or an ODL functional on X.
+        One of differentiable terms is solved by `solvers.lbfgs`; one with terms that have a prox, or are such a
+        functional after a linear operator, by `solvers.pdhg`.
     noise_std : float or Tensor
         Standard deviation σ of Gaussian noise of one sample of the data, or one for every image, ``(B,)``, or for
         every datum, see `GaussianFidelity`.
@@ -149,6 +158,10 @@ def reconstruct(
         λ ≥ 0, one for every image, ``(B,)``; or by the discrepancy principle, the largest λ whose discrepancy
         (:math:`\|A x - y\|^2` for Gaussian noise) is at most `factor` times its level (:math:`\dim(Y)
         \sigma^2`, for complex data twice that); or by the corner of the L-curve.
+    lam_range : tuple of float, optional
+        Smallest and largest λ among which it is chosen. By default eight decades (L-curve: six) on both sides of a λ
+        of the right order: the one that makes both terms equal at a rough reconstruction; 1 for `HardConstraint`
+        and `JointPrior`, whose R has no units.
     restarts : int
         Starting points for every image, solved in the same batch; the smallest objective wins.
     init : str, or dict of blocks, optional
@@ -178,10 +191,12 @@ def reconstruct(
     NotImplementedError
         If the solver needs a gradient or prox that the problem does not have.
     """
+    regulariser = as_regulariser(regulariser)
     fidelity = checked_fidelity(A, y, noise_std, fidelity, regulariser)
     check_callable(solver, "solver", "(problem, init, ...)")
     check_callable(callback, "callback", "of an Iterate")
     restarts, factor = integer(restarts, "restarts", minimum=1), number(factor, "factor", above=0)
+    lam_range = None if lam_range is None else checked_range(lam_range)
     options = {k: v for k, v in (("max_iter", max_iter), ("tol", tol)) if v is not None}
     solve = BatchedSolve(
         fidelity,
@@ -194,7 +209,7 @@ def reconstruct(
     if isinstance(lam, str):
         if lam not in CHOICES:
             raise ValueError(f"lam must be a number, a tensor or one of {sorted(CHOICES)}, got {lam!r}")
-        choice = CHOICES[lam](solve, factor * fidelity.level)
+        choice = CHOICES[lam](solve, factor * fidelity.level, solve.lam_scale(), lam_range)
         history = {"lam": choice.tried_lam, "residual": choice.tried_residual}
     else:
         lam = per_sample_number(lam, "lam", fidelity.data, zero=True)
@@ -204,24 +219,37 @@ def reconstruct(
     return _finish(fidelity, regulariser, choice, history, time.perf_counter() - began)
 
 
-def _by_l_curve(solve: Callable[..., Trial], level: Tensor) -> Choice:
-    grid = torch.logspace(-6, 6, 25, dtype=level.dtype, device=level.device)
+LamRange = tuple[float, float] | None
+
+
+def _by_l_curve(solve: Callable[..., Trial], level: Tensor, scale: Tensor, lam_range: LamRange) -> Choice:
+    if lam_range is None:
+        decades = torch.linspace(-6, 6, 25, dtype=level.dtype, device=level.device)
+        grid = scale[:, None] * 10**decades
+    else:
+        low, high = lam_range
+        steps = 1 + max(2, math.ceil(2 * math.log10(high / low)))
+        fractions = torch.linspace(0, 1, steps, dtype=level.dtype, device=level.device)
+        grid = torch.lerp(*level.new_tensor([low, high]).log(), fractions).exp()
     return l_curve(solve, torch.arange(len(level), device=level.device), lam=grid)
 
 
-def _by_morozov(solve: Callable[..., Trial], level: Tensor) -> Choice:
+def _by_morozov(solve: Callable[..., Trial], level: Tensor, scale: Tensor, lam_range: LamRange) -> Choice:
     if level.isnan().any():
         raise ValueError(
             "lam='morozov' needs the level of the noise: FunctionalFidelity takes it as level, or give lam as a number"
         )
-    return morozov(solve, level)
+    return morozov(solve, level, start=scale, lam_range=lam_range)
 
 
-CHOICES: dict[str, Callable[[Callable[..., Trial], Tensor], Choice]] = {
+CHOICES: dict[str, Callable[[Callable[..., Trial], Tensor, Tensor, LamRange], Choice]] = {
     "l-curve": _by_l_curve,
     "morozov": _by_morozov,
 }
-"""How λ is chosen, by the name that `reconstruct` takes: functions of the solve and Morozov's level."""
+"""How λ is chosen, by the name that `reconstruct` takes.
+
+Functions of the solve, Morozov's level, a λ of the right order for every sample, and the range of λ or None.
+"""
 
 
 def _finish(

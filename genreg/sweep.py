@@ -16,24 +16,31 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import odl
 import torch
+from odl.functionals import Functional
 from torch import Tensor
 from tqdm import tqdm
 
+from genreg import _resumable
 from genreg._batched import BatchedSolve, checked_fidelity, starting_points
+from genreg._identity import of_fidelity, of_regulariser, of_setting
 from genreg._selection import Best, Selection
 from genreg._sweep_result import Sweep
 from genreg.evaluation import psnr
 from genreg.fidelity import Fidelity
 from genreg.operators import to_torch, torch_dtype
-from genreg.operators.arguments import check_callable, flag, integer, number
+from genreg.operators.arguments import check_callable, flag, integer, number, seed_number
 from genreg.operators.arrays import array
+from genreg.operators.modes import undisturbed
 from genreg.reconstruct import CHOICES
 from genreg.regularisers import Regulariser
+from genreg.regularisers.functional import as_regulariser
 from genreg.solvers import Choice, Solution, Trial
+from genreg.solvers.morozov import checked_range
 from genreg.solvers.objective import Blocks, pack
 
 __all__ = ["Best", "Selection", "Sweep", "sweep"]
@@ -41,12 +48,14 @@ __all__ = ["Best", "Selection", "Sweep", "sweep"]
 _TRIED_AT_ONCE = 5  # values of λ in a round of Morozov's search
 
 
+@undisturbed
 def sweep(
     A: odl.Operator,
     y: Any,
-    regulariser: Regulariser,
+    regulariser: Regulariser | Functional,
     *,
     lam: Any,
+    lam_range: tuple[float, float] | None = None,
     mu: Any = None,
     tied: bool = True,
     noise_std: float | Tensor | None = None,
@@ -63,12 +72,14 @@ def sweep(
     batch_size: int = 512,
     progress: bool = True,
     keep_images: bool = True,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
 ) -> Sweep:
     r"""Reconstruct images with every λ and μ.
 
     Parameters
     ----------
-    A, y, regulariser, noise_std, fidelity, restarts, init, solver, seed, max_iter, tol, factor, progress
+    A, y, regulariser, lam_range, noise_std, fidelity, restarts, init, solver, seed, max_iter, tol, factor, progress
         Those of `reconstruct`.
     lam : sequence of float, "morozov" or "l-curve"
         λ > 0, increasing; or how λ is chosen, for every image and every μ. Morozov's principle takes the largest λ
@@ -88,6 +99,12 @@ def sweep(
         the same results. (Starting points are found for all images × restarts together.)
     keep_images : bool
         Keep all images.
+    checkpoint : str or Path, optional
+        New file that receives the results of all batches solved, about every minute and at the end. Smaller batches
+        lose less where a sweep is stopped.
+    resume : bool
+        Go on from the checkpoint, with the same arguments otherwise; the result is that of a sweep without an end.
+        Where there is no such file yet the sweep starts from the beginning.
 
     Returns
     -------
@@ -97,7 +114,10 @@ def sweep(
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
+        If an argument has the wrong type, shape, dtype, device or sign, or is not finite, or the checkpoint to resume
+        from is damaged or was made with other arguments.
+    FileExistsError
+        If the checkpoint exists and `resume` is false.
     NotImplementedError
         If the solver needs a gradient or prox that the problem does not have.
 
@@ -106,10 +126,13 @@ def sweep(
     ``sweep(A, y, RelaxedConstraint(G, 1.0), noise_std=0.1, lam=torch.logspace(-2, 2, 9), mu=[0.01, 0.1, 1.0],
     reference=truth, data_range=1.0).best("psnr")`` is the pair of parameters with the best mean PSNR.
     """
+    regulariser = as_regulariser(regulariser)
     fidelity = checked_fidelity(A, y, noise_std, fidelity, regulariser)
     check_callable(solver, "solver", "(problem, init, ...)")
     restarts, factor = integer(restarts, "restarts", minimum=1), number(factor, "factor", above=0)
+    lam_range = None if lam_range is None else checked_range(lam_range)
     batch_size, tied = integer(batch_size, "batch_size", minimum=1), flag(tied, "tied")
+    keep_images, seed = flag(keep_images, "keep_images"), 0 if seed is None else seed_number(seed)
     if batch_size < restarts:
         raise ValueError(f"batch_size must be at least the number of restarts, {restarts}, got {batch_size}")
     like = fidelity.data.real.flatten(1)[:, 0]
@@ -123,17 +146,41 @@ def sweep(
             raise ValueError(f"lam must be positive, got {grid.tolist()}")
     mus, parameters = _mu(mu, tied, regulariser, like)
     truth = _reference(reference, data_range, len(like), A.domain)
+    settings: dict[str, Any] = {
+        **{"lam": lam if grid is None else grid.tolist(), "mu": of_setting(mus), "tied": tied},
+        **{
+            "lam_range": of_setting(lam_range),
+            "restarts": restarts,
+            "init": of_setting(init),
+            "seed": seed,
+            "solver": of_setting(solver),
+        },
+        **{"max_iter": max_iter, "tol": tol, "factor": factor, "data_range": data_range},
+        **{"reference": of_setting(truth), "batch_size": batch_size, "keep_images": keep_images},
+    }
+    file, saved = _resumable.begin(
+        checkpoint,
+        resume,
+        "sweep",
+        lambda: {**of_fidelity(fidelity), **of_regulariser(regulariser, like), **settings},
+        progress=progress,
+    )
 
-    began = time.perf_counter()
-    starts = starting_points(fidelity, regulariser, init, restarts, seed)
+    began = time.perf_counter() - (0.0 if saved is None else saved["seconds"])
+    parts: list[dict[str, Tensor]] = [
+        {k: v if k == "psnr" else v.to(like.device) for k, v in p.items()}
+        for p in ([] if saved is None else saved["parts"])
+    ]
     options = {k: v for k, v in (("max_iter", max_iter), ("tol", tol)) if v is not None}
     solver = functools.partial(solver or regulariser.solver, progress=progress, **options)
     image_of = torch.arange(len(like), device=like.device).repeat_interleave(len(mus))  # of every row
     mu_of = mus.to(like).repeat(len(like))
     rows_at_once = max(1, batch_size // (restarts * (_TRIED_AT_ONCE if grid is None else len(grid))))
-    parts = []
     chunks = torch.arange(len(image_of), device=like.device).split(rows_at_once)
-    for rows in tqdm(chunks, desc="sweep", disable=not progress or len(chunks) == 1, leave=False):
+    if len(parts) < len(chunks):
+        starts = starting_points(fidelity, regulariser, init, restarts, seed)
+
+    def part_of(rows: Tensor) -> dict[str, Tensor]:
         of = image_of[rows]
         data = fidelity.take(of)
         own = {name: p[of] for name, p in parameters.items()}
@@ -147,7 +194,7 @@ def sweep(
         )
         bounded = _bounded(solve, batch_size)
         if grid is None:
-            choice = CHOICES[lam](bounded, factor * data.level)
+            choice = CHOICES[lam](bounded, factor * data.level, solve.lam_scale(), lam_range)
             part, blocks = _columns(choice), {name: v[:, None] for name, v in choice.blocks.items()}
         else:
             every = grid.expand(len(rows), -1)
@@ -162,14 +209,21 @@ def sweep(
                 part["psnr"] = psnr(images, repeated, data_range=data_range).view(part["lam"].shape)
             if keep_images:
                 part["images"] = images.unflatten(0, part["lam"].shape)
-        parts.append(part)
+        return part
+
+    bar = tqdm(chunks, desc="sweep", disable=not progress or len(chunks) == 1, leave=False)
+    with _resumable.saving(file, lambda: {"parts": parts, "seconds": time.perf_counter() - began}) as done:
+        for index, rows in enumerate(bar):
+            if index >= len(parts):
+                parts.append(part_of(rows))
+                done(now=index + 1 == len(chunks))
     results = {name: torch.cat([p[name] for p in parts]).unflatten(0, (len(like), -1)) for name in parts[0]}
     return Sweep(
         mu=None if mus.isnan().any() else mus,
         tied=tied,
         principle=lam if grid is None else None,
         level=fidelity.level,
-        factor=float(factor),
+        factor=factor,
         time=time.perf_counter() - began,
         reference=truth,
         **results,

@@ -17,15 +17,19 @@ from typing import Any
 
 from torch import Tensor
 
-from genreg._batches import Sampler, batches, checked, checked_source
-from genreg._loop import check_every, drive
+from genreg._batches import Batches, Sampler, checked, checked_source
+from genreg._loop import drive
+from genreg._plan import check_run
 from genreg._run import SCHEDULES, Run, Settings, loss
 from genreg._scores import evaluate, latent_statistics, range_error, whiten
+from genreg._state_files import digest
 from genreg.networks import Autoencoder
+from genreg.operators.modes import undisturbed
 
 __all__ = ["SCHEDULES", "Sampler", "evaluate", "fit", "latent_statistics", "loss", "range_error", "whiten"]
 
 
+@undisturbed
 def fit(
     model: Autoencoder,
     images: Tensor | Sampler,
@@ -46,7 +50,7 @@ def fit(
     validation: Tensor | None = None,
     validate_every: int = 1000,
     checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int = 1000,
+    checkpoint_seconds: float = 120.0,
     resume: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -93,12 +97,13 @@ def fit(
     validate_every
         Number of steps between validations.
     checkpoint
-        File in which the state of the run is kept, replaced atomically.
-    checkpoint_every
-        Number of steps between checkpoints.
+        File in which the state of the run is kept, at Ctrl-C as well; one of an earlier run is refused, not replaced.
+    checkpoint_seconds
+        Seconds between checkpoints; 0 for one after every step. There is one at the end.
     resume
-        Whether to continue from `checkpoint` where that file exists: the result is exactly that of an
-        uninterrupted run.
+        Whether to continue from `checkpoint` where that file exists, and to begin there otherwise: the result is
+        exactly that of an uninterrupted run. The file knows its run: another architecture, other settings, training
+        or held-out images are refused, and what is damaged. The weights that the model begins with do not matter.
     progress
         Whether to show a progress bar.
 
@@ -114,9 +119,13 @@ def fit(
         If an argument has the wrong type.
     ValueError
         If images have the wrong shape or non-finite values, a number is out of range, or the checkpoint
-        belongs to a run with other settings.
+        can't be read or belongs to a run with other settings, images or architecture.
+    FileExistsError
+        If `checkpoint` exists and the run does not resume.
     FloatingPointError
-        If the loss becomes non-finite.
+        If the loss or a weight becomes non-finite.
+    KeyboardInterrupt
+        At Ctrl-C, with a checkpoint at the step that was done, where there is a file for it.
     """
     settings = Settings(
         steps=steps,
@@ -133,7 +142,7 @@ def fit(
         ema=ema,
         seed=seed,
     )
-    check_every(resume, checkpoint, validate_every=validate_every, checkpoint_every=checkpoint_every)
+    check_run(resume, checkpoint, validate_every, checkpoint_seconds)
     if not isinstance(model, Autoencoder):
         raise TypeError(
             f"model must be an Autoencoder, got {type(model).__name__}; a GAN is trained by "
@@ -149,13 +158,15 @@ def fit(
             scores = {} if held_out is None else evaluate(model, held_out)
         return scores | {"gamma": model.log_gamma.exp().item()}
 
+    source = Batches(images, settings, next(model.parameters()))
     drive(
         run,
-        batches(images, settings, next(model.parameters())),
+        source,
+        data=lambda: {"images": source.identity(), "validation": digest(held_out)},
         measure=measure,
         validate_every=validate_every,
         checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
+        checkpoint_seconds=checkpoint_seconds,
         resume=resume,
         progress=progress,
         device=device,

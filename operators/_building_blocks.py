@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge import TorchOperator, to_torch
-from genreg.operators.spaces import Tensors, is_stacked, space_shape, to_tensor, tree_map
+from genreg.operators.spaces import Tensors, is_stacked, space_shape, to_tensor, torch_dtype, tree_map
 from genreg.operators.weights import weight
 
 __all__: list[str] = []
@@ -104,10 +104,12 @@ def zeros(space: Any) -> Callable[[Tensors], Tensor]:
 
 
 def replicated(space: Any, values: Tensor) -> Tensors:
-    """Values ``(*batch,)`` repeated over every entry of a sample of `space`."""
+    """Values ``(*batch,)`` repeated over every entry of a sample of `space`; complex where the space is."""
     if not is_stacked(space):
         return tuple(replicated(s, values) for s in space.spaces)
     shape = space_shape(space)
+    if torch_dtype(space).is_complex and not values.is_complex():
+        values = values.to(values.dtype.to_complex())
     return values.reshape(values.shape + (1,) * len(shape)).expand(values.shape + shape)
 
 

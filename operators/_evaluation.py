@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genreg.operators.modes import undisturbed, without_autocast
 from genreg.operators.spaces import (
     Tensors,
     is_stacked,
@@ -35,10 +36,12 @@ class Evaluation:
         return self._graph
 
     @property
+    @undisturbed
     def value(self) -> Tensors:
         """Output of the module, with a batch axis of length 1."""
         return self._recorded()[1]
 
+    @undisturbed
     def pullback(self, c: Tensors) -> Tensors:
         """J^H c, without batch axis, on the device of the module."""
         variable, value = self._recorded()
@@ -54,6 +57,7 @@ class Evaluation:
 
         return tree_map(sample, variable)
 
+    @undisturbed
     def pushforward(self, h: Tensors) -> Tensors:
         """J h, without batch axis."""
         tangent = tree_map(lambda a, p: a.to(p.device)[None], h, self.point)
@@ -86,6 +90,7 @@ class LastPoint:
         parameter = next(self.module.parameters(), None)
         return torch_device(self.domain) if parameter is None else parameter.device
 
+    @undisturbed
     def __call__(self, x: Any) -> Evaluation:
         """Return the evaluation at the element `x`, the last one if it belongs to an equal point."""
         t = tree_map(lambda a: a.to(self.device), to_tensor(x))
@@ -101,7 +106,8 @@ class LastPoint:
 
 
 def apply(module: nn.Module, t: Tensors) -> Tensors:
-    return module(t) if isinstance(t, Tensor) else module(*t)
+    with without_autocast():
+        return module(t) if isinstance(t, Tensor) else module(*t)
 
 
 def as_prior(module: Any, domain: Any) -> nn.Module:

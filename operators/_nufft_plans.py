@@ -84,7 +84,7 @@ class Plans:
             if source.is_cuda:
                 plan.execute(source, out=out)
             else:
-                plan.execute(source.numpy(), out=out.numpy())
+                plan.execute(source.numpy(force=True), out=out.numpy(force=True))
         return out
 
     def _plan(self, kind: int, count: int, like: Tensor) -> Any:
@@ -109,7 +109,7 @@ class Plans:
         )
         radians = (2 * torch.pi * self._points).to(like.device, like.dtype.to_real())
         lines = [line.contiguous() for line in radians.unbind(1)]
-        plan.setpts(*(lines if like.is_cuda else [line.numpy() for line in lines]))
+        plan.setpts(*(lines if like.is_cuda else [line.numpy(force=True) for line in lines]))
         self._plans[key] = plan
         if len(self._plans) > _KEPT:
             self._plans.popitem(last=False)

@@ -52,6 +52,8 @@ from odl.core.set.space import LinearSpace, LinearSpaceElement  # noqa: E402
 from odl.core.space.base_tensors import TensorSpace  # noqa: E402
 from odl.core.space.weightings import weighting as _weightings  # noqa: E402
 
+from genreg.operators._odl_pickles import pickle_operators  # noqa: E402
+
 
 class _DataTypes(dict):
     """The data types of a backend, whose values never compare a data type with an array."""
@@ -176,6 +178,99 @@ def remember_norm_estimates() -> None:
     odl.Operator.norm = norm
 
 
+def give_results_their_own_memory() -> None:
+    """``(odl.RealPart(C) + v)(x)`` adds v to the caller's x, and so does a `QuadraticForm` with RealPart in it.
+
+    RealPart, ImagPart, FlatteningOperator and its inverse return views of their argument, as an operator of the
+    user may, and ODL's sums write into what an operator returns.
+    """
+    original = odl.Operator.__call__
+
+    def call(self: Any, x: Any, out: Any = None, **kwargs: Any) -> Any:
+        result = original(self, x, out, **kwargs)
+        return result.copy() if out is None and _share_memory(result, x) else result
+
+    odl.Operator.__call__ = call
+
+
+def _share_memory(a: Any, b: Any) -> bool:
+    if isinstance(a, LinearSpaceElement) and isinstance(a.space, odl.ProductSpace):
+        return any(_share_memory(part, b) for part in a)
+    if isinstance(b, LinearSpaceElement) and isinstance(b.space, odl.ProductSpace):
+        return any(_share_memory(a, part) for part in b)
+    extents = _extent(a), _extent(b)
+    if None in extents:
+        return False
+    (start, end), (other_start, other_end) = extents
+    return start < other_end and other_start < end
+
+
+def _extent(x: Any) -> tuple[int, int] | None:
+    """First and last address of an element, array or tensor; None where there is none."""
+    x = getattr(x, "data", x) if isinstance(x, LinearSpaceElement) else x
+    if isinstance(x, np.ndarray):
+        return np.lib.array_utils.byte_bounds(x)
+    if isinstance(x, torch.Tensor):
+        try:
+            storage = x.untyped_storage()
+            return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
+        except (NotImplementedError, RuntimeError):  # within the transforms of torch.func
+            return None
+    return None
+
+
+def sum_complex_samples() -> None:
+    """WeightedSumSamplingOperator, the adjoint of a SamplingOperator, drops the imaginary parts on pytorch spaces.
+
+    On numpy spaces it raises.
+    """
+    cls = odl.WeightedSumSamplingOperator
+    original = cls._call
+
+    def _call(self: Any, x: Any) -> Any:
+        if self.domain.is_real:
+            return original(self, x)
+        return original(self, x.real) + 1j * original(self, x.imag)
+
+    for name in ("_call", "_call_out_of_place"):
+        if name in cls.__dict__:
+            setattr(cls, name, _call)
+
+
+def compare_weights_of_different_kinds() -> None:
+    """A space with an array of weights, compared with one that has a number, raises AttributeError.
+
+    So do ``x in space``, products of the two, and the messages of other errors.
+    """
+    for cls in (
+        _weightings.ArrayWeighting,
+        _weightings.CustomInner,
+        _weightings.CustomNorm,
+        _weightings.CustomDist,
+    ):
+        cls.__eq__ = _equal_if_of(cls, cls.__eq__)
+
+
+def _equal_if_of(cls: type, original: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    def equal(self: Any, other: Any) -> bool:
+        return other is self or (isinstance(other, cls) and original(self, other))
+
+    return equal
+
+
+def compose_scaled_operators_in_order() -> None:
+    """``(A * 2) * B`` with a nonlinear A is B after A where the spaces allow it, and ``(A * 2) * v`` is v A(2 x)."""
+    cls = odl.OperatorRightScalarMult
+    original = cls.__mul__
+
+    def multiply(self: Any, other: Any) -> Any:
+        if isinstance(other, odl.Operator | LinearSpaceElement):
+            return odl.Operator.__mul__(self, other)
+        return original(self, other)
+
+    cls.__mul__ = multiply
+
+
 _REPAIRS = (
     recognise_arrays_quickly,
     accept_numbers_from_numpy_and_torch,
@@ -184,6 +279,11 @@ _REPAIRS = (
     sum_inner_products_accurately,
     give_elements_their_own_memory,
     remember_norm_estimates,
+    give_results_their_own_memory,
+    sum_complex_samples,
+    compare_weights_of_different_kinds,
+    compose_scaled_operators_in_order,
+    pickle_operators,
 )
 
 

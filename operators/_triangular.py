@@ -91,6 +91,9 @@ class _Layout:
     def values(self, d: Tensor, w: Tensor) -> Tensor:
         """The entries of L^T for ``(B, C, n, m)`` and ``(B, K, n, m)``, in the order of the matrix, ``(B, nnz)``."""
         batch, channels = d.shape[:2]
+        d = torch.where(
+            d == 0, torch.nan, d
+        )  # at a zero the library gives up, and all samples are NaN, not one
         out = d.new_empty((batch, self.entries))
         image = out[:, : self.rows * self.row].view(batch, self.rows, self.row)
         inner = image[..., : self.columns * self.pixel].unflatten(-1, (self.columns, self.pixel))
@@ -142,10 +145,10 @@ def _solve_native(crow: Tensor, col: Tensor, values: Tensor, right: Tensor, tran
 
 
 def _solve_scipy(crow: Tensor, col: Tensor, values: Tensor, right: Tensor, transpose: bool) -> Tensor:
-    triple = (values.cpu().numpy(), col.cpu().numpy(), crow.cpu().numpy())
+    triple = (values.numpy(force=True), col.numpy(force=True), crow.numpy(force=True))
     upper = scipy.sparse.csr_array(triple, shape=(len(right), len(right)))
     matrix = upper if transpose else upper.T.tocsr()
-    found = scipy.sparse.linalg.spsolve_triangular(matrix, right.cpu().numpy(), lower=not transpose)
+    found = scipy.sparse.linalg.spsolve_triangular(matrix, right.numpy(force=True), lower=not transpose)
     return torch.from_numpy(found).to(right)
 
 

@@ -17,6 +17,7 @@ from odl.core.set.space import LinearSpaceElement
 from torch import Tensor
 
 from genreg.operators.arguments import described
+from genreg.operators.modes import normal
 from genreg.operators.spaces import is_stacked, to_tensor
 
 __all__ = ["array", "boolean_mask", "check_memory", "fitting"]
@@ -68,11 +69,11 @@ def _tensor(value: Any, name: str, wanted: str = _WANTED) -> Tensor:
             raise TypeError(f"{name} must hold values, got a tensor on the meta device, which has none")
         if value.layout != torch.strided:
             raise TypeError(f"{name} must be a dense tensor, got one of the layout {value.layout}")
-        return value.detach()
+        return normal(value.detach())
     if np.ma.is_masked(value):
         raise ValueError(f"{name} must have no masked entries, got {int(np.ma.getmaskarray(value).sum())}")
     if isinstance(value, list | tuple) and value and all(isinstance(part, _HELD) for part in value):
-        value = [_tensor(part, name, wanted).cpu().numpy() for part in value]
+        value = [_tensor(part, name, wanted).numpy(force=True) for part in value]
     try:
         found = np.asarray(value)
     except (ValueError, TypeError, RuntimeError):  # lists of different lengths

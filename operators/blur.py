@@ -22,6 +22,7 @@ from torch import Tensor
 from genreg.operators.arguments import choice
 from genreg.operators.arrays import array, check_memory
 from genreg.operators.bridge import torch_device, torch_dtype
+from genreg.operators.modes import undisturbed
 from genreg.operators.tensor_operator import TensorOperator, check_space
 
 __all__ = ["Blur", "blur"]
@@ -122,6 +123,7 @@ class Blur(TensorOperator):
         return torch.fft.irfftn(transform, s=self._length, dim=self._axes)
 
 
+@undisturbed
 def blur(
     space: TensorSpace, kernel_or_std: float | Sequence[float] | ArrayLike, *, boundary: Boundary
 ) -> Blur:
@@ -162,7 +164,7 @@ def blur(
     """
     check_space(space)
     choice(boundary, "`boundary`", _BOUNDARIES)
-    values = array(kernel_or_std, "`kernel_or_std`").cpu().numpy()
+    values = array(kernel_or_std, "`kernel_or_std`").numpy(force=True)
     values = values.astype(complex if np.iscomplexobj(values) else float)
     if values.ndim == 0 or (space.ndim > 1 and values.shape == (space.ndim,)):
         if np.iscomplexobj(values) or not (np.isfinite(values).all() and (values > 0).all()):

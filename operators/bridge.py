@@ -4,6 +4,8 @@ r"""Lowering: an ODL operator or functional becomes a differentiable torch calla
 maps tensors ``(*batch, *domain.shape)`` to ``(*batch, *range.shape)``, for a functional to ``(*batch,)``,
 with the values of ODL itself, the weights of its spaces included. It is differentiable by autograd to any
 order and works under `torch.func`. On complex spaces functionals give the real part of ODL's value.
+One functional differs from ODL 1.0 on purpose: `odl.functionals.KullbackLeibler` where nothing was counted is x
+for x >= 0, also at 0, where ODL has infinity, and infinite for x < 0, where ODL has x; its conjugate likewise.
 
 `lower` is a `functools.singledispatch` on the class of the operator; a new class is taught by one
 registration::
@@ -25,7 +27,8 @@ from typing import Any
 
 import odl
 
-from genreg.operators.lowered import Step, TorchFunctional, TorchOperator, sample_ndims, spread
+from genreg.operators.lowered import Remade, Step, TorchFunctional, TorchOperator, sample_ndims, spread
+from genreg.operators.modes import undisturbed
 from genreg.operators.spaces import (
     check_tensor,
     is_stacked,
@@ -40,6 +43,7 @@ from genreg.operators.spaces import (
 from genreg.operators.weights import riesz, weight
 
 __all__ = [
+    "Remade",
     "Step",
     "TorchFunctional",
     "TorchOperator",
@@ -70,6 +74,7 @@ def lower(op: Any) -> TorchOperator | TorchFunctional:
     raise TypeError(f"`op` must be an ODL operator or functional, got {type(op).__name__}")
 
 
+@undisturbed
 def to_torch(op: Any) -> TorchOperator | TorchFunctional:
     """Lower an ODL operator or functional to a differentiable torch callable on batches.
 
@@ -97,7 +102,7 @@ def to_torch(op: Any) -> TorchOperator | TorchFunctional:
         return op
     if not isinstance(op, odl.Operator):
         raise TypeError(f"`op` must be an ODL operator or functional, got {type(op).__name__}")
-    return _implementation(type(op))(op)
+    return _implementation(type(op))(op).made_by(to_torch, op)
 
 
 def _implementation(cls: type) -> Callable[[Any], TorchOperator | TorchFunctional]:

@@ -112,7 +112,7 @@ def calibration_region(mask: ArrayLike | Tensor) -> tuple[int, int]:
     shape = tuple(np.shape(mask))
     if len(shape) != 2:
         raise ValueError(f"`mask` must have the shape (n, m), got {shape}")
-    there = boolean_mask(mask, shape, "`mask`").numpy()
+    there = boolean_mask(mask, shape, "`mask`").numpy(force=True)
     best, columns = (0, 0), shape[1]
     for rows in range(1, shape[0] + 1):
         while columns and not there[central(shape, (rows, columns))].all():
@@ -123,7 +123,7 @@ def calibration_region(mask: ArrayLike | Tensor) -> tuple[int, int]:
 
 
 def _checked(kspace: Any) -> Tensor:
-    k = array(kspace, "`kspace`").cpu()
+    k = array(kspace, "`kspace`").cpu().resolve_conj()
     if not k.is_complex():
         raise TypeError(f"`kspace` must be complex, got {k.dtype}")
     if k.ndim != 3 or not k.numel():
@@ -171,5 +171,5 @@ def _espirit(k: Tensor, width: int, threshold: float) -> Tensor:
     except ImportError:
         raise ImportError("method=\"espirit\" needs sigpy: pip install 'genreg[mri]'") from None
     crop = 1.0 - threshold
-    maps = EspiritCalib(k.numpy(), calib_width=width, crop=crop, show_pbar=False).run()
+    maps = EspiritCalib(k.numpy(force=True), calib_width=width, crop=crop, show_pbar=False).run()
     return torch.from_numpy(np.array(maps)).to(k.dtype)

@@ -149,8 +149,8 @@ class _Direct:
     """Solves with a factorisation for every sample of a precision."""
 
     def __init__(self, precision: Precision, unknown: Tensor) -> None:
-        self.precision = precision
-        self._place = np.flatnonzero(unknown.cpu().numpy())
+        self.precision, self._unknown = precision, unknown
+        self._place = np.flatnonzero(unknown.numpy(force=True))
         parts = [precision.take(k) for k in range(*precision.batch)] if precision.batch else [precision]
         blocks = [part.to_scipy().astype(np.float64)[self._place][:, self._place] for part in parts]
         self._factors = [
@@ -162,13 +162,16 @@ class _Direct:
             if len(self._place)
         ]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.precision, self._unknown)  # SuperLU's factors cannot be pickled
+
     def solve(self, b: Tensor) -> Tensor:
         """Solve with the unknown pixels of images, and give zeros at the others."""
         space = self.precision.domain
         right = b.reshape(-1, len(self._factors), space.size) if self._factors else b  # (S, B or 1, N)
         out = torch.zeros_like(right)
         for k, factor in enumerate(self._factors):
-            found = factor.solve(right[:, k, self._place].T.double().cpu().numpy())
+            found = factor.solve(right[:, k, self._place].T.double().numpy(force=True))
             out[:, k, self._place] = torch.from_numpy(found.T).to(out)
         return out.reshape(b.shape)
 

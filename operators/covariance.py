@@ -237,8 +237,8 @@ def _selected_inversion(precision: SparseCholeskyPrecision) -> Tensor:
             np.array([(t.down * m + t.right) * channels + t.row - c for _, t in terms], dtype=np.int64)
         )
         row = weights[[k for k, _ in terms]] / diagonal[c]
-        coefficients.append(row.flatten(1).T.double().cpu().numpy())
-    own = diagonal.movedim(0, -1).flatten().double().cpu().numpy() ** -2.0
+        coefficients.append(row.flatten(1).T.double().numpy(force=True))
+    own = diagonal.movedim(0, -1).flatten().double().numpy(force=True) ** -2.0
     size = _band(precision) + 1
     window, out = np.zeros((size, size)), np.empty_like(own)
     for p in range(len(own) - 1, -1, -1):

@@ -32,6 +32,7 @@ from genreg.operators.data_prox_base import DataProx
 from genreg.operators.data_prox_cg import ConjugateGradientProx
 from genreg.operators.forward import GaussianMeasurements, Mask
 from genreg.operators.fourier import FourierSampling
+from genreg.operators.modes import undisturbed
 from genreg.operators.spaces import Tensors, tree_map
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
 _MAX_FACTORED = 2048  # the smaller side of a matrix that is decomposed; beyond, conjugate gradients
 
 
+@undisturbed
 def data_prox(A: odl.Operator, *, tol: float | None = None, max_iter: int = 1000) -> DataProx:
     r"""Return the map :math:`p \mapsto \mathrm{argmin}_x\ \frac12\|Ax - y\|^2 + \frac s2 \|x - p\|^2`.
 
@@ -79,7 +81,8 @@ def data_prox(A: odl.Operator, *, tol: float | None = None, max_iter: int = 1000
     if tol is not None:
         tol = arguments.number(tol, "`tol`", above=0, below=1)
     max_iter = arguments.integer(max_iter, "`max_iter`", minimum=1)
-    return teach_data_prox(A, tol=tol, max_iter=max_iter)
+    again = functools.partial(data_prox, tol=tol, max_iter=max_iter)
+    return teach_data_prox(A, tol=tol, max_iter=max_iter).made_by(again, A)
 
 
 @functools.singledispatch

@@ -22,6 +22,7 @@ from torch import Tensor
 from genreg.operators._building_blocks import _multiplier
 from genreg.operators.arrays import array
 from genreg.operators.bridge import (
+    Remade,
     Step,
     TorchFunctional,
     check_tensor,
@@ -32,13 +33,14 @@ from genreg.operators.bridge import (
     torch_dtype,
     weight,
 )
+from genreg.operators.modes import undisturbed
 from genreg.operators.spaces import Tensors, tree_map
 from genreg.operators.tensor_operator import TensorOperator
 
 __all__ = ["DataProx"]
 
 
-class DataProx(ABC):
+class DataProx(Remade, ABC):
     r"""The map :math:`p \mapsto \mathrm{argmin}_x\ \frac12\|Ax - y\|^2 + \frac s2 \|x - p\|^2`, on batches.
 
     Made by `data_prox`. Norms are Euclidean, of the samples. Nothing is recorded for differentiation.
@@ -123,6 +125,7 @@ class DataProx(ABC):
                 f"the leading axes of `shift`, `point` and `y` must fit each other, got {batches}"
             ) from None
 
+    @undisturbed
     @torch.no_grad()
     def __call__(self, point: Tensor, y: Tensors | None, shift: Step, start: Tensor | None = None) -> Tensor:
         r"""Return :math:`\mathrm{argmin}_x\ \frac12\|Ax - y\|^2 + \frac s2 \|x - \text{point}\|^2`.
@@ -145,6 +148,7 @@ class DataProx(ABC):
         """
         return point + self.correction(point, y, shift, start)
 
+    @undisturbed
     @torch.no_grad()
     def correction(
         self, point: Tensor, y: Tensors | None, shift: Step, start: Tensor | None = None
@@ -157,6 +161,7 @@ class DataProx(ABC):
         r = tree_map(torch.sub, y, Ap) if _given(y) else tree_map(torch.neg, Ap)
         return self._correction(r, self._cast(shift, point), None if start is None else start - point)
 
+    @undisturbed
     @torch.no_grad()
     def reduced(self, v: Tensor, shift: Step) -> Tensor:
         r"""Return :math:`K v`, the Hessian of the minimal value as a function of the point.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge import torch_dtype
+from genreg.operators.modes import without_autocast
 from genreg.operators.precision import Precision, checked_parameter, has_values
 
 __all__ = ["DenseCholeskyPrecision"]
@@ -99,7 +100,8 @@ class DenseCholeskyPrecision(Precision):
         shape = torch.broadcast_shapes(t.shape, (*self.batch, *self.domain.shape))
         lead = math.prod(shape[: len(shape) - len(self.batch) - self.domain.ndim])
         columns = t.expand(shape).reshape(lead, *self.batch, self.domain.size).movedim(0, -1)
-        return act(columns).movedim(-1, 0).reshape(shape).contiguous()  # act: (*batch, N, lead)
+        with without_autocast():
+            return act(columns).movedim(-1, 0).reshape(shape).contiguous()  # act: (*batch, N, lead)
 
     def whiten(self, r: Tensor) -> Tensor:
         r""":math:`L^T r`."""
@@ -136,10 +138,10 @@ class DenseCholeskyPrecision(Precision):
         self._one()
         L = self._matrix.detach().cpu()
         precise = L.double()
-        matrix = (precise @ precise.mT).numpy()
+        matrix = (precise @ precise.mT).numpy(force=True)
         root = np.sqrt(matrix.diagonal())
         matrix[np.abs(matrix) <= _ROUNDING * torch.finfo(L.dtype).eps * np.outer(root, root)] = 0
-        return scipy.sparse.csc_array(matrix.astype(L.numpy().dtype))
+        return scipy.sparse.csc_array(matrix.astype(L.numpy(force=True).dtype))
 
 
 def _check_symmetric(matrix: Tensor, name: str) -> None:

@@ -52,7 +52,7 @@ class _Entrywise(Precision):
     def to_scipy(self) -> scipy.sparse.csc_array:
         r""":math:`\Lambda` as a sparse matrix, of a precision that is not batched."""
         self._one()
-        entries = self._log.detach().exp().expand(self.domain.shape).flatten().cpu().numpy()
+        entries = self._log.detach().exp().expand(self.domain.shape).flatten().numpy(force=True)
         return scipy.sparse.diags_array(entries, format="csc")
 
 

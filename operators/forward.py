@@ -19,6 +19,7 @@ from genreg.operators.arguments import integer, seeded_generator
 from genreg.operators.arrays import boolean_mask, check_memory
 from genreg.operators.blur import Blur, blur
 from genreg.operators.bridge import to_element, to_tensor, torch_device, torch_dtype
+from genreg.operators.modes import undisturbed
 from genreg.operators.norm import operator_norm
 from genreg.operators.tensor_operator import TensorOperator, check_space
 
@@ -63,6 +64,7 @@ class GaussianMeasurements(TensorOperator):
         return (s @ self._matrix).reshape(*s.shape[:-1], *self.domain.shape)
 
 
+@undisturbed
 def gaussian_measurements(space: TensorSpace, m: int, *, seed: int | torch.Generator) -> GaussianMeasurements:
     r"""Return m random measurements :math:`y = M x` with independent entries :math:`M_{ij} \sim N(0, 1/m)`.
 
@@ -149,6 +151,7 @@ class Mask(TensorOperator):
             return to_element(self.domain, self.transpose(to_tensor(self.range.element(y))))
 
 
+@undisturbed
 def mask(space: TensorSpace, keep: ArrayLike | Tensor) -> Mask:
     """Return the operator that samples the pixels where `keep` is True, as for inpainting.
 
@@ -181,6 +184,7 @@ def mask(space: TensorSpace, keep: ArrayLike | Tensor) -> Mask:
     return Mask(space, boolean_mask(keep, tuple(space.shape), "`keep`"))
 
 
+@undisturbed
 def normalised(A: odl.Operator, *, seed: int | torch.Generator = 0) -> odl.Operator:
     r"""Return :math:`A / \|A\|`, where the norm is the Euclidean one of the samples, as in the paper below.
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from genreg.operators._coil_images import CoilImages, DeviceCopies
 from genreg.operators.arrays import array, boolean_mask
 from genreg.operators.bridge import to_element, to_tensor, torch_dtype
+from genreg.operators.modes import undisturbed
 from genreg.operators.tensor_operator import TensorOperator
 
 __all__ = ["FourierSampling", "centred_fft2", "fourier_sampling"]
@@ -53,9 +54,9 @@ class FourierSampling(TensorOperator):
         phase = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)
         phase = phase.real.round() if n % 2 == m % 2 == 0 else phase
         index = k[:, 0] % n * m + k[:, 1] % m
-        gains = torch.ones(len(index))
+        gains = torch.ones(len(index), dtype=torch.float64)
         if images.channels == "real":  # of real images, a frequency says all that its negative does
-            there = torch.zeros(n * m).index_fill(0, index, 1.0)
+            there = torch.zeros(n * m, dtype=torch.float64).index_fill(0, index, 1.0)
             gains = 0.5 * (gains + there[-k[:, 0] % n * m + -k[:, 1] % m])
         self._samples = DeviceCopies(
             index, phase.to(dtype if phase.is_complex() else dtype.to_real()), gains.to(dtype.to_real())
@@ -122,7 +123,7 @@ class FourierSampling(TensorOperator):
         ValueError
             If it has another shape.
         """
-        k = kspace if isinstance(kspace, Tensor) else array(kspace, "`kspace`")
+        k = array(kspace, "`kspace`")
         if not k.is_complex():
             raise TypeError(f"`kspace` must be complex, got {k.dtype}")
         expected = (*self._images.leading, *self._images.shape)
@@ -159,6 +160,7 @@ def centred_fft2(t: Tensor, *, inverse: bool = False) -> Tensor:
     return torch.fft.fftshift(centred, dim=(-2, -1))
 
 
+@undisturbed
 def fourier_sampling(
     space: TensorSpace, mask: ArrayLike | Tensor, *, coils: ArrayLike | Tensor | None = None
 ) -> FourierSampling:

@@ -32,6 +32,7 @@ from odl.functionals import (
     FunctionalSum,
     FunctionalTranslation,
     L2NormSquared,
+    MoreauEnvelope,
     SeparableSum,
 )
 from odl.functionals.functional import FunctionalDefaultConvexConjugate
@@ -47,7 +48,7 @@ from genreg.operators._building_blocks import (
 )
 from genreg.operators.bridge import Step, TorchFunctional, lower, spread, to_torch
 from genreg.operators.functionals import conjugate
-from genreg.operators.functionals_simple import _real_product
+from genreg.operators.lowering_algebra import as_operator
 from genreg.operators.spaces import Tensors, join, split, tree_map
 
 __all__: list[str] = []
@@ -77,7 +78,7 @@ def _built_on(*names: str) -> Callable[[Callable[..., TorchFunctional]], Callabl
 @lower.register(FunctionalComp)
 @_built_on("left")
 def _comp(op: Any, f: TorchFunctional) -> TorchFunctional:
-    value, a = f.fn, to_torch(op.right).fn
+    value, a = f.values, as_operator(op.right).fn
     name = f"{f.name} after {type(op.right).__name__}"
     if isinstance(op.right, odl.ScalingOperator):
         scaled = _at_scaled(f, number(op.right.scalar))
@@ -89,7 +90,7 @@ def _comp(op: Any, f: TorchFunctional) -> TorchFunctional:
 
 def _on_component(f: TorchFunctional, space: Any, index: int, name: str) -> TorchFunctional:
     """Return t -> f(t[index]), with its prox; weights of the product space must be 1 for it."""
-    value, proximal = f.fn, f._prox
+    value, proximal = f.values, f._prox
     unweighted = getattr(space.weighting, "const", None) == 1.0
 
     def fn(t: Tensors) -> Tensor:
@@ -109,7 +110,7 @@ def _left_scalar(op: Any, f: TorchFunctional) -> TorchFunctional:
     scale = number(op.scalar)
     if isinstance(scale, float) and scale >= 0:
         return f.scaled(scale)
-    value = f.fn
+    value = f.values
     return TorchFunctional(lambda t: scale * value(t), op.domain, name=f"{scale} times {f.name}")
 
 
@@ -121,7 +122,7 @@ def _right_scalar(op: Any, f: TorchFunctional) -> TorchFunctional:
 
 def _at_scaled(f: TorchFunctional, s: Any) -> TorchFunctional:
     """Return t -> f(s * t)."""
-    value, proximal, up = f.fn, f._prox, times(f.domain, s)
+    value, proximal, up = f.values, f._prox, times(f.domain, s)
 
     def fn(t: Tensors) -> Tensor:
         return value(up(t))
@@ -135,7 +136,7 @@ def _at_scaled(f: TorchFunctional, s: Any) -> TorchFunctional:
 @lower.register(FunctionalRightVectorMult)
 @_built_on("functional")
 def _right_vector(op: Any, f: TorchFunctional) -> TorchFunctional:
-    value, vector, times_ = f.fn, constant(op.vector), elementwise(op.domain, torch.mul)
+    value, vector, times_ = f.values, constant(op.vector), elementwise(op.domain, torch.mul)
     return TorchFunctional(
         lambda t: value(times_(t, vector(t))), op.domain, name=f"{f.name} after a multiplication"
     )
@@ -144,14 +145,14 @@ def _right_vector(op: Any, f: TorchFunctional) -> TorchFunctional:
 @lower.register(FunctionalSum)
 @_built_on("left", "right")
 def _sum(op: Any, f: TorchFunctional, g: TorchFunctional) -> TorchFunctional:
-    left, right = f.fn, g.fn
+    left, right = f.values, g.values
     return TorchFunctional(lambda t: left(t) + right(t), op.domain, name=f"{f.name} + {g.name}")
 
 
 @lower.register(FunctionalScalarSum)
 @_built_on("left")
 def _scalar_sum(op: Any, f: TorchFunctional) -> TorchFunctional:
-    value, c = f.fn, complex(op.scalar).real
+    value, c = f.values, number(op.scalar)
     return TorchFunctional(lambda t: value(t) + c, op.domain, f._prox, f._conj_prox, name=f.name)
 
 
@@ -159,7 +160,7 @@ def _scalar_sum(op: Any, f: TorchFunctional) -> TorchFunctional:
 @_built_on("functional")
 def _translation(op: Any, f: TorchFunctional) -> TorchFunctional:
     shift = constant(op.translation)
-    value, proximal, conj_proximal, ndims = f.fn, f._prox, f._conj_prox, f._ndims
+    value, proximal, conj_proximal, ndims = f.values, f._prox, f._conj_prox, f._ndims
     minus, plus = elementwise(op.domain, torch.sub), elementwise(op.domain, torch.add)
 
     def fn(t: Tensors) -> Tensor:
@@ -195,13 +196,11 @@ def _between(t: Tensor, y: Tensor, factor: Step) -> Tensor:
 @lower.register(FunctionalQuadraticPerturb)
 @_built_on("functional")
 def _quadratic_perturb(op: Any, f: TorchFunctional) -> TorchFunctional:
-    a, c = float(op.quadratic_coeff), float(op.constant)
-    value, proximal, ndims = f.fn, f._prox, f._ndims
+    a, c = float(op.quadratic_coeff), number(op.constant)
+    value, proximal, ndims = f.values, f._prox, f._ndims
     linear, total = constant(op.linear_term), weighted_sum(op.domain)
     # a |x|^2 + <x, u> in one weighted sum
-    terms = elementwise(
-        op.domain, lambda t, u: a * abs2(t) + _real_product(t, u) if a else _real_product(t, u)
-    )
+    terms = elementwise(op.domain, lambda t, u: a * abs2(t) + t * u.conj() if a else t * u.conj())
 
     def fn(t: Tensors) -> Tensor:
         return value(t) + total(terms(t, linear(t))) + c
@@ -230,14 +229,14 @@ def _bregman(op: Any) -> TorchFunctional:
 @lower.register(FunctionalProduct)
 @_built_on("left", "right")
 def _product(op: Any, f: TorchFunctional, g: TorchFunctional) -> TorchFunctional:
-    left, right = f.fn, g.fn
+    left, right = f.values, g.values
     return TorchFunctional(lambda t: left(t) * right(t), op.domain, name=f"{f.name} * {g.name}")
 
 
 @lower.register(FunctionalQuotient)
 @_built_on("dividend", "divisor")
 def _quotient(op: Any, f: TorchFunctional, g: TorchFunctional) -> TorchFunctional:
-    left, right = f.fn, g.fn
+    left, right = f.values, g.values
     return TorchFunctional(lambda t: left(t) / right(t), op.domain, name=f"{f.name} / {g.name}")
 
 
@@ -250,6 +249,30 @@ def _default_conjugate(op: Any, f: TorchFunctional) -> TorchFunctional:
     return conjugate(f, fn, f"the conjugate of {f.name}")
 
 
+@lower.register(MoreauEnvelope)
+@_built_on("functional")
+def _envelope(op: Any, f: TorchFunctional) -> TorchFunctional:
+    r"""Return :math:`\min_u f(u) + \|u - t\|^2 / 2\sigma`, of which ODL has the gradient only."""
+    sigma, total, proximal = float(op.sigma), weighted_sum(op.domain), f._prox
+    name = f"the envelope of {f.name}"
+    if proximal is None:
+
+        def unknown(t: Tensors) -> Tensor:
+            raise NotImplementedError(f"no proximal operator is known for {f.name}, and so none of {name}")
+
+        return TorchFunctional(unknown, op.domain, name=name)
+
+    def fn(t: Tensors) -> Tensor:
+        u = proximal(t, sigma)
+        return f.values(u) + total(tree_map(lambda a, b: abs2(a - b), t, u)) / (2 * sigma)
+
+    def prox(t: Tensors, step: Step) -> Tensors:  # a step of the prox of f with a longer step
+        factor = spread(step / (step + sigma), f._ndims)
+        return tree_map(lambda a, u, c: a + c * (u - a), t, proximal(t, step + sigma), factor)
+
+    return TorchFunctional(fn, op.domain, prox, name=name)
+
+
 @lower.register(SeparableSum)
 def _separable_sum(op: Any) -> TorchFunctional:
     """Sum of functionals of the parts; `prox` also takes a tuple of steps, one per part."""
@@ -258,7 +281,7 @@ def _separable_sum(op: Any) -> TorchFunctional:
 
 def _separable(space: Any, *parts: TorchFunctional) -> TorchFunctional:
     def fn(t: Tensors) -> Tensor:
-        return sum(f.fn(x) for f, x in zip(parts, split(space, t), strict=True))
+        return sum(f.values(x) for f, x in zip(parts, split(space, t), strict=True))
 
     missing = [f.name for f in parts if not f.has_prox]
     if missing:

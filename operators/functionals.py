@@ -141,7 +141,7 @@ def _group_l1(op: Any) -> TorchFunctional:
 
     if p not in (1, 2):
         return TorchFunctional(fn, space, name="GroupL1Norm")
-    return _sum_of_norms(fn, space, "GroupL1Norm", axis=axis if p == 2 else None)
+    return _sum_of_norms(fn, space, "GroupL1Norm", axis=axis if p == 2 else None, outer=_outer_weight(space))
 
 
 @lower.register(Huber)
@@ -156,24 +156,29 @@ def _huber(op: Any) -> TorchFunctional:
         quadratic = s / (2 * gamma) if gamma > 0 else 0.0
         return total(torch.where(linear, torch.where(linear, s, 1.0).sqrt() - gamma / 2, quadratic))
 
-    return _sum_of_norms(fn, space, "Huber", axis=axis, gamma=gamma)
+    outer = 1.0 if axis is None else _outer_weight(space)
+    return _sum_of_norms(fn, space, "Huber", axis=axis, gamma=gamma, outer=outer)
 
 
 def _sum_of_norms(
-    fn: Callable[[Tensors], Tensor], space: Any, name: str, axis: int | None = None, gamma: float = 0.0
+    fn: Callable[[Tensors], Tensor],
+    space: Any,
+    name: str,
+    axis: int | None = None,
+    gamma: float = 0.0,
+    outer: float | None = 1.0,
 ) -> TorchFunctional:
     r"""Return :math:`\sum_i w\, h_\gamma(|t_i|)`, whose values are `fn`; `axis` holds the components.
 
     :math:`h_\gamma` is Huber's function, the identity for :math:`\gamma = 0`. A weight :math:`\omega` of a
-    product space enters the norm of X but not these functionals, which acts like a factor :math:`1 / \omega`
-    in front.
+    product space, `outer`, enters the norm of X but not the sums over fields, which acts like a factor
+    :math:`1 / \omega` in front.
     """
-    outer = _outer_weight(space) if axis is not None else 1.0
     if outer is None:
         return TorchFunctional(fn, space, name=name)
     if axis is None and gamma == 0 and not torch_dtype(space).is_complex:
-        prox = pointwise(space, lambda t, step: t - t.clamp(-step, step))
-        conj_prox = pointwise(space, lambda t, step, scale: t.clamp(-scale, scale))
+        prox = pointwise(space, lambda t, step: t - t.clamp(-step / outer, step / outer))
+        conj_prox = pointwise(space, lambda t, step, scale: t.clamp(-scale / outer, scale / outer))
         return TorchFunctional(fn, space, prox, conj_prox, name=name)
 
     def square(t: Tensor) -> Tensor:
@@ -191,10 +196,10 @@ def _sum_of_norms(
 
 
 def _inverse(squared: Tensor, floor: Step) -> Tensor:
-    """1 / max(norm, floor) for squared norms, which may be overwritten; smooth at 0: the floor is positive."""
+    """1 / max(norm, floor) for squared norms; smooth at 0: the floor is positive."""
     if isinstance(floor, Tensor):
         return torch.maximum(squared, floor.clamp_min(_SMALL).square()).rsqrt()
-    return squared.clamp_(min=max(floor, _SMALL) ** 2).rsqrt_()
+    return squared.clamp(min=max(floor, _SMALL) ** 2).rsqrt_()  # torch.func.vmap knows no clamp_
 
 
 def _outer_weight(space: Any) -> float | None:

@@ -30,7 +30,7 @@ __all__ = ["kullback_leibler_prox"]
 
 @lower.register(ConstantFunctional)
 def _constant(op: Any) -> TorchFunctional:
-    value, nothing = complex(op.constant).real, zeros(op.domain)
+    value, nothing = number(op.constant), zeros(op.domain)
     return TorchFunctional(
         lambda t: nothing(t) + value,
         op.domain,
@@ -42,7 +42,7 @@ def _constant(op: Any) -> TorchFunctional:
 
 @lower.register(IndicatorZero)
 def _indicator_zero(op: Any) -> TorchFunctional:
-    value, nothing = complex(op.constant).real, zeros(op.domain)
+    value, nothing = number(op.constant), zeros(op.domain)
     largest = extremum(op.domain, torch.amax)
 
     def fn(t: Tensors) -> Tensor:
@@ -62,7 +62,7 @@ def _indicator_zero(op: Any) -> TorchFunctional:
 def _scaling(op: Any) -> TorchFunctional:
     scale = number(op.scalar)
     return TorchFunctional(
-        lambda t: (scale * t).real if t.is_complex() else scale * t,
+        lambda t: scale * t,
         op.domain,
         lambda t, step: t - step * scale.conjugate(),
         name=type(op).__name__,
@@ -103,7 +103,13 @@ def _bounded(space: Any, bound: Any, limit: Callable[..., Tensor]) -> Callable[[
 
 @lower.register(KullbackLeibler)
 def _kullback_leibler(op: Any) -> TorchFunctional:
-    r"""Sum of :math:`x - g + g \log(g / x)` over :math:`x \ge 0`, with :math:`0 \log 0 = 0`."""
+    r"""Sum of :math:`x - g + g \log(g / x)` over :math:`x \ge 0`, with :math:`0 \log 0 = 0`.
+
+    An exception to "the values of ODL itself": where nothing was counted and nothing is expected, g = x = 0,
+    ODL 1.0 computes 0 / 0 and then takes the whole sum for infinite. The limit for g -> 0 is x, and so x it is
+    here; it is the value that ODL's own prox belongs to, which returns such points. For x < 0 = g ODL gives x,
+    where x is outside the domain.
+    """
     space, total = op.domain, weighted_sum(op.domain)
     prior = constant(op.prior if op.prior is not None else space.one())
 
@@ -135,8 +141,14 @@ def _kullback_leibler_conjugate(op: Any) -> TorchFunctional:
     total = weighted_sum(op.domain)
     prior = constant(op.prior if op.prior is not None else op.domain.one())
 
+    def logarithm(x: Tensor, g: Tensor) -> Tensor:
+        counted = g > 0  # without counts the conjugate is the indicator of x <= 1
+        return torch.where(
+            counted, -g * torch.where(counted, 1 - x, 1.0).log(), torch.where(x > 1, math.inf, 0)
+        )
+
     def fn(t: Tensors) -> Tensor:
-        return _inf_if_nan(-total(tree_map(lambda x, g: g * (1 - x).log(), t, prior(t))))
+        return _inf_if_nan(total(tree_map(logarithm, t, prior(t))))
 
     return conjugate(_kullback_leibler(KullbackLeibler(op.domain, op.prior)), fn, "KullbackLeiblerConvexConj")
 
@@ -147,15 +159,18 @@ def _inf_if_nan(values: Tensor) -> Tensor:
 
 @lower.register(QuadraticForm)
 def _quadratic_form(op: Any) -> TorchFunctional:
-    r"""Real part of :math:`\langle x, A x + b\rangle + c`; it has a prox if A is a number."""
-    space, offset = op.domain, complex(op.constant).real
-    total, product = weighted_sum(space), elementwise(space, _real_product)
+    r"""Return :math:`\langle x, A x + b\rangle + c`, without A :math:`\langle b, x\rangle + c`.
+
+    It has a prox if A is a number.
+    """
+    space, offset = op.domain, number(op.constant)
+    total, product = weighted_sum(space), elementwise(space, lambda x, y: x * y.conj())
     linear = None if op.vector is None else constant(op.vector)
     image = None if op.operator is None else to_torch(op.operator).fn
 
     def fn(t: Tensors) -> Tensor:
         if image is None:
-            return total(product(t, linear(t))) + offset
+            return total(product(linear(t), t)) + offset
         y = image(t)
         return total(product(t, y if linear is None else tree_map(torch.add, y, linear(t)))) + offset
 
@@ -173,7 +188,3 @@ def _quadratic_form(op: Any) -> TorchFunctional:
         return shrink(t, step)
 
     return TorchFunctional(fn, space, prox, name="QuadraticForm")
-
-
-def _real_product(x: Tensor, y: Tensor) -> Tensor:
-    return (x * y.conj()).real if x.is_complex() else x * y

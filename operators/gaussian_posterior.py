@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import odl
 import torch
@@ -31,6 +32,7 @@ from genreg.operators.arguments import integer, seeded_generator
 from genreg.operators.arrays import check_memory
 from genreg.operators.bridge import spread, torch_dtype
 from genreg.operators.data_prox_base import euclidean_pair
+from genreg.operators.modes import undisturbed
 from genreg.operators.precision import Precision
 
 __all__ = ["GaussianPosterior"]
@@ -107,11 +109,16 @@ class GaussianPosterior:
         self._ndim = len(A.domain.shape)
         self._forward, self._transpose = euclidean_pair(A)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        again = functools.partial(type(self), tol=self.tol, max_iter=self.max_iter, start=self._start)
+        return again, (self.operator, self.y, self.prior_mean, self.precision, self.inverse_variance)
+
     def _scaled(self, t: Tensor) -> Tensor:
         """An image over σ²."""
         return spread(self.inverse_variance, self._ndim) * t
 
     @functools.cached_property
+    @undisturbed
     @torch.no_grad()
     def correction(self) -> Tensor:
         r""":math:`\hat x - \mu`, to its own relative precision, ``(B, *X.shape)``."""
@@ -127,6 +134,7 @@ class GaussianPosterior:
         r""":math:`\hat x`, ``(B, *X.shape)``."""
         return self.prior_mean + self.correction
 
+    @undisturbed
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | int | None = None) -> Tensor:
         r"""Draws of x given y, ``(n, B, *X.shape)``, by perturbation of a right-hand side.
@@ -160,6 +168,7 @@ class GaussianPosterior:
         r"""Standard deviations of the pixels from n draws, ``(B, *X.shape)``, each to :math:`1 / \sqrt{2 n}`."""
         return (self.sample(n, generator) - self.mean).square().mean(0).sqrt()
 
+    @undisturbed
     @torch.no_grad()
     def times(self, x: Tensor) -> Tensor:
         """P x, ``(*batch, *X.shape)``, the last batch axis that of the samples."""
@@ -169,6 +178,7 @@ class GaussianPosterior:
         """A^H A x / σ²."""
         return self._scaled(self._transpose(self._forward(x)))
 
+    @undisturbed
     @torch.no_grad()
     def solve(self, b: Tensor) -> Tensor:
         """P^{-1} b, ``(*batch, *X.shape)``, the last batch axis that of the samples."""

@@ -95,7 +95,7 @@ def _chosen(k: np.ndarray, m: int, count: int, density: str, generator: torch.Ge
     weights = torch.ones(len(k), dtype=torch.float64)
     if density == "variable":
         weights = (1 - torch.from_numpy(np.abs(k)) / (m / 2 + 1)) ** _DECAY
-    return torch.multinomial(weights, count, generator=generator).numpy()
+    return torch.multinomial(weights, count, generator=generator).numpy(force=True)
 
 
 def radial_mask(shape: tuple[int, int], spokes: int, *, offset: float = 0.0) -> np.ndarray:

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
-from genreg.operators.spaces import Tensors, is_stacked, space_shape, tree_map
+from genreg.operators.modes import autocast_is_on, single, without_autocast
+from genreg.operators.spaces import Tensors, is_stacked, space_shape, torch_dtype, tree_map
 
-__all__ = ["Step", "TorchFunctional", "TorchOperator", "sample_ndims", "spread"]
+__all__ = ["Remade", "Step", "TorchFunctional", "TorchOperator", "sample_ndims", "spread"]
 
 Step = float | Tensor  # a number, or one number per sample: (*batch,)
 
 
-class TorchOperator:
+class Remade:
+    """What pickles and copies as the call that made it: functions made inside functions cannot be pickled."""
+
+    _recipe: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+
+    def made_by(self, make: Callable[..., Any], *args: Any) -> Self:
+        """Remember that ``make(*args)`` gives this object, unless it remembers a call already."""
+        if self._recipe is None:
+            object.__setattr__(self, "_recipe", (make, args))  # as for a frozen dataclass
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return super().__reduce_ex__(protocol) if self._recipe is None else self._recipe
+
+
+class TorchOperator(Remade):
     r"""An operator on batches of tensors, between two ODL spaces.
+
+    What `to_torch` gives, and everything made of it, can be pickled and copied: it is lowered again.
 
     Parameters
     ----------
@@ -61,8 +79,8 @@ class TorchOperator:
         return forward
 
     def __call__(self, t: Tensors) -> Tensors:
-        """Apply the operator to tensor(s) of shape ``(*batch, *domain.shape)``."""
-        return self.fn(t)
+        """Apply the operator to tensor(s) of shape ``(*batch, *domain.shape)``, in their data type."""
+        return _precisely(self.fn, self.domain, t) if autocast_is_on() else self.fn(t)
 
     @property
     def linear(self) -> bool:
@@ -84,19 +102,24 @@ class TorchOperator:
             self._adjoint = self._adjoint()
             if self._adjoint._adjoint is None or not isinstance(self._adjoint._adjoint, TorchOperator):
                 self._adjoint._adjoint = self
+        if self._recipe is not None:  # else both are pickled by their attributes, of which each is one
+            self._adjoint.made_by(_adjoint, self)
         return self._adjoint
 
     def __repr__(self) -> str:
         return f"TorchOperator({self.domain!r} -> {self.range!r})"
 
 
-class TorchFunctional:
+class TorchFunctional(Remade):
     r"""A functional f on batches of tensors: one value per sample, and its proximal operators.
+
+    As with `TorchOperator`, pickles and copies are made by lowering again.
 
     Parameters
     ----------
     fn : callable
-        Maps tensor(s) ``(*batch, *domain.shape)`` to real values ``(*batch,)``.
+        Maps tensor(s) ``(*batch, *domain.shape)`` to values ``(*batch,)``; of complex ones the functional has
+        the real part.
     domain : odl space
         The space X; its weighted norm is the one of the proximal operators.
     prox : callable, optional
@@ -108,6 +131,14 @@ class TorchFunctional:
         Used in error messages.
     take : callable, optional
         Makes the functional for some samples of the batch, where it has parameters of every sample.
+
+    Attributes
+    ----------
+    fn : callable
+        The bare function, with real values.
+    values : callable
+        The same with the values of ODL, complex where those are. Products and quotients, multiples by complex
+        numbers and whatever else is composed of values take these: a product of real parts is another number.
     """
 
     def __init__(
@@ -119,7 +150,8 @@ class TorchFunctional:
         name: str = "functional",
         take: Callable[[Tensor], TorchFunctional] | None = None,
     ) -> None:
-        self.fn = fn
+        self.values = fn
+        self.fn = _real_part_of(fn)
         self.domain = domain
         self.name = name
         self._take = take
@@ -132,8 +164,8 @@ class TorchFunctional:
             self._conj_prox = self._conj_prox_by_moreau
 
     def __call__(self, t: Tensors) -> Tensor:
-        """Values ``(*batch,)`` at tensor(s) of shape ``(*batch, *domain.shape)``."""
-        return self.fn(t)
+        """Values ``(*batch,)`` at tensor(s) of shape ``(*batch, *domain.shape)``, in their data type."""
+        return _precisely(self.fn, self.domain, t) if autocast_is_on() else self.fn(t)
 
     @property
     def has_prox(self) -> bool:
@@ -157,7 +189,8 @@ class TorchFunctional:
         """
         if self._prox is None:
             raise NotImplementedError(f"no proximal operator is known for {self.name}")
-        return self._prox(t, step)
+        with without_autocast():
+            return self._prox(t, step)
 
     def conj_prox(self, t: Tensors, step: Step) -> Tensors:
         r"""Return the prox of :math:`\sigma f^*` at `t`, with :math:`f^*` the convex conjugate in X.
@@ -166,7 +199,8 @@ class TorchFunctional:
         """
         if self._conj_prox is None:
             raise NotImplementedError(f"no proximal operator is known for {self.name}")
-        return self._conj_prox(t, step, 1.0)
+        with without_autocast():
+            return self._conj_prox(t, step, 1.0)
 
     def scaled(self, lam: Step) -> TorchFunctional:
         r"""Return :math:`\lambda f`, with its proximal operators.
@@ -186,9 +220,9 @@ class TorchFunctional:
                 raise ValueError(f"`lam` must be >= 0, got {lam}")
             if lam == 1:
                 return self
-        fn, prox, conj_prox = self.fn, self._prox, self._conj_prox
+        values, prox, conj_prox = self.values, self._prox, self._conj_prox
         return TorchFunctional(
-            lambda t: lam * fn(t),
+            lambda t: lam * values(t),
             self.domain,
             None if prox is None else lambda t, step: prox(t, lam * step),
             None if conj_prox is None else lambda t, step, scale: conj_prox(t, step, lam * scale),
@@ -196,11 +230,11 @@ class TorchFunctional:
             take=lambda index: self.take(index).scaled(
                 lam[index] if isinstance(lam, Tensor) and lam.ndim else lam
             ),
-        )
+        ).made_by(TorchFunctional.scaled, self, lam)
 
     def take(self, index: Tensor) -> TorchFunctional:
         """Return the functional for the samples `index` of a batch; itself if it has no data per sample."""
-        return self if self._take is None else self._take(index)
+        return self if self._take is None else self._take(index).made_by(TorchFunctional.take, self, index)
 
     def _conj_prox_by_moreau(self, t: Tensors, step: Step, scale: Step) -> Tensors:
         s = spread(step, self._ndims)
@@ -214,6 +248,24 @@ class TorchFunctional:
 
     def __repr__(self) -> str:
         return f"TorchFunctional({self.name} on {self.domain!r})"
+
+
+def _real_part_of(fn: Callable[[Tensors], Tensor]) -> Callable[[Tensors], Tensor]:
+    def real(t: Tensors) -> Tensor:
+        value = fn(t)
+        return value.real if value.is_complex() else value
+
+    return real
+
+
+def _precisely(fn: Callable[[Tensors], Tensors], space: Any, t: Tensors) -> Tensors:
+    """``fn(t)`` without autocast, and without what it did to `t` before."""
+    with without_autocast():
+        return fn(tree_map(lambda a: single(a, torch_dtype(space)), t))
+
+
+def _adjoint(op: TorchOperator) -> TorchOperator:
+    return op.adjoint
 
 
 def sample_ndims(space: Any) -> Any:

@@ -1,8 +1,8 @@
 """Native lowerings of ODL's elementary operators.
 
 Adjoints are those of ODL, :math:`(w_Y / w_X) J^H`. In a few places ODL's own adjoint forgets a weight
-(matrices and sampling between differently weighted spaces, real and imaginary parts, products by a number
-from a field); the lowered one does not.
+(matrices and sampling between differently weighted spaces, parts of weighted products, real and imaginary parts,
+products by a number from a field); the lowered one does not.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def _multiply(op: Any) -> TorchOperator:
 def _inner_product(op: Any) -> TorchOperator:
     value = constant(op.vector)
 
-    def adjoint(t: Tensor) -> Tensors:
-        return tree_map(torch.mul, replicated(op.domain, t), value(t))
+    def adjoint(t: Tensor) -> Tensors:  # in the precision of the space: numbers have none
+        return tree_map(lambda r, v: r.to(v.dtype) * v, replicated(op.domain, t), value(t))
 
     return TorchOperator.pair(_inner_with(op.vector), adjoint, op.domain, op.range)
 
@@ -189,8 +189,10 @@ def _imag(t: Tensor) -> Tensor:
 
 
 def _cast(space: Any) -> Any:
-    dtype = torch_dtype(space)
-    return lambda t: t.to(dtype) if dtype.is_complex and not t.is_complex() else t
+    """Return the embedding of real tensors, in their own precision, where `space` is complex."""
+    if not torch_dtype(space).is_complex:
+        return lambda t: t
+    return lambda t: t if t.is_complex() else t.to(t.dtype.to_complex())
 
 
 @lower.register(odl.MatrixOperator)
@@ -204,6 +206,9 @@ def _matrix(op: Any) -> TorchOperator:
     axis = op.axis % len(op.domain.shape) - len(op.domain.shape)
 
     def apply(t: Tensor, matrix: Tensor) -> Tensor:
+        if t.dtype != matrix.dtype:
+            dtype = torch.promote_types(t.dtype, matrix.dtype)
+            t, matrix = t.to(dtype), matrix.to(dtype)
         if axis == -1:
             return torch.nn.functional.linear(t, matrix)
         return torch.nn.functional.linear(t.movedim(axis, -1), matrix).movedim(-1, axis)
@@ -220,25 +225,34 @@ def _sparse_matrix(op: Any, dtype: torch.dtype) -> TorchOperator:
         import scipy.sparse
 
         matrix = matrix.coalesce().cpu()
-        rows, columns = matrix.indices().numpy()
-        matrix = scipy.sparse.coo_matrix((matrix.values().numpy(), (rows, columns)), tuple(matrix.shape))
-    real = _pair_on_device(matrix.real, dtype.to_real())
+        rows, columns = matrix.indices().numpy(force=True)
+        matrix = scipy.sparse.coo_matrix(
+            (matrix.values().numpy(force=True), (rows, columns)), tuple(matrix.shape)
+        )
+    real, real_back = _sparse_products(matrix.real, dtype.to_real())
     cast, uncast = _cast(op.range), _uncast(op.domain)
     if matrix.dtype.kind != "c":
-        return weighted_pair(lambda t: real(t)(cast(t)), lambda t: uncast(real(t).T(t)), op.domain, op.range)
-    imag = _pair_on_device(matrix.imag, dtype.to_real())
+        return weighted_pair(lambda t: real(cast(t)), lambda t: uncast(real_back(t)), op.domain, op.range)
+    imag, imag_back = _sparse_products(matrix.imag, dtype.to_real())
     return weighted_pair(
-        lambda t: real(t)(cast(t)) + 1j * imag(t)(cast(t)),
-        lambda t: uncast(real(t).T(t) - 1j * imag(t).T(t)),
+        lambda t: real(cast(t)) + 1j * imag(cast(t)),
+        lambda t: uncast(real_back(t) - 1j * imag_back(t)),
         op.domain,
         op.range,
     )
 
 
-def _pair_on_device(matrix: Any, dtype: torch.dtype) -> Any:
+def _sparse_products(matrix: Any, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Return the products with a real matrix and its transpose, in the wider of its and its argument's precision."""
     pair = SparsePair.from_scipy(matrix, dtype)
-    on = functools.cache(lambda device: pair.to(device=device))
-    return lambda t: on(t.device)
+    on = functools.cache(lambda device, dtype: pair.to(device=device, dtype=dtype))
+
+    def product(t: Tensor, transposed: bool) -> Tensor:
+        t = t.to(torch.promote_types(dtype, t.dtype))
+        there = on(t.device, t.dtype.to_real())
+        return (there.T if transposed else there)(t)
+
+    return lambda t: product(t, False), lambda t: product(t, True)
 
 
 def _uncast(space: Any) -> Any:

@@ -18,27 +18,27 @@ from genreg.operators._building_blocks import (
     constant,
     elementwise,
     number,
-    own_adjoint,
     replicated,
     times,
+    weighted_pair,
     zeros,
 )
 from genreg.operators.bridge import TorchFunctional, TorchOperator, lower, to_torch
 from genreg.operators.lowering_fields import difference_operator
-from genreg.operators.spaces import Tensors, is_stacked, join, split
+from genreg.operators.spaces import Tensors, is_stacked, join, split, tree_map
 
 __all__: list[str] = []
 
 _DIFFERENCES = (odl.Gradient, odl.Divergence, odl.Laplacian, odl.PartialDerivative)
 
 
-def _lowered(op: Any) -> TorchOperator:
+def as_operator(op: Any) -> TorchOperator:
     """Lower `op`, a functional as an operator into its field."""
     f = to_torch(op)
     if not isinstance(f, TorchFunctional):
         return f
     adjoint = (lambda: to_torch(op.adjoint)) if op.is_linear else None
-    return TorchOperator(f.fn, op.domain, op.range, adjoint)
+    return TorchOperator(f.values, op.domain, op.range, adjoint)
 
 
 def composed(a: TorchOperator, b: TorchOperator) -> TorchOperator:
@@ -81,17 +81,17 @@ def _sampled(vector: Any) -> TorchOperator:
 
 @lower.register(odl.OperatorComp)
 def _comp(op: Any) -> TorchOperator:
-    return composed(_lowered(op.left), _lowered(op.right))
+    return composed(as_operator(op.left), as_operator(op.right))
 
 
 @lower.register(odl.OperatorSum)
 def _sum(op: Any) -> TorchOperator:
-    return added(_lowered(op.left), _lowered(op.right))
+    return added(as_operator(op.left), as_operator(op.right))
 
 
 @lower.register(odl.OperatorVectorSum)
 def _vector_sum(op: Any) -> TorchOperator:
-    f, value, plus = _lowered(op.operator).fn, constant(op.vector), elementwise(op.range, torch.add)
+    f, value, plus = as_operator(op.operator).fn, constant(op.vector), elementwise(op.range, torch.add)
     return TorchOperator(lambda t: plus(f(t), value(t)), op.domain, op.range)
 
 
@@ -100,38 +100,40 @@ def _left_scalar(op: Any) -> TorchOperator:
     scale = number(op.scalar)
     if type(op.operator) in _DIFFERENCES and isinstance(scale, float):
         return difference_operator(op.operator, scale)
-    return multiplied(scale, _lowered(op.operator))
+    return multiplied(scale, as_operator(op.operator))
 
 
 @lower.register(odl.OperatorRightScalarMult)
 def _right_scalar(op: Any) -> TorchOperator:
-    return _at_scaled(_lowered(op.operator), number(op.scalar))
+    return _at_scaled(as_operator(op.operator), number(op.scalar))
 
 
 @lower.register(odl.OperatorLeftVectorMult)
 def _left_vector(op: Any) -> TorchOperator:
-    return composed(_sampled(op.vector), _lowered(op.operator))
+    return composed(_sampled(op.vector), as_operator(op.operator))
 
 
 @lower.register(odl.OperatorRightVectorMult)
 def _right_vector(op: Any) -> TorchOperator:
-    return composed(_lowered(op.operator), _sampled(op.vector))
+    return composed(as_operator(op.operator), _sampled(op.vector))
 
 
 @lower.register(odl.FunctionalLeftVectorMult)
 def _functional_times_vector(op: Any) -> TorchOperator:
-    return composed(to_torch(odl.MultiplyOperator(op.vector, op.functional.range)), _lowered(op.functional))
+    return composed(
+        to_torch(odl.MultiplyOperator(op.vector, op.functional.range)), as_operator(op.functional)
+    )
 
 
 @lower.register(odl.OperatorPointwiseProduct)
 def _pointwise_product(op: Any) -> TorchOperator:
-    f, g, times_ = _lowered(op.left).fn, _lowered(op.right).fn, elementwise(op.range, torch.mul)
+    f, g, times_ = as_operator(op.left).fn, as_operator(op.right).fn, elementwise(op.range, torch.mul)
     return TorchOperator(lambda t: times_(f(t), g(t)), op.domain, op.range)
 
 
 @lower.register(odl.ProductSpaceOperator)
 def _product_space(op: Any) -> TorchOperator:
-    entries = zip(op.ops.row, op.ops.col, (_lowered(a) for a in op.ops.data), strict=True)
+    entries = zip(op.ops.row, op.ops.col, (as_operator(a) for a in op.ops.data), strict=True)
     return _matrix([(int(i), int(j), a) for i, j, a in entries], op.domain, op.range)
 
 
@@ -139,18 +141,18 @@ def _product_space(op: Any) -> TorchOperator:
 def _diagonal(op: Any) -> TorchOperator:
     first = op.operators[0]
     if all(a is first for a in op.operators) and is_stacked(op.domain) and is_stacked(op.range):
-        return _repeated(_lowered(first), op.domain, op.range)
+        return _repeated(as_operator(first), op.domain, op.range)
     return _product_space(op)
 
 
 @lower.register(odl.BroadcastOperator)
 def _broadcast(op: Any) -> TorchOperator:
-    return _column([_lowered(a) for a in op.operators], op.domain, op.range)
+    return _column([as_operator(a) for a in op.operators], op.domain, op.range)
 
 
 @lower.register(odl.ReductionOperator)
 def _reduction(op: Any) -> TorchOperator:
-    return _row([_lowered(a) for a in op.operators], op.domain, op.range)
+    return _row([as_operator(a) for a in op.operators], op.domain, op.range)
 
 
 def _repeated(a: TorchOperator, domain: Any, range: Any) -> TorchOperator:
@@ -201,12 +203,14 @@ def _row(ops: list[TorchOperator], domain: Any, range_: Any) -> TorchOperator:
 
 @lower.register(odl.ComponentProjection)
 def _component(op: Any) -> TorchOperator:
-    return TorchOperator(_taking(op.domain, op.range, op.index), op.domain, op.range, own_adjoint(op))
+    take, put = _taking(op.domain, op.range, op.index), _putting(op.range, op.domain, op.index)
+    return weighted_pair(take, put, op.domain, op.range)
 
 
 @lower.register(odl.ComponentProjectionAdjoint)
 def _component_adjoint(op: Any) -> TorchOperator:
-    return TorchOperator(_putting(op.domain, op.range, op.index), op.domain, op.range, own_adjoint(op))
+    put, take = _putting(op.domain, op.range, op.index), _taking(op.range, op.domain, op.index)
+    return weighted_pair(put, take, op.domain, op.range)
 
 
 def _taking(domain: Any, range_: Any, index: Any) -> Callable[[Tensors], Tensors]:
@@ -223,13 +227,18 @@ def _taking(domain: Any, range_: Any, index: Any) -> Callable[[Tensors], Tensors
 
 
 def _putting(domain: Any, range_: Any, index: Any) -> Callable[[Tensors], Tensors]:
-    """Return the map that puts one part (or several) into an otherwise zero element of a product space."""
+    """Return the map that puts one part (or several) into an otherwise zero element of a product space.
+
+    Parts for one place are added, as the adjoint of taking a part twice does; ODL keeps the last of them.
+    """
     single = isinstance(index, Integral)
     chosen = [index % len(range_)] if single else _positions(range_, index)
     nothing = zeros(domain)
 
     def fn(t: Tensors) -> Tensors:
-        given = dict(zip(chosen, [t] if single else split(domain, t), strict=True))
+        given: dict[int, Tensors] = {}
+        for i, part in zip(chosen, [t] if single else split(domain, t), strict=True):
+            given[i] = tree_map(torch.add, given[i], part) if i in given else part
         zero = nothing(t)
         out = [given[i] if i in given else replicated(s, zero) for i, s in enumerate(range_.spaces)]
         return join(range_, out)

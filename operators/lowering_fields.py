@@ -12,10 +12,10 @@ from odl.core.operator.tensor_ops import PointwiseInnerAdjoint
 from torch import Tensor
 
 from genreg.operators._autograd import linear_map
-from genreg.operators._building_blocks import abs2, constant, own_adjoint
+from genreg.operators._building_blocks import abs2, constant, own_adjoint, weighted_pair
 from genreg.operators._finite_differences import stencil
 from genreg.operators.bridge import TorchOperator, lower
-from genreg.operators.spaces import space_shape, to_tensor
+from genreg.operators.spaces import space_shape, to_tensor, torch_dtype
 
 __all__: list[str] = []
 
@@ -160,7 +160,12 @@ def _pointwise_inner(op: Any) -> TorchOperator:
     if op.is_weighted:
         field = field * _stacked_weights(op.weights, op.domain)
     factor = constant(field.resolve_conj())
-    return TorchOperator(lambda t: (t * factor(t)).sum(axis), op.domain, op.range, own_adjoint(op))
+    return weighted_pair(
+        lambda t: (t * factor(t)).sum(axis),
+        lambda t: t.unsqueeze(axis) * factor(t).conj(),
+        op.domain,
+        op.range,
+    )
 
 
 @lower.register(PointwiseInnerAdjoint)
@@ -169,11 +174,17 @@ def _pointwise_inner_adjoint(op: Any) -> TorchOperator:
     outer = op.range.weighting
     column = _stacked_weights(outer.array if hasattr(outer, "array") else [outer.const], op.range)
     factor = constant(to_tensor(op.vecfield) * (_stacked_weights(op.weights, op.range) / column))
-    return TorchOperator(lambda t: t.unsqueeze(axis) * factor(t), op.domain, op.range, own_adjoint(op))
+    return weighted_pair(
+        lambda t: t.unsqueeze(axis) * factor(t),
+        lambda t: (t * factor(t).conj()).sum(axis),
+        op.domain,
+        op.range,
+    )
 
 
 def _stacked_weights(weights: Any, space: Any) -> Tensor:
     """Return weights of the parts, numbers or elements, as one tensor that multiplies tensors of `space`."""
     ndim = len(space_shape(space)) - 1
     tensors = [w if w.ndim else w.reshape((1,) * ndim) for w in map(to_tensor, weights)]
-    return torch.stack(tensors)
+    stack = torch.stack(tensors)  # ODL writes the weights of a complex space as complex numbers
+    return (stack.real if stack.is_complex() else stack).to(torch_dtype(space).to_real())

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from genreg.operators.arguments import flag, integer, number, seeded_generator
 from genreg.operators.bridge import to_torch, torch_device, torch_dtype, weight
+from genreg.operators.modes import undisturbed
 from genreg.operators.spaces import Tensors, is_stacked, space_shape, tree_map
 
 __all__ = ["operator_norm"]
 
 
+@undisturbed
 def operator_norm(
     A: odl.Operator,
     *,

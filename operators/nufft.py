@@ -30,6 +30,7 @@ from genreg.operators._nufft_plans import Plans, import_finufft
 from genreg.operators.arguments import number
 from genreg.operators.arrays import array
 from genreg.operators.bridge import to_element, to_tensor, torch_device, torch_dtype, weight
+from genreg.operators.modes import undisturbed
 from genreg.operators.tensor_operator import TensorOperator
 from genreg.operators.trajectories import check_trajectory
 
@@ -118,6 +119,7 @@ class Nufft(TensorOperator):
             )
 
 
+@undisturbed
 def nufft(
     space: TensorSpace,
     trajectory: ArrayLike | Tensor,
@@ -182,7 +184,7 @@ def nufft(
 def _checked_density(density: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     if density is None:
         return None
-    d = array(density, "`density`", complex=False).cpu().numpy()
+    d = array(density, "`density`", complex=False).numpy(force=True)
     if d.shape != shape:
         raise ValueError(f"`density` must have the shape {shape} of the samples, got {d.shape}")
     if not (np.isfinite(d).all() and (d > 0).all()):

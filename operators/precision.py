@@ -8,6 +8,7 @@ methods: `whiten` (:math:`L^T`), `unwhiten` (:math:`L`), their inverses `colour`
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import abstractmethod
 from collections.abc import Callable
@@ -216,7 +217,7 @@ class Precision(TensorOperator):
     @property
     def inverse(self) -> odl.Operator:
         r"""The covariance :math:`\Lambda^{-1}` as an ODL operator."""
-        return _Pair(self, self.solve, self.solve, lambda: self)
+        return _Pair(self, self.solve, self.solve)
 
     def to_dense(self) -> Tensor:
         r""":math:`\Lambda` as a matrix, ``(*batch, N, N)``, for images of moderate size."""
@@ -239,18 +240,19 @@ class Precision(TensorOperator):
 
 
 class _Pair(TensorOperator):
-    """A linear operator from a space to itself by two functions, that of the inverse given with it."""
+    """A linear operator from a space to itself by two functions; without `inverse`, that is the precision."""
 
     def __init__(
         self,
         precision: Precision,
         forward: Callable[[Tensor], Tensor],
         transpose: Callable[[Tensor], Tensor],
-        inverse: Callable[[], odl.Operator],
+        inverse: Callable[[], odl.Operator] | None = None,
     ) -> None:
         super().__init__(precision.domain, precision.domain)
         precision._one()
-        self._forward, self._transpose, self._inverse = forward, transpose, inverse
+        self._precision, self._inverse = precision, inverse
+        self._forward, self._transpose = forward, transpose
 
     def forward(self, t: Tensor) -> Tensor:
         """Apply the operator."""
@@ -263,7 +265,7 @@ class _Pair(TensorOperator):
     @property
     def inverse(self) -> odl.Operator:
         """The inverse operator."""
-        return self._inverse()
+        return self._precision if self._inverse is None else self._inverse()
 
 
 class Factor(_Pair):
@@ -277,5 +279,5 @@ class Factor(_Pair):
 
     def __init__(self, precision: Precision) -> None:
         p = precision
-        inverse = lambda: _Pair(p, p.uncolour, p.colour, lambda: Factor(p))  # noqa: E731
-        super().__init__(p, p.unwhiten, p.whiten, inverse)
+        back = functools.partial(_Pair, p, p.uncolour, p.colour, functools.partial(Factor, p))
+        super().__init__(p, p.unwhiten, p.whiten, back)

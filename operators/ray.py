@@ -22,10 +22,12 @@ from odl.applications.tomo.geometry import Flat1dDetector, Flat2dDetector, Geome
 from odl.core.discr import DiscretizedSpace
 from torch import Tensor
 
+from genreg.operators._detector import ON_CPU, ON_CUDA, overlooked
 from genreg.operators.arguments import choice, flag, number
 from genreg.operators.bridge import TorchOperator, lower, torch_device, torch_dtype
+from genreg.operators.modes import undisturbed
 from genreg.operators.ray_direct import CudaPair, DirectPair
-from genreg.operators.ray_matrix import import_astra, is_centred, matrix_memory, ray_pair
+from genreg.operators.ray_matrix import import_astra, is_square, matrix_memory, ray_pair
 from genreg.operators.sparse import LinearPair
 from genreg.operators.tensor_operator import TensorOperator, weighted_adjoint
 
@@ -87,6 +89,7 @@ class RayTransform(TensorOperator):
         return _apply(self._pair.T, s, self.range.ndim, self.domain.shape)
 
 
+@undisturbed
 def ray_transform(
     space: DiscretizedSpace,
     geometry: Geometry,
@@ -104,8 +107,8 @@ def ray_transform(
     Parameters
     ----------
     space : DiscretizedSpace
-        Images or volumes: made by `odl.uniform_discr`, real or complex, numpy- or pytorch-backed, with square
-        pixels and the default weighting or none. On the CPU two-dimensional.
+        Images or volumes: made by `odl.uniform_discr`, real or complex, numpy- or pytorch-backed, with the
+        default weighting or none. On the CPU two-dimensional. Planar pixels need not be square, but for "cuda".
     geometry : Geometry
         Parallel beam, fan beam with a flat detector, or (on CUDA) three-dimensional parallel or cone beam.
     method : {"auto", "matrix", "astra", "cuda"}
@@ -119,7 +122,9 @@ def ray_transform(
         enough.
     cache : bool
         Whether matrices are kept on disk, in the folder ``$GENREG_CACHE`` or else in the user's cache folder
-        (``~/.cache/genreg``), 8 bytes per entry, for instance 43 MB at 128 x 128 pixels and 180 angles.
+        (``~/.cache/genreg``), 8 bytes per entry, for instance 43 MB at 128 x 128 pixels and 180 angles. All of them
+        take at most ``$GENREG_CACHE_SIZE`` MiB, 4096 by default; those used longest ago go. Nothing is kept where
+        there is no such folder or it can't be written, and a file that was altered is written anew.
     max_memory : float
         Bytes that the matrix and its transpose may take for "auto" to choose the matrix; 2 GiB by default.
         Forcing ``method="matrix"`` ignores it.
@@ -134,7 +139,7 @@ def ray_transform(
     TypeError
         If `space` or `geometry` are of another kind.
     ValueError
-        If they don't fit each other or the method, or an argument is out of range.
+        If they don't fit each other or the method, or an argument or ``$GENREG_CACHE_SIZE`` is out of range.
     RuntimeError
         If CUDA is asked for and ASTRA can't use it.
     ImportError
@@ -170,10 +175,10 @@ def _check(space: Any, geometry: Any, method: Any, max_memory: Any, cache: Any) 
         raise ValueError(f"`space` must have the {geometry.ndim} dimensions of `geometry`, got {space.ndim}")
     if space.dtype_identifier not in ("float32", "float64", "complex64", "complex128"):
         raise ValueError(f"`space` must be of floating type, got {space.dtype_identifier}")
-    if not space.is_uniform or (space.ndim == 2 and not space.partition.has_isotropic_cells):
-        raise ValueError(f"`space` must have square pixels, got cell sides {space.cell_sides}")
+    if not space.is_uniform:
+        raise ValueError(f"`space` must have pixels of the same sides, got a partition {space.partition}")
     constant = getattr(space.weighting, "const", None)
-    if constant is None or not np.isclose(constant, [1.0, space.cell_volume]).any():
+    if constant is None or not np.isclose(constant, [1.0, space.cell_volume], atol=0).any():
         raise ValueError(f"`space` must be weighted by its cell volume or not at all, got {space.weighting}")
     if not isinstance(geometry.detector, Flat1dDetector | Flat2dDetector):
         raise ValueError(f"`geometry` must have a flat detector, got {type(geometry.detector).__name__}")
@@ -184,14 +189,20 @@ def _check(space: Any, geometry: Any, method: Any, max_memory: Any, cache: Any) 
 def _choose(space: DiscretizedSpace, geometry: Geometry, method: str, max_memory: float) -> str:
     """Return the method that is used; raises where the given one can't be."""
     on_device, usable = torch_device(space).type == "cuda", import_astra().use_cuda()
+    square = space.ndim == 3 or is_square(space)
     if method == "auto" and space.ndim == 2:
-        method = _automatic(space, geometry, max_memory, on_device and usable)
+        method = _automatic(space, geometry, max_memory, on_device and usable and square)
     if method == "cuda" or (method == "auto" and space.ndim == 3):
         if not usable:
             what = "a three-dimensional ray transform" if space.ndim == 3 else "`method='cuda'`"
             raise RuntimeError(
                 f"{what} needs a CUDA device that ASTRA can use, but astra.use_cuda() is False; "
                 "ASTRA's wheel also needs cuFFT of CUDA 12 (pip install nvidia-cufft-cu12)"
+            )
+        if not square:
+            raise ValueError(
+                f"`method='cuda'` needs square pixels, got cell sides {space.cell_sides}: take \"matrix\", or a "
+                "space with as many pixels along each axis as make them square"
             )
         return "cuda"
     if space.ndim != 2:
@@ -210,7 +221,7 @@ def _automatic(space: DiscretizedSpace, geometry: Geometry, max_memory: float, c
     if torch_device(space).type == "cuda" and not cuda:
         raise ValueError(
             f"`max_memory` must be at least {memory} bytes, the size of the matrix, where ASTRA can't use the "
-            f"device, got {max_memory}"
+            f"device or pixels are not square, got {max_memory}"
         )
     if double:
         warnings.warn(
@@ -259,25 +270,29 @@ class _BackProjection(ABC):  # noqa: B024
         )
 
 
-# ODL names a back-end by its key if the user gave it, and by its class if ODL chose it.
-_ON_CPU, _ON_CUDA = ("astra_cpu", "AstraCpuImpl"), ("astra_cuda", "AstraCudaImpl")
+def _as_odl_computes(op: Any, transform: tomo.RayTransform) -> TorchOperator:
+    """Lower by calls of ODL where it computes something else, and say where that is not what the geometry says."""
+    if fault := overlooked(transform):
+        warnings.warn(
+            f"ODL's back-end {transform.impl} does not count that the detector {fault}, and neither does what it "
+            "is lowered to; genreg.operators.ray_transform(space, geometry) does",
+            UserWarning,
+            stacklevel=4,
+        )
+    return lower.dispatch(odl.Operator)(op)
 
 
 def _same_here(op: tomo.RayTransform) -> bool:
-    """Whether ODL's operator computes what the pairs here do.
-
-    It does with ASTRA as its back-end, except that the one on the CPU takes every parallel-beam detector to
-    be centred.
-    """
-    return op.impl in _ON_CUDA or (op.impl in _ON_CPU and is_centred(op.geometry))
+    """Whether ODL's operator computes what the pairs here do."""
+    return op.impl in ON_CUDA or (op.impl in ON_CPU and not overlooked(op))
 
 
 @lower.register(tomo.RayTransform)
 def _lower_ray_transform(op: tomo.RayTransform) -> TorchOperator:
     if not _same_here(op):
-        return lower.dispatch(odl.Operator)(op)
+        return _as_odl_computes(op, op)
     space, geometry, shape = op.domain, op.geometry, op.range.shape
-    method = "cuda" if op.impl in _ON_CUDA else _choose(space, geometry, "auto", _MAX_MEMORY)
+    method = "cuda" if op.impl in ON_CUDA else _choose(space, geometry, "auto", _MAX_MEMORY)
     pair = _LOWERED.get(op)
     if pair is None:
         pair = _LOWERED[op] = _pair(space, geometry, method, cache=True)
@@ -288,5 +303,5 @@ def _lower_ray_transform(op: tomo.RayTransform) -> TorchOperator:
 @lower.register(_BackProjection)
 def _lower_back_projection(op: Any) -> TorchOperator:
     if not _same_here(op.adjoint):
-        return lower.dispatch(odl.Operator)(op)
+        return _as_odl_computes(op, op.adjoint)
     return _lower_ray_transform(op.adjoint).adjoint

@@ -31,7 +31,7 @@ from odl.applications.tomo.geometry import Geometry
 from odl.core.discr import DiscretizedSpace
 from torch import Tensor
 
-from genreg.operators.ray_matrix import import_astra, planar_projector
+from genreg.operators.ray_matrix import import_astra, length_ratios, planar_projector
 from genreg.operators.sparse import LinearPair
 
 __all__ = ["CudaPair", "DirectPair", "stacked_geometry"]
@@ -100,8 +100,11 @@ class DirectPair(_AstraPair):
         super().__init__(space, geometry, transposed)
         self._astra = import_astra()
         self._projector = _Handle(self._astra.projector, planar_projector(space, geometry))
+        self._ratios = torch.from_numpy(length_ratios(space, geometry)).float().view(self._data_shape)
 
     def _project(self, source: Tensor, target: Tensor) -> None:
+        if self._transposed:
+            source = source * self._ratios
         call = self._astra.projector.direct_BP if self._transposed else self._astra.projector.direct_FP
 
         def run(index: int) -> None:
@@ -115,6 +118,8 @@ class DirectPair(_AstraPair):
             with ThreadPoolExecutor(workers) as pool:
                 for _ in pool.map(run, range(len(source))):
                     pass
+        if not self._transposed:
+            target *= self._ratios
 
 
 class CudaPair(_AstraPair):
@@ -168,7 +173,7 @@ class CudaPair(_AstraPair):
                 if self._transposed:
                     self._call(volume, projection, "default", part.transpose(0, 1).contiguous(), out)
                 else:
-                    rows = torch.zeros(self._astra.geom_size(projection), device=out.device)
+                    rows = torch.zeros(self._astra.geom_size(projection), dtype=out.dtype, device=out.device)
                     self._call(volume, projection, "default", part, rows)
                     out.copy_(rows.transpose(0, 1))
 

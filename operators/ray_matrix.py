@@ -15,15 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import sys
-import tempfile
-import zipfile
-from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
+import odl
 import scipy.sparse
 import torch
 from odl.applications.tomo import ParallelBeamGeometry
@@ -31,20 +27,22 @@ from odl.applications.tomo.backends.astra_setup import astra_projection_geometry
 from odl.applications.tomo.geometry import Geometry
 from odl.core.discr import DiscretizedSpace
 
+from genreg.operators._cache import read_matrix, write_matrix
+from genreg.operators._detector import is_centred, parallel_vectors
 from genreg.operators.sparse import SparsePair
 
 __all__ = [
-    "cache_directory",
     "estimate_nonzeros",
     "import_astra",
-    "is_centred",
+    "is_square",
+    "length_ratios",
     "matrix_memory",
     "planar_projector",
     "ray_pair",
 ]
 
 # Part of the key of a cached matrix: raise it when the contents of the files change.
-_FORMAT = 1
+_FORMAT = 2
 # Entries built in one go: ASTRA's copy and SciPy's in double precision exist for one such block at a time.
 _BLOCK = 20_000_000
 
@@ -69,78 +67,81 @@ def import_astra() -> Any:
     return astra
 
 
-def cache_directory() -> Path:
-    """Return the folder of cached matrices: ``$GENREG_CACHE``, or ``genreg`` in the user's cache folder."""
-    if folder := os.environ.get("GENREG_CACHE"):
-        return Path(folder)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "genreg"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "genreg" / "Cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genreg"
-
-
 def planar_projector(space: DiscretizedSpace, geometry: Geometry) -> dict[str, Any]:
     """Return the configuration of ASTRA's CPU projector for images on `space`.
 
     For parallel beams ODL describes the detector to ASTRA by its width alone, as if it were centred at the axis
     of rotation and neither moved nor mirrored. Where that is so, its description is taken, and else vectors say
     where the detector is, in the same frame, which is turned by -90 degrees.
+
+    ASTRA wants square pixels, and finds none where their sides are below 1e-5, for its tolerances are absolute.
+    So all is measured in units near one pixel, a power of two that changes no digit, and stretched along the first
+    axis where pixels are not square: rays stay rays, and only their lengths are others, see `length_ratios`.
     """
-    projection = None
-    if not is_centred(geometry):
+    scales = _scales(space)
+    if not isinstance(geometry, ParallelBeamGeometry):
+        projection = astra_projection_geometry(geometry, "cpu")
+    elif is_square(space) and is_centred(geometry):
+        projection = astra_projection_geometry(geometry, "cpu")
+        projection = projection | {"DetectorWidth": scales[1] * projection["DetectorWidth"]}
+    else:
         turn = np.kron(np.eye(3), [[0, -1], [1, 0]])
-        vectors = np.concatenate(_parallel_vectors(geometry), axis=1) @ turn
+        vectors = np.concatenate(parallel_vectors(geometry), axis=1) @ turn
         projection = import_astra().create_proj_geom("parallel_vec", geometry.det_partition.size, vectors)
+    if "Vectors" in projection:  # ASTRA's first coordinate is the second axis
+        projection = projection | {"Vectors": projection["Vectors"] * np.tile(scales[::-1], 3)}
+    scaled = odl.uniform_discr(scales * space.min_pt, scales * space.max_pt, space.shape)
     return {
         "type": "linear" if isinstance(geometry, ParallelBeamGeometry) else "line_fanflat",
-        "VolumeGeometry": astra_volume_geometry(space, "cpu"),
-        "ProjectionGeometry": projection or astra_projection_geometry(geometry, "cpu"),
+        "VolumeGeometry": astra_volume_geometry(scaled, "cpu"),
+        "ProjectionGeometry": projection,
     }
 
 
-def is_centred(geometry: Geometry) -> bool:
-    """Whether the detector of a parallel-beam geometry is where ODL's CPU back-end takes it to be."""
-    if not isinstance(geometry, ParallelBeamGeometry):
-        return True
-    _, centre, step = _parallel_vectors(geometry)
-    pitch = float(geometry.det_partition.cell_sides[0])
-    axis = np.stack([np.cos(geometry.angles), np.sin(geometry.angles)], axis=1)
-    offset = (centre * step).sum(axis=1) / pitch
-    return bool(
-        np.allclose(step, pitch * axis, atol=1e-9 * pitch) and np.allclose(offset, 0, atol=1e-6 * pitch)
-    )
+def length_ratios(space: DiscretizedSpace, geometry: Geometry) -> np.ndarray:
+    """Return the lengths of the rays over those in the geometry of `planar_projector`.
+
+    One number for each ray, ordered by (angle, detector bin), in double precision.
+    """
+    scales = _scales(space)
+    angles, bins = np.meshgrid(geometry.angles, geometry.det_grid.coord_vectors[0], indexing="ij")
+    if is_square(space):
+        return np.full(angles.size, 1 / scales[1])
+    rays = geometry.det_to_src(angles.ravel(), bins.ravel())  # of length one
+    return 1 / np.linalg.norm(scales * rays, axis=1)
 
 
-def _parallel_vectors(geometry: Geometry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return direction of the rays, centre of the detector and step between bins, each (angles, 2)."""
-    middle = geometry.det_params.mid_pt
-    return (
-        -geometry.det_to_src(geometry.angles, middle),
-        geometry.det_point_position(geometry.angles, middle.item()),
-        geometry.det_axis(geometry.angles) * geometry.det_partition.cell_sides[0],
-    )
+def is_square(space: DiscretizedSpace) -> bool:
+    """Whether the pixels of a planar space are square."""
+    return math.isclose(*space.cell_sides, rel_tol=1e-6)
+
+
+def _scales(space: DiscretizedSpace) -> np.ndarray:
+    """Return the factors along the two axes that make pixels square with sides near one."""
+    first, second = map(float, space.cell_sides)
+    unit = 2.0 ** -round(math.log2(second))
+    return np.array([unit if is_square(space) else unit * second / first, unit])
 
 
 def estimate_nonzeros(space: DiscretizedSpace, geometry: Geometry) -> int:
     r"""Estimate the number of nonzeros of the matrix from the geometry alone.
 
-    Over an image of :math:`N` square pixels of side :math:`p`, with rays of one angle a distance :math:`d`
-    apart at the axis of rotation, the chords add up to :math:`N p^2 / d`. Per pixel length and on average
-    over the angles Joseph's projector writes :math:`4 \sqrt 2 / \pi` entries, two for each row or column
-    crossed, and the line projector :math:`4 / \pi`, one for each pixel crossed. Where the detector is
-    narrower than the image, the number of rays is the limit.
+    Over an image of :math:`N` pixels of sides :math:`p` and :math:`q`, with rays of one angle a distance :math:`d`
+    apart at the axis of rotation, the chords add up to :math:`N p q / d`. Per length and on average over the
+    angles Joseph's projector writes :math:`4 \sqrt{p^{-2} + q^{-2}} / \pi` entries, two for each row or column
+    crossed, and the line projector :math:`2 (p^{-1} + q^{-1}) / \pi`, one for each pixel crossed. Where the
+    detector is narrower than the image, the number of rays is the limit.
     """
-    rows, columns = space.shape
+    (rows, columns), (p, q) = space.shape, map(float, space.cell_sides)
     rays = int(np.prod(geometry.partition.shape))
     views = int(np.prod(geometry.motion_partition.shape))
     pitch = float(geometry.det_partition.cell_sides[0])
     if isinstance(geometry, ParallelBeamGeometry):
-        per_length, per_ray = 4 * math.sqrt(2) / math.pi, 2 * max(rows, columns)
+        per_length, per_ray = 4 / math.pi * math.hypot(1 / p, 1 / q), 2 * max(rows, columns)
     else:
         pitch *= geometry.src_radius / (geometry.src_radius + geometry.det_radius)
-        per_length, per_ray = 4 / math.pi, rows + columns
-    per_view = per_length * rows * columns * float(space.cell_sides[0]) / pitch
+        per_length, per_ray = 2 / math.pi * (1 / p + 1 / q), rows + columns
+    per_view = per_length * rows * columns * p * q / pitch
     return int(min(views * per_view, rays * per_ray))
 
 
@@ -174,16 +175,17 @@ def ray_pair(
     """
     astra = import_astra()
     projector = planar_projector(space, geometry)
-    key = _digest([_FORMAT, astra.__version__, projector])
+    ratios = length_ratios(space, geometry)
+    key = _digest([_FORMAT, astra.__version__, projector, ratios])
     pair = _PAIRS.get((key, dtype))
     if pair is None:
         shape = (int(np.prod(geometry.partition.shape)), space.size)
-        path = cache_directory() / f"ray-{key}.npz"
-        matrix = _read(path, shape) if cache else None
+        matrix = read_matrix(f"ray-{key}", shape) if cache else None
         if matrix is None:
             matrix = _build(astra, projector, math.ceil(estimate_nonzeros(space, geometry) / _BLOCK))
+            matrix.data *= np.repeat(ratios.astype(np.float32), np.diff(matrix.indptr))
             if cache:
-                _write(path, matrix)
+                write_matrix(f"ray-{key}", matrix)
         pair = _PAIRS[key, dtype] = SparsePair.from_scipy(matrix, dtype)
     return pair
 
@@ -227,32 +229,3 @@ def _digest(value: Any) -> str:
 
     update(value)
     return state.hexdigest()[:32]
-
-
-def _read(path: Path, shape: tuple[int, int]) -> scipy.sparse.csr_array | None:
-    """Return the cached matrix, or None where there is none or it does not hold what it should."""
-    try:
-        # The zip format checks a CRC of each array.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            matrix = scipy.sparse.csr_array((file["data"], file["indices"], file["indptr"]), shape=shape)
-        matrix.check_format(full_check=True)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    if matrix.dtype != np.float32 or not np.isfinite(matrix.data).all():
-        return None
-    return matrix
-
-
-def _write(path: Path, matrix: scipy.sparse.csr_array) -> None:
-    """Write the matrix atomically; a cache that can't be written is not an error."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, data=matrix.data, indices=matrix.indices, indptr=matrix.indptr)
-        os.replace(temporary, path)
-    except OSError:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

@@ -165,7 +165,7 @@ def _element(space: Space, t: Tensors) -> Any:
         parts = zip(space.spaces, split(space, t), strict=True)
         return space.element([_element(s, part) for s, part in parts], copy=False)
     t = t.detach().to(torch_device(space), torch_dtype(space)).resolve_conj().resolve_neg()
-    return space.element(t if space.impl == "pytorch" else t.numpy())
+    return space.element(t if space.impl == "pytorch" else t.numpy(force=True))
 
 
 def check_tensor(t: Any, space: Space, name: str, *, any_device: bool = False) -> tuple[int, ...]:

@@ -202,8 +202,8 @@ class SparseCholeskyPrecision(Precision):
         For several channels it is a permutation of a triangular matrix, since C order has the channels first.
         """
         self._one()
-        log_diag = self._channels(self.log_diag).detach().cpu().numpy()
-        weights = self.weights.detach().cpu().numpy()
+        log_diag = self._channels(self.log_diag).numpy(force=True)
+        weights = self.weights.numpy(force=True)
         place = np.arange(log_diag.size).reshape(log_diag.shape)
         rows, columns, entries = [place.ravel()], [place.ravel()], [np.exp(log_diag).ravel()]
         n, m = place.shape[1:]

@@ -17,6 +17,7 @@ from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
 from genreg.operators.bridge import TorchOperator, lower, to_element, to_tensor, torch_dtype, weight
+from genreg.operators.modes import without_autocast
 
 __all__ = ["AdjointOperator", "TensorOperator", "check_space", "weighted_adjoint"]
 
@@ -69,7 +70,7 @@ class TensorOperator(odl.Operator):
         """Apply the (conjugate) transpose, without weights: ``(*batch, *range.shape)`` to the domain."""
 
     def _call(self, x: Any) -> Any:
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast():
             return to_element(self.range, self.forward(to_tensor(x)))
 
     @property
@@ -95,7 +96,7 @@ class AdjointOperator(odl.Operator):
 
     def _call(self, x: Any) -> Any:
         operator = self._operator
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast():
             fn = weighted_adjoint(operator.transpose, operator.domain, operator.range)
             return to_element(self.range, fn(to_tensor(x)))
 

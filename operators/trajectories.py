@@ -1,8 +1,9 @@
 r"""Trajectories of radial sampling, and the density of any trajectory.
 
 Frequencies are in **cycles per pixel**: the two coordinates of a sample belong to rows and columns of the image, and
-k-space is the square :math:`[-\frac12, \frac12]^2`, to which all others are equivalent. Radians per pixel are
-:math:`2\pi` times, the index on the Cartesian grid n times as much.
+k-space is the square :math:`[-\frac12, \frac12]^2`, to which all others are equivalent; what lies beyond by rounding,
+up to 0.501, is taken for its equivalent, and more is refused. Radians per pixel are :math:`2\pi` times, the index on
+the Cartesian grid n times as much.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from genreg.operators.kspace_masks import check_shape
 
 __all__ = ["check_trajectory", "density_compensation", "golden_angle_trajectory", "radial_trajectory"]
 
-_ROUNDING = 1e-6  # of trajectories in single precision
+_ROUNDING = 1e-3  # of trajectories in half precision, or in a table of three digits
 
 
 def radial_trajectory(spokes: int, samples: int, *, offset: float = 0.0) -> np.ndarray:
@@ -145,11 +146,13 @@ def density_compensation(
     d = torch.ones(math.prod(points.shape[:-1]), dtype=torch.complex128)
     for _ in range(iterations):
         d = d / plans.sums(window * plans.adjoint(d)).abs()
-    return d.real.reshape(points.shape[:-1]).numpy()
+    return d.real.reshape(points.shape[:-1]).numpy(force=True)
 
 
 def check_trajectory(trajectory: Any) -> Tensor:
-    """Return the frequencies of a trajectory as float64 on the CPU, ``(*samples, 2)``.
+    """Return the frequencies of a trajectory as float64 on the CPU, ``(*samples, 2)``, within [-1/2, 1/2].
+
+    Those beyond by rounding are moved by one, to the frequency at the other end that is the same to all pixels.
 
     Raises
     ------
@@ -169,4 +172,4 @@ def check_trajectory(trajectory: Any) -> Tensor:
             "`trajectory` must lie in k-space, [-1/2, 1/2] cycles per pixel along both axes, got frequencies up to "
             f"{largest:.4g}; divide radians per pixel by 2 pi, indices of a grid by its size"
         )
-    return points
+    return torch.where(points.abs() > 0.5, points - points.sign(), points)

@@ -80,11 +80,11 @@ class Adam:
         """First rate, factor after a trial that is not finite, and how many of them end a sample."""
         return Backtracking(initial_step=self.lr, shrink=0.5, relative=False)
 
-    def first_step(self, gradient: Tensor) -> Tensor:
+    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First rates, ``(B,)``."""
-        return self.line_search.first_step(gradient)
+        return self.line_search.first_step(gradient, reach)
 
-    def first_memory(self, gradient: Tensor) -> Tensor:
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """Both moments and the number of steps taken, ``(B, 2 n + 1)``."""
         g = _entries(gradient)
         return g.new_zeros((len(g), 2 * g.shape[1] + 1))

@@ -126,7 +126,11 @@ class Checks:
 
         units = torch.finfo(after.smooth.dtype).eps * (2 * update.line_search.slack + 10)
         if is_monotone(update):
-            highest = before.value + units * _magnitude(before)
+            d = after.blocks[block] - before.blocks[block]
+            slope, end = (inner(state.gradients[block], d) for state in (before, after))
+            equal = update.line_search.equal(before.smooth, after.smooth, slope, end - slope)
+            rounding = torch.where(equal, (after.smooth - before.smooth).abs(), 0)
+            highest = before.value + units * _magnitude(before) + rounding
             _require(
                 ~running | (after.value <= highest),
                 samples,
@@ -153,7 +157,8 @@ class Checks:
             stored = after.gradients[name]
             steepest = self.steepness[name][samples].maximum(_norm(fresh))
             self.steepness[name][samples] = torch.where(running, steepest, self.steepness[name][samples])
-            scale = steepest + largest / (1 + _norm(after.blocks[name]))
+            size = _norm(after.blocks[name]) + after.lengths.get(name, 0)
+            scale = steepest + torch.where(size > 0, largest / size, 0)
             right = _norm(stored - fresh) <= half * scale
             fault = f"the gradient in {name!r}, of norm {{}} in the state, is not that at its blocks, of norm {{}}"
             _require(~running | right, samples, label, fault, _norm(stored), _norm(fresh))

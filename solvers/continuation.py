@@ -27,6 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genreg.operators.arguments import flag, integer, number
+from genreg.operators.modes import undisturbed
 from genreg.solvers.door import Door, per_sample_number
 from genreg.solvers.driver import Callback, check_stopping, run
 from genreg.solvers.gauss_newton import LevenbergMarquardt
@@ -43,6 +44,7 @@ _MARGIN = 0.02  # how far below log ε a secant step aims
 _OVERSHOOT = math.log(2.0)  # how far below log ε it may end
 
 
+@undisturbed
 def map_z_splitting(
     A: odl.Operator,
     y: Any,
@@ -107,6 +109,7 @@ def map_z_splitting(
     )
 
 
+@undisturbed
 def jpmap_continuation(
     A: odl.Operator,
     y: Any,

@@ -25,6 +25,7 @@ from typing import Any
 from odl.functionals import Functional
 
 from genreg.operators.arguments import described
+from genreg.operators.modes import undisturbed
 from genreg.solvers.adam import Adam
 from genreg.solvers.door import enter
 from genreg.solvers.driver import Callback, run
@@ -47,6 +48,7 @@ __all__ = [
 _SMOOTH = (Adam, QuasiNewton)  # updates that need a block without a proximable part
 
 
+@undisturbed
 def gradient_descent(
     objective: Objective | Functional,
     init: Any,
@@ -69,7 +71,8 @@ def gradient_descent(
     max_iter : int
         Accepted steps.
     tol : float
-        A sample has converged when :math:`\|\nabla H(v)\| (1 + \|v\|) / |H(v)|` is at most this.
+        A sample has converged when :math:`\|\nabla H(v)\| (\ell + \|v\|) / |H(v)|` is at most this, with the unit of
+        length ℓ of the block, see `Objective`.
     line_search : Backtracking, optional
         By default the spectral rule; ``Backtracking()`` is the rule of algorithm 1 itself.
     updates : dict of str to update, optional
@@ -99,6 +102,7 @@ def gradient_descent(
     )
 
 
+@undisturbed
 def alternating_gradient_descent(
     objective: Objective | Functional,
     init: Any,
@@ -120,6 +124,7 @@ def alternating_gradient_descent(
     return _descend(objective, init, update, max_iter, tol, callback, progress, prox=False, updates=updates)
 
 
+@undisturbed
 def palm(
     objective: Objective | Functional,
     init: Any,
@@ -144,6 +149,7 @@ def palm(
     return _descend(objective, init, update, max_iter, tol, callback, progress, prox=True, updates=updates)
 
 
+@undisturbed
 def ipalm(
     objective: Objective | Functional,
     init: Any,
@@ -166,6 +172,7 @@ def ipalm(
     return _descend(objective, init, update, max_iter, tol, callback, progress, prox=True, updates=updates)
 
 
+@undisturbed
 def quasi_newton(
     objective: Objective | Functional,
     init: Any,
@@ -185,6 +192,7 @@ def quasi_newton(
     return _descend(objective, init, update, max_iter, tol, callback, progress, blocks=1, prox=False)
 
 
+@undisturbed
 def gauss_newton(
     objective: Objective,
     init: Any,

@@ -34,7 +34,7 @@ def given_back(kind: Kind, space: Any, value: Tensor) -> Any:
     """A result in `space`, with or without a batch axis (which elements have not), as the kind of the caller's data."""
     if kind == "element":
         return to_element(space, value)
-    return value if kind == "tensor" else value.detach().cpu().resolve_conj().numpy()
+    return value if kind == "tensor" else value.numpy(force=True)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from genreg.solvers.checks import Checks, is_debugging, is_monotone
 from genreg.solvers.door import Door
 from genreg.solvers.objective import Blocks, Objective
 from genreg.solvers.solution import Solution, Status
-from genreg.solvers.state import State
+from genreg.solvers.state import State, evaluate, starting_lengths
 from genreg.solvers.updates import Update
 
 __all__ = ["Callback", "Iterate", "check_stopping", "run"]
@@ -97,17 +97,21 @@ def _start(objective: Objective, blocks: Blocks, updates: Mapping[str, Update]) 
         if outside.any():  # an indicator: start from the projection
             blocks = {**blocks, name: blocks[name].clone()}
             blocks[name][outside] = g.take(outside).prox(blocks[name][outside], 1.0)
-    smooth, gradients = objective.value_and_gradient(blocks)
+    smooth, gradients, scale, offset = evaluate(objective, blocks)
+    found = {name: starting_lengths(objective, blocks, gradients, name, scale) for name in updates}
+    reach, lengths = ({name: pair[k] for name, pair in found.items()} for k in (0, 1))
     return State(
         blocks=blocks,
         gradients=gradients,
         smooth=smooth,
         proximable={name: g(blocks[name]) for name, g in objective.proximable.items()},
-        steps={name: update.first_step(gradients[name]) for name, update in updates.items()},
-        memory={name: update.first_memory(gradients[name]) for name, update in updates.items()},
+        steps={name: update.first_step(gradients[name], reach[name]) for name, update in updates.items()},
+        memory={name: update.first_memory(gradients[name], reach[name]) for name, update in updates.items()},
         residuals={name: torch.full_like(smooth, torch.inf) for name in updates},
         rejections={name: torch.zeros_like(smooth, dtype=torch.int64) for name in updates},
-        calls=torch.ones_like(smooth, dtype=torch.int64),
+        calls=torch.full_like(smooth, 1 + len(updates.keys() - objective.lengths.keys()), dtype=torch.int64),
+        lengths=lengths,
+        offset=offset,
     )
 
 

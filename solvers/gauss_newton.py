@@ -71,11 +71,11 @@ class LevenbergMarquardt:
     inner_iterations: int = 30
     line_search: Backtracking = field(default_factory=lambda: Backtracking(max_trials=15))
 
-    def first_step(self, gradient: Tensor) -> Tensor:
+    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First damping of every sample, ``(B,)``."""
         return gradient.new_full((len(gradient),), self.damping)
 
-    def first_memory(self, gradient: Tensor) -> Tensor:
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """Factor by which μ grows next, whether N is known, and N itself where it is dense, ``(B, 2 + n²)``."""
         n = gradient[0].numel()
         memory = gradient.new_zeros((len(gradient), 2 + (n * n if n <= self.dense else 0)))
@@ -104,11 +104,12 @@ class LevenbergMarquardt:
         d = trial.step
         slope, change = inner(gradient, d), inner(trial.bend, d)
         highest, steepest = state.smooth + 1e-4 * slope, -1.9998 * slope
-        accepted = self.line_search.accept(state.smooth, trial.smooth, highest, change, steepest)
+        accepted = self.line_search.accept(state.smooth, trial.smooth, highest, slope, change, steepest)
         accepted = accepted & (slope < 0)  # a step lost in the rounding of v is none
 
         fall = state.smooth - trial.smooth
-        gain = torch.where(self.line_search.equal(state.smooth, trial.smooth), 1.0, fall / promised)
+        equal = self.line_search.equal(state.smooth, trial.smooth, slope, change)
+        gain = torch.where(equal, 1.0, fall / promised)
         shrunk = (mu * (1 - (2 * gain.clamp(0, 1) - 1) ** 3).clamp_min(0.1)).clamp_min(self.smallest)
         growth = memory[:, 0]
         far = (fall >= self.fresh * trial.smooth.abs()) | (self.fresh == 0)

@@ -54,11 +54,11 @@ class Inertial:
 
     line_search: Backtracking = field(default_factory=lambda: Backtracking(grow=1.02, slack=100.0))
 
-    def first_step(self, gradient: Tensor) -> Tensor:
+    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First step sizes, ``(B,)``."""
-        return self.line_search.first_step(gradient)
+        return self.line_search.first_step(gradient, reach)
 
-    def first_memory(self, gradient: Tensor) -> Tensor:
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """The last step, and the steps since the last restart and since the last failure, ``(B, n + 2)``."""
         memory = gradient.new_zeros((len(gradient), gradient[0].numel() + 2))
         memory[:, -1] = _PATIENCE
@@ -80,20 +80,21 @@ class Inertial:
         slope, change, step_sq = inner(gradient, d), inner(trial.bend, d), inner(d, d)
 
         highest, steepest = state.smooth + slope + step_sq / (2 * tau), step_sq / tau
-        bounded = search.accept(state.smooth, trial.smooth, highest, change, steepest)
-        # As a bound on <∇H(v⁺) - ∇H(v), d>, the second-order form of "does not rise".
-        falls = search.accept(
-            state.smooth, trial.smooth, state.smooth - trial.rise, change, -2 * (slope + trial.rise)
-        )
+        bounded = search.accept(state.smooth, trial.smooth, highest, slope, change, steepest)
+        # As a bound on <∇H(v⁺) - ∇H(v), d>, the second-order form of "does not rise": g(v⁺) - g(v) ≤ <s, d> with the
+        # subgradient s of g at v⁺. The difference of the values themselves may be wrong by their rounding, which
+        # must not end the momentum.
+        unit = torch.finfo(tau.dtype).eps * state.value.abs()
+        level = torch.maximum(2 * inner(pull, d) / tau, 2 * (unit - slope - trial.rise))
+        falls = search.accept(state.smooth, trial.smooth, state.smooth - trial.rise, slope, change, level)
         inert = (beta > 0) & (inner(last, last) > 0)
         # Without inertia a bounded step falls, unless the prox is inexact: then wait for a better one.
-        rounding = 10 * torch.finfo(tau.dtype).eps * state.value.abs()
-        level = trial.smooth - state.smooth + trial.rise <= rounding
-        accepted = bounded & torch.where(inert, falls, level)
+        still = trial.smooth - state.smooth + trial.rise <= 10 * unit
+        accepted = bounded & torch.where(inert, falls, still)
 
         onward = accepted & (inner(pull, d) >= 0)
         since = torch.where(bounded, since + 1, 0)
-        grown = tau * torch.where(since > _PATIENCE, 2.0, search.grow)
+        grown = torch.where(since > _PATIENCE, 2.0 * tau, search.grow * tau)
         steps = torch.where(bounded, torch.where(accepted & (step_sq > 0), grown, tau), tau * search.shrink)
         kept = torch.stack((torch.where(onward, age + 1, torch.where(bounded, 0, age)), since), 1)
         memory = torch.cat((where(accepted, d, last).flatten(1), kept.to(memory.dtype)), 1)

@@ -83,9 +83,10 @@ class JointProblem(Objective):
             value,
             {"x": A.domain, "z": G.domain},
             per_sample=per_sample,
+            lengths={"z": 1.0},
             generate=generate,
             x_step=step,
-        )
+        ).made_by(functools.partial(JointProblem.of, **per_sample), A, G)
 
     @classmethod
     def measured(cls, measured: Measured, beta: Tensor) -> JointProblem:
@@ -101,7 +102,8 @@ class JointProblem(Objective):
 
     def with_beta(self, beta: Tensor) -> JointProblem:
         """The problem with another β of every sample."""
-        return replace(self, per_sample={**self.per_sample, "beta": beta})
+        changed = replace(self, per_sample={**self.per_sample, "beta": beta})
+        return changed.made_by(JointProblem.with_beta, self, beta)
 
     def gap(self, z: Tensor) -> Tensor:
         r"""Squared distance :math:`\|x^*(z) - G(z)\|^2`, ``(B,)``."""
@@ -143,7 +145,8 @@ class JointProblem(Objective):
             {"z": self.spaces["z"]},
             per_sample=self.per_sample,
             curvature={"z": self._curvature},
-        )
+            lengths=self.lengths,
+        ).made_by(JointProblem.profile, self)
 
     def _curvature(
         self, blocks: Blocks, *, inverse_variance: Tensor, beta: Tensor, weight: Tensor, **data: Tensor
@@ -179,5 +182,5 @@ def projection(generate: TorchOperator, x: Tensor, beta: Tensor, weight: Tensor)
     beta, weight : Tensor
         β and w of every sample, ``(B,)``.
     """
-    identity = TorchOperator(lambda t: t, generate.range, generate.range, lambda: identity)
+    identity = to_torch(odl.IdentityOperator(generate.range))
     return least_squares(identity, generate, y=x, inverse_variance=beta, weight=weight)

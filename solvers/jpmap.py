@@ -28,6 +28,7 @@ doi:10.1007/BF01581598.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args
@@ -38,6 +39,7 @@ from torch import Tensor
 
 from genreg.operators.arguments import choice, integer
 from genreg.operators.arrays import check_memory
+from genreg.operators.modes import undisturbed
 from genreg.solvers.door import Door, per_sample_number
 from genreg.solvers.driver import Callback, run
 from genreg.solvers.gauss_newton import LevenbergMarquardt
@@ -58,6 +60,7 @@ _DRAWS = 16  # draws of N(0, I) for every further starting point
 _DESCENT = 5  # Gauss-Newton steps of a descent from the code of the image, before it is compared
 
 
+@undisturbed
 def jpmap(
     A: odl.Operator,
     y: Any,
@@ -92,7 +95,8 @@ def jpmap(
         β > 0, or one for every sample; by default 1/γ² with the γ that the model has learned.
     init : dict, ODL element of Z, Tensor or array, optional
         First latent vector, or ``{"x": image}`` for the code of an image. By default the code of a rough
-        reconstruction.
+        reconstruction. A run that was ended, by `max_iter` or `callback`, goes on from its ``solution.blocks``: J falls
+        from where it was, while the turns of the encoder and the damping begin anew.
     rule : {"fast", "candidates", "exact"}
         Algorithm 2.3, 2.2 or 2.1, see the module. With "exact" a sample ends as stalled when the encoder no
         longer lowers its J.
@@ -207,31 +211,38 @@ def codes(
     problem: JointProblem | StructuredProblem, encode: Callable[[Tensor], Tensor]
 ) -> Callable[[Objective, State], Tensor]:
     """The proposal of the code of the present image x*(z)."""
+    return functools.partial(_code, problem, encode)
 
-    def code(objective: Objective, state: State) -> Tensor:
-        return encode(problem.image(state.blocks["z"], **objective.per_sample))
 
-    return code
+def _code(
+    problem: JointProblem | StructuredProblem,
+    encode: Callable[[Tensor], Tensor],
+    objective: Objective,
+    state: State,
+) -> Tensor:
+    return encode(problem.image(state.blocks["z"], **objective.per_sample))
+
+
+def _descended(
+    problem: JointProblem, encode: Callable[[Tensor], Tensor], objective: Objective, state: State
+) -> Tensor:
+    x = problem.image(state.blocks["z"], **objective.per_sample)
+    solution = run(  # from codes that need not be finite
+        problem.latent(x, **objective.per_sample),
+        Door({"z": encode(x)}, dict, True),
+        {"z": LevenbergMarquardt()},
+        max_iter=_DESCENT,
+        tol=1e-4,
+        progress=False,
+    )
+    return solution.blocks["z"]
 
 
 def proposing(
     problem: JointProblem, encode: Callable[[Tensor], Tensor], rule: Rule, n1: int, n2: int | None
 ) -> Propose:
     """The update of z by one of the rules of the module."""
-    code = codes(problem, encode)
-
-    def descent(objective: Objective, state: State) -> Tensor:
-        x = problem.image(state.blocks["z"], **objective.per_sample)
-        solution = run(  # from codes that need not be finite
-            problem.latent(x, **objective.per_sample),
-            Door({"z": encode(x)}, dict, True),
-            {"z": LevenbergMarquardt()},
-            max_iter=_DESCENT,
-            tol=1e-4,
-            progress=False,
-        )
-        return solution.blocks["z"]
-
+    code, descent = codes(problem, encode), functools.partial(_descended, problem, encode)
     if rule == "exact":
         return Propose([Proposal(code)])
     if rule == "candidates":

@@ -9,6 +9,7 @@ doi:10.6028/jres.049.044.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import odl
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from genreg.operators import to_torch, torch_dtype
 from genreg.operators._conjugate import conjugate_directions, inner
 from genreg.operators.jacobian import linearise
+from genreg.operators.modes import undisturbed
 from genreg.solvers.door import enter
 from genreg.solvers.driver import Callback, Iterate, check_stopping
 from genreg.solvers.objective import Objective
@@ -27,6 +29,7 @@ from genreg.solvers.solution import Solution, Status
 __all__ = ["conjugate_gradient", "rough_reconstruction"]
 
 
+@undisturbed
 def conjugate_gradient(
     objective: Objective,
     init: Any,
@@ -38,8 +41,14 @@ def conjugate_gradient(
 ) -> Solution:
     r"""Minimise a quadratic objective of one block by conjugate gradients.
 
-    The Hessian N acts by differences of gradients, :math:`N p = \nabla H(p) - \nabla H(0)`, exact for a quadratic.
-    Every 50 steps, and when the recursion says so, the residual is computed afresh.
+    The Hessian N acts by differences of gradients, :math:`N p = (\nabla H(c p) - \nabla H(0)) / c`, exact for a
+    quadratic. The number c gives the argument the length
+    :math:`\ell = \|b\|^3 / \langle b, N b \rangle` with :math:`b = \nabla H(0)`, which is at most that of the
+    minimiser, so that b does not drown the difference. Every 50 steps, and when the recursion says so, the residual
+    is computed afresh.
+
+    A sample has converged when :math:`\|\nabla H(x)\| (\ell + \|x\|) \le tol |H(x)|`. As H is convex and
+    :math:`\|x - x^*\| \le \|x\| + \|x^*\|`, that bounds the relative error of the objective.
 
     Parameters
     ----------
@@ -76,16 +85,17 @@ def conjugate_gradient(
         value, gradients = objective.value_and_gradient({name: v})
         return value, gradients[name]
 
-    offset = gradient(torch.zeros_like(x))[1]
+    at_zero, offset = gradient(torch.zeros_like(x))
+    product = _Product(lambda p: gradient(p)[1] - offset, at_zero, offset)
     value, g = gradient(x)
     samples = torch.arange(len(x), device=x.device)
     status = torch.where(torch.isfinite(value), Status.RUNNING, Status.NON_FINITE)
-    iterations, calls = torch.zeros_like(samples), torch.full_like(samples, 2)
+    iterations, calls = torch.zeros_like(samples), torch.full_like(samples, 3)
     history: list[Tensor] = []
     taken = 0
     with tqdm(total=max_iter, desc="conjugate gradients", disable=not progress, leave=False) as bar:
         while True:
-            size = 1 + inner(x, x).sqrt()
+            size = product.length + inner(x, x).sqrt()
             residual = inner(g, g).sqrt() * size / value.abs().clamp_min(torch.finfo(value.dtype).tiny)
             history.append(residual)
             running = status == Status.RUNNING
@@ -98,19 +108,21 @@ def conjugate_gradient(
             start = x, value
             keep = running.view(-1, *(1,) * (x.ndim - 1))
             b = torch.where(keep, -g, 0)  # samples that have ended stay where they are
-            for k, (step, r) in enumerate(
-                conjugate_directions(lambda p: gradient(p)[1] - offset, b), start=1
-            ):
+            for k, (step, r) in enumerate(conjugate_directions(product, b), start=1):
                 x = x + step
                 taken += 1
-                predicted = inner(r, r).sqrt() * (1 + inner(x, x).sqrt()) <= 0.5 * tol * value.abs()
+                size = product.length + inner(x, x).sqrt()
+                predicted = inner(r, r).sqrt() * size <= 0.5 * tol * value.abs()
                 if k == 50 or taken >= max_iter or bool((predicted | ~running).all()):
                     break
             value, g = gradient(x)
-            worse = running & ~(value <= start[1] * (1 + 1e-6) + 1e-6)
+            rounding = 1e-6 * torch.maximum(start[1].abs(), at_zero.abs())
+            worse = running & ~(value <= start[1] + rounding)
             x = torch.where(worse.view_as(keep), start[0], x)
             value = torch.where(worse, start[1], value)
-            status = torch.where(worse, Status.STALLED, status)
+            # neither the objective nor its gradient falls any more: this is rounding
+            idle = (value >= start[1] - rounding) & (inner(g, g) > 0.25 * inner(b, b))
+            status = torch.where(worse | (running & idle), Status.STALLED, status)
             iterations = torch.where(running, taken, iterations)
             calls = torch.where(running, calls + k + 1, calls)
             bar.update(taken - bar.n)
@@ -127,6 +139,35 @@ def conjugate_gradient(
     )
 
 
+class _Product:
+    r"""The Hessian N of a quadratic by differences of gradients, at arguments of the length of its minimiser.
+
+    Parameters
+    ----------
+    difference : callable
+        :math:`p \mapsto \nabla H(p) - \nabla H(0)`.
+    value, b : Tensor
+        H(0), ``(B,)``, and ∇H(0), ``(B, *shape)``.
+    """
+
+    def __init__(self, difference: Callable[[Tensor], Tensor], value: Tensor, b: Tensor) -> None:
+        self.difference = difference
+        norm = inner(b, b).sqrt()
+        # H(0) / ‖b‖ has the units of x. Where it is no length, the difference is taken at the argument itself.
+        self.length = torch.where(norm > 0, value.abs() / norm, 0.0).nan_to_num(0.0, 0.0)
+        curvature = inner(b, self(b))
+        found = torch.isfinite(curvature) & (curvature > 0)
+        self.length = torch.where(found, norm * (norm * norm / torch.where(found, curvature, 1.0)), 0.0)
+
+    def __call__(self, p: Tensor) -> Tensor:
+        norm = inner(p, p).sqrt()
+        usable = (self.length > 0) & (norm > 0)
+        c = torch.where(usable, self.length / torch.where(norm > 0, norm, 1.0), 1.0)
+        c = c.view(-1, *(1,) * (p.ndim - 1))
+        return self.difference(c * p) / c
+
+
+@undisturbed
 def rough_reconstruction(
     A: odl.Operator, y: Tensor, *, iterations: int = 10, weight: Tensor | None = None
 ) -> Tensor:

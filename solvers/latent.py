@@ -159,7 +159,8 @@ def least_squares(forward: TorchOperator, generate: TorchOperator, **per_sample:
         {"z": generate.domain},
         per_sample=per_sample,
         curvature={"z": latent_curvature(forward, generate)},
-    )
+        lengths={"z": 1.0},
+    ).made_by(functools.partial(least_squares, **per_sample), forward, generate)
 
 
 def latent_curvature(forward: TorchOperator, generate: TorchOperator) -> Callable[..., Curvature]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from genreg.operators import to_torch
 from genreg.operators.arguments import described
+from genreg.operators.modes import undisturbed
 from genreg.solvers.door import Door, per_sample_number
 from genreg.solvers.driver import Callback, run
 from genreg.solvers.gauss_newton import LevenbergMarquardt
@@ -26,6 +27,7 @@ from genreg.solvers.solution import Solution
 __all__ = ["levenberg_marquardt"]
 
 
+@undisturbed
 def levenberg_marquardt(
     A: odl.Operator,
     y: Any,

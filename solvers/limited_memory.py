@@ -1,6 +1,7 @@
 r"""Limited-memory BFGS over all blocks together, batched: for smooth objectives of images and latent vectors.
 
-The blocks of a sample are one vector w. A step is :math:`-\tau M \nabla H(w)`, where M is made from the last m
+The blocks of a sample are one vector w, each divided by its unit of length ℓ (see `Objective`), so that the result
+does not depend on the units of the blocks. A step is :math:`-\tau M \nabla H(w)`, where M is made from the last m
 steps s and changes of the gradient by the two-loop recursion, from :math:`M_0 = \gamma_b I` on every block b,
 :math:`\gamma_b = \langle s_b, y_b \rangle / \|y_b\|^2`: blocks of different scale need no tuning.
 
@@ -24,12 +25,13 @@ from torch import Tensor
 
 from genreg.operators.arguments import check_callable, integer
 from genreg.operators.arrays import check_memory
+from genreg.operators.modes import undisturbed
 from genreg.solvers.door import Door, enter
 from genreg.solvers.driver import Callback, Iterate, run
 from genreg.solvers.line_search import Backtracking, inner, searching
 from genreg.solvers.objective import Blocks, Objective
 from genreg.solvers.solution import Solution
-from genreg.solvers.state import State, where
+from genreg.solvers.state import State, evaluate, starting_lengths, where
 from genreg.solvers.updates import descent_step
 
 __all__ = ["lbfgs"]
@@ -37,6 +39,7 @@ __all__ = ["lbfgs"]
 Substitution = tuple[Callable[[Blocks], Blocks], Callable[[Blocks], Blocks]]
 
 
+@undisturbed
 def lbfgs(
     objective: Objective | Functional,
     init: Any,
@@ -60,13 +63,15 @@ def lbfgs(
     max_iter : int
         Accepted steps.
     tol : float
-        A sample has converged when :math:`\|\nabla H(w)\| (1 + \|w\|) / |H(w)|` is at most this.
+        A sample has converged when :math:`\|\nabla H(w)\| (1 + \|w\|) / |H(w)|` is at most this, every block of w in
+        its unit of length, see `Objective`.
     memory : int
         Steps remembered, m.
     substitution : pair of callables, optional
         φ and its inverse, which map dicts of tensors with the names and shapes of the blocks: w is moved, and
-        v = φ(w) are the blocks. The deviation u = x - G(z) from the range of a generator, for instance, is
-        a far better variable than x: ``φ(w) = {"x": w["x"] + G(w["z"]), "z": w["z"]}``.
+        v = φ(w) are the blocks; the lengths are those of v at the start. The deviation u = x - G(z) from the range
+        of a generator, for instance, is a far better variable than x: ``φ(w) = {"x": w["x"] + G(w["z"]), "z":
+        w["z"]}``.
     line_search : Backtracking, optional
         Its first step, `shrink`, `slack` and `max_trials` are used.
     callback : callable, optional
@@ -98,24 +103,35 @@ def lbfgs(
     layout = _Layout(door.blocks, substitution)
     size, like = sum(layout.sizes), next(iter(door.blocks.values()))
     check_memory((len(like), 2 * memory, size), like.real.dtype, "memory", memory, like.device)
-    single = odl.rn(sum(layout.sizes), dtype=str(layout.pack(door.blocks).dtype).removeprefix("torch."))
+    units = layout.units(objective, door.blocks)
 
-    def smooth(blocks: Blocks, **per_sample: Tensor) -> Tensor:
-        return objective.smooth(layout.unpack(blocks["w"]), **per_sample)
+    def smooth(blocks: Blocks, unit: Tensor, **per_sample: Tensor) -> Tensor:
+        return objective.smooth(layout.unpack(blocks["w"], unit), **per_sample)
+
+    def offset(blocks: Blocks, unit: Tensor, **per_sample: Tensor) -> Tensor:
+        return objective.offset(layout.unpack(blocks["w"], unit), **per_sample)  # type: ignore[misc]
 
     def watch(iterate: Iterate) -> Any:
         with torch.no_grad():
-            return callback(replace(iterate, blocks=layout.unpack(iterate.blocks["w"])))  # type: ignore[misc]
+            blocks = layout.unpack(iterate.blocks["w"], units[iterate.samples])
+            return callback(replace(iterate, blocks=blocks))  # type: ignore[misc]
 
     def leave(result: Mapping[str, Tensor]) -> dict[str, Any]:
         with torch.no_grad():
-            return door.leave(layout.unpack(result["w"]))
+            return door.leave(layout.unpack(result["w"], units))
 
     with torch.no_grad():
-        start = {"w": layout.pack(substitution[1](door.blocks) if substitution else door.blocks)}
+        start = layout.pack(substitution[1](door.blocks) if substitution else door.blocks, units)
+    single = odl.rn(start.shape[1], dtype=str(start.dtype).removeprefix("torch."))
+    problem = Objective(
+        smooth,
+        {"w": single},
+        per_sample={**objective.per_sample, "unit": units},
+        offset=None if objective.offset is None else offset,
+    )
     return run(
-        replace(objective, smooth=smooth, spaces={"w": single}),
-        Door(start, leave, door.batched),
+        problem,
+        Door({"w": start}, leave, door.batched),
         {"w": _LimitedMemory(layout.sizes, memory, searching(line_search, Backtracking()))},
         max_iter=max_iter,
         tol=tol,
@@ -126,23 +142,28 @@ def lbfgs(
 
 
 class _Layout:
-    """Blocks as one real vector of every sample, and back."""
+    """Blocks as one real vector of every sample, each in its unit of length, and back."""
 
     def __init__(self, blocks: Blocks, substitution: Substitution | None) -> None:
         self.shapes = {name: (v.shape[1:], v.is_complex()) for name, v in blocks.items()}
         self.sizes = tuple(math.prod(shape) * (2 if cx else 1) for shape, cx in self.shapes.values())
         self.substitution = substitution
 
-    @staticmethod
-    def pack(blocks: Blocks) -> Tensor:
-        parts = (torch.view_as_real(v) if v.is_complex() else v for v in blocks.values())
-        return torch.cat([v.flatten(1) for v in parts], 1)
+    def units(self, objective: Objective, blocks: Blocks) -> Tensor:
+        """The unit of length of every block, ``(B, number of blocks)``; 1 where nothing has a length."""
+        _, gradients, scale, _ = evaluate(objective, blocks)
+        lengths = [starting_lengths(objective, blocks, gradients, name, scale)[1] for name in self.shapes]
+        units = torch.stack(lengths, 1)
+        return torch.where(torch.isfinite(units) & (units > 0), units, 1.0)
 
-    def unpack(self, w: Tensor) -> Blocks:
+    def pack(self, blocks: Blocks, units: Tensor) -> Tensor:
+        parts = (torch.view_as_real(v) if v.is_complex() else v for v in blocks.values())
+        return torch.cat([v.flatten(1) / units[:, k, None] for k, v in enumerate(parts)], 1)
+
+    def unpack(self, w: Tensor, units: Tensor) -> Blocks:
         blocks = {}
-        for part, (name, (shape, is_complex)) in zip(
-            w.split(self.sizes, 1), self.shapes.items(), strict=True
-        ):
+        scaled = (part * units[:, k, None] for k, part in enumerate(w.split(self.sizes, 1)))
+        for part, (name, (shape, is_complex)) in zip(scaled, self.shapes.items(), strict=True):
             if is_complex:
                 blocks[name] = torch.view_as_complex(part.reshape(len(w), *shape, 2))
             else:
@@ -158,14 +179,14 @@ class _LimitedMemory:
     length: int
     line_search: Backtracking = field(default_factory=Backtracking)
 
-    def first_step(self, gradient: Tensor) -> Tensor:
+    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First step sizes, ``(B,)``."""
         return gradient.new_ones(len(gradient))
 
-    def first_memory(self, gradient: Tensor) -> Tensor:
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """Steps, changes of the gradient (newest first) and the diagonal of M₀, ``(B, 2 m + 1, n)``."""
         memory = gradient.new_zeros((len(gradient), 2 * self.length + 1, gradient.shape[1]))
-        memory[:, -1] = self.line_search.first_step(gradient)[:, None]
+        memory[:, -1] = self.line_search.first_step(gradient, reach)[:, None]
         return memory
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:

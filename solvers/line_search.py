@@ -15,9 +15,11 @@ after a success;
 :math:`10^{-4} \|d\|^2 / (2 \tau)` (monotone SpaRSA).
 
 Near a minimiser both differences drown in rounding. A trial whose value is within some ten units of rounding
-of :math:`|H|` is therefore judged by gradients instead, :math:`\langle \nabla H(v^+) - \nabla H(v), d \rangle
-\le \|d\|^2 / \tau` (or ≤ 1.9999 times that, for the spectral rule): the same condition to second order,
-without cancellation. So float32 does not stall at the optimum, and values do not drift upwards.
+of :math:`|H|`, or differs by far more than the slopes at both ends allow (where H is a small difference of large
+numbers, its rounding is larger), is therefore judged by gradients instead,
+:math:`\langle \nabla H(v^+) - \nabla H(v), d \rangle \le \|d\|^2 / \tau` (or ≤ 1.9999 times that, for the spectral
+rule): the same condition to second order, without cancellation. So float32 does not stall at the optimum, and values
+do not drift upwards.
 
 References
 ----------
@@ -49,7 +51,8 @@ class Backtracking:
     Parameters
     ----------
     initial_step : float
-        First τ tried, in units of 1 / ‖∇H‖ at the start when `relative`, else as it is.
+        First τ tried, in units of ℓ / ‖∇H‖ at the start when `relative`, else as it is; ℓ is the unit of length of
+        the block, see `Objective`, or where that is not known the distance of the minimum along -∇H.
     grow, shrink : float
         Factors on τ after an accepted and after a rejected trial.
     spectral : bool
@@ -59,7 +62,7 @@ class Backtracking:
     max_trials : int
         Rejections in a row after which a sample counts as stalled.
     relative : bool
-        Scale `initial_step` by 1 / ‖∇H‖ of every sample, so that the first trial moves by `initial_step`.
+        Scale `initial_step` by ℓ / ‖∇H‖ of every sample, so that the first trial moves by `initial_step` times ℓ.
     """
 
     initial_step: float = 1.0
@@ -75,11 +78,11 @@ class Backtracking:
         number(self.shrink, "shrink", above=0, below=1), number(self.slack, "slack", minimum=0)
         integer(self.max_trials, "max_trials", minimum=1)
 
-    def first_step(self, gradient: Tensor) -> Tensor:
-        """Step size of the first trial, ``(B,)``."""
+    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
+        """Step size of the first trial, ``(B,)``, which moves by `initial_step` times `reach`, ``(B,)``."""
         norm = inner(gradient, gradient).sqrt()
         step = torch.full_like(norm, self.initial_step)
-        return torch.where(norm > 0, step / norm, step) if self.relative else step
+        return torch.where(norm > 0, step * reach / norm, step) if self.relative else step
 
     def bound(
         self, value: Tensor, rise: Tensor, slope: Tensor, step_sq: Tensor, tau: Tensor
@@ -103,7 +106,13 @@ class Backtracking:
         return value + slope + quadratic, step_sq / tau
 
     def accept(
-        self, value: Tensor, trial: Tensor, highest: Tensor, change: Tensor, steepest: Tensor
+        self,
+        value: Tensor,
+        trial: Tensor,
+        highest: Tensor,
+        slope: Tensor,
+        change: Tensor,
+        steepest: Tensor,
     ) -> Tensor:
         """Which samples take the trial point.
 
@@ -113,24 +122,33 @@ class Backtracking:
             H(v) and H(v⁺).
         highest : Tensor
             Largest H(v⁺) to be accepted.
+        slope : Tensor
+            <∇H(v), d>.
         change, steepest : Tensor
             <∇H(v⁺) - ∇H(v), d>, and the largest to be accepted: this decides where the values are equal but
             for rounding.
         """
-        return torch.where(self.equal(value, trial), change <= steepest, trial <= highest) & torch.isfinite(
-            trial
-        )
+        equal = self.equal(value, trial, slope, change)
+        return torch.where(equal, change <= steepest, trial <= highest) & torch.isfinite(trial)
 
-    def equal(self, value: Tensor, trial: Tensor) -> Tensor:
-        """Where two values of H are equal but for rounding."""
-        return (trial - value).abs() <= self.slack * torch.finfo(value.dtype).eps * value.abs()
+    def equal(self, value: Tensor, trial: Tensor, slope: Tensor, change: Tensor) -> Tensor:
+        """Where two values of H are equal but for rounding, see `accept`.
+
+        They are within the slack; or their difference, though within a hundred times the slack, is ten times as large
+        as the slopes <∇H, d> at both ends together, between which the mean slope lies that it would have to be. The
+        slope must also have become smaller, lest values that do not belong to their gradients rise for ever.
+        """
+        difference, end = (trial - value).abs(), slope + change
+        rounding = self.slack * torch.finfo(value.dtype).eps * value.abs()
+        impossible = (difference > 10 * (slope.abs() + end.abs())) & (end.abs() < slope.abs())
+        return (difference <= rounding) | (impossible & (difference <= 100 * rounding))
 
     def next_step(self, accepted: Tensor, change: Tensor, step_sq: Tensor, tau: Tensor) -> Tensor:
         """Step size of the next trial."""
         grown = tau * self.grow
         if self.spectral:
             barzilai = step_sq / change.clamp_min(torch.finfo(change.dtype).tiny)
-            grown = torch.where(change > 0, torch.minimum(barzilai, 1e3 * tau), 10 * tau).clamp_min(1e-10)
+            grown = torch.where(change > 0, barzilai.clamp(1e-10 * tau, 1e3 * tau), 10 * tau)
         grown = torch.where(step_sq > 0, grown, tau)  # a block that could not move has learned nothing
         return torch.where(accepted, grown, tau * self.shrink)
 

@@ -15,6 +15,7 @@ Dokl. 7.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -22,10 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genreg.operators.arguments import described, integer, number
+from genreg.operators.arrays import array
+from genreg.solvers.door import per_sample_number
 from genreg.solvers.objective import Blocks
 from genreg.solvers.solution import Status
 
-__all__ = ["Choice", "Trial", "morozov"]
+__all__ = ["Choice", "Trial", "check_search", "checked_range", "morozov"]
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,8 @@ def morozov(
     solve: Callable[[Tensor, Tensor, Blocks | None], Trial],
     level: Tensor,
     *,
-    start: float = 1.0,
-    lam_range: tuple[float, float] = (1e-8, 1e8),
+    start: float | Tensor = 1.0,
+    lam_range: tuple[float, float] | None = None,
     candidates: int = 5,
     rtol: float = 0.02,
     max_rounds: int = 12,
@@ -127,10 +131,11 @@ def morozov(
         point for None.
     level : Tensor
         Residual to be met, ``(B,)``: :math:`c \dim(Y) \sigma^2`.
-    start : float
-        Centre of the first λ tried.
-    lam_range : tuple of float
-        Smallest and largest λ that are tried.
+    start : float or Tensor
+        Centre of the first λ tried, or one for every sample, ``(B,)``: a λ of the right order, such as the ratio of
+        the two terms at a rough reconstruction.
+    lam_range : tuple of float, optional
+        Smallest and largest λ that are tried; by default 10⁻⁸ and 10⁸ times `start`.
     candidates : int
         K, the number of λ tried at once for every sample.
     rtol : float
@@ -146,26 +151,23 @@ def morozov(
 
     Raises
     ------
-    ValueError
-        If `level`, `lam_range`, `candidates` or `rtol` is out of range.
+    TypeError, ValueError
+        If `level`, `start`, `lam_range`, `candidates`, `rtol` or `max_rounds` has the wrong type or is out of range.
     """
-    low, high = lam_range
-    if not (0 < low <= start <= high):
-        raise ValueError(
-            f"lam_range must satisfy 0 < low <= start <= high, got {lam_range} with start={start}"
-        )
-    if candidates < 2 or max_rounds < 1 or not 0 < rtol < 1:
-        raise ValueError(
-            "candidates must be at least 2, max_rounds at least 1 and rtol in (0, 1), "
-            f"got {candidates}, {max_rounds}, {rtol}"
-        )
+    centre = per_sample_number(start, "start", level)
+    if lam_range is None:
+        low, high = 1e-8 * centre, 1e8 * centre
+    else:
+        low, high = (torch.full_like(centre, bound) for bound in checked_range(lam_range))
+        centre = centre.clamp(low, high)
+    candidates, max_rounds, rtol = check_search(candidates, max_rounds, rtol)
     if not bool((level > 0).all()):
         raise ValueError(f"level must be positive, got {level.tolist()}")
     search = _Search(level, low, high, rtol)
     steps = torch.linspace(
         -(candidates - 1) / 2, (candidates - 1) / 2, candidates, dtype=level.dtype, device=level.device
     )
-    lam = (start * 10**steps).clamp(low, high).expand(level.shape[0], -1)
+    lam = (centre[:, None] * 10**steps).clamp(low[:, None], high[:, None])
     search.learn(search.rows, lam, solve(search.rows, lam, None))
     for _ in range(max_rounds - 1):
         samples = (~search.done()).nonzero().squeeze(1)
@@ -176,10 +178,42 @@ def morozov(
     return search.choice()
 
 
+def checked_range(lam_range: Any) -> tuple[float, float]:
+    """Return the smallest and the largest λ of a search.
+
+    Raises
+    ------
+    TypeError
+        If `lam_range` holds no real numbers.
+    ValueError
+        If it is no pair 0 < low < high of finite ones.
+    """
+    wanted = "a pair of numbers 0 < low < high"
+    bounds = array(lam_range, "lam_range", complex=False, wanted=wanted).double().flatten().tolist()
+    if len(bounds) != 2 or not 0 < bounds[0] < bounds[1] < math.inf:
+        raise ValueError(f"lam_range must be {wanted}, got {described(lam_range)}")
+    return bounds[0], bounds[1]
+
+
+def check_search(candidates: Any, max_rounds: Any, rtol: Any) -> tuple[int, int, float]:
+    """Return the settings of a search for λ, checked.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is no number or out of range.
+    """
+    return (
+        integer(candidates, "candidates", minimum=2),
+        integer(max_rounds, "max_rounds", minimum=1),
+        number(rtol, "rtol", above=0, below=1),
+    )
+
+
 class _Search:
     """All that has been tried, and what it says about every sample."""
 
-    def __init__(self, level: Tensor, low: float, high: float, rtol: float) -> None:
+    def __init__(self, level: Tensor, low: Tensor, high: Tensor, rtol: float) -> None:
         self.level, self.low, self.high, self.rtol = level, low, high, rtol
         self.rows = torch.arange(level.shape[0], device=level.device)
 
@@ -206,9 +240,12 @@ class _Search:
         self.upper = torch.where(above, self.lam, torch.inf).amin(1)  # smallest λ above it that misses
         largest = torch.where(meets, self.lam, -1.0).argmax(1)
         self.best = torch.where(self.meets_any, largest, residual.argmin(1))
-        # The residual has settled above the level: a smaller λ changes nothing any more.
+        # The residual has settled above the level: it has fallen, and a smaller λ changes nothing any more. Where it
+        # has not fallen yet, as for every λ above the one that makes the image constant, the search goes on.
         lowest = residual.gather(1, self.lam.argsort(1)[:, :2])
-        settled = (lowest[:, 0] >= (1 - 1e-3) * lowest[:, 1]) | (self.lam.amin(1) <= self.low)
+        fallen = lowest[:, 0] < (1 - 1e-2) * residual.amax(1)
+        still = lowest[:, 0] >= (1 - 1e-3) * lowest[:, 1]
+        settled = (still & fallen) | (self.lam.amin(1) <= self.low)
         self.settled = ~self.meets_any & settled
 
     def done(self) -> Tensor:
@@ -224,7 +261,7 @@ class _Search:
         upper = torch.where(torch.isfinite(self.upper), self.upper, self.lower * 10 ** (count + 1.0))
         fraction = k / (count + 1)
         lam = lower[:, None].log() * (1 - fraction) + upper[:, None].log() * fraction
-        return lam.exp().clamp(self.low, self.high)
+        return lam.exp().clamp(self.low[:, None], self.high[:, None])
 
     def nearest(self, samples: Tensor, lam: Tensor) -> Blocks:
         """Blocks of the trials nearest to the parameters ``lam`` of some samples."""

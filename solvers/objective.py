@@ -18,7 +18,7 @@ from odl.functionals import Functional, FunctionalComp
 from torch import Tensor
 
 from genreg.operators import TorchFunctional, to_torch, weight
-from genreg.operators.bridge import join
+from genreg.operators.bridge import Remade, join
 from genreg.solvers.splitting import Term, is_smooth, proximable, split, summed, terms
 
 __all__ = ["Blocks", "Curvature", "Objective", "SaddlePoint", "block_spaces", "pack", "split"]
@@ -67,7 +67,7 @@ def pack(domain: Any, blocks: Mapping[str, Tensor]) -> Any:
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(Remade):
     r"""Smooth part and proximable parts of an objective, :math:`H(v) + \sum_i g_i(v_i)`.
 
     Parameters
@@ -84,6 +84,14 @@ class Objective:
     curvature : dict of str to callable
         For some blocks ``curvature(blocks, **per_sample) -> Curvature``: the Gauss-Newton matrix of H, where it
         is the sum of squares of something whose derivative is cheap.
+    lengths : dict of str to float
+        For some blocks the unit of length ℓ of its Euclidean norm, where that is known beforehand: 1 for a latent
+        vector with the prior N(0, I). A solver finds that of another block where it starts: the norm of the block
+        there, or the distance of the minimum along the negative gradient, if that is longer.
+    offset : callable, optional
+        ``offset(blocks, **per_sample) -> (B,)``: a part of H that depends on the choice of units only, such as the
+        logarithm of a density has it. It is taken where a solver starts, and no part of what residuals are measured
+        in.
     """
 
     smooth: Callable[..., Tensor]
@@ -91,6 +99,8 @@ class Objective:
     proximable: Mapping[str, TorchFunctional] = field(default_factory=dict)
     per_sample: Mapping[str, Tensor] = field(default_factory=dict)
     curvature: Mapping[str, Callable[..., Curvature]] = field(default_factory=dict)
+    lengths: Mapping[str, float] = field(default_factory=dict)
+    offset: Callable[..., Tensor] | None = None
 
     @classmethod
     def from_odl(cls, functional: Functional, names: Sequence[str]) -> Objective:
@@ -128,7 +138,7 @@ class Objective:
         def value(blocks: Blocks) -> Tensor:
             return total(pack(domain, blocks))
 
-        return cls(value, spaces, rough)
+        return cls(value, spaces, rough).made_by(Objective.from_odl, functional, tuple(names))
 
     def value_and_gradient(self, blocks: Blocks) -> tuple[Tensor, Blocks]:
         """H(v), ``(B,)``, and its Euclidean gradient for every block, in one forward and backward pass."""
@@ -154,7 +164,7 @@ class Objective:
             self,
             per_sample={name: value[index] for name, value in self.per_sample.items()},
             proximable={name: g.take(index) for name, g in self.proximable.items()},
-        )
+        ).made_by(Objective.take, self, index)
 
 
 @dataclass(frozen=True)
@@ -169,11 +179,15 @@ class SaddlePoint:
         Proximable functionals on the ranges of `operators`.
     operators : sequence of odl.Operator
         Linear operators :math:`K_j` on X.
+    expected : Tensor, optional
+        About the value of the objective at the solution, ``(B,)``, where it is known, as from the noise of the data:
+        the first steps of `pdhg` depend on it.
     """
 
     f: Any
     g: Sequence[Any]
     operators: Sequence[odl.Operator]
+    expected: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.g) != len(self.operators) or not self.operators:

@@ -28,7 +28,7 @@ processing, NeurIPS 28; arXiv:1305.0546.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import odl
@@ -37,6 +37,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genreg.operators import to_torch, weight
+from genreg.operators.arguments import number
+from genreg.operators.modes import undisturbed
 from genreg.operators.norm import operator_norm
 from genreg.solvers.door import Door, enter
 from genreg.solvers.driver import Callback, Iterate, check_stopping
@@ -74,6 +76,7 @@ def _weight_of_parts(space: Any) -> float | Tensor:
     return _weight_of_parts(space[0]) if isinstance(space, odl.ProductSpace) else weight(space)
 
 
+@undisturbed
 def pdhg(
     f: Any,
     g: Any = None,
@@ -183,17 +186,18 @@ class _Steps:
         self.balanced = tau is None
         count = len(saddle.operators)
         if not self.balanced:
-            sigmas = list(sigma) if isinstance(sigma, (tuple, list)) else [sigma] * count
-            if len(sigmas) != count or not (tau > 0 and all(s > 0 for s in sigmas)):
+            many = isinstance(sigma, tuple | list) or getattr(sigma, "ndim", 0) > 0
+            sigmas = list(sigma) if many else [sigma] * count
+            if len(sigmas) != count:
                 raise ValueError(
-                    f"tau and sigma must be positive, one sigma or one for each of the {count} operators, "
-                    f"got {tau!r}, {sigma!r}"
+                    f"sigma must be a number, or one for each of the {count} operators, got {len(sigmas)}"
                 )
-            self.tau, self.sigma = float(tau), [float(s) for s in sigmas]
+            self.tau = number(tau, "tau", above=0)
+            self.sigma = [number(s, "sigma", above=0) for s in sigmas]
             self.norms = [(self.tau * s * count) ** -0.5 for s in self.sigma]  # what such steps are meant for
             return
         self.norms = [operator_norm(K, rtol=1e-3) for K in saddle.operators]
-        self.strength = [torch.full_like(x.flatten(1)[:, 0].abs(), 1.0) for _ in range(count)]
+        self.strength = _strengths(problem, self.norms, x, saddle.expected)
         self.speed = 1.0
         self._set()
 
@@ -213,6 +217,59 @@ class _Steps:
             self.strength[j] = self.strength[j] * moved
         self.speed *= 0.95
         self._set()
+
+
+def _strengths(problem: _Problem, norms: Sequence[float], x: Tensor, expected: Tensor | None) -> list[Tensor]:
+    """First strengths σ_j ‖K_j‖² / max ‖K‖, ``(B,)``, such that τ and σ have the units of the problem.
+
+    The objective F is minimised along a direction d in which a first step leads from zero. With the minimiser t d and
+    the decrease Δ, the solution has about the length t ‖d‖, and the dual variables at zero about Δ / (t ‖K_j d‖). At
+    the solution they are shorter, by about the root of F there over F(0), as the gradient of a square is; F there is
+    F(t d) or what is expected, if that is less. All scale with image, data and λ as the solution does. 1 where no
+    decrease is found.
+    """
+    ones = torch.ones_like(x.flatten(1)[:, 0].abs())
+    zero = torch.zeros_like(x)
+    p = [g.conj_prox(K(zero), 1.0) for g, K in zip(problem.g, problem.forward, strict=True)]
+    d = problem.f.prox(-problem.adjoint(p), 1.0)
+    size = _norm(d, problem.primal_weight)
+    d = d / _shaped(torch.where(size > 0, size, 1.0), d)
+    images = [K(d) for K in problem.forward]
+
+    def value(log_t: Tensor) -> Tensor:
+        t = 10**log_t
+        parts = (g(_shaped(t, Kd) * Kd) for g, Kd in zip(problem.g, images, strict=True))
+        return sum(parts, problem.f(_shaped(t, d) * d)).nan_to_num(torch.inf)
+
+    log_t, lowest = _least(value, ones)
+    at_zero = value(torch.full_like(ones, -torch.inf))
+    fall = at_zero - lowest
+    found = (size > 0) & torch.isfinite(at_zero) & (fall > 1e-6 * at_zero.abs())
+    least = lowest if expected is None else torch.fmin(lowest, expected)
+    shorter = (least.clamp_min(0) / torch.where(found, at_zero, 1.0)).clamp(1e-12, 1.0).sqrt()
+    strengths = []
+    for norm, Kd, w in zip(norms, images, problem.dual_weights, strict=True):
+        dual = shorter * fall / _norm(Kd, w).clamp_min(torch.finfo(fall.dtype).tiny)  # t ‖p_j‖
+        strengths.append(torch.where(found, dual * norm / max(norms) / 100**log_t, ones))
+    return strengths
+
+
+def _least(value: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
+    """The minimiser of a function of one number for every sample, ``(B,)``, and its value there.
+
+    By steps of 2 from -18 to 18, and between the neighbours of the best of these by golden section.
+    """
+    grid = torch.arange(-18.0, 19.0, 2.0).tolist()
+    values = torch.stack([value(torch.full_like(like, k)) for k in grid])
+    best = like.new_tensor(grid)[values.argmin(0)]
+    low, high = best - 2, best + 2
+    golden = (5**0.5 - 1) / 2
+    for _ in range(12):
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        falls = value(left) > value(right)
+        low, high = torch.where(falls, left, low), torch.where(falls, high, right)
+    middle = (low + high) / 2
+    return middle, value(middle)
 
 
 def _shaped(step: Tensor | float, like: Tensor) -> Tensor | float:

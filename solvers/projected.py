@@ -24,6 +24,7 @@ from torch import Tensor
 from genreg.operators import to_torch, weight
 from genreg.operators.arguments import choice, integer, number, seeded_generator
 from genreg.operators.arrays import check_memory
+from genreg.operators.modes import undisturbed
 from genreg.operators.norm import operator_norm
 from genreg.solvers import joint
 from genreg.solvers.descent import gauss_newton
@@ -42,6 +43,7 @@ Projection = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """Maps w and the last z to z⁺, G(z⁺), and the evaluations it took."""
 
 
+@undisturbed
 def projected_gradient(
     A: odl.Operator,
     y: Any,
@@ -78,7 +80,8 @@ def projected_gradient(
         First z. By default the code of a rough reconstruction where G has an encoder, otherwise zero.
     step : float, optional
         First τ. By default :math:`\sigma^2 / \|A\|^2` in the Euclidean norms where A is linear, else such that the
-        first step has length 1. τ doubles after a success and halves after a failure.
+        first step minimises f along its gradient, to second order. τ doubles after a success and halves after a
+        failure.
     max_iter : int
         Accepted steps.
     tol : float
@@ -185,13 +188,13 @@ class _Projected:
     first: Tensor | None
     line_search: Backtracking = field(default_factory=lambda: Backtracking(max_trials=20))
 
-    def first_step(self, gradient: Tensor) -> Tensor:
+    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First step sizes, ``(B,)``."""
-        return self.line_search.first_step(gradient) if self.first is None else self.first
+        return self.line_search.first_step(gradient, reach) if self.first is None else self.first
 
-    def first_memory(self, gradient: Tensor) -> Tensor:
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """The first step size, as a unit of the later ones, ``(B, 1)``."""
-        return self.first_step(gradient)[:, None]
+        return self.first_step(gradient, reach)[:, None]
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One trial for every sample."""
@@ -205,7 +208,7 @@ class _Projected:
         d = trial.step
         slope, change, step_sq = inner(gradient, d), inner(trial.bend, d), inner(d, d)
         lowered = state.smooth - 1e-4 * step_sq / tau
-        accepted = search.accept(state.smooth, trial.smooth, lowered, change, -2 * slope)
+        accepted = search.accept(state.smooth, trial.smooth, lowered, slope, change, -2 * slope)
         steps = torch.where(accepted, tau * search.grow, tau * search.shrink)
         moved = trial.result(accepted, steps, unit, step_sq)
         tiny = torch.finfo(step_sq.dtype).tiny

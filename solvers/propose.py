@@ -70,16 +70,18 @@ class Propose:
         """Whether the other update never lets the objective rise, as the candidates do not."""
         return self.otherwise is None or is_monotone(self.otherwise)
 
-    def first_step(self, gradient: Tensor) -> Tensor:
+    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First step sizes of the other update, ``(B,)``."""
-        return self.otherwise.first_step(gradient) if self.otherwise else gradient.new_ones(len(gradient))
+        if self.otherwise is None:
+            return gradient.new_ones(len(gradient))
+        return self.otherwise.first_step(gradient, reach)
 
-    def first_memory(self, gradient: Tensor) -> Tensor:
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """No turns yet, and the first memory of the other update."""
         turns = gradient.new_zeros((len(gradient), 1))
         if self.otherwise is None:
             return turns
-        return torch.cat((turns, self.otherwise.first_memory(gradient).flatten(1)), 1)
+        return torch.cat((turns, self.otherwise.first_memory(gradient, reach).flatten(1)), 1)
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One turn of every sample."""
@@ -88,7 +90,8 @@ class Propose:
         gradient, memory = state.gradients[block], state.memory[block]
         turns, memory = memory[:, :1], memory[:, 1:]
         if self.otherwise is not None:
-            memory = memory.reshape(len(memory), *self.otherwise.first_memory(gradient[:1]).shape[1:])
+            first = self.otherwise.first_memory(gradient[:1], state.lengths[block][:1])
+            memory = memory.reshape(len(memory), *first.shape[1:])
         start = replace(state, memory={**state.memory, block: memory})
         stayed = replace(
             start,
@@ -123,8 +126,9 @@ class Propose:
         lower = smooth < state.smooth
         steps, memory = state.steps[block], state.memory[block]
         if self.otherwise is not None:
-            steps = torch.where(lower, self.otherwise.first_step(gradients[block]), steps)
-            memory = where(lower, self.otherwise.first_memory(gradients[block]), memory)
+            new = gradients[block], state.lengths[block]
+            steps = torch.where(lower, self.otherwise.first_step(*new), steps)
+            memory = where(lower, self.otherwise.first_memory(*new), memory)
         return replace(
             state,
             blocks={**state.blocks, block: where(lower, point, state.blocks[block])},

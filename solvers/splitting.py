@@ -200,4 +200,4 @@ def summed(parts: list[tuple[float, Any]], domain: Any) -> TorchFunctional:
         def take(index: Any) -> TorchFunctional:
             return summed([(scale, f.take(index)) for scale, f in parts], domain)
 
-    return TorchFunctional(value, domain, name=name, take=take)
+    return TorchFunctional(value, domain, name=name, take=take).made_by(summed, parts, domain)

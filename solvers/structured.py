@@ -17,6 +17,7 @@ compressed sensing MRI, Phys. Med. Biol. 68, arXiv:2210.14586.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ class StructuredProblem(Objective):
     decode : callable
         ``decode(z)`` has the attributes ``mean``, ``(B, *X.shape)``, and ``precision``, a `Precision`.
     tol : float, optional
-        Error of x while z moves, in posterior standard deviations, see `GaussianPosterior`; by default 0.05 in single
+        Error of x while z moves, in posterior standard deviations, see `GaussianPosterior`; by default 0.01 in single
         precision (which changes J by at most tol² N / 2) and 1e-8 in double. The image at
         the end has the precision of `GaussianPosterior`.
     """
@@ -75,8 +76,21 @@ class StructuredProblem(Objective):
                 x - decoded.mean, decoded.precision, z
             )
 
+        def offset(blocks: Blocks, weight: Tensor, **data: Tensor) -> Tensor:
+            return -0.5 * weight * decode(blocks["z"]).precision.logdet()
+
         spaces = {"x": A.domain, "z": latent}
-        return cls(value, spaces, per_sample=per_sample, operator=A, decode=decode, tol=tol)
+        made = cls(
+            value,
+            spaces,
+            per_sample=per_sample,
+            lengths={"z": 1.0},
+            offset=offset,
+            operator=A,
+            decode=decode,
+            tol=tol,
+        )
+        return made.made_by(functools.partial(StructuredProblem.of, **per_sample), A, decode, latent, tol)
 
     def posterior(self, z: Tensor, **per_sample: Tensor) -> GaussianPosterior:
         r""":math:`p(x \mid z, y)` for latent vectors, ``(B, *Z.shape)``, of some or, by default, all samples."""
@@ -92,47 +106,41 @@ class StructuredProblem(Objective):
         y: Tensor,
         inverse_variance: Tensor,
         weight: Tensor,
-        start: Tensor | None = None,
         tol: float | None = None,
         **rest: Tensor,
     ) -> GaussianPosterior:
         scale = inverse_variance / weight
-        return GaussianPosterior(self.operator, y, mean, precision, scale, tol=tol, start=start)
+        return GaussianPosterior(self.operator, y, mean, precision, scale, tol=tol)
 
     def image(self, z: Tensor, **per_sample: Tensor) -> Tensor:
         """The minimiser x*(z) for some or, by default, all samples."""
         return self.posterior(z, **per_sample).mean
 
     def profile(self) -> Objective:
-        """φ, an objective of the block z; every evaluation starts from the image of the last one of a sample."""
-        forward, count = to_torch(self.operator), len(self.per_sample["weight"])
+        """φ, an objective of the block z. Every evaluation seeks the image from μ(z): φ is a function of z alone."""
+        forward = to_torch(self.operator)
         single = torch_dtype(self.operator.domain) == torch.float32
-        tol = (0.05 if single else 1e-8) if self.tol is None else self.tol
-        last: list[Tensor] = []
+        tol = (0.01 if single else 1e-8) if self.tol is None else self.tol
 
-        def value(
-            blocks: Blocks, y: Tensor, inverse_variance: Tensor, weight: Tensor, sample: Tensor
-        ) -> Tensor:
+        def value(blocks: Blocks, y: Tensor, inverse_variance: Tensor, weight: Tensor) -> Tensor:
             z = blocks["z"]
             decoded = self.decode(z)
             mean, precision = decoded.mean, decoded.precision
             given = {"y": y, "inverse_variance": inverse_variance, "weight": weight}
             with torch.no_grad():
-                if not last:
-                    last.append(
-                        torch.full((count, *mean.shape[1:]), torch.nan, dtype=mean.dtype, device=mean.device)
-                    )
-                given["start"] = last[0][sample]
                 u = self._posterior(mean.detach(), precision.detach(), tol=tol, **given).correction
-                x = last[0][sample] = mean + u
-                r = forward(x) - y
+                r = forward(mean + u) - y
                 misfit = 0.5 * inverse_variance * inner(r, r)
             u = u + (mean.detach() - mean)  # x* stays as it is, to first order
             return misfit + weight * negative_log_prior(u, precision, z)
 
-        samples = torch.arange(count, device=self.per_sample["weight"].device)
-        per_sample = {**self.per_sample, "sample": samples}
-        return Objective(value, {"z": self.spaces["z"]}, per_sample=per_sample)
+        return Objective(
+            value,
+            {"z": self.spaces["z"]},
+            per_sample=self.per_sample,
+            lengths=self.lengths,
+            offset=self.offset,
+        ).made_by(StructuredProblem.profile, self)
 
 
 def negative_log_prior(u: Tensor, precision: Any, z: Tensor) -> Tensor:

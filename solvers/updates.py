@@ -9,7 +9,7 @@ already.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -32,11 +32,11 @@ class Update(Protocol):
     def line_search(self) -> Backtracking:
         """Its settings."""
 
-    def first_memory(self, gradient: Tensor) -> Tensor:
-        """What the update remembers of every sample, at the start, ``(B, ...)``."""
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
+        """What the update remembers of every sample, at the start, ``(B, ...)``; see `first_step`."""
 
-    def first_step(self, gradient: Tensor) -> Tensor:
-        """First step sizes, ``(B,)``."""
+    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
+        """First step sizes, ``(B,)``, from the gradient and the length that a first step may have, ``(B,)``."""
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """Return the state after one trial in `block`."""
@@ -82,7 +82,8 @@ class TrialStep:
         parts = dict(state.proximable)
         if self.part is not None:
             parts[block] = torch.where(accepted, self.part, parts[block])
-        return State(
+        return replace(
+            state,
             blocks={**state.blocks, block: where(accepted, self.point, state.blocks[block])},
             gradients={
                 name: where(accepted, new, state.gradients[name]) for name, new in self.gradients.items()
@@ -101,9 +102,9 @@ class TrialStep:
 class ProxGradient:
     r"""The step :math:`v_i \leftarrow \mathrm{prox}_{\tau g_i}(v_i - \tau \nabla_i H(v))` with a line search.
 
-    Without a prox this is a gradient step. The residual is :math:`\|d\| / \tau \cdot (1 + \|v_i\|) / |F|`:
-    the relative change of the objective F, to first order, when the block changes by its own size. It does
-    not depend on the units of the objective.
+    Without a prox this is a gradient step. The residual is :math:`\|d\| / \tau \cdot (\ell_i + \|v_i\|) / |F|`:
+    the relative change of the objective F, to first order, when the block changes by its own size, with the unit of
+    length of the block, see `Objective`. It does not depend on the units of the block and of the objective.
 
     Parameters
     ----------
@@ -113,11 +114,11 @@ class ProxGradient:
 
     line_search: Backtracking = field(default_factory=Backtracking)
 
-    def first_step(self, gradient: Tensor) -> Tensor:
+    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First step sizes, ``(B,)``."""
-        return self.line_search.first_step(gradient)
+        return self.line_search.first_step(gradient, reach)
 
-    def first_memory(self, gradient: Tensor) -> Tensor:
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """Nothing is remembered."""
         return gradient.new_empty((len(gradient), 0))
 
@@ -132,9 +133,9 @@ class ProxGradient:
         d = trial.step
         slope, change, step_sq = inner(gradient, d), inner(trial.bend, d), inner(d, d)
         highest, steepest = search.bound(state.smooth, trial.rise, slope, step_sq, tau)
-        accepted = search.accept(state.smooth, trial.smooth, highest, change, steepest)
+        accepted = search.accept(state.smooth, trial.smooth, highest, slope, change, steepest)
         if g:  # a prox that is not exact could let the objective rise
-            falls = state.smooth - trial.rise, change, -2 * (slope + trial.rise)
+            falls = state.smooth - trial.rise, slope, change, -2 * (slope + trial.rise)
             accepted = accepted & search.accept(state.smooth, trial.smooth, *falls)
         steps = search.next_step(accepted, change, step_sq, tau)
         return trial.result(accepted, steps, state.memory[block], step_sq.sqrt() / tau)
@@ -161,14 +162,14 @@ class QuasiNewton:
 
     line_search: Backtracking = field(default_factory=Backtracking)
 
-    def first_step(self, gradient: Tensor) -> Tensor:
+    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First step sizes, ``(B,)``."""
         return gradient.new_ones(len(gradient))
 
-    def first_memory(self, gradient: Tensor) -> Tensor:
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """The first M: a multiple of the identity, ``(B, n, n)``."""
         g = gradient.flatten(1)
-        scale = self.line_search.first_step(gradient)
+        scale = self.line_search.first_step(gradient, reach)
         return scale[:, None, None] * torch.eye(g.shape[1], dtype=g.dtype, device=g.device)
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
@@ -204,7 +205,7 @@ def descent_step(
     trial = TrialStep.of(objective, state, block, v + tau.view(-1, *(1,) * (v.ndim - 1)) * direction)
     slope, change = inner(state.gradients[block], trial.step), inner(trial.bend, trial.step)
     highest, steepest = state.smooth + 1e-4 * slope, -1.9998 * slope
-    accepted = search.accept(state.smooth, trial.smooth, highest, change, steepest) & (slope <= 0)
+    accepted = search.accept(state.smooth, trial.smooth, highest, slope, change, steepest) & (slope <= 0)
     fraction = -slope / (2 * (trial.smooth - state.smooth - slope))
     shrunk = tau * torch.where(torch.isfinite(fraction), fraction, 0.1).clamp(0.1, search.shrink)
     return trial, accepted, torch.where(accepted, 1.0, shrunk)

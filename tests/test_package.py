@@ -73,6 +73,35 @@ def test_imports_run_one_way(package, allowed):
             assert not wrong, f"{path.name}, line {node.lineno} imports {wrong}"
 
 
+IN_A_CHECKOUT = """
+import json, sys
+import genreg.solvers
+from genreg import operators
+import genreg
+paths = [m.__file__ for m in (genreg, operators, genreg.solvers, sys.modules["genreg.operators.bridge"])]
+print(json.dumps([paths, "operators" in sys.modules, type(genreg.to_torch(genreg.TotalVariation(X))).__name__]))
+"""
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["not installed", "another one installed"])
+def test_import_in_a_checkout(tmp_path, elsewhere):
+    """There, its own three folders are imported, once, even if another genreg is installed."""
+    found = [p for p in sys.path if p and Path(p).resolve() != ROOT and Path(p).is_dir()]
+    if elsewhere:
+        (tmp_path / "genreg" / "operators").mkdir(parents=True)
+        (tmp_path / "genreg" / "__init__.py").write_text("raise ImportError('the wrong one')")
+        found.insert(0, str(tmp_path))
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(found)}
+    code = "import odl; X = odl.uniform_discr([0, 0], [1, 1], (4, 5))" + IN_A_CHECKOUT
+    run = [sys.executable, "-S", "-c", code]  # -S: what an editable installation has left is not read
+    done = subprocess.run(run, capture_output=True, text=True, env=env, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    paths, doubled, kind = json.loads(done.stdout)
+    expected = ["genreg/__init__.py", "operators/__init__.py", "solvers/__init__.py", "operators/bridge.py"]
+    assert [Path(p) for p in paths] == [ROOT / p for p in expected]
+    assert not doubled and kind == "TorchFunctional"
+
+
 def copied(source, target):
     """Copy a file; of all weights but one the name alone, since packing and unpacking them takes seconds."""
     path = Path(source)

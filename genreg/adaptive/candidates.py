@@ -9,6 +9,7 @@ import odl
 import torch
 from torch import Tensor
 
+from genreg._state_files import digest
 from genreg.adaptive.groups import Groups
 from genreg.fidelity import GaussianFidelity
 from genreg.fidelity.base import trailing
@@ -99,6 +100,11 @@ class Candidates:
     def count(self) -> int:
         """Number of groups."""
         return self.groups.count
+
+    @property
+    def simulated(self) -> str | None:
+        """A digest of the data of a simulation, None of those of an experiment."""
+        return digest(self._data) if self._measure is None else None
 
     def measure(self, chosen: Tensor) -> Tensor:
         """Measure some groups of every image.

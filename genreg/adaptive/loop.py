@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import odl
@@ -22,12 +24,17 @@ from odl.functionals import Functional
 from torch import Tensor
 from tqdm import tqdm
 
+from genreg import _resumable
+from genreg._identity import codes, of_generator, of_operator, of_setting
+from genreg._state_files import digest
 from genreg.adaptive.candidates import Candidates
 from genreg.adaptive.policies import Belief, Policy
+from genreg.adaptive.progress import Known, Progress
 from genreg.adaptive.result import AdaptiveResult
 from genreg.generator import Generator
 from genreg.operators import to_torch
-from genreg.operators.arguments import choice, integer, seed_number, seeded_generator
+from genreg.operators.arguments import choice, integer, seed_number
+from genreg.operators.modes import undisturbed
 from genreg.sampling import LatentPosterior, Samples, sample
 from genreg.sampling.kernels import Kernel
 from genreg.sampling.starts import STARTS
@@ -38,6 +45,7 @@ __all__ = ["adaptive_measurements"]
 _NUMBERS = 2**25  # predicted at once
 
 
+@undisturbed
 def adaptive_measurements(
     problem: Candidates,
     policy: Policy,
@@ -56,6 +64,8 @@ def adaptive_measurements(
     initial: Any = None,
     draws: int = 200,
     seed: int | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> AdaptiveResult:
     r"""Choose measurements round by round, with a policy that sees the posterior given those before.
@@ -92,6 +102,12 @@ def adaptive_measurements(
         Draws of the posterior of every image, of all chains together, that the policy sees, at most.
     seed : int, optional
         Seed of all random numbers; without it one is drawn, see `AdaptiveResult.seed`.
+    checkpoint : str or Path, optional
+        New file that receives the state after every posterior and after every measurement.
+    resume : bool
+        Go on from the checkpoint, with the same arguments otherwise, exactly as the run would have gone on; what was
+        measured is not measured again. `rounds` may be more than they were, and without `seed` that of the run is
+        taken. Where there is no such file yet the run starts from the beginning.
     progress : bool
         Show a progress bar.
 
@@ -103,7 +119,10 @@ def adaptive_measurements(
     ------
     TypeError, ValueError
         If an argument has the wrong type or sign, the generator has other images than the operator, more is to be
-        measured than there is, or a policy that looks for the largest datum is to choose complex data.
+        measured than there is, or a policy that looks for the largest datum is to choose complex data; or the
+        checkpoint to resume from is damaged or was made with other arguments.
+    FileExistsError
+        If the checkpoint exists and `resume` is false.
     """
     _check(problem, policy, G)
     rounds, k = integer(rounds, "rounds", minimum=1), integer(k, "k", minimum=1)
@@ -115,33 +134,50 @@ def adaptive_measurements(
         raise ValueError(
             f"rounds * k must be at most the number of groups left to measure, {left}, got {rounds} * {k}"
         )
-    seed = secrets.randbits(32) if seed is None else seed_number(seed)
-    known = _Known(problem)
-    if first is not None:
-        known.measure(first)
-    random = seeded_generator(seed, known.y.device)
-    samples: Samples | None = None
-    chosen, best, states = [], [], []
-    for turn in tqdm(range(rounds + 1), desc="Measuring", disable=not progress):
-        posterior = LatentPosterior(problem.fidelity(known.y, known.where), G, latent=latent)
-        samples = sample(
-            posterior,
-            kernel,
-            chains=chains,
-            steps=steps,
-            burn_in=burn_in,
-            metric=metric,
-            init=init if samples is None else samples if restart == "last" else restart,
-            seed=int(torch.randint(2**31, (), generator=random, device=random.device)),
-            progress=False,
+    seed = None if seed is None else seed_number(seed)
+    sampler: dict[str, Any] = {"kernel": kernel, "chains": chains, "steps": steps, "burn_in": burn_in}
+    sampler["metric"] = metric
+    settings = {"policy": policy, "k": k, "init": init, "restart": restart, "initial": first, "draws": draws}
+    file, saved = _resumable.begin(
+        checkpoint,
+        resume,
+        "adaptive measurement",
+        lambda: _identity(problem, G, latent, {**sampler, **settings}),
+        progress=progress,
+    )
+    if saved is not None and seed not in (None, saved["seed"]):
+        raise ValueError(f"seed must be that of the run to resume, {saved['seed']}, got {seed}")
+    seed = secrets.randbits(32) if seed is None else seed
+    run = Progress(problem, seed)
+    if saved is not None:
+        run.restore(
+            saved, lambda y, where: LatentPosterior(problem.fidelity(y, where), G, latent=latent), kernel
         )
-        states.append((samples.status.T, *samples.moments))
-        if turn < rounds:
-            chosen.append(_choose(policy, known, samples, k, draws, random))
-            known.measure(chosen[-1])
-            best.append(known.largest)
+        seed = run.seed
+    elif first is not None:
+        run.known.measure(first)
+    if len(run.chosen) > rounds:
+        raise ValueError(
+            f"rounds must be at least those of the run to resume, {len(run.chosen)}, got {rounds}"
+        )
+    bar = tqdm(total=rounds + 1, initial=len(run.states), desc="Measuring", disable=not progress)
+    with bar, _resumable.saving(file, run.snapshot) as done:
+        while True:
+            if len(run.states) == len(run.chosen):
+                posterior = LatentPosterior(problem.fidelity(run.known.y, run.known.where), G, latent=latent)
+                start: Any = init if run.samples is None else run.samples if restart == "last" else restart
+                drawn = sample(posterior, **sampler, init=start, seed=run.new_seed(), progress=False)
+                run.take(drawn)
+                bar.update()
+                done(now=True)
+            if len(run.chosen) == rounds:
+                break
+            assert run.samples is not None
+            run.measure(_choose(policy, run.known, run.samples, k, draws, run.random))
+            done(now=True)
+    samples, known = run.samples, run.known
     assert samples is not None
-    status, mean, std = (torch.stack(parts, 1) for parts in zip(*states, strict=True))
+    status, mean, std = (torch.stack(parts, 1) for parts in zip(*run.states, strict=True))
 
     def images(value: Tensor) -> Any:
         rows = value if problem.batched else value[0]
@@ -151,52 +187,18 @@ def adaptive_measurements(
         return value if problem.batched else value[0]
 
     return AdaptiveResult(
-        chosen=plain(torch.stack(chosen, 1)),
+        chosen=plain(torch.stack(run.chosen, 1)),
         mean=images(mean),
         std=images(std),
-        best=None if known.y.is_complex() else plain(torch.stack(best, 1)),
+        best=None if known.y.is_complex() else plain(torch.stack(run.best, 1)),
         status=plain(status),
         samples=samples,
         seed=seed,
     )
 
 
-class _Known:
-    """What has been measured so far.
-
-    Attributes
-    ----------
-    y : Tensor
-        Data, ``(B, *Y.shape)``, zero where nothing was measured.
-    where : Tensor
-        Where something was, boolean, likewise.
-    groups : Tensor
-        Which groups were, boolean, ``(B, count)``.
-    """
-
-    def __init__(self, problem: Candidates) -> None:
-        sigma = problem.noise_std
-        self.problem = problem
-        self.y = problem.nothing()
-        self.where = torch.zeros_like(sigma, dtype=torch.bool)
-        self.groups = torch.zeros((problem.batch, problem.count), dtype=torch.bool, device=sigma.device)
-
-    def measure(self, chosen: Tensor) -> None:
-        """Measure groups of every image, ``(B, k)``."""
-        new = self.problem.groups.mask(chosen).view_as(self.where)
-        self.y = torch.where(new, self.problem.measure(chosen), self.y)
-        self.where = self.where | new
-        self.groups = self.groups | self.problem.groups.flags(chosen)
-
-    @property
-    def largest(self) -> Tensor:
-        """The largest datum measured, ``(B,)``."""
-        means = self.problem.groups.mean(self.y.real.flatten(1))
-        return means.masked_fill(~self.groups, -torch.inf).amax(1)
-
-
 def _choose(
-    policy: Policy, known: _Known, samples: Samples, k: int, draws: int, random: torch.Generator
+    policy: Policy, known: Known, samples: Samples, k: int, draws: int, random: torch.Generator
 ) -> Tensor:
     """The groups that the policy chooses for every image, ``(B, k)``; few images at a time, to save memory."""
     problem, forward = known.problem, to_torch(known.problem.operator)
@@ -219,6 +221,24 @@ def _choose(
     ):
         raise ValueError(f"policy must choose {k} different groups not yet measured, {policy!r} did not")
     return every
+
+
+def _identity(
+    problem: Candidates, G: Generator, latent: Functional | None, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a run belongs to; data are part of it where they are those of a simulation."""
+    z = codes(G)
+    with torch.no_grad():
+        prior = None if latent is None else to_torch(latent)(z).nan_to_num()
+    return {
+        "data": problem.simulated,
+        "noise": digest(problem.noise_std),
+        "groups": digest(problem.groups.labels),
+        **of_operator("operator", problem.operator, G.module(z).detach()),
+        **of_generator(G),
+        "prior of the latent vectors": prior,
+        **{name: of_setting(value) for name, value in settings.items()},
+    }
 
 
 def _finite_draws(samples: Samples, most: int) -> Tensor:

@@ -207,7 +207,7 @@ class HTCData:
         """
         from scipy.optimize import least_squares
 
-        y = self.sinogram.double().numpy()
+        y = self.sinogram.double().numpy(force=True)
         u = (np.arange(y.shape[1]) + 0.5) * (
             DETECTORS * DETECTOR_SIZE / y.shape[1]
         ) - DETECTORS * DETECTOR_SIZE / 2
@@ -241,10 +241,10 @@ class HTCData:
         if lengths.shape != self.sinogram.shape:
             expected = tuple(self.sinogram.shape)
             raise ValueError(f"lengths must have the shape {expected}, got {tuple(lengths.shape)}")
-        predicted = _hardening(lengths.double().numpy()) - _HARDENING[0]
-        return float(predicted.ravel() @ (self.sinogram.double().numpy().ravel() - _HARDENING[0])) / float(
-            (predicted**2).sum()
-        )
+        predicted = _hardening(lengths.double().numpy(force=True)) - _HARDENING[0]
+        return float(
+            predicted.ravel() @ (self.sinogram.double().numpy(force=True).ravel() - _HARDENING[0])
+        ) / float((predicted**2).sum())
 
     def path_length(self, gain: float = 1.0) -> Tensor:
         """Lengths of acrylic on the rays in mm, float32, with beam hardening and gain corrected.
@@ -261,7 +261,7 @@ class HTCData:
         """
         gain = number(gain, "gain", above=0)
         lengths = np.linspace(-5.0, 75.0, 4001)
-        y = (self.sinogram.double().numpy() - _HARDENING[0]) / gain + _HARDENING[0]
+        y = (self.sinogram.double().numpy(force=True) - _HARDENING[0]) / gain + _HARDENING[0]
         return torch.from_numpy(np.interp(y, _hardening(lengths), lengths).astype(np.float32))
 
 

@@ -8,11 +8,13 @@ coils, rows, columns)`` (multi-coil), and the attribute ``acquisition``, "CORPD_
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -55,10 +57,11 @@ def fastmri(
     folder: str | os.PathLike[str],
     *,
     acquisition: str | None = "CORPD_FBK",
-    slices: Sequence[int] = range(12, 20),
+    slices: Iterable[int] = range(12, 20),
     size: int = 128,
     crop: int = 320,
     limit: int | None = None,
+    strict: bool = False,
     progress: bool = True,
 ) -> FastMRISlices:
     """Read central slices of fully sampled volumes as complex images of a lower resolution.
@@ -74,14 +77,17 @@ def fastmri(
         Folder with the files ``*.h5`` of single-coil or multi-coil volumes.
     acquisition : str or None
         Only volumes of this kind; None for all.
-    slices : sequence of int
-        Which slices of every volume.
+    slices : iterable of int
+        Which slices of every volume; arrays too.
     size : int
         Rows and columns of the images.
     crop : int
         Rows and columns, in pixels of the file, that are kept.
     limit : int, optional
         Read at most so many volumes, in the order of their names.
+    strict : bool
+        Whether a file that can't be used is an error. By default it is skipped: one that is damaged, lacks ``kspace``
+        or ``acquisition``, has too few slices or too small ones, is not fully sampled or not finite.
     progress : bool
         Whether to show a progress bar.
 
@@ -95,10 +101,15 @@ def fastmri(
     FileNotFoundError
         If there is no folder, or no h5 file in it.
     ValueError
-        If an argument is out of range, no volume is of the kind that is asked for, or a file is damaged, lacks
-        ``kspace`` or ``acquisition``, has too few slices or too small ones, or is not fully sampled.
+        If an argument is out of range, no volume is of the kind that is asked for, no file can be used, or, with
+        `strict`, one can't.
     ImportError
         If h5py is not installed; it comes with ``genreg[mri]``.
+
+    Warns
+    -----
+    UserWarning
+        Once, if files were skipped; the message names them and says why.
 
     References
     ----------
@@ -113,25 +124,33 @@ def fastmri(
     images: list[Tensor] = []
     volumes: list[str] = []
     found: set[str] = set()
+    skipped: dict[str, str] = {}
     for file in tqdm(_files(folder), desc="fastMRI", disable=not progress, leave=False):
         if limit is not None and len(images) == limit:
             break
-        kind, k = _read(file, chosen, acquisition)
-        found.add(kind)
-        if k is None:
+        try:
+            kind, k = _read(file, chosen, acquisition)
+            found.add(kind)
+            if k is None:
+                continue
+            images.append(_volume(file, k, crop, size))
+        except _UnusableError as error:
+            if strict:
+                raise
+            skipped[file.name] = str(error)
             continue
-        if min(k.shape[-2:]) < crop:
-            raise ValueError(
-                f"kspace in {file} must have at least {crop} rows and columns, got {tuple(k.shape[-2:])}"
-            )
-        volume = _lower_resolution(k, crop, size)
-        if volume.ndim == 4:
-            volume = torch.stack([_combined(of_coils) for of_coils in volume])
-        images.append(volume / volume.abs().max().clamp_min(torch.finfo(torch.float32).tiny))
         volumes += [file.stem] * len(chosen)
+    if not images and skipped:
+        raise ValueError(f"`folder` must hold volumes that can be used, got none: {_listed(skipped)}")
     if not images:
         raise ValueError(
             f"`acquisition` must be one of those in {folder}, {sorted(found)}, got {acquisition!r}"
+        )
+    if skipped:
+        warnings.warn(
+            f"{len(skipped)} of the files in {os.fspath(folder)} can't be used and were skipped: {_listed(skipped)}",
+            UserWarning,
+            stacklevel=2,
         )
     return FastMRISlices(torch.cat(images), tuple(volumes), torch.tensor(chosen * len(images)))
 
@@ -166,9 +185,19 @@ def fastmri_kspace(file: str | os.PathLike[str], index: int) -> Tensor:
     path = Path(file)
     if not path.is_file():
         raise FileNotFoundError(f"`file` must be an h5 file, got {os.fspath(file)!r}; {_SOURCE}")
-    index = integer(index, "`index`", minimum=0)
-    _, k = _read(path, [index], None, sampled=False)
+    _, k = _read(path, [integer(index, "`index`", minimum=0)], None, sampled=False)
     return k[0]
+
+
+class _UnusableError(ValueError):
+    """A file that can't be used, whose name the message holds."""
+
+
+def _listed(skipped: dict[str, str], most: int = 10) -> str:
+    more = (
+        f"; and {len(skipped) - most} more: {', '.join(list(skipped)[most:])}" if len(skipped) > most else ""
+    )
+    return "; ".join(list(skipped.values())[:most]) + more
 
 
 def _files(folder: str | os.PathLike[str]) -> list[Path]:
@@ -190,33 +219,58 @@ def _read(file: Path, slices: list[int], acquisition: str | None, *, sampled: bo
     except ImportError:
         raise ImportError("fastMRI's files need h5py: pip install 'genreg[mri]'") from None
     try:
-        stream = h5py.File(file, "r")
-    except OSError as error:
-        raise ValueError(f"{file} must be a readable h5 file: {error}") from error
-    with stream:
-        kspace, kind = stream.get("kspace"), stream.attrs.get("acquisition")
-        if not isinstance(kspace, h5py.Dataset):
-            raise ValueError(f"{file} must hold the data set `kspace`, got {sorted(stream)}")
-        if acquisition is not None and kind is None:
-            raise ValueError(f"{file} must have the attribute `acquisition`, got {sorted(stream.attrs)}")
-        kind = kind.decode() if isinstance(kind, bytes) else str(kind)
-        if acquisition not in (None, kind):
-            return kind, None
-        if kspace.dtype.kind != "c" or kspace.ndim not in (3, 4):
-            raise ValueError(
-                f"kspace in {file} must be complex, (slices, rows, columns) or (slices, coils, rows, columns), got "
-                f"{kspace.dtype} {kspace.shape}"
-            )
-        if sampled and "mask" in stream:
-            raise ValueError(f"kspace in {file} must be fully sampled, got a test volume with a mask")
-        if max(slices) >= len(kspace):
-            raise ValueError(
-                f"kspace in {file} must have slices up to {max(slices)}, got {len(kspace)} slices"
-            )
-        k = torch.stack([torch.from_numpy(kspace[i]) for i in slices]).to(torch.complex64)
-    if not bool(torch.isfinite(torch.view_as_real(k)).all()):
-        raise ValueError(f"kspace in {file} must be finite, got NaN or infinite samples")
-    return kind, k
+        with h5py.File(file, "r") as stream:
+            kind, kspace = _described(file, stream, slices, acquisition, sampled)
+            # in the byte order of this machine, whatever that of the file
+            with np.errstate(over="ignore"):  # is found not to be finite
+                k = None if kspace is None else np.stack([kspace[i] for i in slices]).astype(np.complex64)
+    except OSError as error:  # in the middle of a file that was cut off, too
+        raise _UnusableError(f"{file} must be a readable h5 file: {error}") from error
+    if k is not None and not np.isfinite(k).all():
+        raise _UnusableError(f"kspace in {file} must be finite, got NaN or infinite samples")
+    return kind, None if k is None else torch.from_numpy(k)
+
+
+def _described(
+    file: Path, stream: Any, slices: list[int], acquisition: str | None, sampled: bool
+) -> tuple[str, Any]:
+    """Return the kind of an open file and its k-space, None where it is of another kind."""
+    kspace, kind = stream.get("kspace"), stream.attrs.get("acquisition")
+    if not (hasattr(kspace, "dtype") and hasattr(kspace, "shape")):
+        raise _UnusableError(f"{file} must hold the data set `kspace`, got {sorted(stream)}")
+    if acquisition is not None and kind is None:
+        raise _UnusableError(f"{file} must have the attribute `acquisition`, got {sorted(stream.attrs)}")
+    kind = np.asarray(kind).item() if np.size(kind) == 1 else kind  # an array of one string is one
+    kind = kind.decode(errors="replace") if isinstance(kind, bytes) else str(kind)
+    if acquisition not in (None, kind):
+        return kind, None
+    if kspace.dtype.kind != "c" or kspace.ndim not in (3, 4):
+        raise _UnusableError(
+            f"kspace in {file} must be complex, (slices, rows, columns) or (slices, coils, rows, columns), got "
+            f"{kspace.dtype} {kspace.shape}"
+        )
+    if sampled and "mask" in stream:
+        raise _UnusableError(f"kspace in {file} must be fully sampled, got a test volume with a mask")
+    if max(slices) >= len(kspace):
+        raise _UnusableError(
+            f"kspace in {file} must have slices up to {max(slices)}, got {len(kspace)} slices"
+        )
+    return kind, kspace
+
+
+def _volume(file: Path, k: Tensor, crop: int, size: int) -> Tensor:
+    """Return the images of a volume, of which the largest magnitude is 1."""
+    if min(k.shape[-2:]) < crop:
+        raise _UnusableError(
+            f"kspace in {file} must have at least {crop} rows and columns, got {tuple(k.shape[-2:])}"
+        )
+    volume = _lower_resolution(k, crop, size)
+    if volume.ndim == 4:
+        try:
+            volume = torch.stack([_combined(of_coils) for of_coils in volume])
+        except ValueError as error:
+            raise _UnusableError(f"kspace in {file} must tell sensitivities of the coils: {error}") from error
+    return volume / volume.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def _lower_resolution(k: Tensor, crop: int, size: int) -> Tensor:
@@ -227,6 +281,8 @@ def _lower_resolution(k: Tensor, crop: int, size: int) -> Tensor:
 
 
 def _combined(images: Tensor) -> Tensor:
+    if not bool(images.any()):
+        return images[0]
     k = centred_fft2(images)
     rows, columns = calibration_region((k != 0).any(0))
     maps = coil_maps(k, calibration=(min(rows, _CALIBRATION), min(columns, _CALIBRATION)), threshold=0)

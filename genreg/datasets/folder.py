@@ -123,7 +123,7 @@ class ImageFolder:
             drawn = torch.randint(len(self), (n,), generator=random)
         images = self.load(drawn.tolist())
         if self.flip:
-            mirrored = torch.rand(n, generator=random) < 0.5
+            mirrored = torch.rand(n, generator=random, dtype=torch.float32) < 0.5
             images[mirrored] = images[mirrored].flip(-1)
         return images
 
@@ -148,7 +148,7 @@ class ImageFolder:
             If a file can't be read or its image is too small; the message names it.
         """
         names = self.files if indices is None else [self.files[i] for i in indices]
-        images = torch.empty((len(names), *self.image_shape))
+        images = torch.empty((len(names), *self.image_shape), dtype=torch.float32)
 
         def place(k: int) -> None:
             images[k] = self._read(Path(self.path) / names[k])

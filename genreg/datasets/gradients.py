@@ -50,8 +50,8 @@ def intensity_ramps(shape: tuple[int, int], gradients: int = 2, *, darkest: floa
     gradients, darkest = integer(gradients, "gradients"), number(darkest, "darkest", minimum=0, below=1)
     if gradients not in DIRECTIONS:
         raise ValueError(f"gradients must be 2 or 4, got {gradients}")
-    right = torch.linspace(darkest, 1, columns).expand(rows, columns)
-    down = torch.linspace(darkest, 1, rows)[:, None].expand(rows, columns)
+    right = torch.linspace(darkest, 1, columns, dtype=torch.float32).expand(rows, columns)
+    down = torch.linspace(darkest, 1, rows, dtype=torch.float32)[:, None].expand(rows, columns)
     return torch.stack([right, right.flip(1), down, down.flip(0)][:gradients])
 
 

@@ -29,7 +29,9 @@ _BINS = 140  # detector elements of 0.8 mm
 def solid_disc(size: int) -> Tensor:
     """Return the image, ``(size, size)``, of a disc without holes in the middle of the field of view."""
     fine = 8
-    line = (torch.arange(size * fine) + 0.5) * (FIELD_OF_VIEW / (size * fine)) - FIELD_OF_VIEW / 2
+    line = (torch.arange(size * fine, dtype=torch.float32) + 0.5) * (
+        FIELD_OF_VIEW / (size * fine)
+    ) - FIELD_OF_VIEW / 2
     inside = line[:, None] ** 2 + line**2 < DISC_RADIUS**2
     return torch.nn.functional.avg_pool2d(inside.float()[None], fine)[0]
 
@@ -71,7 +73,9 @@ class LimitedAngleDiscs:
         self.images, self.spans, self.size = images, spans, images.shape[1] // 2
         widest = max(spans) / 2
         angles = np.arange(-widest, widest + 0.5)
-        fine = HTCData("simulated", torch.zeros(len(angles), _BINS), angles, None, 2 * self.size)
+        fine = HTCData(
+            "simulated", torch.zeros(len(angles), _BINS, dtype=torch.float32), angles, None, 2 * self.size
+        )
         coarse = dataclasses.replace(fine, size=self.size)
         self._views = len(angles)
         self._project = to_torch(ray_transform(fine.space, fine.geometry))
@@ -82,11 +86,13 @@ class LimitedAngleDiscs:
         self._solid = solid_disc(self.size)
         self._solid_data = to_torch(A)(self._solid)
         pixels = self.size**2
-        columns = to_torch(A)(torch.eye(pixels).view(pixels, self.size, self.size))  # (pixels, views, bins)
+        columns = to_torch(A)(
+            torch.eye(pixels, dtype=torch.float32).view(pixels, self.size, self.size)
+        )  # (pixels, views, bins)
         self._inverse = {}
         for span in self.spans:
             J = columns[:, self._part(span)].flatten(1)
-            normal = J @ J.T + alpha * torch.eye(pixels)
+            normal = J @ J.T + alpha * torch.eye(pixels, dtype=torch.float32)
             self._inverse[span] = torch.cholesky_inverse(torch.linalg.cholesky(normal))
 
     def _part(self, span: int) -> slice:
@@ -111,9 +117,9 @@ class LimitedAngleDiscs:
     def _pair(self, x: Tensor, span: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         n = len(x)
         y = self._project(x.contiguous())
-        y = y * (1 + 0.012 * torch.randn((n, 1, 1), generator=random))
-        y = y * (1 + 0.004 * torch.randn((n, self._views, 1), generator=random))
-        y = y + (0.06 + 0.3 * (y / 70).square()) * torch.randn(y.shape, generator=random)
+        y = y * (1 + 0.012 * torch.randn((n, 1, 1), generator=random, dtype=y.dtype))
+        y = y * (1 + 0.004 * torch.randn((n, self._views, 1), generator=random, dtype=y.dtype))
+        y = y + (0.06 + 0.3 * (y / 70).square()) * torch.randn(y.shape, generator=random, dtype=y.dtype)
         return torch.nn.functional.avg_pool2d(x, 2), self.rough(y, span)
 
     def rough(self, y: Tensor, span: int) -> Tensor:

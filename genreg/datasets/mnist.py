@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genreg.operators._cache import cache_directory
+
 __all__ = ["mnist"]
 
 URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -27,8 +29,9 @@ def mnist(root: str | os.PathLike[str] | None = None, *, train: bool = True) -> 
     ----------
     root
         Folder with the files ``train-images-idx3-ubyte.gz`` and so on. Where it is None, the files are taken
-        from ``$GENREG_DATA/mnist`` if they are there, and otherwise from the cache folder of the user, into
-        which pooch (the extra ``genreg[data]``) downloads them once, 11 MB, with their checksums verified.
+        from ``$GENREG_DATA/mnist`` if they are there, and otherwise from the cache folder of the user,
+        or ``$GENREG_CACHE``, into which pooch (the extra ``genreg[data]``) downloads them once, 11 MB, with their
+        checksums verified.
     train
         Whether to read the 60,000 training images or the 10,000 test images.
 
@@ -75,9 +78,14 @@ def _file(name: str, root: str | os.PathLike[str] | None) -> Path:
             f"MNIST file {name} is not in $GENREG_DATA/mnist, and pooch, which would download it, is not "
             f"installed: pip install genreg[data], or {advice}"
         ) from None
+    folder = cache_directory()
+    if folder is None:
+        raise FileNotFoundError(
+            f"MNIST file {name} is not in $GENREG_DATA/mnist, and there is no folder to download it into, for the user "
+            f"has no home: set GENREG_CACHE to a folder, or {advice}"
+        )
     try:
-        cache = pooch.os_cache("genreg") / "mnist"
-        return Path(pooch.retrieve(URL + name, f"sha256:{SHA256[name]}", fname=name, path=cache))
+        return Path(pooch.retrieve(URL + name, f"sha256:{SHA256[name]}", fname=name, path=folder / "mnist"))
     except (OSError, ValueError) as error:  # of requests; of a wrong checksum
         raise FileNotFoundError(f"MNIST file {name} can't be downloaded ({error}): {advice}") from error
 

@@ -84,7 +84,7 @@ def shapes_plus(n: int, *, seed: int) -> Tensor:
     """
     generator = _generator(n, seed)
     images, centre, radius = _draw(n, generator)
-    offset = (torch.rand(n, 2, generator=generator) - 0.5) * radius[:, None]
+    offset = (torch.rand(n, 2, generator=generator, dtype=torch.float32) - 0.5) * radius[:, None]
     return images.masked_fill_(_disc(centre + offset.round().long(), torch.full_like(radius, 2)), 1.0)
 
 

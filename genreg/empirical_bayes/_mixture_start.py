@@ -25,7 +25,7 @@ def mixture_of(z: Tensor, covariance: Tensor, components: int, seed: int) -> _Mi
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    points = z.detach().double().cpu().numpy()
+    points = z.detach().double().numpy(force=True)
     scale = float(points.var(0).mean())
     found = GaussianMixture(components, reg_covar=1e-3 * scale, n_init=5, random_state=seed)
     with warnings.catch_warnings():

@@ -6,13 +6,14 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from genreg._loop import Plan, State
+from genreg._borrowed import seeded
+from genreg._loop import State
+from genreg._plan import Plan
 from genreg.empirical_bayes.encoders import Encoder
 from genreg.empirical_bayes.priors import Drawn, Prior
 from genreg.empirical_bayes.result import evidence_terms
@@ -51,7 +52,6 @@ class Run(State):
         self.optimiser = torch.optim.Adam(self.weights, lr=settings.lr)
         both = nn.ModuleDict({"encoder": encoder, "prior": prior})  # a checkpoint holds them together
         super().__init__(both, settings, [self.optimiser, *prior.optimisers], self.weights)
-        self.last: dict[str, float] = {}
 
     def advance(self, images: Callable[[int], Tensor]) -> dict[str, Tensor]:
         """Take one step of Adam on the encoder, and after every n_critic of them one of the prior."""
@@ -79,31 +79,12 @@ class Run(State):
             "prior": self.prior.to_dict(),
         }
 
-    def load(self, path: Path) -> None:
-        """Continue from a checkpoint.
-
-        Raises
-        ------
-        ValueError
-            If it can't be read, or belongs to a run with other settings, observations or another prior at its start.
-        """
-        encoder = self.encoder
-        start = [t.clone() for t in (encoder.affine.basis, encoder.shift)]
-        super().load(path)
-        now = (encoder.affine.basis, encoder.shift)
-        differences = [(a - b).norm() > 1e-3 * b.norm() for a, b in zip(now, start, strict=True)]
-        if any(map(bool, differences)):
-            raise ValueError(
-                f"checkpoint {path} belongs to another run: one with other observations or another prior at its start"
-            )
-
     @torch.no_grad()
     def consolidate(self) -> None:
         """Learn the prior from what the encoder says of all observations."""
         rows = torch.arange(self.n, device=self.inputs.device)
         self.prior.forget()
-        with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
-            torch.manual_seed(self.settings.seed_of(self.settings.steps))
+        with seeded(self.settings.seed_of(self.settings.steps), rows.device):
             for index in rows.split(self.settings.batch_size):
                 belief = self.encoder(self.inputs[index])
                 z, _ = belief.draw(self.settings.draws)

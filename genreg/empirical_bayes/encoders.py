@@ -285,4 +285,5 @@ def _whitening(inputs: Tensor, p: int) -> tuple[Tensor, Tensor]:
     std = centred[:, p:].square().mean(0).sqrt()
     varies = std > _FLOOR * shift[p:].abs()  # rounding does not count
     scale = torch.where(varies, 1 / std.clamp_min(1e-30), 0.0)
-    return shift, torch.block_diag(vectors / values.sqrt(), scale.diag())
+    # the symmetric root: eigenvectors alone have signs, or turn with the last digits where eigenvalues are equal
+    return shift, torch.block_diag(vectors / values.sqrt() @ vectors.T, scale.diag())

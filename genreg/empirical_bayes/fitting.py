@@ -24,11 +24,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Any
 
 import torch
 
-from genreg._batches import batches
-from genreg._loop import check_every, drive
+from genreg._batches import Batches
+from genreg._borrowed import seeded
+from genreg._loop import drive
+from genreg._plan import check_run
+from genreg._state_files import digest
 from genreg.empirical_bayes._training import Run, Settings
 from genreg.empirical_bayes.coordinates import coordinates, encoder_inputs
 from genreg.empirical_bayes.encoders import EncoderConfig, FullCovariance
@@ -37,10 +41,12 @@ from genreg.empirical_bayes.priors import Prior
 from genreg.empirical_bayes.result import EmpiricalBayes, check_observations
 from genreg.fidelity import Fidelity
 from genreg.operators.arrays import check_memory
+from genreg.operators.modes import undisturbed
 
 __all__ = ["fit"]
 
 
+@undisturbed
 def fit(
     fidelity: Fidelity,
     prior: Prior,
@@ -61,7 +67,7 @@ def fit(
     validation: Fidelity | None = None,
     validate_every: int = 1000,
     checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int = 1000,
+    checkpoint_seconds: float = 120.0,
     resume: bool = False,
     progress: bool = True,
 ) -> EmpiricalBayes:
@@ -98,8 +104,9 @@ def fit(
         Held-out observations, for the history and the score.
     validate_every
         Number of steps between validations.
-    checkpoint, checkpoint_every
-        File for checkpoints, written atomically, and the number of steps between them.
+    checkpoint, checkpoint_seconds
+        File for checkpoints, written at Ctrl-C as well, and the seconds between them. One of an earlier run is refused,
+        not replaced.
     resume
         Continue from `checkpoint` where that file exists: the result is exactly that of an uninterrupted run on the
         same observations from the same prior.
@@ -138,7 +145,7 @@ def fit(
         memory=memory,
         seed=seed,
     )
-    check_every(resume, checkpoint, validate_every=validate_every, checkpoint_every=checkpoint_every)
+    check_run(resume, checkpoint, validate_every, checkpoint_seconds)
     check_observations(fidelity, prior)
     like, size = fidelity.data, (settings.batch_size, settings.draws, prior.size)
     check_memory(size, like.real.dtype, "batch_size times draws", size[0] * size[1], like.device)
@@ -156,8 +163,7 @@ def fit(
     prior.begin(rough, affine.basis @ affine.basis.T, seed=seed)
     affine, seen = coordinates(fidelity, prior)
     inputs = encoder_inputs(fidelity, affine, seen, scores_only=is_sufficient(fidelity))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed_of(0))
+    with seeded(settings.seed_of(0)):
         network = config.build(affine, inputs)
     run = Run(network, prior, fidelity, inputs, settings)
     result = EmpiricalBayes(prior, network, {})
@@ -167,16 +173,26 @@ def fit(
             return dict(run.last)
         with run.averaged():
             elbo = result.elbo(validation, draws=draws, seed=seed).mean().item()
-        network.train()
         return run.last | {"elbo": elbo}
+
+    def data() -> dict[str, Any]:
+        return {
+            "observations": digest(fidelity.data),
+            "validation": digest(None if validation is None else validation.data),
+            "operator, noise or prior at the start": torch.cat((affine.basis.flatten(), network.shift)),
+            "parameters of the prior at the start": torch.cat(
+                [t.flatten().double() for t in prior.state_dict().values()]
+            ),
+        }
 
     drive(
         run,
-        batches(torch.arange(n, device=inputs.device), settings, inputs),
+        Batches(torch.arange(n, device=inputs.device), settings, inputs),
+        data=data,
         measure=measure,
         validate_every=validate_every,
         checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
+        checkpoint_seconds=checkpoint_seconds,
         resume=resume,
         progress=progress,
         device=inputs.device,

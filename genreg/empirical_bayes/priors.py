@@ -16,6 +16,7 @@ from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from genreg._borrowed import seeded
 from genreg.operators import torch_device, torch_dtype
 from genreg.operators.arguments import integer, number, seed_number
 from genreg.operators.arrays import check_memory
@@ -190,8 +191,7 @@ class DistributionPrior(Prior):
         """Draws ``(n, *Z.shape)``."""
         n, seed = integer(n, "n", minimum=1), seed_number(seed)
         check_memory((n, self.size), torch_dtype(self.space), "n", n)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed, torch_device(self.space)):
             return self.model().sample((n,)).reshape(n, *self.space.shape)
 
     def moments(self) -> tuple[Tensor, Tensor]:

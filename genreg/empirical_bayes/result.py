@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genreg._borrowed import evaluating, seeded
 from genreg.empirical_bayes.beliefs import Belief
 from genreg.empirical_bayes.coordinates import encoder_inputs
 from genreg.empirical_bayes.encoders import Encoder
@@ -157,12 +158,10 @@ class EmpiricalBayes:
                 "fidelity must have the noise that the encoder was trained with, the same for all observations, and a "
                 "linear operator"
             )
-        self.encoder.eval()
         affine = self.encoder.affine
         seen = Linearised(fidelity.operator, affine.centre.reshape(self.prior.space.shape))
         index = torch.arange(len(fidelity.data), device=fidelity.data.device)
-        with torch.random.fork_rng(devices=[index.device] if index.is_cuda else []):
-            torch.manual_seed(seed_number(seed))
+        with evaluating(self.encoder), seeded(seed_number(seed), index.device):
             for rows in index.split(_PART):
                 part = fidelity.take(rows)
                 inputs = encoder_inputs(part, affine, seen, scores_only=self.encoder.scores_only)
@@ -178,7 +177,7 @@ class EmpiricalBayes:
         if not is_sufficient(fidelity):
             return False
         found, known = fidelity.inverse_variance, self.encoder.affine.noise  # type: ignore[attr-defined]
-        return found.shape[1:] == known.shape[1:] and torch.allclose(found, known.expand_as(found))
+        return found.shape[1:] == known.shape[1:] and torch.allclose(found, known.expand_as(found), atol=0)
 
     def _as_data(self, z: Tensor, fidelity: Fidelity) -> Any:
         return fidelity.given_back(self.prior.space, z.unflatten(-1, self.prior.space.shape))

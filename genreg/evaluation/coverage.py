@@ -50,9 +50,9 @@ class Coverage:
     levels : tuple of float
         Nominal probabilities.
     share : Tensor
-        Share of the counted pixels of each image in their intervals, ``(B, K)``.
+        Share of the counted pixels of each image in their intervals, ``(B, K)``; NaN of an image without any.
     count : Tensor
-        Number of counted pixels, ``(B,)``.
+        Number of counted pixels, ``(B,)``: those inside for which there is a prediction.
     """
 
     levels: tuple[float, ...]
@@ -62,14 +62,19 @@ class Coverage:
     @property
     def overall(self) -> Tensor:
         """Share of all counted pixels, ``(K,)``."""
-        return (self.share * self.count[:, None]).sum(0) / self.count.sum()
+        return (self._counted * self.count[:, None]).sum(0) / self.count.sum()
 
     @property
     def error(self) -> Tensor:
         """Standard error of `overall`, ``(K,)``, NaN for one image: images are independent, their pixels are not."""
-        scatter = (self.count[:, None] * (self.share - self.overall)).square().sum(0)
-        images = len(self.count)
+        scatter = (self.count[:, None] * (self._counted - self.overall)).square().sum(0)
+        images = int((self.count > 0).sum())
         return (scatter * (images / (images - 1) if images > 1 else math.nan)).sqrt() / self.count.sum()
+
+    @property
+    def _counted(self) -> Tensor:
+        """The share, 0 of an image without a counted pixel, which has no weight."""
+        return torch.where(self.count[:, None] > 0, self.share, 0.0)
 
 
 def coverage(
@@ -80,7 +85,7 @@ def coverage(
     Parameters
     ----------
     draws : Tensor or array
-        Draws, ``(S, B, *shape)``; NaN is left out.
+        Draws, ``(S, B, *shape)``; NaN is left out, and so is a pixel that has no draw.
     truth : Tensor or array
         ``(B, *shape)``, images or latent vectors.
     levels : sequence of float
@@ -102,7 +107,8 @@ def coverage(
     """
     u = rank_transform(draws, truth, seed=seed)
     distance = 2 * (u - 0.5).abs()
-    return _share(distance[..., None] <= distance.new_tensor(_checked(levels)), inside, levels)
+    predicted = ~torch.as_tensor(draws).isnan().all(0).to(u.device)
+    return _share(distance[..., None] <= distance.new_tensor(_checked(levels)), inside, levels, predicted)
 
 
 def gaussian_coverage(
@@ -122,7 +128,7 @@ def gaussian_coverage(
     Parameters
     ----------
     mean, std, truth : Tensor or array
-        ``(B, *shape)``.
+        ``(B, *shape)``; pixels whose mean or standard deviation is NaN are left out.
     levels : sequence of float
         Probabilities of the intervals, between 0 and 1.
     draws : float
@@ -145,7 +151,8 @@ def gaussian_coverage(
     _same(mean, truth, "mean")
     _same(std, truth, "std")
     width = truth.new_tensor(t.ppf([(1 + p) / 2 for p in _checked(levels)], draws))
-    return _share((truth - mean).abs()[..., None] <= width * std[..., None], inside, levels)
+    within = (truth - mean).abs()[..., None] <= width * std[..., None]
+    return _share(within, inside, levels, ~(mean.isnan() | std.isnan()))
 
 
 def interval_coverage(
@@ -156,7 +163,7 @@ def interval_coverage(
     Parameters
     ----------
     lower, upper, truth : Tensor or array
-        ``(B, *shape)``, for example of `sampling.Samples.interval`.
+        ``(B, *shape)``, for example of `sampling.Samples.interval`; pixels with a bound that is NaN are left out.
     level : float
         Nominal probability, between 0 and 1.
     inside : Tensor, optional
@@ -181,7 +188,8 @@ def interval_coverage(
             f"upper must not be below lower, got {int((upper < lower).sum())} pixels where it is"
         )
     _checked((level,))
-    return _share(((lower <= truth) & (truth <= upper))[..., None], inside, (level,))
+    within = ((lower <= truth) & (truth <= upper))[..., None]
+    return _share(within, inside, (level,), ~(lower.isnan() | upper.isnan()))
 
 
 def rank_transform(draws: Any, truth: Any, *, seed: int = 0) -> Tensor:
@@ -223,8 +231,8 @@ def rank_transform(draws: Any, truth: Any, *, seed: int = 0) -> Tensor:
     return (below + (equal + 1) * u) / (count + 1)
 
 
-def _share(within: Tensor, inside: Tensor | None, levels: Sequence[float]) -> Coverage:
-    """Average over the pixels that count, from ``(B, *shape, K)``."""
+def _share(within: Tensor, inside: Tensor | None, levels: Sequence[float], predicted: Tensor) -> Coverage:
+    """Average over the pixels inside for which there is a prediction, from ``(B, *shape, K)``."""
     if inside is None:
         inside = torch.ones(within.shape[:-1], dtype=torch.bool, device=within.device)
     if not isinstance(inside, Tensor) or inside.dtype != torch.bool or inside.shape != within.shape[:-1]:
@@ -233,11 +241,11 @@ def _share(within: Tensor, inside: Tensor | None, levels: Sequence[float]) -> Co
             f"inside must be a boolean tensor of the shape {tuple(within.shape[:-1])}, got {got}"
         )
     inside = inside.to(within.device)
+    none = ~inside.flatten(1).any(1)
+    if bool(none.any()):
+        raise ValueError(f"inside must have a pixel in every image, got {int(none.sum())} images without")
+    inside = inside & predicted
     count = inside.flatten(1).sum(1).double()
-    if not bool((count > 0).all()):
-        raise ValueError(
-            f"inside must have a pixel in every image, got {int((count == 0).sum())} images without"
-        )
     found = (within & inside[..., None]).flatten(1, -2).sum(1)
     return Coverage(tuple(levels), found / count[:, None], count)
 

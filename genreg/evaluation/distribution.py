@@ -47,9 +47,9 @@ def emd(a: Tensor, b: Tensor) -> float:
     R. Flamary et al. (2021), POT: Python Optimal Transport, JMLR 22(78).
     """
     ot, a, b = _pot(), _images(a, "a"), _images(b, "b")
-    cost = _squared_distances(a, b).cpu().numpy()
+    cost = _squared_distances(a, b).numpy(force=True)
     n, m = cost.shape
-    weights = (torch.full((k,), 1 / k, dtype=torch.float64).numpy() for k in (n, m))
+    weights = (torch.full((k,), 1 / k, dtype=torch.float64).numpy(force=True) for k in (n, m))
     value, log = ot.emd2(*weights, cost, numItermax=10_000_000, log=True)
     if log["warning"] is not None:
         raise RuntimeError(f"POT did not find the earth mover's distance: {log['warning']}")
@@ -268,6 +268,9 @@ def _check(a: Tensor, b: Tensor) -> None:
         raise ValueError(
             f"both sets must have images of one shape, got {tuple(a.shape[1:])} and {tuple(b.shape[1:])}"
         )
+    bad = [int((~torch.isfinite(t.flatten(1)).all(1)).sum()) for t in (a, b)]
+    if any(bad):
+        raise ValueError(f"both sets must have finite images, got {bad[0]} and {bad[1]} that are not")
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:

@@ -48,11 +48,9 @@ def histogram_figure(fit: RangeFit) -> Any:
     """Histograms of the errors over the test images, as in figure 1 of Duff et al."""
     figure, axes = _axes(1, 4, height=2.6)
     for ax, (name, values) in zip(axes[0], fit.scores.items(), strict=True):
-        array = values.numpy()
+        array = values.numpy(force=True)
         ends = np.quantile(array[np.isfinite(array)], [0, 1]) if np.isfinite(array).any() else (0, 1)
-        width = max(
-            ends[1] - ends[0], 1e-3 * abs(ends[1]), 1e-9
-        )  # a histogram of equal numbers has a width too
+        width = max(ends[1] - ends[0], 1e-3 * abs(ends[1])) or 1.0  # of equal numbers it has one too
         ax.hist(array, bins=30, range=(ends[0], ends[0] + width), color=BLUE)
         ax.axvline(np.median(array), color=ORANGE, label=f"median {np.median(array):.4g}")
         ax.set_xlabel(_UNITS[name], fontsize=9)
@@ -66,8 +64,9 @@ def decile_figure(fit: RangeFit) -> Any:
     """Test images at the deciles of NRMSE, their best approximations, and the differences."""
     chosen = deciles(fit.nrmse)
     truth, images = fit.truth.cpu()[chosen], fit.images.cpu()[chosen]
-    limit = max(float((images - truth).abs().max()), 1e-12)
-    grey = {"cmap": "gray", "vmin": 0.0, "vmax": max(float(truth.max()), 1e-12)}
+    largest = max(float(truth.max()), 0.0) or 1.0
+    limit = float((images - truth).abs().max()) or largest
+    grey = {"cmap": "gray", "vmin": 0.0, "vmax": largest}
     rows: list[tuple[str, Tensor, list[str], dict[str, Any]]] = [
         ("test image", truth, [f"{10 * k} %" for k in range(11)], grey),
         ("nearest in range", images, [f"{e:.3f}" for e in fit.nrmse[chosen]], grey),
@@ -123,8 +122,8 @@ def mmd_figure(item: MeanDiscrepancy) -> Any:
     """The estimate among those of random divisions of the joint set."""
     figure, axes = _axes(1, 1, width=4.5, height=3.0)
     ax = axes[0, 0]
-    null = item.null.numpy()
-    unit = 10.0 ** np.floor(np.log10(max(np.abs(null).max(), abs(item.value), 1e-300)))
+    null = item.null.numpy(force=True)
+    unit = 10.0 ** np.floor(np.log10(max(np.abs(null).max(), abs(item.value)) or 1.0))
     ax.hist(null / unit, bins=40, color=GREY, label="random divisions")
     ax.axvline(item.value / unit, color=ORANGE, label=f"generated against test, p = {item.p_value:.3g}")
     ax.set_xlabel(f"unbiased estimate of MMD², mean kernel [{unit:.0e}]", fontsize=9)
@@ -137,7 +136,7 @@ def prior_figure(fit: PriorFit) -> Any:
     """Encodings in random planes with contours of N(0, I), and their distances from the centre."""
     from scipy import stats
 
-    planes = fit.projected.numpy()
+    planes = fit.projected.numpy(force=True)
     figure, axes = _axes(1, len(planes) + 1, width=2.3 * (len(planes) + 1), height=2.8)
     limit = 1.05 * max(3.5, float(np.abs(planes).max()))
     angle = np.linspace(0, 2 * np.pi, 200)
@@ -149,7 +148,7 @@ def prior_figure(fit: PriorFit) -> Any:
         ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
         ax.set_title(f"plane {k + 1}", fontsize=9)
     ax = axes[0, -1]
-    radii = fit.mahalanobis.numpy()
+    radii = fit.mahalanobis.numpy(force=True)
     ax.hist(radii, bins=30, density=True, color=BLUE)
     grid = np.linspace(0, 1.1 * max(radii.max(), stats.chi(fit.codes.shape[1]).ppf(0.999)), 200)
     ax.plot(grid, stats.chi(fit.codes.shape[1]).pdf(grid), color=ORANGE)
@@ -172,7 +171,7 @@ def interpolation_figure(images: Tensor, corners: Tensor) -> Any:
     from matplotlib.patches import Rectangle
 
     steps, _, n, m = images.shape
-    joint = torch.full((steps, steps + 2, n, m), torch.nan)
+    joint = torch.full((steps, steps + 2, n, m), torch.nan, dtype=images.dtype)
     joint[:, 1:-1] = images.cpu()
     joint[[0, 0, -1, -1], [0, -1, 0, -1]] = corners.cpu().to(joint)
     figure, axes = _axes(1, 1, width=7.5, height=7.0 * steps * n / ((steps + 2) * m) + 0.4)
@@ -224,7 +223,7 @@ def calibration_figure(items: Mapping[str, Calibration], bins: int = 20) -> Any:
 
     figure, axes = _axes(1, len(items) + 1, width=3.1 * (len(items) + 1), height=2.9)
     for ax, (title, item) in zip(axes[0], items.items(), strict=False):
-        pit = item.pit.numpy()
+        pit = item.pit.numpy(force=True)
         counts = np.stack([np.histogram(column, bins, (0, 1))[0] for column in pit.T])
         low, high = stats.binom.ppf([0.005, 0.995], len(pit), 1 / bins)
         ax.axhspan(low, high, color=GREY, alpha=0.4, linewidth=0, label="99 % band if calibrated")
@@ -240,7 +239,14 @@ def calibration_figure(items: Mapping[str, Calibration], bins: int = 20) -> Any:
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=1)
     for (title, item), style in zip(items.items(), ("o-", "s--"), strict=False):
         colour = ORANGE if style == "o-" else BLUE
-        ax.plot(item.levels, item.coverage.mean(1).numpy(), style, color=colour, label=title, markersize=4)
+        ax.plot(
+            item.levels,
+            item.coverage.mean(1).numpy(force=True),
+            style,
+            color=colour,
+            label=title,
+            markersize=4,
+        )
     ax.set(xlim=(0, 1), ylim=(0, 1.02))
     ax.set_xlabel("central interval", fontsize=9)
     ax.set_ylabel("share of true z within", fontsize=9)
@@ -252,7 +258,7 @@ def calibration_figure(items: Mapping[str, Calibration], bins: int = 20) -> Any:
 def smoothness_figure(item: Smoothness) -> Any:
     """Singular values of the Jacobian by their rank, and slopes between draws."""
     figure, axes = _axes(1, 2, height=3.0)
-    values = item.singular_values.numpy()
+    values = item.singular_values.numpy(force=True)
     ranks = np.arange(1, values.shape[1] + 1)
     low, q1, median, q3, high = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
     ax = axes[0, 0]
@@ -268,7 +274,7 @@ def smoothness_figure(item: Smoothness) -> Any:
     ax.set_ylabel("singular value of dG/dz", fontsize=9)
     ax.legend(fontsize=8, frameon=False)
     ax = axes[0, 1]
-    both = [values[:, 0], item.secants.numpy()]
+    both = [values[:, 0], item.secants.numpy(force=True)]
     edges = np.linspace(0, max(map(np.max, both)), 40)
     for array, colour, label in zip(both, (BLUE, ORANGE), ("largest singular value", "secant"), strict=True):
         ax.hist(array, bins=edges, color=colour, alpha=0.7, label=label)

@@ -85,6 +85,11 @@ def checked(argument: str, images: Any, G: Generator) -> Tensor:
         raise ValueError(
             f"{argument} must have the shape (N, {shape[0]}, {shape[1]}), got {tuple(tensor.shape)}"
         )
+    if not (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() and int(tensor.max()) > 1:
+        raise ValueError(
+            f"{argument} must be in the range of the model's images, mostly [0, 1], got integers up to "
+            f"{int(tensor.max())}: divide grey values by the largest possible one"
+        )
     if tensor.is_complex() or not torch.isfinite(tensor).all():
         kind = "complex" if tensor.is_complex() else "NaN or infinite"
         raise ValueError(f"{argument} must be real and finite, got {kind} values")

@@ -95,8 +95,8 @@ def prior_fit(codes: Tensor, *, projections: int = 4, seed: int = 0) -> PriorFit
     planes = torch.linalg.qr(torch.randn(projections, d, 2, generator=random, dtype=torch.float64)).Q
     mean, covariance = codes.mean(0), codes.T.cov()
     logdet = torch.linalg.slogdet(covariance).logabsdet if len(codes) > d else -torch.inf
-    radius = stats.kstest(codes.square().sum(1).numpy(), stats.chi2(d).cdf)
-    lines = [line.numpy() for line in (codes @ planes).mT.flatten(0, 1)]
+    radius = stats.kstest(codes.square().sum(1).numpy(force=True), stats.chi2(d).cdf)
+    lines = [line.numpy(force=True) for line in (codes @ planes).mT.flatten(0, 1)]
     ks = [stats.kstest(line, "norm") for line in lines]
 
     def table(numbers: Sequence[float]) -> Tensor:

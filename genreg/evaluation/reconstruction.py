@@ -19,6 +19,7 @@ from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
 from genreg.operators.arguments import integer, number, seeded_generator
 from genreg.operators.arrays import check_memory
+from genreg.operators.modes import undisturbed
 from genreg.solvers import Objective, Solution, gradient_descent, quasi_newton
 from genreg.solvers.objective import Blocks
 from genreg.solvers.updates import DENSE
@@ -71,6 +72,7 @@ class RangeFit:
         return {"NRMSE": self.nrmse, "PSNR": self.psnr, "SSIM": self.ssim, "l1 error": self.l1}
 
 
+@undisturbed
 def fit_range(
     G: Generator,
     images: Tensor,

@@ -113,14 +113,14 @@ def calibration(
         scores.append(((z.to(device) - mean) / std).cpu().double())
     score = torch.cat(scores)
     pit = torch.special.ndtr(score)
-    tests = [stats.kstest(column.numpy(), "uniform") for column in pit.T]
+    tests = [stats.kstest(column.numpy(force=True), "uniform") for column in pit.T]
     p = torch.tensor([float(test.pvalue) for test in tests], dtype=torch.float64)
     half = torch.special.ndtri((1 + torch.tensor(levels, dtype=torch.float64)) / 2)
     return Calibration(
         pit=pit,
         ks_statistic=torch.tensor([float(test.statistic) for test in tests], dtype=torch.float64),
         ks_p=p,
-        p_value=min(1.0, float(p.min()) * len(p)),
+        p_value=float((p.min() * len(p)).clamp_max(1.0)),  # NaN stays NaN
         levels=tuple(levels),
         coverage=(score.abs() <= half[:, None, None]).double().mean(1),
         bias=score.mean(0),

@@ -12,6 +12,7 @@ from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
 from genreg.operators.arguments import integer, seeded_generator
 from genreg.operators.arrays import check_memory
+from genreg.operators.modes import undisturbed
 
 __all__ = ["Smoothness", "jacobian", "smoothness"]
 
@@ -37,6 +38,7 @@ class Smoothness:
     secants: Tensor
 
 
+@undisturbed
 def jacobian(G: Generator, z: Tensor) -> Tensor:
     """Jacobians of G at a batch of points, by forward differentiation in every latent direction.
 
@@ -59,6 +61,7 @@ def jacobian(G: Generator, z: Tensor) -> Tensor:
     return torch.stack(columns, 2)
 
 
+@undisturbed
 def smoothness(G: Generator, *, points: int = 200, seed: int = 0) -> Smoothness:
     r"""Measure the slopes of G at and between draws of N(0, I).
 

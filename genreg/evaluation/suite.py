@@ -38,6 +38,7 @@ from genreg.evaluation.sbc import Calibration, calibration, can_calibrate
 from genreg.evaluation.slopes import Smoothness, smoothness
 from genreg.generator import Generator
 from genreg.operators.arguments import seed_number
+from genreg.operators.modes import undisturbed
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -135,6 +136,7 @@ class Evaluation:
         return write_report(self, Path(path))
 
 
+@undisturbed
 def evaluate(
     G: Generator | str | os.PathLike[str],
     images: Any = None,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from genreg.operators import TorchFunctional, lower, riesz, to_element, to_tensor, to_torch
 from genreg.operators.arrays import array, fitting
+from genreg.operators.modes import undisturbed
 from genreg.solvers import rough_reconstruction
 from genreg.solvers.door import Kind, enter, given_back, is_element
 
@@ -54,6 +55,11 @@ class Fidelity(Functional):
     data: Tensor
     batched: bool
     kind: Kind
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = undisturbed(cls.__init__)
 
     def __init__(self, A: odl.Operator, y: Any) -> None:
         if not isinstance(A, odl.Operator):
@@ -97,6 +103,11 @@ class Fidelity(Functional):
     @abstractmethod
     def level(self) -> Tensor:
         """What `discrepancy` is expected to be at the true image, ``(B,)``."""
+
+    @property
+    def expected(self) -> Tensor:
+        """What the value is expected to be at the true image, ``(B,)``; NaN where the noise is not known."""
+        return self.level
 
     def discrepancy(self, x: Tensor) -> Tensor:
         """What the discrepancy principle compares with `level`, ``(B,)``: the value unless the class says otherwise.
@@ -152,7 +163,11 @@ class _FidelityGradient(odl.Operator):
         super().__init__(fidelity.domain, fidelity.domain, linear=False)
         self.fidelity = fidelity
 
-    def _call(self, x: Any) -> Any:
+    def _call(self, x: Any) -> Any:  # ODL looks at its arguments, which a decorator hides
+        return self._at(x)
+
+    @undisturbed
+    def _at(self, x: Any) -> Any:
         fidelity, A = self.fidelity, self.fidelity.operator
         fidelity._check_single()
         with torch.enable_grad():

@@ -101,7 +101,7 @@ class FunctionalFidelity(Fidelity):
             conj_prox=conj_prox if f.has_prox else None,
             name=f.name,
             take=lambda index: self.take(index).on_data(),
-        )
+        ).made_by(FunctionalFidelity.on_data, self)
 
     def rough(self) -> Tensor:
         """Return a rough reconstruction to start from, ``(B, *X.shape)``: a few steps of least squares.

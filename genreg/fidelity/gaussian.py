@@ -92,6 +92,11 @@ class GaussianFidelity(Fidelity):
         return parts * measured.sum(1).to(self.inverse_variance.dtype)
 
     @property
+    def expected(self) -> Tensor:
+        """Half the number of real numbers measured, ``(B,)``."""
+        return 0.5 * (self.level * self.inverse_variance if self.white else self.level)
+
+    @property
     def log_normaliser(self) -> Tensor:
         r""":math:`\sum_i \tfrac12 \log 2 \pi \sigma_i^2` of what was measured, ``(B,)``, twice that if complex."""
         parts = 2 if self.data.is_complex() else 1
@@ -155,7 +160,7 @@ class GaussianFidelity(Fidelity):
             conj_prox=conj_prox,
             name="GaussianFidelity",
             take=lambda index: self.take(index).on_data(),
-        )
+        ).made_by(GaussianFidelity.on_data, self)
 
     def __repr__(self) -> str:
         if self.white:

@@ -139,7 +139,7 @@ class PoissonFidelity(Fidelity):
             prox=prox,
             name="PoissonFidelity",
             take=lambda index: self.take(index).on_data(),
-        )
+        ).made_by(PoissonFidelity.on_data, self)
 
     def rough(self) -> Tensor:
         r"""Return a rough reconstruction to start from, ``(B, *X.shape)``: a few steps of least squares.

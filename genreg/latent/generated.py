@@ -112,10 +112,14 @@ class _SmoothVariation(nn.Module):
 
     def __init__(self, X: Any, smoothing: float) -> None:
         super().__init__()
-        self.differences = to_torch(odl.Gradient(X, method="forward", pad_mode="symmetric")).fn
+        self.differences = to_torch(odl.Gradient(X, method="forward", pad_mode="symmetric"))
         self.integral = weighted_sum(X)
         self.axis = -1 - len(X.shape)
         self.square = smoothing**2
+        self.made_of = X, smoothing
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.made_of
 
     def forward(self, x: Tensor) -> Tensor:
         return self.integral((sum_of_squares(self.differences(x), self.axis) + self.square).sqrt())

@@ -15,6 +15,7 @@ from genreg.networks._grid import GridConfig
 from genreg.networks._regions import RegionsConfig
 from genreg.networks._small import ConvConfig, DenseConfig
 from genreg.networks._strided import StridedConfig
+from genreg.networks._types import check_types
 
 __all__ = ["AUTOENCODERS", "GAN", "GanConfig", "from_dict"]
 
@@ -31,13 +32,17 @@ def from_dict(config: Mapping[str, Any], table: Mapping[str, Callable[..., T]]) 
     Raises
     ------
     ValueError
-        If the name is not in the table, or a field is unknown, missing or out of range.
+        If it is no mapping, the name is not in the table, or a field is unknown, missing, of another type or out of
+        range.
     """
+    if not isinstance(config, Mapping):
+        raise ValueError(f"architecture must be a mapping with its name and settings, got {config!r}")
     settings = dict(config)
     name = settings.pop("name", None)
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise ValueError(f"architecture name must be one of {sorted(table)}, got {name!r}")
     try:
+        check_types(table[name], settings)
         return table[name](**settings)
     except TypeError as error:
         raise ValueError(f"settings of architecture {name!r} don't fit: {error}") from None

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from genreg._borrowed import evaluating
 from genreg.networks._autoencoder import Autoencoder
 from genreg.networks._config import Config
 
@@ -106,10 +107,8 @@ def normalise(model: Autoencoder, images: Tensor) -> None:
     encoder, decoder = model.encoder, model.decoder
     if not (isinstance(encoder, _Encoder) and isinstance(decoder, _Decoder)):
         raise TypeError(f"model must be a grid autoencoder, got one of {type(model.config).__name__}")
-    training = model.training
-    model.eval()
-    codes = torch.cat([encoder(x) for x in images.split(500)]).double()
-    model.train(training)
+    with evaluating(model):
+        codes = torch.cat([encoder(x) for x in images.split(500)]).double()
     means = codes[:, : model.latent_dim]
     variance = means.var(0)
     if model.variational:

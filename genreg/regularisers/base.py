@@ -23,6 +23,7 @@ from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.operators import TorchFunctional, lower, riesz, to_element, to_tensor, to_torch
 from genreg.operators.arguments import described, seeded_generator
 from genreg.operators.arrays import array, fitting
+from genreg.operators.modes import normal, undisturbed
 from genreg.operators.spaces import split, tree_leaves, tree_map
 from genreg.solvers import Objective, SaddlePoint, gradient_descent
 from genreg.solvers.objective import Blocks, block_spaces, pack
@@ -58,6 +59,10 @@ class Regulariser(Functional):
         Maps the blocks to the image.
     parameters : dict of str to float or Tensor
         Parameters such as μ; a tensor has one for every sample, ``(B,)``.
+    lengths : dict of str to float
+        Units of length of blocks that are known beforehand, see `solvers.Objective`.
+    offset : callable or None
+        ``offset(blocks) -> (B,)``: a part of R that depends on the choice of units only, see `solvers.Objective`.
     solver : callable
         ``solver(problem, init, ...)`` for the problems of this regulariser, unless the user names another.
     """
@@ -65,6 +70,8 @@ class Regulariser(Functional):
     blocks: tuple[str, ...]
     image: odl.Operator
     parameters: Mapping[str, float | Tensor] = {}
+    lengths: Mapping[str, float] = {}
+    offset: Any = None
     solver: Any = staticmethod(gradient_descent)
 
     @abstractmethod
@@ -81,6 +88,7 @@ class Regulariser(Functional):
     ) -> Blocks:
         """Starting points, ``(B * restarts, *shape)``, the restarts of a sample next to each other."""
 
+    @undisturbed
     def initial(
         self,
         y: Any,
@@ -151,7 +159,19 @@ class Regulariser(Functional):
 
         proximable = {name: g.scaled(lam) for name, g in self.proximable(**parameters).items()}
         per_sample = {**fidelity.per_sample, "lam": lam, **parameters}
-        return Objective(smooth, block_spaces(domain, self.blocks), proximable, per_sample)
+
+        def offset(blocks: Blocks, lam: Tensor, **given: Tensor) -> Tensor:
+            return lam * self.offset(blocks)
+
+        made = Objective(
+            smooth,
+            block_spaces(domain, self.blocks),
+            proximable,
+            per_sample,
+            lengths=self.lengths,
+            offset=None if self.offset is None else offset,
+        )
+        return made.made_by(posed, self, fidelity, lam, parameters)
 
     def parameters_of(self, lam: Tensor) -> dict[str, Tensor]:
         """The parameters as tensors ``(B,)``, of the kind of `lam`.
@@ -162,8 +182,12 @@ class Regulariser(Functional):
             If a parameter is given for another number of samples.
         """
         tensors = {
-            name: fitting(
-                torch.as_tensor(p, dtype=None if isinstance(p, Tensor) else torch.float64), name, lam.dtype
+            name: normal(
+                fitting(
+                    torch.as_tensor(p, dtype=None if isinstance(p, Tensor) else torch.float64),
+                    name,
+                    lam.dtype,
+                )
             )
             for name, p in self.parameters.items()
         }
@@ -173,6 +197,35 @@ class Regulariser(Functional):
                     f"{name} must be a number or have the shape ({len(lam)},), got {tuple(p.shape)}"
                 )
         return {name: p.to(lam.device).expand(len(lam)) for name, p in tensors.items()}
+
+    def lam_scale(self, fidelity: Fidelity, blocks: Blocks, **parameters: Tensor) -> Tensor:
+        """A λ of the right order, ``(B,)``, around which the principles of parameter choice search.
+
+        1 in the base: R is the negative logarithm of a density, of order 1 in λ whatever the units of image and data.
+
+        Parameters
+        ----------
+        fidelity : Fidelity
+            The data, B samples.
+        blocks : dict of str to Tensor
+            Starting point of every sample, ``(B, *shape)``.
+        **parameters : Tensor
+            All parameters of R for every sample, ``(B,)``.
+        """
+        return torch.ones_like(fidelity.expected)
+
+    def balanced(self, fidelity: Fidelity, blocks: Blocks, **parameters: Tensor) -> Tensor:
+        """The λ that makes both terms equal, ``(B,)``: what is expected of the fidelity over R(v; θ) of these blocks.
+
+        It has the units that λ must have. 1 where that is no positive number.
+        """
+        with torch.no_grad():
+            expected, R = fidelity.expected, self.value_of(blocks, **parameters)
+            if bool(expected.isnan().any()):  # the noise is not known
+                zero = torch.zeros_like(fidelity.rough())
+                expected = torch.where(expected.isnan(), to_torch(fidelity)(zero), expected)
+            ratio = (expected / R).to(expected.dtype)
+        return torch.where(torch.isfinite(ratio) & (ratio > 0), ratio, 1.0)
 
     def value_of(self, blocks: Blocks, **parameters: float | Tensor) -> Tensor:
         """R(v; θ), ``(B,)``."""
@@ -207,6 +260,13 @@ class Regulariser(Functional):
         return self
 
 
+def posed(
+    regulariser: Regulariser, fidelity: Fidelity, lam: Tensor, parameters: Mapping[str, Tensor]
+) -> Objective | SaddlePoint:
+    """Pose the problem of a regulariser, as its pickles do."""
+    return regulariser.problem(fidelity, lam, **parameters)
+
+
 @lower.register(Regulariser)
 def _(op: Regulariser) -> TorchFunctional:
     return TorchFunctional(
@@ -227,12 +287,17 @@ def _parts(op: Regulariser) -> Iterator[Functional]:
     def smooth(v: Any) -> Tensor:
         return op.smooth(op.named(v), **parameters)
 
-    yield _Lowered(TorchFunctional(smooth, op.domain, name=type(op).__name__))
+    whole = TorchFunctional(smooth, op.domain, name=type(op).__name__)
+    yield _Lowered(whole.made_by(_smooth_part, op))
     for name, g in op.proximable(**parameters).items():
         part = _Lowered(g)
         yield (
             part if len(op.blocks) == 1 else part * odl.ComponentProjection(op.domain, op.blocks.index(name))
         )
+
+
+def _smooth_part(op: Regulariser) -> TorchFunctional:
+    return next(_parts(op)).lowered
 
 
 class _Lowered(Functional):
@@ -265,7 +330,11 @@ class Gradient(odl.Operator):
         super().__init__(functional.domain, functional.domain, linear=False)
         self.value = to_torch(functional)
 
-    def _call(self, v: Any) -> Any:
+    def _call(self, v: Any) -> Any:  # ODL looks at its arguments, which a decorator hides
+        return self._at(v)
+
+    @undisturbed
+    def _at(self, v: Any) -> Any:
         with torch.enable_grad():
             leaf = tree_map(lambda t: t.clone().requires_grad_(), to_tensor(v))
             gradient = iter(torch.autograd.grad(self.value(leaf), tree_leaves(leaf), materialize_grads=True))

@@ -64,6 +64,13 @@ class _Deviating(Generative):
             x = self.generate(z)
         return {first: x if first == "x" else torch.zeros_like(x), "z": z}
 
+    def lam_scale(self, fidelity: Fidelity, blocks: Blocks, **parameters: Tensor) -> Tensor:
+        """Make both terms equal at a rough reconstruction and the z of the start, see `Regulariser.balanced`."""
+        x, z = fidelity.rough(), blocks["z"]
+        with torch.no_grad():
+            first = x if self.blocks[0] == "x" else x - self.generate(z)
+        return self.balanced(fidelity, {self.blocks[0]: first, "z": z}, **parameters)
+
     def proximable(self, *, mu: float | Tensor, **parameters: float | Tensor) -> dict[str, TorchFunctional]:
         """The proximable part of μ s(z)."""
         return {} if self.latent_prox is None else {"z": self.latent_prox.scaled(mu)}
@@ -71,11 +78,11 @@ class _Deviating(Generative):
 
 def deviation_for_image(generate: Callable[[Tensor], Tensor]) -> Substitution:
     """Map between x and the deviation x - G(z), the variable that solvers find easier, as `solvers.lbfgs` takes it."""
+    return functools.partial(_shifted, generate, 1), functools.partial(_shifted, generate, -1)
 
-    def shifted(sign: int) -> Callable[[Blocks], Blocks]:
-        return lambda v: {"x": v["x"] + sign * generate(v["z"]), "z": v["z"]}
 
-    return shifted(1), shifted(-1)
+def _shifted(generate: Callable[[Tensor], Tensor], sign: int, v: Blocks) -> Blocks:
+    return {"x": v["x"] + sign * generate(v["z"]), "z": v["z"]}
 
 
 class RelaxedConstraint(_Deviating):

@@ -19,7 +19,7 @@ learning models, arXiv:2107.11191.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import odl
 import torch
@@ -30,7 +30,7 @@ from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.generator import Generator
 from genreg.latent.generated import take_apart
 from genreg.operators import TorchFunctional, to_torch, torch_dtype, weight
-from genreg.regularisers.base import Regulariser
+from genreg.regularisers.base import Regulariser, posed
 from genreg.regularisers.marginal import RangeMarginal
 from genreg.solvers import Objective, SaddlePoint, gradient_descent, palm, quasi_newton
 from genreg.solvers.door import usable
@@ -46,6 +46,8 @@ _STARTS = ("encoder", "random", "zero")
 
 class Generative(Regulariser):
     """A generator with a latent term, split into its smooth and its proximable part."""
+
+    lengths: ClassVar = {"z": 1.0}  # of the prior N(0, I)
 
     def __init__(self, G: Generator, domain: Any, image: Any, latent: Functional | None) -> None:
         super().__init__(space=domain, linear=False)
@@ -173,7 +175,7 @@ class HardConstraint(Generative):
                 return curvature(blocks, weight=scale * lam, **given)
 
             objective = replace(objective, curvature={"z": of_block})
-        return objective
+        return objective.made_by(posed, self, fidelity, lam, parameters)
 
     @property
     def marginal(self) -> Functional:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Iterator
 from numbers import Real
 from typing import Any
 
@@ -14,16 +16,25 @@ from torch import Tensor, nn
 
 from genreg.fidelity import Fidelity
 from genreg.generator import Generator
-from genreg.operators import NetworkFunctional, NetworkOperator, to_torch, torch_dtype
+from genreg.operators import (
+    NetworkFunctional,
+    NetworkOperator,
+    TorchFunctional,
+    lower,
+    to_torch,
+    torch_dtype,
+)
 from genreg.operators.arguments import described, flag, number
+from genreg.operators.total_variation import VariationProximal, total_variation
 from genreg.regularisers.base import Regulariser
 from genreg.solvers import SaddlePoint, conjugate_gradient, gradient_descent, pdhg
 from genreg.solvers.objective import Blocks
+from genreg.solvers.splitting import Term, terms
 
 __all__ = ["AutoencoderResidual", "EncoderNorm", "FlowPrior", "Tikhonov", "TotalVariation"]
 
 
-class _OnImages(Regulariser):
+class OnImages(Regulariser):
     """A regulariser given as a functional on the image space; it starts from ``_first``, zero unless said."""
 
     blocks = ("x",)
@@ -53,11 +64,15 @@ class _OnImages(Regulariser):
             x = torch.zeros(shape, dtype=torch_dtype(self.domain), device=fidelity.data.device)
         return {"x": x.repeat_interleave(restarts, 0)}
 
+    def lam_scale(self, fidelity: Fidelity, blocks: Blocks, **parameters: Tensor) -> Tensor:
+        """Make both terms equal at a rough reconstruction, see `Regulariser.balanced`."""
+        return self.balanced(fidelity, {"x": fidelity.rough()}, **parameters)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.functional!r})"
 
 
-class Tikhonov(_OnImages):
+class Tikhonov(OnImages):
     r"""Tikhonov regularisation, :math:`\|L x\|^2` in the norm of the range of L.
 
     Problems are solved by `solvers.conjugate_gradient`, which needs a linear forward operator and a Gaussian
@@ -81,7 +96,7 @@ class Tikhonov(_OnImages):
         super().__init__(space, odl.functionals.L2NormSquared(L.range) * L)
 
 
-class TotalVariation(_OnImages):
+class TotalVariation(OnImages):
     r"""Isotropic total variation, :math:`\| |\nabla x|_2 \|_1`, in the norms of the space X.
 
     The gradient is by forward differences divided by the cell size, with no difference across the boundary;
@@ -132,7 +147,8 @@ class TotalVariation(_OnImages):
             else odl.functionals.IndicatorBox(self.domain, *self.bounds)
         )
         norm = to_torch(odl.functionals.GroupL1Norm(self.derivative_operator.range)).scaled(lam)
-        return SaddlePoint(box, [fidelity.on_data(), norm], [fidelity.operator, self.derivative_operator])
+        terms, operators = [fidelity.on_data(), norm], [fidelity.operator, self.derivative_operator]
+        return SaddlePoint(box, terms, operators, fidelity.expected)
 
     @property
     def gradient(self) -> odl.Operator:
@@ -145,11 +161,38 @@ class TotalVariation(_OnImages):
         """
         raise NotImplementedError("TotalVariation is not differentiable: solve with pdhg")
 
+    @property
+    def proximal(self) -> Callable[[float], odl.Operator]:
+        r"""Factory: ``proximal(sigma)(x)`` minimises :math:`R(u) + \|u - x\|_X^2 / (2 \sigma)`, by inner iterations.
+
+        Raises
+        ------
+        NotImplementedError
+            On a complex space, and where there are bounds, which the value does not know.
+        """
+        if self.bounds != (None, None) or torch_dtype(self.domain).is_complex:
+            raise NotImplementedError(f"no proximal operator is known for {self!r}")
+        return functools.partial(VariationProximal, to_torch(self))
+
     def __repr__(self) -> str:
         return f"TotalVariation({self.domain!r}, lower={self.bounds[0]}, upper={self.bounds[1]})"
 
 
-class AutoencoderResidual(_OnImages):
+@lower.register(TotalVariation)
+def _(op: TotalVariation) -> TorchFunctional:
+    if op.bounds != (None, None) or torch_dtype(op.domain).is_complex:
+        return TorchFunctional(op.value.fn, op.domain, name="TotalVariation")
+    return total_variation(op.domain, iterations=2000, memory=False)
+
+
+@terms.register(TotalVariation)
+def _(op: TotalVariation) -> Iterator[Term]:
+    yield 1.0, op
+    if op.bounds != (None, None):
+        yield 1.0, odl.functionals.IndicatorBox(op.domain, *op.bounds)
+
+
+class AutoencoderResidual(OnImages):
     r"""The distance from an image to its reconstruction, :math:`\|x - G(E(x))\|_X^2`.
 
     Parameters
@@ -176,7 +219,7 @@ class AutoencoderResidual(_OnImages):
         return f"AutoencoderResidual({self.generator!r})"
 
 
-class EncoderNorm(_OnImages):
+class EncoderNorm(OnImages):
     r"""The size of the latent vector of an image, :math:`\|E(x)\|_2^2`.
 
     Parameters
@@ -211,7 +254,7 @@ class _FlowValue(nn.Module):
         return size - 2 * log_det if self.determinant else size
 
 
-class FlowPrior(_OnImages):
+class FlowPrior(OnImages):
     r"""The size of the latent vector of an image in a normalising flow, :math:`\|G^{-1}(x)\|_2^2`.
 
     A flow is a bijective generator, so every image has a latent vector. With ``determinant=True`` the value is
@@ -245,6 +288,12 @@ class FlowPrior(_OnImages):
             )
         self.flow, determinant = flow, flag(determinant, "determinant")
         super().__init__(space, NetworkFunctional(_FlowValue(flow, determinant), space))
+        if determinant:
+            self.offset = self._log_determinant
+
+    def _log_determinant(self, blocks: Blocks) -> Tensor:
+        """The part of R that the unit of the images adds to."""
+        return -2 * self.flow.to_latent(blocks["x"])[1]
 
     def __repr__(self) -> str:
         return f"FlowPrior({type(self.flow).__name__}, {self.domain!r})"

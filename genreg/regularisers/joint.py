@@ -2,6 +2,7 @@ r"""The joint prior of image and latent vector, for joint posterior maximisation
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -101,6 +102,12 @@ class JointPrior(Generative):
         half_square = 0.5 * odl.functionals.L2NormSquared(G.domain)
         super().__init__(G, domain, odl.ComponentProjection(domain, 0), half_square)
         self.solver = self._solve
+        if self.structured:
+            self.offset = self._log_determinant
+
+    def _log_determinant(self, blocks: Blocks) -> Tensor:
+        """The part of R that the unit of the images adds to."""
+        return -0.5 * self.decode(blocks["z"]).precision.logdet()
 
     @property
     def beta(self) -> float | Tensor | None:
@@ -111,11 +118,12 @@ class JointPrior(Generative):
         r"""The Gaussian :math:`p(x \mid z)` of this prior, for latent vectors ``(B, dim Z)``; differentiable in z."""
         decoded = self.generator.decode(z)
         if self.precision is not None:
-            return replace(decoded, make_precision=lambda: self.precision)
+            return replace(decoded, make_precision=functools.partial(getattr, self, "precision"))
         if self.structured:
             return decoded
         beta = torch.as_tensor(self.beta, dtype=z.dtype, device=z.device)
-        return replace(decoded, make_precision=lambda: IsotropicPrecision(self.generator.range, beta))
+        made = functools.partial(IsotropicPrecision, self.generator.range, beta)
+        return replace(decoded, make_precision=made)
 
     def take(self, index: Tensor) -> JointPrior:
         """The prior of some samples, where β is given for every sample."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from genreg.fidelity import GaussianFidelity
 from genreg.operators import TorchFunctional, lower, to_tensor, to_torch, torch_dtype
 from genreg.operators.arguments import integer, number, seed_number
+from genreg.operators.modes import normal, undisturbed
 from genreg.regularisers.base import Gradient
 from genreg.solvers import Objective, palm, quasi_newton
 from genreg.solvers.objective import Blocks
@@ -32,9 +33,9 @@ class Marginal(Functional):
     r"""The functional :math:`R_G(x) = \min_z R(x, z)` on the image space, with its envelope gradient.
 
     The inner problem is solved for every evaluation, as one batch: from the encoding of x where the generator
-    has an encoder, else from zero, from `restarts` - 1 draws of N(0, I), and from the solution of the last
-    evaluation with as many images; the smallest value wins. The value is that of a local minimum, and
-    differentiable where the best of them is unique.
+    has an encoder, else from zero, and from `restarts` - 1 draws of N(0, I), the same for every image; the smallest
+    value wins. So the value is a function of x alone, whatever was evaluated before. It is that of a local minimum,
+    and differentiable where the best of them is unique.
 
     Parameters
     ----------
@@ -42,12 +43,13 @@ class Marginal(Functional):
         R. For `SparseDeviation` u = x - G(z).
     restarts : int
         Starting points of the inner problem.
-    max_iter, tol : int, float
-        Those of the inner solver.
-    smoothing : float
+    max_iter, tol : int, float, optional
+        Those of the inner solver. By default tol is 1e-6, and 1e-4 in single precision, whose gradients are not
+        exact enough for less.
+    smoothing : float, optional
         ε > 0 that replaces every :math:`|t|` by :math:`\sqrt{t^2 + \epsilon^2} - \epsilon`, in the units of
         the image (of its gradient, for total variation): for z is a minimum of a sum of absolute values, which
-        has no gradient in x otherwise.
+        has no gradient in x otherwise. By default 0.01, for total variation in an image from one pixel to the next.
     seed : int
         Seed of the drawn starting points.
 
@@ -62,29 +64,31 @@ class Marginal(Functional):
         regulariser: Any,
         *,
         restarts: int = 1,
-        max_iter: int = 500,
-        tol: float = 1e-6,
-        smoothing: float = 1e-2,
+        max_iter: int = 200,
+        tol: float | None = None,
+        smoothing: float | None = None,
         seed: int = 0,
     ) -> None:
-        restarts, smoothing = (
-            integer(restarts, "restarts", minimum=1),
-            number(smoothing, "smoothing", above=0),
-        )
+        restarts, seed = integer(restarts, "restarts", minimum=1), seed_number(seed)
+        X = regulariser.generator.range
+        if smoothing is None:
+            of_gradient = getattr(regulariser, "sparsity", None) == "tv"
+            smoothing = 1e-2 / float(min(X.cell_sides)) if of_gradient else 1e-2
+        if tol is None:
+            tol = 1e-4 if torch_dtype(X) == torch.float32 else 1e-6
+        smoothing = number(smoothing, "smoothing", above=0)
         max_iter, tol = integer(max_iter, "max_iter", minimum=0), number(tol, "tol", minimum=0)
-        seed = seed_number(seed)
-        super().__init__(space=regulariser.generator.range, linear=False)
+        super().__init__(space=X, linear=False)
         self.regulariser = regulariser
         self.restarts, self.max_iter, self.tol = restarts, max_iter, tol
         self.smoothing, self.seed = smoothing, seed
-        self._last: Tensor | None = None
 
+    @undisturbed
     def minimiser(self, x: Tensor) -> Tensor:
         """z* for images ``(B, *X.shape)``, ``(B, dim Z)``."""
         R, count = self.regulariser, len(x)
-        x = x.detach()
-        starts = self._starts(x)
-        runs = starts.shape[1]
+        x = normal(x.detach())
+        starts, runs = self._starts(x), self.restarts
         parameters = R.parameters_of(x.new_zeros(count))
         rows = torch.arange(count, device=x.device).repeat_interleave(runs)
 
@@ -94,23 +98,21 @@ class Marginal(Functional):
         per_sample = {name: p[rows] for name, p in {"x": x, **parameters}.items()}
         of_runs = {name: p[rows] for name, p in parameters.items()}
         proximable = {"z": R.latent_prox.scaled(of_runs["mu"])} if R.latent_prox is not None else {}
-        problem = Objective(smooth, {"z": R.generator.domain}, proximable, per_sample)
+        problem = Objective(smooth, {"z": R.generator.domain}, proximable, per_sample, lengths=R.lengths)
         solve = palm if proximable else quasi_newton
         options = {"max_iter": self.max_iter, "tol": self.tol, "progress": False}
         solution = solve(problem, {"z": starts.flatten(0, 1)}, **options)
         best = solution.value.nan_to_num(torch.inf).view(count, runs).argmin(1)
-        z = solution.blocks["z"].unflatten(0, (count, runs))[torch.arange(count, device=x.device), best]
-        self._last = z
-        return z
+        return solution.blocks["z"].unflatten(0, (count, runs))[torch.arange(count, device=x.device), best]
 
     def _starts(self, x: Tensor) -> Tensor:
         G = self.regulariser.generator
         generator = torch.Generator(x.device).manual_seed(self.seed)
-        shape = (len(x), self.restarts, *G.domain.shape)
-        z = torch.randn(shape, generator=generator, dtype=torch_dtype(G.domain), device=x.device)
+        shape = (self.restarts, *G.domain.shape)
+        drawn = torch.randn(shape, generator=generator, dtype=torch_dtype(G.domain), device=x.device)
+        z = drawn.expand(len(x), *shape).clone()
         z[:, 0] = G.encode(x) if G.has_encoder else 0.0
-        warm = self._last is not None and len(self._last) == len(x)
-        return torch.cat([z, self._last[:, None]], 1) if warm else z
+        return z
 
     def _call(self, x: Any) -> float:
         return float(to_torch(self)(to_tensor(x)).detach())
@@ -172,6 +174,7 @@ def _(op: RangeMarginal) -> TorchFunctional:
     hard, shape, identity = op.hard, op.domain.shape, odl.IdentityOperator(op.domain)
     latent = to_torch(hard)
 
+    @undisturbed
     def value(x: Tensor) -> Tensor:
         batch = x.shape[: x.ndim - len(shape)]
         fidelity = GaussianFidelity(identity, x.detach().reshape(-1, *shape), 1.0)

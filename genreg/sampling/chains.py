@@ -2,15 +2,17 @@ r"""Sampling of latent posteriors by many Markov chains for many images at once.
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
 import time
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from genreg._resumable import StateFile, saving
 from genreg.operators.arguments import choice, described, flag, integer, number, seed_number
 from genreg.operators.arrays import check_memory
+from genreg.operators.modes import undisturbed
 from genreg.sampling.coordinates import METRICS, Coordinates
 from genreg.sampling.kernels import HMC, MALA, ULA, Kernel
 from genreg.sampling.posterior import LatentPosterior
@@ -18,15 +20,21 @@ from genreg.sampling.random import Random
 from genreg.sampling.run import Plan, Run
 from genreg.sampling.samples import Samples
 from genreg.sampling.starts import starts
-from genreg.sampling.storage import read_state, write_state
+from genreg.sampling.storage import (
+    as_stored,
+    refuse_not_finite,
+    refuse_other_posterior,
+    restored,
+    state_file,
+)
 from genreg.solvers.door import per_sample_number
 
 __all__ = ["langevin", "resume", "sample"]
 
 _KEPT = 1000  # draws of a chain, unless thin says otherwise
-_SAVE_SECONDS = 60.0
 
 
+@undisturbed
 def sample(
     posterior: LatentPosterior,
     kernel: Kernel | None = None,
@@ -86,7 +94,7 @@ def sample(
     max_seconds : float, optional
         Wall-clock time, after which the draws so far are returned; `resume` goes on.
     checkpoint : str or Path, optional
-        File that receives the state about every minute and at the end, from which `resume` goes on.
+        New file that receives the state about every minute and at the end, from which `resume` goes on.
     seed : int, optional
         Seed of all random numbers; without it one is drawn, see `Samples.seed`.
     progress : bool
@@ -101,6 +109,8 @@ def sample(
     ------
     TypeError, ValueError
         If an argument has the wrong type, shape or value, or no chain starts at a finite energy.
+    FileExistsError
+        If the checkpoint exists.
 
     References
     ----------
@@ -128,8 +138,11 @@ def sample(
     check_memory((chains, posterior.batch, G.range.size), data.real.dtype, "chains", chains, data.device)
     kept = (-(-(steps - burn_in) // thin), chains, posterior.batch, G.domain.size)
     check_memory(kept, data.real.dtype, "steps / thin", -(-steps // thin), data.device)
+    file = None if checkpoint is None else state_file(checkpoint, posterior)
+    if file is not None:
+        file.refuse_existing("go on with that run by genreg.sampling.resume")
     size = None if step is None else per_sample_number(step, "step", data)
-    coordinates = None
+    coordinates, screened = None, not isinstance(init, str) or init == "screened"
     start = time.perf_counter()
     random = Random(seed, data.device)
     if isinstance(init, Samples):
@@ -140,15 +153,16 @@ def sample(
         tensors = init.state["tensors"]
         coordinates = Coordinates(tensors["coordinates.mean"], tensors["coordinates.factor"])
         size = init.step if size is None and init.state["kernel"] == kernel else size
-        init = init.last
+        screened, init = init.screened, init.last
     z, spent = starts(posterior, init, chains, random, map_iterations=map_iterations)
-    plan = Plan(steps, burn_in, thin, chains, metric, step is not None, denoise, seed)
+    plan = Plan(steps, burn_in, thin, chains, metric, step is not None, denoise, screened, seed)
     run = Run(posterior, kernel, plan, random, z, spent)
     run.begin(z, size, coordinates)
     run.seconds = time.perf_counter() - start
-    return _go(run, max_seconds, checkpoint, progress)
+    return _go(run, max_seconds, file, progress)
 
 
+@undisturbed
 def langevin(
     posterior: LatentPosterior,
     *,
@@ -210,6 +224,7 @@ def langevin(
     )
 
 
+@undisturbed
 def resume(
     posterior: LatentPosterior,
     saved: Samples | str | Path,
@@ -233,7 +248,7 @@ def resume(
     kernel : Kernel, optional
         The kernel, needed only where it is not one of `genreg.sampling` and the state comes from a file.
     max_seconds, checkpoint, progress
-        See `sample`; the time of the first part counts.
+        See `sample`; the time of the first part counts, and the checkpoint may be `saved`.
 
     Returns
     -------
@@ -243,45 +258,38 @@ def resume(
     Raises
     ------
     ValueError
-        If the state does not fit the posterior, or `steps` is below the number of turns taken.
+        If the state belongs to a posterior of other data, noise, operator, generator or latent prior, or was made with
+        another kernel; if the file is damaged, or holds points that are not finite; or if `steps` is below the number
+        of turns taken.
     FileNotFoundError
         If there is no such file.
+    FileExistsError
+        If the checkpoint is another file that exists.
     """
-    state = saved.state if isinstance(saved, Samples) else read_state(Path(saved))
-    plan = Plan(**state["plan"])
+    if isinstance(saved, Samples):
+        shape, has = (posterior.batch, *posterior.generator.domain.shape), tuple(saved.last.shape)
+        if has[1:] != shape:
+            raise ValueError(f"saved must be a run of chains ({has[0]}, {shape[0]}, {shape[1]}), got {has}")
+        refuse_other_posterior(saved.posterior, posterior)
+        state: Any = saved.state
+    else:
+        state = restored(state_file(saved, posterior, name="saved").load())
+    refuse_not_finite(state)
     if steps is not None:
         steps = integer(steps, "steps", minimum=state["turn"])
-        plan = dataclasses.replace(plan, steps=steps)
     _check_seconds(max_seconds)
-    kernel = kernel or state["kernel"]
-    if kernel is None:
-        raise ValueError(
-            "kernel must be given: it is not one of genreg.sampling, so that its name says nothing"
-        )
-    data, u = posterior.fidelity.data, state["tensors"]["u"]
-    shape = (plan.chains, posterior.batch, *posterior.generator.domain.shape)
-    if u.shape != (shape[0] * shape[1], shape[2]):
-        raise ValueError(
-            f"saved must be a run of chains {shape}, got {tuple(u.shape)} points for {plan.chains}"
-        )
-    z = u.to(data.device).view(shape)
-    run = Run(posterior, kernel, plan, Random(plan.seed, data.device), z, state["tensors"]["spent"])
-    run.restore(state)
-    return _go(run, max_seconds, checkpoint, progress)
+    run = Run.restored(posterior, state, kernel, steps)
+    file = None if checkpoint is None else state_file(checkpoint, posterior)
+    if file is not None and (isinstance(saved, Samples) or file.path.resolve() != Path(saved).resolve()):
+        file.refuse_existing("go on with the run in it")
+    return _go(run, max_seconds, file, progress)
 
 
-def _go(run: Run, max_seconds: float | None, checkpoint: str | Path | None, progress: bool) -> Samples:
-    saved = run.seconds
-
-    def every(run: Run) -> None:
-        nonlocal saved
-        if checkpoint is not None and run.seconds - saved >= _SAVE_SECONDS:
-            write_state(Path(checkpoint), run.snapshot())
-            saved = run.seconds
-
-    samples = run.go(max_seconds=max_seconds, every=every, progress=progress)
-    if checkpoint is not None:
-        samples.save(checkpoint)
+def _go(run: Run, max_seconds: float | None, file: StateFile | None, progress: bool) -> Samples:
+    with saving(file, lambda: as_stored(run.snapshot())) as done:
+        samples = run.go(max_seconds=max_seconds, done=done, progress=progress)
+    if file is not None:
+        file.save(lambda: as_stored(samples.state))
     return samples
 
 

@@ -111,7 +111,7 @@ def monte_carlo_error(draws: Any) -> Any:
     TypeError, ValueError
         If the draws are complex, have no chain axis or are too few.
     """
-    return _by_chains(draws, lambda x: _library().mcse(x, method="mean"))
+    return _by_chains(draws, lambda x: _library().mcse(x, method="mean"), has_unit=True)
 
 
 def autocorrelation(draws: Any, max_lag: int | None = None) -> Any:
@@ -157,9 +157,15 @@ def _library() -> Any:
     return array_stats
 
 
-def _by_chains(draws: Any, f: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...] = ()) -> Any:
-    """Apply f, from ``(n, chains, draws)`` to ``(n, *shape)``, to the components that have the same chains left."""
-    x = draws.detach().cpu().numpy() if isinstance(draws, Tensor) else np.asarray(draws)
+def _by_chains(
+    draws: Any, f: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...] = (), *, has_unit: bool = False
+) -> Any:
+    """Apply f, from ``(n, chains, draws)`` to ``(n, *shape)``, to the components that have the same chains left.
+
+    Values come in the unit of their range, as the library takes a range below 1e-15 for none; `has_unit` says that what
+    f returns has the unit of the values.
+    """
+    x = draws.numpy(force=True) if isinstance(draws, Tensor) else np.asarray(draws)
     if np.iscomplexobj(x):
         raise TypeError(f"draws must be real, got {x.dtype}")
     if x.ndim < 2 or x.shape[0] < _FEWEST or x.shape[1] < 1:
@@ -175,6 +181,10 @@ def _by_chains(draws: Any, f: Callable[[np.ndarray], np.ndarray], shape: tuple[i
     for kept in np.unique(left[moving], axis=0):
         rows = moving & (left == kept).all(-1)
         with np.errstate(divide="ignore", invalid="ignore"):  # chains that stay at values of their own
-            found[rows] = f(x[rows][:, kept].astype(np.float64))
+            values = x[rows][:, kept].astype(np.float64)
+            exponent = np.frexp(values.max((1, 2)) - values.min((1, 2)))[1]  # powers of two: no digit changes
+            unit = np.ldexp(1.0, exponent - 1)
+            result = f(values / unit[:, None, None])
+            found[rows] = result * unit if has_unit else result
     found = np.moveaxis(found, 0, -1).reshape((*shape, *trailing))
     return torch.from_numpy(found).to(draws.device) if isinstance(draws, Tensor) else found

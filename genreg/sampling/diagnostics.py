@@ -31,6 +31,7 @@ __all__ = [
 
 _RHAT = 1.01  # both thresholds as Vehtari et al. (2021), doi:10.1214/20-BA1221, recommend them
 _ESS = 400
+_SCREENED = "init='screened' finds starting points in more of the modes."
 
 
 class Mixing(Advised):
@@ -52,21 +53,23 @@ class Mixing(Advised):
     )
     ONE_CHAIN = (
         3,
-        "A single chain cannot show whether it has missed something: use at least two, better four.",
+        "Only one chain has draws, and a single one cannot show whether it has missed something: use at least two, "
+        "better four, that are not stopped.",
     )
     NOT_MIXED = (
         4,
         f"An R-hat is above {_RHAT}: the chains have not met, so that mean and variance depend on the start. Raise "
-        "steps and burn_in, or start from init='screened'; chains that stay apart are in different modes.",
+        "steps and burn_in; chains that stay apart are in different modes.",
     )
     NOT_MOVED = (
         5,
-        "A component is the same in all draws: no move was accepted. Take a smaller step, or a longer burn_in, "
-        "so that it adapts.",
+        "A chain, or a component of all chains, is the same in all draws: no move was accepted. Take a smaller step, "
+        "or a longer burn_in, so that it adapts, and check data and noise_std.",
     )
     NO_CHAIN = (
         6,
-        "All chains were stopped as they diverged: take a smaller step, and check data and noise_std.",
+        "No chain has draws to the end, see the status of the chains: they diverged, and need a smaller step, or had "
+        "no finite energy at the start, and data and noise_std need a check.",
     )
 
 
@@ -85,7 +88,11 @@ class Diagnostics:
     chains : int
         Number of chains of an image.
     stopped : Tensor
-        Number of those that were stopped as they diverged, ``(B,)``.
+        Number of those without draws to the end, as they diverged or could not start, ``(B,)``.
+    still : Tensor
+        Number of those that were not stopped but are at the same point in all draws, ``(B,)``.
+    screened : bool
+        Whether the chains started at ``init="screened"``, or at points that were given.
     """
 
     rhat: Tensor
@@ -94,6 +101,8 @@ class Diagnostics:
     acceptance: Tensor
     chains: int
     stopped: Tensor
+    still: Tensor
+    screened: bool
 
     @property
     def worst_rhat(self) -> Tensor:
@@ -120,11 +129,11 @@ class Diagnostics:
         """The most serious `Mixing` member that holds for an image, integers ``(B,)``."""
         code = torch.zeros_like(self.stopped)
         for member, holds in (
-            (Mixing.FEW_SAMPLES, self.worst_ess < _ESS),
+            (Mixing.FEW_SAMPLES, ~(self.worst_ess >= _ESS)),
             (Mixing.CHAINS_STOPPED, self.stopped > 0),
+            (Mixing.NOT_MIXED, ~(self.worst_rhat <= _RHAT)),  # NaN is no sign of having met
             (Mixing.ONE_CHAIN, self.chains - self.stopped == 1),
-            (Mixing.NOT_MIXED, self.worst_rhat > _RHAT),
-            (Mixing.NOT_MOVED, self.ess.isnan().any(1)),
+            (Mixing.NOT_MOVED, self.ess.isnan().any(1) | (self.still > 0)),
             (Mixing.NO_CHAIN, self.stopped == self.chains),
         ):
             code = torch.where(holds, int(member), code)
@@ -132,7 +141,10 @@ class Diagnostics:
 
     def advice(self) -> str:
         """How many images have mixed in which way, and what to do about it."""
-        return Mixing.summary(self.status)
+        advice = Mixing.summary(self.status)
+        if not self.screened and bool((self.status == Mixing.NOT_MIXED).any()):
+            advice += f"\n{_SCREENED}"
+        return advice
 
 
 def diagnose(samples: Samples) -> Diagnostics:
@@ -155,6 +167,7 @@ def diagnose(samples: Samples) -> Diagnostics:
     values = torch.cat([samples.z, samples.energy[..., None]], -1)  # (draws, chains, B, d + 1)
     stopped = ~values.isfinite().all(-1).all(0)  # (chains, B)
     values = torch.where(stopped[..., None], torch.nan, values)
+    still = ((values.amax(0) == values.amin(0)).all(-1) & ~stopped).sum(0)
     running = torch.where(stopped, 0, samples.acceptance).sum(0)
     return Diagnostics(
         rank_normalised_rhat(values),
@@ -163,4 +176,6 @@ def diagnose(samples: Samples) -> Diagnostics:
         running / (~stopped).sum(0),
         values.shape[1],
         stopped.sum(0),
+        still,
+        samples.screened,
     )

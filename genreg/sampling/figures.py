@@ -51,9 +51,9 @@ def plot_traces(samples: Samples, index: Sequence[int] = (0,), *, max_lag: int |
         energy = samples.energy[:, :, k].cpu()
         values = torch.cat([energy[..., None], samples.z[:, :, k].cpu()], -1)
         values = torch.where(values.isfinite().all(-1, keepdim=True), values, torch.nan)
-        top.plot(energy.numpy(), linewidth=0.6, alpha=0.8)
+        top.plot(energy.numpy(force=True), linewidth=0.6, alpha=0.8)
         top.set(title=f"image {k}", xlabel="draw", ylabel="energy")
-        rho = autocorrelation(values, max_lag).numpy()
+        rho = autocorrelation(values, max_lag).numpy(force=True)
         half = 1.96 / (draws * chains) ** 0.5
         bottom.axhspan(-half, half, color="#a0aec0", alpha=0.4, linewidth=0)
         bottom.plot(rho[:, 1:], color="#2b6cb0", linewidth=0.6, alpha=0.6)

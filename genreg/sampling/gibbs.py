@@ -20,28 +20,34 @@ Y. Yu, X.-L. Meng (2011), To center or not to center: that is not the question, 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from genreg import _resumable
+from genreg._identity import of_fidelity, of_regulariser
+from genreg._state_files import digest, not_finite
 from genreg.fidelity import GaussianFidelity
-from genreg.operators import GaussianPosterior, Precision, to_torch
 from genreg.operators.arguments import flag, integer, number, seed_number
 from genreg.operators.arrays import check_memory
+from genreg.operators.modes import undisturbed
 from genreg.regularisers import JointPrior
-from genreg.sampling.kernels import MALA, Info, State
+from genreg.sampling.joint_moves import JointMoves
+from genreg.sampling.kernels import MALA
+from genreg.sampling.moments import masked_moments
 from genreg.sampling.random import Random
+from genreg.sampling.samples import ChainStatus
+from genreg.sampling.starts import check_finite
 from genreg.sampling.warm_up import adapted
 from genreg.solvers.door import enter
-from genreg.solvers.line_search import inner
-from genreg.solvers.structured import negative_log_prior
 
 __all__ = ["JointSamples", "gibbs"]
-
-_TOLERANCE = 1e-3  # of a draw of the image, in posterior standard deviations
 
 
 @dataclass(frozen=True)
@@ -59,24 +65,38 @@ class JointSamples:
     acceptance : dict of str to Tensor
         Share of accepted steps of z after the burn-in, ``(chains, B)``, of the kinds ``"image"`` (x held fixed) and
         ``"white"`` (ε held fixed).
+    status : Tensor
+        `ChainStatus` of every chain, ``(chains, B)``. What a chain draws after it was stopped is NaN and does not
+        count.
     """
 
     x: Tensor
     z: Tensor
     log_density: Tensor
     acceptance: dict[str, Tensor]
+    status: Tensor
 
     @property
     def mean(self) -> Tensor:
-        """Posterior mean of the image, ``(B, *X.shape)``."""
-        return self.x.flatten(0, 1).mean(0)
+        """Posterior mean of the image over the draws that count, ``(B, *X.shape)``; NaN of a sample without any."""
+        return self._moments[0]
 
     @property
     def std(self) -> Tensor:
-        """Posterior standard deviation of the pixels, ``(B, *X.shape)``."""
-        return self.x.flatten(0, 1).std(0)
+        """Posterior standard deviation of the pixels, as `mean`; NaN of a sample with fewer than two draws."""
+        return self._moments[1]
+
+    @functools.cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        counts = torch.isfinite(self.log_density).flatten(0, 1)
+        return masked_moments(self.x.flatten(0, 1), counts)
+
+    def advice(self) -> str:
+        """How many chains ended in which way, and what to do about it."""
+        return ChainStatus.summary(self.status)
 
 
+@undisturbed
 def gibbs(
     prior: JointPrior,
     fidelity: GaussianFidelity,
@@ -89,6 +109,8 @@ def gibbs(
     interweave: bool = True,
     step: float = 1.0,
     seed: int = 0,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> JointSamples:
     r"""Draw images and latent vectors from their joint posterior, see the module.
@@ -103,7 +125,8 @@ def gibbs(
     fidelity : GaussianFidelity
         The data of a linear operator, B samples.
     z : Tensor
-        Where the chains start, ``(B, dim Z)``, for example at the maximum of the posterior, ``rec.blocks["z"]``.
+        Where the chains start, ``(B, dim Z)``, finite, for example at the maximum of the posterior,
+        ``rec.blocks["z"]``.
     draws : int
         Number of draws to keep of every chain.
     burn_in : int
@@ -118,17 +141,27 @@ def gibbs(
         First size of the steps, in units of the encoder's standard deviations.
     seed : int
         Seed of all random numbers.
+    checkpoint : str or Path, optional
+        New file that receives the state about every minute and at the end.
+    resume : bool
+        Go on from the checkpoint, with the same arguments otherwise, exactly as the run would have gone on; `draws` may
+        be more than they were. Where there is no such file yet the run starts from the beginning.
     progress : bool
         Show a progress bar.
 
     Returns
     -------
     JointSamples
+        A chain whose image, latent vector or density is not finite is stopped, with a status of its own; the others go
+        on.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type, shape or sign.
+        If an argument has the wrong type, shape or sign, `z` is not finite, or the checkpoint to resume from is
+        damaged or was made with other arguments.
+    FileExistsError
+        If the checkpoint exists and `resume` is false.
     """
     draws, burn_in = integer(draws, "draws", minimum=1), integer(burn_in, "burn_in", minimum=0)
     thin, chains = integer(thin, "thin", minimum=1), integer(chains, "chains", minimum=1)
@@ -138,118 +171,125 @@ def gibbs(
         raise TypeError(f"prior must be a JointPrior, got {type(prior).__name__}")
     prior.posterior(fidelity, z)  # refuses what does not fit
     z = enter(z, {"z": prior.generator.domain}, "z").blocks["z"]
+    check_finite(z, "z")
     count = len(z)
     check_memory((chains, count, prior.generator.range.size), z.dtype, "chains", chains, z.device)
     check_memory((draws, chains, count, z.shape[1]), z.dtype, "draws", draws, z.device)
-    rows = torch.arange(count, device=z.device).repeat(chains)
-    chain = _Chain(prior.take(rows), fidelity.take(rows), Random(seed, z.device))
-    z = z.detach()[rows]
-    z[count:] += 0.1 * chain.random.normal(z[count:])
-    scale = chain.scale(z)
-    kinds = ("image", "white") if interweave else ("image",)
-    log_step = {
-        kind: torch.full((len(z),), float(step), dtype=z.dtype, device=z.device).log() for kind in kinds
-    }
-    accepted = {kind: torch.zeros(len(z), dtype=z.dtype, device=z.device) for kind in kinds}
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    settings = {"burn_in": burn_in, "thin": thin, "chains": chains, "interweave": interweave, "seed": seed}
+    settings["step"] = step
+
+    def identity() -> Mapping[str, Any]:
+        of_prior = of_regulariser(prior, fidelity.data.real.flatten(1)[:, 0])
+        return {**of_fidelity(fidelity), **of_prior, "z": digest(z), **settings}
+
+    file, saved = _resumable.begin(checkpoint, resume, "Gibbs sampling", identity, progress=progress)
+    run = _Run(prior, fidelity, z, chains, ("image", "white") if interweave else ("image",), step, seed)
+    if saved is not None:
+        run.restore(saved)
     turns = burn_in + draws * thin
-    for turn in tqdm(range(turns), desc="Gibbs", disable=not progress):
-        x = chain.image(z)
-        for kind in kinds:
-            z, x, info = chain.move(kind, z, x, log_step[kind].exp(), scale)
-            if turn < burn_in:
-                log_step[kind] = adapted(log_step[kind], info.probability, turn, MALA.acceptance)
+    with _resumable.saving(file, run.snapshot) as done:
+        for turn in tqdm(
+            range(run.turn, turns), initial=run.turn, total=turns, desc="Gibbs", disable=not progress
+        ):
+            run.advance(learns=turn < burn_in)
+            if turn >= burn_in and (turn - burn_in + 1) % thin == 0:
+                run.keep()
+            done(now=turn + 1 == turns)
+    return run.result(burn_in, draws)
+
+
+class _Run:
+    """Chains in progress, those of a sample in the rows ``k, k + B, ...``."""
+
+    def __init__(
+        self,
+        prior: JointPrior,
+        fidelity: GaussianFidelity,
+        z: Tensor,
+        chains: int,
+        kinds: tuple[str, ...],
+        step: float,
+        seed: int,
+    ) -> None:
+        self.chains, count = chains, len(z)
+        rows = torch.arange(count, device=z.device).repeat(chains)
+        self.moves = JointMoves(prior.take(rows), fidelity.take(rows), Random(seed, z.device))
+        z = z[rows]
+        z[count:] += 0.1 * self.moves.random.normal(z[count:])
+        like = z[:, 0]
+        self.turn = 0
+        self.z, self.x, self.scale = z, self.moves.prior.decode(z).mean.detach(), self.moves.scale(z)
+        self.alive = torch.ones_like(like, dtype=torch.bool)
+        self.started = self.alive
+        self.log_step = {kind: torch.full_like(like, float(step)).log() for kind in kinds}
+        self.accepted = {kind: torch.zeros_like(like, dtype=torch.int64) for kind in kinds}
+        self.kept: dict[str, list[Tensor]] = {"x": [], "z": [], "log_density": []}
+
+    def advance(self, *, learns: bool) -> None:
+        """Take a turn."""
+        before = self.x, self.z
+        x, z = self.moves.image(self.z), self.z
+        if self.turn == 0:
+            self.alive = self._finite(x, z) & torch.isfinite(self.moves.log_density(x, z))
+            self.started = self.alive
+        for kind, log_step in self.log_step.items():
+            z, x, info = self.moves.move(kind, z, x, log_step.exp(), self.scale)
+            if learns:
+                moved = adapted(log_step, info.probability, self.turn, MALA.acceptance)
+                self.log_step[kind] = torch.where(self.alive, moved, log_step)
             else:
-                accepted[kind] += info.accepted / (turns - burn_in)
-        if turn >= burn_in and (turn - burn_in + 1) % thin == 0:
-            kept.append((x, z, chain.log_density(x, z)))
-    x, z, density = (torch.stack(parts).unflatten(1, (chains, count)) for parts in zip(*kept, strict=True))
-    return JointSamples(x, z, density, {kind: share.view(chains, count) for kind, share in accepted.items()})
+                self.accepted[kind] = self.accepted[kind] + (info.accepted & self.alive)
+        self.alive = self.alive & self._finite(x, z)
+        self.x, self.z = self._where_alive(x, before[0]), self._where_alive(z, before[1])
+        self.turn += 1
 
+    def keep(self) -> None:
+        """Take in the present points as draws."""
+        density = self.moves.log_density(self.x, self.z)
+        self.alive = self.alive & torch.isfinite(density)
+        for name, value in (("x", self.x), ("z", self.z), ("log_density", density)):
+            self.kept[name].append(self._where_alive(value, torch.full_like(value, torch.nan)))
 
-class _Chain:
-    """The moves for a batch of chains."""
+    @staticmethod
+    def _finite(x: Tensor, z: Tensor) -> Tensor:
+        return torch.isfinite(x.flatten(1)).all(1) & torch.isfinite(z).all(1)
 
-    def __init__(self, prior: JointPrior, fidelity: GaussianFidelity, random: Random) -> None:
-        self.prior, self.fidelity, self.random = prior, fidelity, random
-        self.forward = to_torch(fidelity.operator)
+    def _where_alive(self, new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(self.alive.view(-1, *(1,) * (new.ndim - 1)), new, old)
 
-    def decode(self, z: Tensor) -> tuple[Tensor, Precision]:
-        """Mean and precision of the image given z."""
-        decoded = self.prior.decode(z)
-        assert decoded.precision is not None
-        return decoded.mean, decoded.precision
+    def result(self, burn_in: int, draws: int) -> JointSamples:
+        """The draws so far."""
+        count = len(self.z) // self.chains
+        x, z, density = (
+            torch.stack(parts[:draws]).unflatten(1, (self.chains, count)) for parts in self.kept.values()
+        )
+        status = torch.full(self.alive.shape, int(ChainStatus.COMPLETED), device=z.device)
+        never = torch.stack([taken == 0 for taken in self.accepted.values()]).all(0)
+        status[never] = ChainStatus.STUCK
+        status[~self.alive] = ChainStatus.DIVERGED
+        status[~self.started] = ChainStatus.NOT_STARTED
+        taken = max(self.turn - burn_in, 1)
+        acceptance = {kind: (n.to(z.dtype) / taken).view(x.shape[1:3]) for kind, n in self.accepted.items()}
+        return JointSamples(x, z, density, acceptance, status.view(x.shape[1:3]))
 
-    def scale(self, z: Tensor) -> Tensor:
-        """Variances by which the steps of z are scaled, ``(B, dim Z)``."""
-        model: Any = self.prior.generator.model
-        if not getattr(model, "variational", False):
-            return torch.ones_like(z)
-        with torch.no_grad():
-            return model.encode_distribution(model.decode(z))[1].square().clamp(1e-6, 1.0)
+    def snapshot(self) -> dict[str, Any]:
+        """All that determines how the run goes on, and its draws."""
+        names = ("turn", "z", "x", "scale", "alive", "started", "log_step", "accepted")
+        state = {name: getattr(self, name) for name in names}
+        kept = {name: torch.stack(parts) for name, parts in self.kept.items() if parts}
+        return {**state, "kept": kept, "random": self.moves.random.state}
 
-    def image(self, z: Tensor) -> Tensor:
-        """A draw of x given z and the data."""
-        with torch.no_grad():
-            (mean, precision), data = self.decode(z), self.fidelity
-            posterior = GaussianPosterior(
-                data.operator,
-                data.data,
-                mean,
-                precision,
-                data.inverse_variance,
-                tol=_TOLERANCE,
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Continue from a snapshot; ValueError where its points are not finite."""
+        device = self.z.device
+        self.turn = saved["turn"]
+        for name in ("z", "x", "scale", "alive", "started"):
+            setattr(self, name, saved[name].to(device))
+        for name in ("log_step", "accepted"):
+            setattr(self, name, {kind: t.to(device) for kind, t in saved[name].items()})
+        if bad := not_finite({"z": self.z[self.alive], "step": self.log_step}):
+            raise ValueError(
+                f"checkpoint must hold finite points, got NaN or infinite values of {', '.join(bad)}"
             )
-            return posterior.sample(1, self.random.generator)[0]
-
-    def misfit(self, x: Tensor) -> Tensor:
-        r = self.forward(x) - self.fidelity.data
-        return 0.5 * self.fidelity.inverse_variance * inner(r, r)
-
-    def log_density(self, x: Tensor, z: Tensor) -> Tensor:
-        """Log p(x, z, y) up to a constant."""
-        with torch.no_grad():
-            mean, precision = self.decode(z)
-            return -self.misfit(x) - negative_log_prior(x - mean, precision, z)
-
-    def move(
-        self, kind: str, z: Tensor, x: Tensor, size: Tensor, scale: Tensor
-    ) -> tuple[Tensor, Tensor, Info]:
-        """One Langevin step of z, of sizes ``(B,)`` times the variances `scale`, with x or with ε held fixed."""
-        decode = self.decode
-        if kind == "white":
-            with torch.no_grad():
-                mean, precision = decode(z)
-                white = precision.whiten(x - mean)
-
-            def image(z: Tensor) -> Tensor:
-                mean, precision = decode(z)
-                return mean + precision.colour(white)
-
-            def target(z: Tensor) -> Tensor:
-                return -self.misfit(image(z)) - 0.5 * inner(z, z)
-        else:
-
-            def image(z: Tensor) -> Tensor:
-                return x
-
-            def target(z: Tensor) -> Tensor:
-                mean, precision = decode(z)
-                return -negative_log_prior(x - mean, precision, z)
-
-        root = scale.sqrt()
-
-        def energy(u: Tensor, *, gradient: bool = True) -> tuple[Tensor, Tensor]:
-            with torch.enable_grad():
-                leaf = u.detach().requires_grad_()
-                value = -target(root * leaf)
-                (slope,) = torch.autograd.grad(value.sum(), leaf)
-            return value.detach(), slope
-
-        state, info = MALA().step(energy, State.at(energy, z / root), size, self.random)
-        z = root * state.u
-        if kind == "white":
-            with torch.no_grad():
-                moved = image(z)
-            x = torch.where(info.accepted.view(-1, *(1,) * (x.ndim - 1)), moved, x)
-        return z, x, info
+        self.kept = {name: list(saved["kept"].get(name, torch.empty(0)).to(device)) for name in self.kept}
+        self.moves.random.state = saved["random"]

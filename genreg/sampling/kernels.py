@@ -203,7 +203,7 @@ class HMC:
     Raises
     ------
     ValueError
-        If `length` is not positive, `jitter` not in [0, 1), or `leapfrog` below 1.
+        If `length` is not positive and finite, `jitter` not in [0, 1), or `leapfrog` below 1.
     """
 
     length: float = 2.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["Moments"]
+__all__ = ["Moments", "masked_moments"]
 
 
 class Moments:
@@ -41,10 +41,9 @@ class Moments:
 
     @property
     def result(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, ``(B, *X.shape)``; NaN of a sample without draws."""
-        none = self.count == 0
+        """Mean and standard deviation, ``(B, *X.shape)``; NaN of a sample without draws, or for the latter with one."""
         std = (self.square / (self.count - 1).clamp_min(1)).sqrt()
-        return torch.where(none, torch.nan, self.mean), torch.where(none, torch.nan, std)
+        return torch.where(self.count == 0, torch.nan, self.mean), torch.where(self.count < 2, torch.nan, std)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -54,3 +53,18 @@ class Moments:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `tensors` gave."""
         self.count, self.mean, self.square = tensors["count"], tensors["mean"], tensors["square"]
+
+
+def masked_moments(images: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over the first axis of ``(n, B, *X.shape)``, where `counts`, ``(n, B)``, says so.
+
+    Returns
+    -------
+    mean, std : Tensor
+        ``(B, *X.shape)``; NaN of a sample without an image, or for the deviation with fewer than two.
+    """
+    mask = counts.view(*counts.shape, *(1,) * (images.ndim - 2))
+    n = mask.sum(0).to(images.real.dtype)
+    mean = torch.where(mask, images, 0).sum(0) / n
+    square = torch.where(mask, images - mean, 0).abs().square().sum(0)
+    return mean, (square / (n - 1)).sqrt() + torch.where(n > 1, 0.0, torch.nan)

@@ -98,7 +98,8 @@ class LatentPosterior:
         found = self.prior.solver(
             self.objective.take(rows), {"z": z.flatten(0, 1)}, max_iter=iterations, tol=1e-3, progress=False
         )
-        energy = found.value.view(z.shape[:2]).nan_to_num(torch.inf)
+        energy = found.value.view(z.shape[:2])
+        energy = torch.where(torch.isfinite(energy), energy, torch.inf)
         return found.blocks["z"].view_as(z), energy, found.operator_calls.view(z.shape[:2])
 
     def take(self, index: Tensor) -> LatentPosterior:

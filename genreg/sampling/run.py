@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +39,9 @@ class Plan:
     metric: str
     step_given: bool
     denoise: bool
+    screened: bool
     seed: int
+    init: str = ""
 
     @property
     def draws(self) -> int:
@@ -105,6 +108,7 @@ class Run:
         self.turn, self.seconds = 0, 0.0
         self.log_size = z.new_zeros(self.batch)
         self.alive = torch.ones(self.chains, self.batch, dtype=torch.bool, device=z.device)
+        self.started = self.alive.clone()
         self.accepted = torch.zeros_like(self.alive, dtype=torch.int64)
         self.scatter = Scatter(z, plan.metric == "dense")
         self.moments = Moments(posterior.decode(z[0]))
@@ -119,16 +123,20 @@ class Run:
         self.state = self._at(z)
         finite = self.state.finite.view_as(self.alive)
         if not bool(finite.any()):
-            raise ValueError("init must have a finite energy, got none in any chain of any sample")
+            raise ValueError(
+                "init must have a finite energy, got none in any chain of any sample: check data and noise_std, and "
+                "whether their units are those of the generator"
+            )
         self.alive &= finite
+        self.started = finite
         self.top = self.state.energy.view_as(self.alive) + _RISE[0] + _RISE[1] * self.dim
         if step is None:
             self._find_size()
         else:
             self.log_size = step.expand(self.batch).log().to(z)
 
-    def go(self, *, max_seconds: float | None, every: Any, progress: bool) -> Samples:
-        """Take the turns that are left, or those there is time for; `every(run)` is called after each."""
+    def go(self, *, max_seconds: float | None, done: Callable[[], None], progress: bool) -> Samples:
+        """Take the turns that are left, or those there is time for; `done()` is called after each."""
         plan, start = self.plan, time.perf_counter() - self.seconds
         bar = tqdm(total=plan.steps, initial=self.turn, desc="Sampling", disable=not progress)
         began = self.turn
@@ -143,8 +151,8 @@ class Run:
                 self._advance()
                 self.seconds = time.perf_counter() - start
                 bar.update()
-                every(self)
-        return self._samples()
+                done()
+        return self.samples()
 
     def _advance(self) -> None:
         plan, kernel = self.plan, self.kernel
@@ -197,7 +205,8 @@ class Run:
         """Step sizes for the largest curvature at the chains of each sample."""
         curvature = largest_curvature(self.target, self.state.u, self.state.gradient, self.random)
         largest = torch.where(self.alive, curvature.view_as(self.alive), 0.0).amax(0)
-        self.log_size = self.kernel.largest_size(largest.clamp_min(1e-6)).log()
+        largest = torch.where(largest > 0, largest, 1.0)  # of samples without a chain
+        self.log_size = self.kernel.largest_size(largest).log()
 
     def _at(self, z: Tensor) -> State:
         return State.at(self.target, self.target.coordinates.encode(z).flatten(0, 1))
@@ -205,7 +214,8 @@ class Run:
     def _points(self, u: Tensor) -> Tensor:
         return u.view(self.chains, self.batch, self.dim)
 
-    def _samples(self) -> Samples:
+    def samples(self) -> Samples:
+        """What the turns taken have given."""
         plan = self.plan
         taken = max(self.turn - plan.burn_in, 0)
         draws = taken // plan.thin
@@ -214,6 +224,7 @@ class Run:
             status.fill_(ChainStatus.INTERRUPTED)
         status[(self.accepted == 0) & (taken > 0)] = ChainStatus.STUCK
         status[~self.alive] = ChainStatus.DIVERGED
+        status[~self.started] = ChainStatus.NOT_STARTED
         return Samples(
             posterior=self.posterior,
             z=self.z[:draws],
@@ -241,7 +252,7 @@ class Run:
             "coordinates.factor": self.target.coordinates.factor,
             "random": self.random.state,
         }
-        names = ("log_size", "alive", "accepted", "top", "spent", "z", "energy")
+        names = ("log_size", "alive", "started", "accepted", "top", "spent", "z", "energy")
         tensors |= {name: getattr(self, name) for name in names}
         return {
             "plan": vars(self.plan),
@@ -252,11 +263,44 @@ class Run:
             "tensors": {name: t.clone() for name, t in tensors.items()},
         }
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """Continue from a snapshot; there may be more draws to come than it had planned for."""
+    @classmethod
+    def restored(
+        cls,
+        posterior: LatentPosterior,
+        saved: Mapping[str, Any],
+        kernel: Kernel | None,
+        steps: int | None = None,
+    ) -> Run:
+        """Continue from a snapshot, where it says no other with more turns to come than it had planned for.
+
+        Raises
+        ------
+        ValueError
+            If `kernel` is another one than that of the run, or neither says which that was.
+        """
+        plan = Plan(**saved["plan"])
+        plan = plan if steps is None else dataclasses.replace(plan, steps=steps)
+        if kernel is not None and saved["kernel"] not in (None, kernel):
+            raise ValueError(f"kernel must be that of the run, {saved['kernel']}, got {kernel}")
+        kernel = kernel or saved["kernel"]
+        if kernel is None:
+            raise ValueError(
+                "kernel must be given: it is not one of genreg.sampling, so that its name says nothing"
+            )
+        tensors, device = saved["tensors"], posterior.fidelity.data.device
+        z = tensors["u"].to(device).view(plan.chains, posterior.batch, -1)
+        run = cls(posterior, kernel, plan, Random(plan.seed, device), z, tensors["spent"])
+        run._restore(saved)
+        return run
+
+    def _restore(self, saved: Mapping[str, Any]) -> None:
         self.turn, self.seconds = saved["turn"], saved["seconds"]
         self.target.evaluations = saved["evaluations"]
-        tensors = {name: t.clone() for name, t in saved["tensors"].items()}
+        device = self.z.device
+        tensors = {
+            name: t.clone() if name == "random" else t.to(device, copy=True)
+            for name, t in saved["tensors"].items()
+        }
 
         def part(name: str) -> dict[str, Tensor]:
             return {key.removeprefix(name): t for key, t in tensors.items() if key.startswith(name)}
@@ -266,7 +310,7 @@ class Run:
         self.target.coordinates = Coordinates(**part("coordinates."))
         self.state = State(tensors["u"], **part("state."))
         self.random.state = tensors["random"]
-        for name in ("log_size", "alive", "accepted", "top", "spent"):
+        for name in ("log_size", "alive", "started", "accepted", "top", "spent"):
             setattr(self, name, tensors[name])
         for name in ("z", "energy"):
             getattr(self, name)[: len(tensors[name])] = tensors[name]

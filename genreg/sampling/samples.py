@@ -12,7 +12,8 @@ from torch import Tensor
 
 from genreg.operators.arguments import number
 from genreg.sampling.posterior import LatentPosterior
-from genreg.sampling.storage import write_state
+from genreg.sampling.starts import samples_of
+from genreg.sampling.storage import as_stored, state_file
 from genreg.sampling.weights import kish_ess, self_normalised, weighted_mean_and_std
 from genreg.solvers.advised import Advised
 
@@ -30,6 +31,11 @@ class ChainStatus(Advised):
     )
     STUCK = 3, "No proposal was accepted after the warm-up: take smaller steps or a longer warm-up."
     INTERRUPTED = 4, "The time was up before the last step: go on with `resume`."
+    NOT_STARTED = (
+        5,
+        "The energy is not finite where the chain should start, so that it has no draws: check the data of this "
+        "sample and noise_std, whether its units are those of the generator, and init.",
+    )
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ class Samples:
     def quantiles(self, index: int, levels: tuple[float, ...]) -> Tensor:
         """Quantiles of the pixels of one sample, ``(len(levels), *X.shape)``; NaN where no draw counts."""
         images = self.images(index)
-        if not len(images):
+        if not len(images) or (self.weights is not None and not bool(self.weights[:, :, index].sum() > 0)):
             return images.new_full((len(levels), *images.shape[1:]), torch.nan)
         if self.weights is None:
             return torch.quantile(images, torch.tensor(levels, dtype=images.dtype, device=images.device), 0)
@@ -151,16 +157,34 @@ class Samples:
         Returns
         -------
         Samples
-            With `weights`, and with the mean and standard deviation that they give.
+            With `weights`, and with the mean and standard deviation that they give; NaN of a sample without a draw
+            that counts.
+
+        Raises
+        ------
+        ValueError
+            If `log_weight` does not return one number for every latent vector, or plus infinity.
         """
         draws, chains, batch, _ = self.z.shape
         counts = torch.isfinite(self.z).all(-1)
         with torch.no_grad():
-            log_w = log_weight(self.z.nan_to_num(0.0).flatten(0, 2)).view(draws, chains, batch)
-        weights = self_normalised(torch.where(counts, log_w, -torch.inf))
-        moments = [
-            weighted_mean_and_std(self.images(k), weights[:, :, k][counts[:, :, k]], 0) for k in range(batch)
-        ]
+            log_w = log_weight(self.z.nan_to_num(0.0).flatten(0, 2))
+        if not isinstance(log_w, Tensor) or log_w.shape != (draws * chains * batch,):
+            got = tuple(log_w.shape) if isinstance(log_w, Tensor) else type(log_w).__name__
+            raise ValueError(
+                f"log_weight must return one number for every latent vector, ({draws * chains * batch},), got {got}"
+            )
+        log_w = torch.where(counts, log_w.view(draws, chains, batch), -torch.inf)
+        infinite = (log_w == torch.inf).flatten(0, 1).any(0)
+        if bool(infinite.any()):
+            raise ValueError(f"log_weight must be below infinity, got infinity for {samples_of(infinite)}")
+        weights = self_normalised(log_w)
+        moments = []
+        for k in range(batch):
+            if bool(torch.isfinite(weights[:, :, k]).all()):
+                moments.append(weighted_mean_and_std(self.images(k), weights[:, :, k][counts[:, :, k]], 0))
+            else:  # no draw counts, or has a weight
+                moments.append((torch.full_like(self.moments[0][k], torch.nan),) * 2)
         mean, std = (torch.stack(parts) for parts in zip(*moments, strict=True))
         return replace(self, weights=weights, moments=(mean, std))
 
@@ -171,10 +195,21 @@ class Samples:
             return torch.isfinite(self.z).all(-1).sum((0, 1)).to(self.z.dtype)
         return kish_ess(self.weights)
 
+    @property
+    def screened(self) -> bool:
+        """Whether the chains started at ``init="screened"``, or at points that were given."""
+        return bool(self.state["plan"]["screened"])
+
     def advice(self) -> str:
         """How many chains ended in which way, and what to do about it."""
         return ChainStatus.summary(self.status)
 
     def save(self, path: str | Path) -> None:
-        """Write all that `resume` needs to a safetensors file, whole or not at all."""
-        write_state(Path(path), self.state)
+        """Write all that `resume` needs to a safetensors file, whole or not at all, with what it belongs to.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file; one that exists is replaced.
+        """
+        state_file(path, self.posterior).save(lambda: as_stored(self.state))

@@ -26,10 +26,11 @@ from torch import Tensor
 from genreg.operators import to_torch, torch_dtype
 from genreg.operators.arguments import integer, seeded_generator
 from genreg.operators.arrays import check_memory
+from genreg.operators.modes import undisturbed
 from genreg.sampling.posterior import LatentPosterior
 from genreg.sampling.weights import kish_ess
 
-__all__ = ["screened_starts"]
+__all__ = ["finite_or", "screened_starts"]
 
 _CHUNK = 500  # draws that are decoded at once
 _HALVINGS = 30
@@ -38,6 +39,7 @@ _GAP = (
 )
 
 
+@undisturbed
 def screened_starts(
     posterior: LatentPosterior, chains: int, *, draws: int = 10000, iterations: int = 60, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
@@ -79,7 +81,8 @@ def screened_starts(
     z = z[(log_weight + _gumbel(log_weight, random)).topk(chains, dim=0).indices]  # without replacement
     if iterations == 0:
         return z, torch.zeros(z.shape[:2], dtype=torch.int64, device=device)
-    z, energy, evaluations = posterior.minimise(z, iterations)
+    found, energy, evaluations = posterior.minimise(z, iterations)
+    z = finite_or(found, z)
     sound = energy <= energy.amin(0) + _GAP * z.shape[-1]
     # a sound one stays, another is replaced by one that is
     other = torch.where(sound, 0.0, -torch.inf).expand(chains, *sound.shape)
@@ -87,6 +90,11 @@ def screened_starts(
     own = torch.arange(chains, device=device)[:, None]
     chosen = torch.where(sound, own, chosen)
     return z.gather(0, chosen[..., None].expand_as(z)), evaluations
+
+
+def finite_or(z: Tensor, other: Tensor) -> Tensor:
+    """The latent vectors z, ``(..., dim Z)``, those of `other` where a component is not finite."""
+    return torch.where(torch.isfinite(z).all(-1, keepdim=True), z, other)
 
 
 def _log_likelihood(posterior: LatentPosterior, z: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class SKROCK:
     Raises
     ------
     ValueError
-        If `stages` is below 2 or `damping` not positive.
+        If `stages` is below 2 or `damping` not positive and finite.
 
     References
     ----------

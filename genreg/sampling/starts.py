@@ -10,15 +10,17 @@ from torch import Tensor
 from genreg.operators import check_tensor, torch_dtype
 from genreg.operators.arguments import choice
 from genreg.operators.arrays import array, fitting
+from genreg.operators.modes import undisturbed
 from genreg.sampling.posterior import LatentPosterior
 from genreg.sampling.random import Random
-from genreg.sampling.screening import screened_starts
+from genreg.sampling.screening import finite_or, screened_starts
 
-__all__ = ["STARTS", "starts"]
+__all__ = ["STARTS", "check_finite", "samples_of", "starts"]
 
 STARTS = ("prior", "posterior", "map", "screened")
 
 
+@undisturbed
 def starts(
     posterior: LatentPosterior, init: str | Tensor, chains: int, random: Random, *, map_iterations: int = 100
 ) -> tuple[Tensor, Tensor]:
@@ -34,8 +36,9 @@ def starts(
         is none, from one for each chain; of those that were found for a sample, the chains take some with
         probabilities in proportion to :math:`e^{-E}`, as one in a mode without mass would stay there.
         ``"screened"``: minimisers sought from draws of the prior that were chosen by what the data say of them, see
-        `screened_starts`. A tensor or an array: one for every sample, ``(B, dim Z)`` (for one sample an ODL element of
-        Z, too), or for every chain, ``(chains, B, dim Z)``.
+        `screened_starts`. Where an encoder or a search leaves a chain without a finite point, as for data far beyond
+        those it was trained on, the chain starts at a draw of the prior. A tensor or an array: one for every sample,
+        ``(B, dim Z)`` (for one sample an ODL element of Z, too), or for every chain, ``(chains, B, dim Z)``.
     chains : int
         Chains of every sample.
     random : Random
@@ -63,11 +66,13 @@ def starts(
         given = fitting(array(init, "init"), "init", like.dtype)
         check_tensor(given, G.domain, "init")
         single = shape[2:] if posterior.batch == 1 else shape  # of one sample, as `reconstruct` gives it
-        if given.shape not in (shape, shape[1:], single) or not bool(torch.isfinite(given).all()):
+        if given.shape not in (shape, shape[1:], single):
             raise ValueError(
                 f"init must be finite and have the shape {shape[1:]} or {shape}, got {tuple(given.shape)}"
             )
-        return given.expand(shape).to(like).clone(), spent
+        given = given.expand(shape)
+        check_finite(given, "init")
+        return given.to(like).clone(), spent
     choice(init, "init", STARTS)
     if init == "posterior" and not G.has_encoder:
         raise ValueError(f"init must be 'prior', 'map' or a tensor: {G!r} has no encoder")
@@ -76,10 +81,23 @@ def starts(
         return screened_starts(posterior, chains, iterations=map_iterations, seed=seed)
     z = random.normal(like)
     if init != "prior" and G.has_encoder:
-        z = _encoded(posterior, z)
+        z = finite_or(_encoded(posterior, z), z)
     if init == "map":
         return _modes(posterior, z, random, map_iterations)
     return z, spent
+
+
+def check_finite(z: Tensor, name: str) -> None:
+    """Refuse latent vectors ``(..., B, dim Z)`` that are not finite, by the numbers of their samples.
+
+    Raises
+    ------
+    ValueError
+        If there are any.
+    """
+    bad = ~torch.isfinite(z).all(-1).reshape(-1, z.shape[-2]).all(0)
+    if bool(bad.any()):
+        raise ValueError(f"{name} must be finite, got NaN or infinite values for {samples_of(bad)}")
 
 
 def _encoded(posterior: LatentPosterior, noise: Tensor) -> Tensor:
@@ -94,10 +112,20 @@ def _encoded(posterior: LatentPosterior, noise: Tensor) -> Tensor:
 
 
 def _modes(posterior: LatentPosterior, z: Tensor, random: Random, iterations: int) -> tuple[Tensor, Tensor]:
-    z, energy, evaluations = posterior.minimise(z, iterations)
+    found, energy, evaluations = posterior.minimise(z, iterations)
+    z = finite_or(found, z)
     chains, batch = energy.shape
-    logits = torch.where(torch.isfinite(energy), -energy, -1e30)
+    logits = (energy.amin(0) - energy).nan_to_num(
+        nan=-torch.inf, neginf=-torch.inf
+    )  # few digits, all of them used
     # Gumbel's trick: the largest of log p + noise is a draw from p
     noise = -(-random.uniform(energy.expand(chains, chains, batch)).log()).log()
     chosen = (logits + noise).argmax(1)  # (chains, B)
     return z.gather(0, chosen[..., None].expand_as(z)), evaluations
+
+
+def samples_of(which: Tensor) -> str:
+    """Words for the samples that a mask ``(B,)`` marks, the first few by their numbers."""
+    numbers = which.nonzero()[:, 0].tolist()
+    listed = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+    return f"sample{'s' if len(numbers) > 1 else ''} {listed} of {len(which)}"

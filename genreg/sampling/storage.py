@@ -3,44 +3,82 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch
 
-from genreg._loop import atomically
+from genreg._identity import codes, of_fidelity, of_generator
+from genreg._resumable import StateFile
+from genreg._state_files import not_finite, refuse_other
+from genreg.operators import to_torch
 from genreg.sampling.kernels import HMC, MALA, PCN, ULA
+from genreg.sampling.posterior import LatentPosterior
 from genreg.sampling.skrock import SKROCK
 
-__all__ = ["read_state", "write_state"]
+__all__ = ["as_stored", "refuse_not_finite", "refuse_other_posterior", "restored", "state_file"]
 
 _KERNELS = {kernel.__name__: kernel for kernel in (ULA, MALA, PCN, HMC, SKROCK)}
 
 
-def write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a state of a run to a safetensors file, whole or not at all."""
+def state_file(path: str | Path, posterior: LatentPosterior, *, name: str = "checkpoint") -> StateFile:
+    """The file of a run that samples a posterior."""
+    return StateFile(path, "sampling", lambda: identity(posterior), name=name)
+
+
+def identity(posterior: LatentPosterior) -> dict[str, Any]:
+    """What a run belongs to: data, noise, operator, generator, and prior of the latent vectors."""
+    G, z = posterior.generator, codes(posterior.generator)
+    found = of_fidelity(posterior.fidelity, posterior.decode(z)) | of_generator(G)
+    with torch.no_grad():
+        prior = None if posterior.latent is None else to_torch(posterior.latent)(z).nan_to_num()
+    return {**found, "prior of the latent vectors": prior}
+
+
+def refuse_other_posterior(saved: LatentPosterior, posterior: LatentPosterior) -> None:
+    """Refuse to go on with a run in memory that sampled something else.
+
+    Raises
+    ------
+    ValueError
+        If it did; the message names what differs.
+    """
+    if saved is not posterior:
+        refuse_other(Path("in memory"), identity(saved), identity(posterior), name="saved")
+
+
+def as_stored(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state of a run without objects: the kernel as its name and settings, None where it is not of this package."""
     kernel = state["kernel"]
     known = _KERNELS.get(type(kernel).__name__) is type(kernel)
     named = {"name": type(kernel).__name__, "settings": dataclasses.asdict(kernel)} if known else None
-    card = {**state, "kernel": named}
-    del card["tensors"]
-    tensors = {name: t.contiguous() for name, t in state["tensors"].items()}
-    atomically(path, lambda target: save_file(tensors, target, {"run": json.dumps(card)}))
+    return {**state, "kernel": named}
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """Read it again; the kernel is None where it is not one of this package."""
-    if not path.is_file():
-        raise FileNotFoundError(f"saved must be a file that exists, got {path}")
-    try:
-        with safe_open(path, "pt") as file:
-            state = json.loads(file.metadata()["run"])
-            state["tensors"] = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"saved must be the state of a run, {path} can't be read: {error}") from error
-    if (named := state["kernel"]) is not None:
-        state["kernel"] = _KERNELS[named["name"]](**named["settings"])
-    return state
+def restored(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo `as_stored`."""
+    named = state["kernel"]
+    return {**state, "kernel": None if named is None else _KERNELS[named["name"]](**named["settings"])}
+
+
+def refuse_not_finite(state: Mapping[str, Any]) -> None:
+    """Refuse a state whose chains are at points that are not finite, or move by sizes that are not.
+
+    Raises
+    ------
+    ValueError
+        If there is one; the message names what is not finite.
+    """
+    tensors = dict(state["tensors"])
+    alive = tensors["alive"].flatten()
+    for name in ("z", "energy"):
+        del tensors[name]  # NaN where a chain was stopped, or has not come to yet
+    tensors["top"] = tensors["top"].flatten()
+    for name in ("state.energy", "state.gradient", "top"):  # of chains that could not start they are not
+        tensors[name] = tensors[name][alive]
+    if bad := not_finite(tensors):
+        raise ValueError(
+            f"a saved run must hold finite points of all chains that go on, got NaN or infinite values of "
+            f"{', '.join(bad)}"
+        )

@@ -43,9 +43,11 @@ def window_ends(burn_in: int) -> list[int]:
 
 
 def largest_curvature(target: Target, u: Tensor, gradient: Tensor, random: Random) -> Tensor:
-    """The largest modulus of an eigenvalue of the Hessian at each point, ``(N,)``, by power iteration.
+    r"""The largest modulus of an eigenvalue of the Hessian at each point, ``(N,)``, by power iteration.
 
-    The products with the Hessian are differences of gradients, so that energies need one derivative only.
+    The products with the Hessian are differences of gradients, so that energies need one derivative only. How far apart
+    they are taken is relative to the points and to the width :math:`1 / \sqrt{L}` of the density, for the curvature L
+    found so far, and what rounding makes of a gradient is no curvature.
 
     Parameters
     ----------
@@ -55,12 +57,21 @@ def largest_curvature(target: Target, u: Tensor, gradient: Tensor, random: Rando
         Points and gradients there, ``(N, d)``.
     random : Random
         For the first vector.
+
+    Returns
+    -------
+    Tensor
+        1 where none is found: the energy is flat, or not finite nearby.
     """
-    eps = torch.finfo(u.dtype).eps ** 0.5 * (1 + torch.linalg.vector_norm(u, dim=1, keepdim=True))
+    eps, tiny = torch.finfo(u.dtype).eps, torch.finfo(u.dtype).tiny
+    norm, slope = (torch.linalg.vector_norm(t, dim=1, keepdim=True) for t in (u, gradient))
     v = torch.nn.functional.normalize(random.normal(u), dim=1)
-    length = torch.ones_like(u[:, :1])
+    length = torch.ones_like(norm)
     for _ in range(_POWER):
-        product = (target(u + eps * v)[1] - gradient) / eps
+        width = torch.where((length > tiny) & torch.isfinite(length), length.rsqrt(), 1.0)
+        step = eps**0.5 * (norm + width)
+        product = (target(u + step * v)[1] - gradient) / step
         length = torch.linalg.vector_norm(product, dim=1, keepdim=True)
-        v = product / length.clamp_min(torch.finfo(u.dtype).tiny)
-    return length[:, 0].nan_to_num(1.0).clamp_min(1e-6)
+        v = product / length.clamp_min(tiny)
+    found = (length > eps * slope / step) & torch.isfinite(length)
+    return torch.where(found, length, 1.0)[:, 0]

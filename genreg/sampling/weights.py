@@ -159,7 +159,7 @@ def pareto_smoothed(log_weights: Tensor, dims: Axes = (0, 1)) -> tuple[Tensor, T
 
     last = tuple(range(log_weights.ndim - len(axes), log_weights.ndim))
     moved = log_weights.detach().movedim(axes, last)
-    rows = moved.flatten(-len(axes)).double().cpu().numpy()
+    rows = moved.flatten(-len(axes)).double().numpy(force=True)
     smoothed, k = array_stats.psislw(-rows, axis=-1)  # takes log-likelihoods, whose inverses are its weights
     back = torch.as_tensor(smoothed).reshape(moved.shape).movedim(last, axes)
     return back.to(log_weights), torch.as_tensor(k).to(log_weights)

@@ -8,6 +8,7 @@ file.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ def save(
 ) -> tuple[Path, Path]:
     """Write the weights of a model and their card, each file atomically.
 
+    Models of double precision throughout are kept in it, of which the card tells; all others are kept in single.
+
     Parameters
     ----------
     path
@@ -47,7 +50,7 @@ def save(
         The model.
     card
         JSON-able entries of the card, for example what `genreg.training.fit` returned. "architecture",
-        "parameters" (their number), "format" and "sha256" are filled in.
+        "parameters" (their number), "precision", "format" and "sha256" are filled in.
     half
         Whether to store the weights in half precision; `load` gives single precision in any case. The
         logarithm of gamma keeps its precision.
@@ -69,8 +72,10 @@ def save(
 
     file, card_file = _files(Path(path))
     tensors = {}
-    for name, tensor in model.state_dict().items():
-        stored = tensor.detach().cpu().contiguous()
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    double = not half and all(t.dtype == torch.float64 for t in state.values() if t.is_floating_point())
+    for name, tensor in state.items():
+        stored = tensor if double else _single(tensor)
         if half and stored.dtype == torch.float32 and stored.ndim > 0:
             stored = stored.half()
         if not torch.isfinite(stored).all():
@@ -82,6 +87,7 @@ def save(
         "format": FORMAT,
         "architecture": model.config.to_dict(),
         "parameters": sum(p.numel() for p in model.parameters()),
+        "precision": "float64" if double else "float32",
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     text = json.dumps(entries, indent=2, allow_nan=False) + "\n"
@@ -106,7 +112,7 @@ def load(
     Returns
     -------
     model : Autoencoder, Critic, Flow, GAN or GaussianRegressor
-        The model in single precision and in evaluation mode.
+        The model in evaluation mode and in single precision, or in double where its card says so.
     card : dict
         Its card.
 
@@ -115,9 +121,9 @@ def load(
     FileNotFoundError
         If there is no such file, or no card beside it; the message lists the shipped names.
     ValueError
-        If a file is truncated or altered, or the weights don't fit the architecture.
+        If a file is truncated or altered, the card is not one, or the weights don't fit the architecture, are not of
+        the precision that the card tells, single or half by default, or not finite.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
     file, card_file = _located(name_or_path)
@@ -131,16 +137,37 @@ def load(
         )
     try:
         tensors = from_bytes(content)
-    except SafetensorError as error:
+    except Exception as error:  # of a data type that torch has not, for instance
         raise ValueError(f"weights {file} must be a safetensors file: {error}") from error
-    with torch.device("meta"):  # the random weights of a fresh model are never made
-        model = build(card["architecture"])
-    state = {name: _single(tensor).to(device) for name, tensor in tensors.items()}
     try:
-        model.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"weights {file} don't fit the architecture of their card: {error}") from error
+        with torch.device("meta"):  # the random weights of a fresh model are never made
+            model = build(card["architecture"])
+    except Exception as error:  # numbers that pass for sizes and are none raise whatever the layers do
+        raise ValueError(f"card {card_file} must describe an architecture: {error}") from error
+    double = card.get("precision", "float32") == "float64"
+    if fault := _misfit((model.double() if double else model).state_dict(), tensors):
+        raise ValueError(f"weights {file} don't fit the architecture of their card: {fault}")
+    state = {name: (tensor if double else _single(tensor)).to(device) for name, tensor in tensors.items()}
+    model.load_state_dict(state, assign=True)
     return model.eval(), card
+
+
+def _misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Say what of the tensors is not as a model wants it; empty where they fit."""
+    for name, tensor in expected.items():
+        if name not in found:
+            return f"there is no {name!r}"
+        kinds = (torch.float32, torch.float16) if tensor.dtype == torch.float32 else (tensor.dtype,)
+        got = found[name]
+        if got.dtype not in kinds:
+            names = " or ".join(str(kind).removeprefix("torch.") for kind in kinds)
+            return f"{name!r} must be {names}, got {str(got.dtype).removeprefix('torch.')}"
+        if got.shape != tensor.shape:
+            return f"{name!r} must have the shape {tuple(tensor.shape)}, got {tuple(got.shape)}"
+        if not bool(torch.isfinite(got).all()):
+            return f"{name!r} must be finite, got NaN or infinity"
+    more = sorted(found.keys() - expected.keys())
+    return f"there are {', '.join(map(repr, more))}, which it has not" if more else ""
 
 
 def read_card(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -157,7 +184,7 @@ def read_card(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype == torch.float16 else tensor
+    return tensor.float() if tensor.dtype in (torch.float16, torch.float64) else tensor
 
 
 def _files(path: Path) -> tuple[Path, Path]:
@@ -184,11 +211,20 @@ def _located(name_or_path: str | os.PathLike[str]) -> tuple[Path, Path]:
 def _parsed(card_file: Path) -> dict[str, Any]:
     try:
         card = json.loads(card_file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"card {card_file} is truncated or altered: {error}") from error
     needed = ("format", "architecture", "sha256")
     if not isinstance(card, dict) or any(key not in card for key in needed):
         raise ValueError(f"card {card_file} is altered: it must have the entries {', '.join(needed)}")
-    if card["format"] != FORMAT:
+    if type(card["format"]) is not int or card["format"] != FORMAT:
         raise ValueError(f"card {card_file} must have format {FORMAT}, got {card['format']!r}: update genreg")
+    if not isinstance(card["architecture"], dict):
+        raise ValueError(f"card {card_file} must describe an architecture, got {card['architecture']!r}")
+    if card.get("precision", "float32") not in ("float32", "float64"):
+        raise ValueError(
+            f"card {card_file} must have precision 'float32' or 'float64', got {card['precision']!r}"
+        )
+    digest = card["sha256"]
+    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+        raise ValueError(f"card {card_file} must have 64 hexadecimal digits as sha256, got {digest!r}")
     return card

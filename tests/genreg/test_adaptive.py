@@ -22,7 +22,7 @@ from genreg.adaptive import (
 )
 from genreg.adaptive.groups import Groups
 from genreg.operators import fourier_sampling, gaussian_measurements, ray_transform
-from genreg.sampling import HMC, ChainStatus, LatentPosterior, Samples
+from genreg.sampling import HMC, ChainStatus, LatentPosterior, Samples, sample
 
 from .conftest import LinearModel
 
@@ -432,6 +432,59 @@ def test_chains_start_where_they_were_or_anew(X, G, monkeypatch, restart):
         assert all(isinstance(start, Samples) for start in starts[1:])
         assert starts[2].posterior.fidelity.noise_std.isfinite().sum() == 4
         assert found.samples.posterior.fidelity.noise_std.isfinite().sum() == 8
+
+
+class KilledError(Exception):
+    """The process ends."""
+
+
+@pytest.mark.parametrize(("measured", "turn"), [(True, 1), (False, 2)], ids=["experiment", "simulation"])
+def test_resumed_is_uninterrupted(X, G, tmp_path, monkeypatch, measured, turn):
+    """Killed in the sampling of a round, after its measurement, which is not made again."""
+    A = odl.IdentityOperator(X)
+    _, y = simulated(A, G)
+    made, sampled, file = [], [], tmp_path / "run"
+
+    def measure(groups):
+        made.append(groups)
+        return y
+
+    problem = Candidates(A, measure, 0.3, batch=2) if measured else Candidates(A, y, 0.3)
+    options = {"G": G, "chains": 2, "steps": 12, "seed": 5, "initial": [7], "progress": False}
+    whole = adaptive_measurements(problem, EpsilonGreedy(0.5), 3, 2, **options)
+    made.clear()
+
+    def killed(*args, **settings):
+        sampled.append(turn)
+        if len(sampled) == turn + 1:
+            raise KilledError
+        return sample(*args, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "sample", killed)
+        with pytest.raises(KilledError):
+            adaptive_measurements(problem, EpsilonGreedy(0.5), 3, 2, checkpoint=file, **options)
+    options |= {"checkpoint": file, "resume": True}
+    found = adaptive_measurements(problem, EpsilonGreedy(0.5), 3, 2, **options)
+    assert found.seed == 5 and len(made) == (4 if measured else 0)
+    for name in ("chosen", "mean", "std", "best", "status"):
+        assert torch.equal(getattr(found, name), getattr(whole, name)), name
+    for name in ("z", "energy", "last", "step", "mean"):
+        assert torch.equal(getattr(found.samples, name), getattr(whole.samples, name)), name
+    del options["seed"]
+    longer = adaptive_measurements(problem, EpsilonGreedy(0.5), 4, 2, **options)
+    assert torch.equal(longer.chosen[:, :3], whole.chosen) and longer.seed == 5
+    with pytest.raises(ValueError, match="rounds must be at least those of the run to resume, 4, got 3"):
+        adaptive_measurements(problem, EpsilonGreedy(0.5), 3, 2, **options)
+    with pytest.raises(ValueError, match="seed must be that of the run to resume, 5, got 6"):
+        adaptive_measurements(problem, EpsilonGreedy(0.5), 4, 2, seed=6, **options)
+    for words, changed, policy in (
+        ("data differ", Candidates(A, y + 1e-9, 0.3), EpsilonGreedy(0.5)),
+        ("noise differ", Candidates(A, y, 0.31), EpsilonGreedy(0.5)),
+        ("policy was .*0.5.* and is .*0.4", problem, EpsilonGreedy(0.4)),
+    ):
+        with pytest.raises(ValueError, match=rf"checkpoint .*run belongs to another run: .*{words}"):
+            adaptive_measurements(changed, policy, 4, 2, **options)
 
 
 def test_images_choose_for_themselves_and_as_if_alone(X, G, exact):

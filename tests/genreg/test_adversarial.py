@@ -210,7 +210,7 @@ def test_a_resumed_run_gives_exactly_the_uninterrupted_result(config, tmp_path):
         return draw(n, seed=seed)
 
     settings = {"images": draw, "steps": 5, "batch_size": 2, "ema": 0.9, "schedule": "cosine"}
-    settings |= {"validate_every": 2, "checkpoint_every": 3}
+    settings |= {"validate_every": 2, "checkpoint_seconds": 0.0}
     file = tmp_path / "run.checkpoint"
     whole, card = trained(config, **settings)
     with pytest.raises(KilledError):
@@ -258,7 +258,12 @@ def test_a_diverging_run_stops():
         ({"lr": math.nan}, ValueError, "lr must be positive and finite, got nan"),
         ({"ema": 1.0}, ValueError, "ema must be a number between 0 and 1"),
         ({"schedule": "linear"}, ValueError, "schedule must be one of"),
-        ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be a positive integer, got 0"),
+        ({"checkpoint_seconds": -1}, ValueError, "checkpoint_seconds must be non-negative, got -1"),
+        ({"checkpoint_seconds": "1"}, TypeError, "checkpoint_seconds must be a number, got '1'"),
+        ({"validate_every": 2.5}, TypeError, "validate_every must be an integer, got 2.5"),
+        ({"checkpoint": 3}, TypeError, "checkpoint must be a string or a path, got int"),
+        ({"seed": 0.5}, TypeError, "seed must be an integer, got 0.5"),
+        ({"lr": "1"}, TypeError, "lr must be a number, got '1'"),
         ({"resume": True}, ValueError, "give checkpoint"),
     ],
 )

@@ -131,7 +131,7 @@ def test_same_seed_same_encoder():
         ({"steps": 0}, "steps must be a positive integer, got 0"),
         ({"lr": -1.0}, "lr must be positive"),
         ({"clean": 1.0}, r"clean must be a number between 0 and 1, got 1.0"),
-        ({"latent_weight": -1.0}, "latent_weight must be non-negative"),
+        ({"latent_weight": -1.0}, "latent_weight must be non-negative and finite, got -1"),
     ],
 )
 def test_bad_settings(keywords, message):
@@ -152,5 +152,5 @@ def test_diverging_loss():
         x = torch.zeros(n, 8, 8)
         return x, torch.full_like(x, torch.nan)
 
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 1: lower lr"):
+    with pytest.raises(FloatingPointError, match="loss is nan at step 1: lower lr or clip, lr is"):
         fit_encoder(GRID.build(), pairs, steps=1, progress=False)

@@ -2,14 +2,19 @@
 
 import dataclasses
 import json
+import os
 import runpy
+import signal
+import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 
 import genreg
-from genreg import recipes, weights
+from genreg import amortise, recipes, training, weights
+from genreg.amortise import fit_encoder
 from genreg.cli import main
 from genreg.networks import DenseConfig
 
@@ -98,6 +103,52 @@ def test_train_quickly(tmp_path, capsys, monkeypatch):
     assert card["quick"] is True and model.image_shape == (56, 56)
 
 
+SQUARES = DenseConfig(image_shape=(8, 8), latent_dim=2, variational=False, encoder=(4,), decoder=(4,))
+
+
+def squares(n, *, seed=0):
+    return torch.rand(n, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def pairs(n, *, seed):
+    return squares(n, seed=seed), 0.5 * squares(n, seed=seed)
+
+
+def refined(model, quick, progress, checkpoint, resume):
+    card = fit_encoder(model, pairs, steps=6, checkpoint=checkpoint, resume=resume, progress=progress)
+    return {"encoder": card}
+
+
+@pytest.mark.parametrize("stage", [training.Run, amortise._Run])
+def test_ctrl_c_in_either_stage_tells_the_command_that_goes_on(stage, tmp_path, capsys, monkeypatch):
+    data = recipes.Data("squares", lambda: squares, lambda: squares(4), lambda: squares(4))
+    recipe = recipes.Recipe(SQUARES, data, {"steps": 20, "batch_size": 4}, range_images=2, refine=refined)
+    monkeypatch.setitem(recipes.RECIPES, "squares", recipe)
+    whole, out = tmp_path / "whole", tmp_path / "runs"
+    command = ["train", "squares", "--quick", "--out", str(out)]
+    assert main([*command[:-1], str(whole)]) == 0
+    advance = stage.advance
+
+    def pressed(run, images):
+        if run.step == 3:
+            signal.raise_signal(signal.SIGINT)
+        return advance(run, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "advance", pressed)
+        capsys.readouterr()
+        assert main(command) == 130
+    message = f"genreg train: interrupted, go on by: genreg train squares --out {out} --resume --quick"
+    assert capsys.readouterr().err.splitlines()[-1] == message
+    assert "squares.checkpoint is there already" in fails(capsys, *command)
+    assert main([*command, "--resume"]) == 0
+    assert [file.name for file in sorted(out.iterdir())] == ["squares.json", "squares.safetensors"]
+    for name in ("squares.json", "squares.safetensors"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    assert main([*command, "--resume"]) == 0
+    assert "There is no checkpoint" in capsys.readouterr().err
+
+
 def test_train_errors(tmp_path, capsys):
     assert "got 'shapes'" in fails(capsys, "train", "shapes", "--out", str(tmp_path))
     for device in ("nonsense", "meta"):
@@ -134,6 +185,9 @@ def test_evaluate_errors(tmp_path, capsys):
     assert "at least 20, got 3" in fails(capsys, "evaluate", "shapes-ae", "--images", "3", "--silent")
     np.save(tmp_path / "test.npy", np.zeros((30, 4, 4)))
     message = fails(capsys, "evaluate", "shapes-ae", "--data", str(tmp_path / "test.npy"))
+    np.save(tmp_path / "grey.npy", np.full((30, 56, 56), 255, "uint8"))
+    grey = fails(capsys, "evaluate", "shapes-ae", "--data", str(tmp_path / "grey.npy"))
+    assert "images must be in the range of the model's images, mostly [0, 1], got integers up to 255" in grey
     assert "images must have the shape (N, 56, 56), got (30, 4, 4)" in message
 
 
@@ -177,3 +231,86 @@ def test_interrupt(monkeypatch, capsys):
     monkeypatch.setitem(main.__globals__["_COMMANDS"], "demo", interrupted)
     assert main(["demo"]) == 130
     assert capsys.readouterr().err == "genreg demo: interrupted\n"
+
+
+# errors of the machine
+
+
+def failing(monkeypatch, error):
+    def run(options):
+        raise error
+
+    monkeypatch.setitem(main.__globals__["_COMMANDS"], "demo", run)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "there is not enough memory (MemoryError)"),
+        (MemoryError("no 8 PiB\nfor an array"), "there is not enough memory (no 8 PiB for an array)"),
+        (
+            RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"),
+            "CUDA error: out of memory",
+        ),
+        (torch.OutOfMemoryError("Tried to allocate 1 TiB"), "Tried to allocate 1 TiB"),
+        (RecursionError("maximum recursion depth exceeded"), "maximum recursion depth exceeded"),
+        (NotImplementedError(), "NotImplementedError"),
+        (OSError(28, "No space left on device", "x.npy"), "[Errno 28] No space left on device: 'x.npy'"),
+        (OverflowError("int too large to convert to float"), "int too large to convert to float"),
+    ],
+)
+def test_what_the_machine_cannot_do_is_one_sentence(error, line, monkeypatch, capsys):
+    failing(monkeypatch, error)
+    assert fails(capsys, "demo") == f"genreg demo: {line}\n"
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    failing(monkeypatch, KeyError("x"))
+    with pytest.raises(KeyError):
+        main(["demo"])
+
+
+def test_full_disk_names_the_file(case, capsys, monkeypatch):
+    def full(stream, image):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.undo()  # pictures, too
+    monkeypatch.setenv("GENREG_CACHE", str(case.folder / "cache"))
+    monkeypatch.setattr(np, "save", full)
+    message = fails(capsys, "reconstruct", str(case.write(solve__max_iter=1)), "--silent")
+    target = case.folder / "image.npy"
+    assert message == f"genreg reconstruct: [Errno 28] No space left on device: '{target}'\n"
+    assert not target.exists()
+
+
+def test_recursion_in_a_configuration(tmp_path, capsys):
+    (tmp_path / "deep.toml").write_text("x = " + "[" * 100_000)
+    assert "genreg reconstruct: " in fails(capsys, "reconstruct", str(tmp_path / "deep.toml"))
+
+
+def process(script, **options):
+    """Run a command in a process that imports no torch."""
+    code = (
+        "import sys, importlib.util as u; s = u.spec_from_file_location('cli', sys.argv[1]);"
+        f"cli = u.module_from_spec(s); s.loader.exec_module(cli); {script};"
+        "cli._COMMANDS['demo'] = lambda options: print('λ') or 0; sys.exit(cli.main(['demo']))"
+    )
+    run = [sys.executable, "-c", code, genreg.cli.__file__]
+    return subprocess.run(run, stderr=subprocess.PIPE, check=False, text=True, **options)
+
+
+def test_output_that_cannot_be_written(tmp_path):
+    """To a full disk, to a reader that has gone, and to a terminal that has no Greek letters."""
+    resource = pytest.importorskip("resource")
+    limit = f"import resource; resource.setrlimit({resource.RLIMIT_FSIZE}, (0, 0))"
+    with open(tmp_path / "out.txt", "w") as full:
+        result = process(limit, stdout=full)
+    assert (result.returncode, result.stderr) == (2, "genreg demo: [Errno 27] File too large\n")
+    read, write = os.pipe()
+    os.close(read)
+    result = process("0", stdout=write)
+    os.close(write)
+    assert (result.returncode, result.stderr) == (0, "")
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    result = process("0", stdout=subprocess.PIPE, env=ascii_only)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "?\n", "")

@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.mark.parametrize("kind", ["parallel", "fan"])
 def test_geometries_reproduce_the_image(tmp_path, make_case, kind):
     case = make_case(kind)
-    rec, image = case.run(prior__kind="tv", solve__max_iter=300, prior__lower=0.0)
+    rec, image = case.run(prior__kind="tv", solve__lam=30.0, solve__max_iter=400, prior__lower=0.0)
     assert case.error(image) < 0.05
     assert np.allclose(rec.image.asarray(), image)
     assert (tmp_path / "image.png").read_bytes().startswith(b"\x89PNG")
@@ -116,6 +116,55 @@ def test_subset_of_angles(case):
     assert np.allclose(rec.data.space.grid.coord_vectors[0], np.deg2rad(case.degrees[::4]))
 
 
+def normal_solution(case, order, sigma):
+    """Tikhonov's closed form of the rows of the case in some order, with repetitions."""
+    M = to_torch(case.A)(torch.eye(256).view(256, 16, 16))[:, order].flatten(1).T.double()
+    normal = M.T @ M / sigma**2 + 2 * case.X.cell_volume * torch.eye(256, dtype=torch.float64)
+    y = torch.from_numpy(np.load(case.folder / "data.npy")).double().reshape(len(order), -1).flatten()
+    return torch.linalg.solve(normal, M.T @ y / sigma**2).view(16, 16)
+
+
+@pytest.mark.parametrize("order", [[3, 7, 3, 12, 0, 3, 7], [5, 5, 5], [4]])
+def test_repeated_and_single_angles_have_the_closed_form_of_tikhonov(case, order):
+    """Every projection counts as often as it was measured."""
+    np.save(case.folder / "data.npy", case.y[order] + 0.1 * np.arange(len(order), dtype="float32")[:, None])
+    sigma = 0.3
+    rec, image = case.run(
+        geometry__angles=case.degrees[order].tolist(),
+        data__noise_std=sigma,
+        solve__tol=1e-5,
+        solve__max_iter=200,
+    )
+    assert rec.data.shape == (1 if len(set(order)) == 1 else len(order), 32)
+    np.testing.assert_allclose(image, normal_solution(case, order, sigma), atol=1e-3)
+
+
+def test_a_single_projection_is_a_line_or_an_image(case):
+    """(columns,), or (rows, columns) of which a row is taken."""
+    case.settings["geometry"]["angles"] = {"start": 30, "stop": 31, "count": 1}
+    np.save(case.folder / "data.npy", case.y[3])
+    rec, _ = case.run(solve__max_iter=1)
+    assert np.allclose(rec.data.asarray(), case.y[3:4])
+    np.save(case.folder / "data.npy", case.y[2:5])
+    rec, _ = case.run(solve__max_iter=1, data__slice=1)
+    assert np.allclose(rec.data.asarray(), case.y[3:4])
+
+
+def test_every_second_of_the_different_angles(case):
+    order = np.repeat(np.arange(10), 2)
+    np.save(case.folder / "data.npy", case.y[order])
+    rec, _ = case.run(geometry__angles=case.degrees[order].tolist(), data__angles_every=2, solve__max_iter=1)
+    assert np.allclose(rec.data.asarray(), case.y[np.repeat(np.arange(0, 10, 2), 2)])
+    rec, _ = case.run(data__angles_every=10)
+    assert np.allclose(rec.data.asarray(), case.y[:1])
+
+
+def test_oblong_pixels(case):
+    """Twice as many columns as rows: the image of square pixels, in halves."""
+    _, image = case.run(prior__kind="tv", prior__lower=0.0, solve__lam=10.0, image__shape=[16, 32])
+    assert case.error(image.reshape(16, 16, 2).mean(-1)) < 0.15
+
+
 def test_offset_turns_the_image(case):
     _, image = case.run(solve__max_iter=50)
     _, turned = case.run(geometry__offset=90.0)
@@ -154,6 +203,10 @@ def test_raw_projections(case):
         data__file="raw.h5", data__key="d", data__white="w", data__dark="k", data__slice=0,
         geometry__angles={"key": "theta"}, solve__max_iter=1,
     )  # fmt: skip
+    assert np.allclose(rec.data.asarray(), case.y, atol=1e-5)
+    with h5py.File(case.folder / "raw.h5", "a") as stream:
+        stream["one"] = white  # a frame (rows, columns) is no sequence of lines
+    rec, _ = case.run(data__white="one")
     assert np.allclose(rec.data.asarray(), case.y, atol=1e-5)
 
 

@@ -119,6 +119,23 @@ def test_gaussian_pixels_of_a_standard_deviation_of_few_draws(gaussian):
     assert float(gaussian_coverage(mean, std, truth, (0.95,)).overall) < 0.9
 
 
+def test_what_is_not_predicted_does_not_count():
+    """A sample whose chains have all diverged neither confirms nor denies anything."""
+    truth, generator = torch.zeros(3, 4), torch.Generator().manual_seed(0)
+    draws = torch.randn(9, 3, 4, generator=generator)
+    whole = coverage(draws, truth)
+    draws[:, 1], draws[:4, 2] = math.nan, math.nan
+    found = coverage(draws, truth)
+    assert found.count.tolist() == [4, 0, 4] and bool(found.share[1].isnan().all())
+    assert torch.equal(found.share[0], whole.share[0])
+    assert torch.equal(found.overall, found.share[[0, 2]].mean(0))
+    assert torch.allclose(found.error, found.share[[0, 2]].std(0) / 2**0.5)
+    lower = torch.tensor([[-1.0], [math.nan], [1.0]]).expand(3, 4)
+    for one in (interval_coverage(lower, lower + 2, truth, 0.5), gaussian_coverage(lower, 0 * lower, truth)):
+        assert one.count.tolist() == [4, 0, 4]
+    assert interval_coverage(lower, lower + 2, truth, 0.5).overall.item() == 0.5
+
+
 def test_pixels_outside_do_not_count():
     truth = torch.tensor([[[0.0, 3.0], [0.0, 0.0]]])
     inside = torch.tensor([[[True, True], [False, False]]])

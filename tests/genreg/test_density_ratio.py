@@ -276,7 +276,7 @@ def test_resuming_changes_nothing(tmp_path, source):
         return gaussian(n, seed=seed)
 
     interrupted.calls = 0
-    options |= {"checkpoint": file, "checkpoint_every": 3}
+    options |= {"checkpoint": file, "checkpoint_seconds": 0.0}
     if source == "sampler":
         with pytest.raises(KeyboardInterrupt):
             density_ratio.fit(broken, made(), interrupted, **options)

@@ -1,5 +1,6 @@
 """Effective sample sizes of autoregressive chains, R-hat of shifted ones, stopped chains, brute force."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -89,6 +90,14 @@ def test_rhat_and_size_see_shifted_chains_and_not_the_scale():
     assert effective_sample_size(apart) < 20
     drift = x + np.linspace(0, 3, len(x))[:, None]
     assert rank_normalised_rhat(drift) > 1.2
+
+
+@pytest.mark.parametrize("s", [1e-200, 1e-20, 1e-6, 1e6, 1e200])
+def test_no_unit_makes_a_difference(s):
+    x = autoregressive(0.7, draws=200, trailing=(2,))
+    for f in (*FUNCTIONS[:4], FUNCTIONS[5]):
+        np.testing.assert_allclose(f(s * x), f(x), rtol=1e-9)
+    np.testing.assert_allclose(monte_carlo_error(s * x), s * monte_carlo_error(x), rtol=1e-9)
 
 
 def test_autocorrelation_of_autoregressive_chains():
@@ -190,7 +199,7 @@ def test_bad_input():
             autocorrelation(x, lag)
 
 
-def some_samples(draws=1500, batch=7, chains=4):
+def some_samples(draws=1500, batch=8, chains=4, screened=False):
     """One image for each kind of mixing."""
     x = torch.from_numpy(autoregressive(0.3, draws, chains, (batch, 4)))
     slow = autoregressive(0.0, draws // 30, chains).reshape(2, -1, chains)
@@ -201,9 +210,10 @@ def some_samples(draws=1500, batch=7, chains=4):
     x[:, 0, 4, 1] += 5.0
     x[:, :, 5] = x[:1, :, 5, :].mean(1, keepdim=True)
     x[-1:, :, 6] = torch.nan
+    x[:, 2, 7] = x[:1, 2, 7].clone()
     acceptance = torch.full((chains, batch), 0.5, dtype=torch.float64)
     acceptance[0] = 0.9
-    return SimpleNamespace(z=x[..., :3], energy=x[..., 3], acceptance=acceptance)
+    return SimpleNamespace(z=x[..., :3], energy=x[..., 3], acceptance=acceptance, screened=screened)
 
 
 def test_diagnose_tells_the_kinds_of_mixing_apart():
@@ -218,21 +228,38 @@ def test_diagnose_tells_the_kinds_of_mixing_apart():
         Mixing.NOT_MIXED,
         Mixing.NOT_MOVED,
         Mixing.NO_CHAIN,
+        Mixing.NOT_MOVED,
     ]
-    assert found.stopped.tolist() == [0, 0, 3, 1, 0, 0, 4]
-    np.testing.assert_allclose(found.acceptance, [0.6, 0.6, 0.9, 0.5, 0.6, 0.6, math.nan], rtol=1e-12)
-    assert found.rhat.shape == found.ess.shape == found.tail_ess.shape == (7, 4)
+    assert found.stopped.tolist() == [0, 0, 3, 1, 0, 0, 4, 0]
+    assert found.still.tolist() == [0, 0, 0, 0, 0, 4, 0, 1]
+    np.testing.assert_allclose(found.acceptance, [0.6, 0.6, 0.9, 0.5, 0.6, 0.6, math.nan, 0.6], rtol=1e-12)
+    assert found.rhat.shape == found.ess.shape == found.tail_ess.shape == (8, 4)
     first = samples.z[:, :, 0]
     torch.testing.assert_close(found.rhat[0, :3], rank_normalised_rhat(first))
     torch.testing.assert_close(found.tail_ess[0, 3], effective_sample_size(samples.energy[:, :, 0], "tail"))
     assert found.worst_rhat[0] == found.rhat[0].max() and found.worst_ess[0] <= found.ess[0].min()
     assert sorted(found.ess[0].tolist())[1] <= found.median_ess[0] <= sorted(found.ess[0].tolist())[2]
-    assert found.median_rhat.shape == (7,)
+    assert found.median_rhat.shape == (8,)
     lines = found.advice().splitlines()
-    assert len(lines) == 7
-    assert lines[0].startswith("1 x MIXED: ") and lines[-1].startswith(
-        "1 x NO_CHAIN: All chains were stopped"
-    )
+    assert len(lines) == 8
+    assert lines[0].startswith("1 x MIXED: ") and lines[-2].startswith("1 x NO_CHAIN: No chain has draws")
+    assert "init='screened'" in lines[-1]
+
+
+def test_advice_does_not_recommend_what_was_done():
+    samples = some_samples(draws=180, screened=True)
+    assert "screened" not in diagnose(samples).advice()
+    samples.screened = False
+    assert "screened" in diagnose(samples).advice()
+    samples.z, samples.energy = samples.z[:, :, :1], samples.energy[:, :, :1]
+    samples.acceptance = samples.acceptance[:, :1]
+    assert "screened" not in diagnose(samples).advice()  # they have met
+
+
+def test_what_cannot_be_computed_is_no_sign_of_mixing():
+    found = diagnose(some_samples(draws=180))
+    unknown = dataclasses.replace(found, rhat=torch.full_like(found.rhat, math.nan))
+    assert Mixing(int(unknown.status[0])) == Mixing.NOT_MIXED
 
 
 def test_traces_are_drawn():
@@ -245,8 +272,8 @@ def test_traces_are_drawn():
     assert [ax.get_title() for ax in top] == ["image 0", "image 2", "image 6"]
     assert len(plot_traces(samples).axes[1].lines[0].get_ydata()) == 46
     figure.draw_without_rendering()
-    for index in ((), (7,), (-1,)):
-        with pytest.raises(ValueError, match="index must have images from 0 to 6"):
+    for index in ((), (8,), (-1,)):
+        with pytest.raises(ValueError, match="index must have images from 0 to 7"):
             plot_traces(samples, index)
 
 

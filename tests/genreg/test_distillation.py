@@ -123,7 +123,7 @@ def same(a, b):
 def test_a_resumed_run_gives_exactly_the_uninterrupted_result(tmp_path, monkeypatch):
     x, y = stripes(30, 3, 0)
     settings = {"steps": 8, "batch_size": 8, "mean_steps": 3, "ema": 0.9, "lr": 0.01, "progress": False}
-    settings |= {"checkpoint": tmp_path / "run", "checkpoint_every": 3, "resume": True}
+    settings |= {"checkpoint": tmp_path / "run", "checkpoint_seconds": 0.0, "resume": True}
     whole = made()
     distil(whole, x, y, **(settings | {"checkpoint": tmp_path / "other"}))
 

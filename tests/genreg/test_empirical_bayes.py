@@ -18,8 +18,8 @@ def gaussian(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def images():
-    return odl.uniform_discr([0, 0], [4, 3], (2, 3))  # cells of 2 by 1
+def images(dtype="float64"):
+    return odl.uniform_discr([0, 0], [4, 3], (2, 3), dtype=dtype)  # cells of 2 by 1
 
 
 def positive(p, count, seed=0):

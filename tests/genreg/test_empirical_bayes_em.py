@@ -204,6 +204,52 @@ def test_the_evidence_never_falls_with_dense_precisions(components):
     assert evidence[-1] > max(truth_evidence, evidence[0])
 
 
+@pytest.mark.parametrize("components", [1, 2])
+def test_the_evidence_falls_by_no_more_than_the_edges_that_are_dropped_are_worth(components):
+    space = images()
+    fidelity = noisy(mixture(space, components), 300, 0.3, gaussian_measurements(space, 5, seed=0))
+    prior = GaussianGraphicalModel(space, components, mean="learned")
+    result = expectation_maximisation(fidelity, prior, max_iter=12, tol=1e-12, dense=3, progress=False)
+    turns = list(itertools.pairwise(result.history))
+    gains = [b["log_evidence"] - a["log_evidence"] for a, b in turns]
+    assert all(gain > -a["dropped"] - 1e-8 for gain, (a, _) in zip(gains, turns, strict=True))
+    assert any(a["dropped"] > 0 for a, _ in turns) and any(a["lam"] > 0 == a["dropped"] for a, _ in turns)
+
+
+@pytest.mark.parametrize(("components", "dtype"), [(1, "float32"), (2, "float64")])
+@pytest.mark.parametrize("s", [1e-6, 1e6])
+def test_units_do_not_matter(s, components, dtype):
+    """Observations, noise and the prior at the start in other units: the same graph, weights and evidence."""
+    space = images(dtype)
+    truth = mixture(images(), components)
+    A = gaussian_measurements(space, 5, seed=0)
+    y = noisy(truth, 200, 0.3, gaussian_measurements(images(), 5, seed=0)).data.to(getattr(torch, dtype))
+
+    def learned(scale):
+        start = mixture(images(), components)
+        prior = GaussianGraphicalModel(
+            space,
+            components,
+            mean="learned",
+            precision=start.matrices / scale**2,
+            means=start.means * scale,
+        )
+        fidelity = GaussianFidelity(A, scale * y, 0.3 * scale)
+        result = expectation_maximisation(fidelity, prior, max_iter=4, dense=2, progress=False)
+        return result, prior, ExactPosterior(fidelity, prior)
+
+    (one, prior, posterior), (result, other, scaled) = learned(1.0), learned(s)
+    rtol = 1e-3 if dtype == "float32" else 1e-6
+    assert result.status == one.status and len(result.history) == len(one.history)
+    for a, b in zip(one.history, result.history, strict=True):
+        assert a["edges"] == b["edges"] and b["lam"] == pytest.approx(a["lam"], rel=rtol)
+        assert b["log_evidence"] == pytest.approx(a["log_evidence"] - 5 * math.log(s), rel=rtol)
+    torch.testing.assert_close(other.weights, prior.weights, rtol=rtol, atol=0)
+    torch.testing.assert_close(other.matrices * s**2, prior.matrices, rtol=rtol, atol=rtol)
+    torch.testing.assert_close(scaled.mean / s, posterior.mean, rtol=rtol, atol=rtol)
+    torch.testing.assert_close(scaled.std / s, posterior.std, rtol=rtol, atol=0)
+
+
 def test_few_worthy_observations_of_a_dense_precision():
     space = images()
     fidelity = noisy(mixture(space, 1), 20, 3.0, gaussian_measurements(space, 2, seed=0))

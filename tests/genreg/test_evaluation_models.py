@@ -352,6 +352,12 @@ def test_without_noise_the_posterior_is_too_wide(vae):
     assert torch.allclose(item.spread, variance.sqrt(), atol=0.05)
 
 
+def test_an_encoder_that_is_not_finite_is_not_calibrated():
+    model = LinearVAE()
+    model.confidence = math.nan
+    assert math.isnan(calibration(Generator(model, X), draws=20).p_value)
+
+
 def test_calibration_needs_a_distribution(gan, vae):
     with pytest.raises(TypeError, match="must be a variational model"):
         calibration(gan)

@@ -135,11 +135,99 @@ def test_bad_files(tmp_path):
     ]
     for options, message in bad:
         write(file, **options)
-        with pytest.raises(ValueError, match=message):
+        for strict in (False, True):
+            with pytest.raises(ValueError, match=message):
+                read(tmp_path, strict=strict)
+    write(file, kspace)
+    whole = file.read_bytes()
+    for content in (b"no archive", b"", whole[: len(whole) // 2]):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"file1.h5 must be a readable h5 file"):
             read(tmp_path)
-    file.write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="must be a readable h5 file"):
-        read(tmp_path)
+
+
+def spoil(folder, kspace):
+    """Write files of every kind that can't be used."""
+    write(folder / "file0.h5", None)
+    write(folder / "narrow.h5", kspace[..., :30])
+    write(folder / "short.h5", kspace[:19])
+    write(folder / "nan.h5", kspace * np.nan)
+    write(folder / "large.h5", kspace.astype("complex128") * 1e60)
+    write(folder / "unnamed.h5", kspace, None)
+    (folder / "text.h5").write_bytes(b"no archive")
+    return ("file0", "large", "nan", "narrow", "short", "text", "unnamed")
+
+
+def test_files_that_cannot_be_used_do_not_end_the_reading(folder):
+    expected = read(folder)
+    names = spoil(folder, volume()[1])
+    with pytest.warns(
+        UserWarning, match="7 of the files .* were skipped: .*file0.h5 must hold .*30"
+    ) as caught:
+        data = read(folder)
+    assert len(caught) == 1 and all(f"{name}.h5" in str(caught[0].message) for name in names)
+    assert caught[0].filename.endswith("test_fastmri.py")
+    assert torch.equal(data.images, expected.images) and data.volumes == expected.volumes
+    with pytest.raises(ValueError, match=r"file0.h5 must hold the data set `kspace`"):
+        read(folder, strict=True)
+
+
+def test_coils_that_cannot_be_told_apart_are_skipped(tmp_path):
+    kspace = volume(coils=2)[1]
+    write(tmp_path / "a.h5", kspace)
+    with pytest.raises(
+        ValueError, match=r"kspace in .*a.h5 must tell sensitivities of the coils: `calibration`"
+    ):
+        read(tmp_path, size=3)
+
+
+def test_a_slice_without_signal_is_an_image_of_zeros(tmp_path):
+    kspace = volume(coils=2)[1]
+    write(tmp_path / "a.h5", kspace)
+    expected = read(tmp_path).images
+    kspace[13] = 0
+    write(tmp_path / "a.h5", kspace)
+    images = read(tmp_path).images
+    assert not images[1].any() and images[0].any()
+    ratio = (
+        expected[3].abs().max() / images[3].abs().max()
+    )  # the largest of the volume may have been the empty one
+    torch.testing.assert_close(ratio * images[2:], expected[2:])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ["CORPD_FBK"],
+        np.array(["CORPD_FBK"], dtype="S"),
+        np.array([["CORPD_FBK"]], dtype=object),
+        b"CORPD_FBK",
+    ],
+)
+def test_acquisition_as_an_array_of_one_string(tmp_path, kind):
+    write(tmp_path / "a.h5", volume()[1], kind)
+    assert read(tmp_path).volumes == ("a",) * 8
+
+
+@pytest.mark.parametrize("dtype", [">c8", "<c8", ">c16", "complex128"])
+def test_any_byte_order(folder, dtype):
+    expected = read(folder).images
+    write(folder / "file1000001.h5", volume()[1].astype(dtype))
+    torch.testing.assert_close(read(folder).images, expected)
+    np.testing.assert_allclose(
+        fastmri_kspace(folder / "file1000001.h5", np.int64(4)), volume()[1][4], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "slices",
+    [np.arange(12, 20), [np.int32(i) for i in range(12, 20)], torch.arange(12, 20), iter(range(12, 20))],
+)
+def test_numbers_of_any_type(folder, slices):
+    data = read(folder, slices=slices, size=np.int64(16), crop=np.int32(32), limit=np.uint8(1))
+    assert torch.equal(data.images, read(folder, limit=1).images) and data.indices.tolist() == list(
+        range(12, 20)
+    )
 
 
 def test_arguments(folder, monkeypatch):
@@ -149,8 +237,18 @@ def test_arguments(folder, monkeypatch):
                 read(folder, **{name: bad})
     with pytest.raises(ValueError, match="`size` must be at most `crop`, 32, got 33"):
         read(folder, size=33)
-    for bad, error in (((), ValueError), ((1.5,), TypeError), ((-1, 2), ValueError), (3, TypeError)):
-        with pytest.raises(error, match=r"`slices`(\[0\])? must be"):
+    wrong = (
+        ((), ValueError),
+        ((1.5,), TypeError),
+        ((-1, 2), ValueError),
+        (3, TypeError),
+        (np.array(3), TypeError),
+        (np.array([True]), TypeError),
+        ("12", TypeError),
+        ([1, "2"], TypeError),
+    )
+    for bad, error in wrong:
+        with pytest.raises(error, match=r"`slices`(\[[01]\])? must be"):
             read(folder, slices=bad)
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ImportError, match=r"need h5py: pip install 'genreg\[mri\]'"):

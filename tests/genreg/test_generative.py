@@ -13,10 +13,12 @@ from genreg import (
     HardConstraint,
     RelaxedConstraint,
     SparseDeviation,
+    load_generator,
     reconstruct,
     solvers,
     to_torch,
 )
+from genreg.datasets import shapes
 from genreg.operators import derivative_test, weight
 from genreg.regularisers import Marginal
 from genreg.solvers import Status
@@ -289,3 +291,39 @@ def test_bad_arguments_of_reconstruct(A, G, y):
         reconstruct(
             A, y, RelaxedConstraint(G, 0.1), lam=1.0, fidelity=GaussianFidelity(other, A.domain.zero(), 1.0)
         )
+
+
+@pytest.mark.parametrize("kind", ["relaxed", "l1", "tv"])
+def test_a_marginal_is_a_function(G, X, kind):
+    """The same image has the same value whatever was evaluated before, with others or alone."""
+    R = RelaxedConstraint(G, 0.3) if kind == "relaxed" else SparseDeviation(G, 0.3, sparsity=kind)
+    m, x = Marginal(R, restarts=3), torch.randn(3, 4, 5, dtype=torch.float64)
+    first = to_torch(m)(x[:1])
+    to_torch(m)(x[1:2])
+    assert torch.equal(to_torch(m)(x[:1]), first)
+    batch = to_torch(m)(x.flip(0)).flip(0)
+    assert torch.allclose(batch, torch.cat([first, to_torch(m)(x[1:2]), to_torch(m)(x[2:])]), rtol=1e-9)
+
+
+def test_the_smoothing_of_a_marginal_follows_the_pixels(G):
+    """In other units of length the total variation is another multiple of the same value."""
+    found = []
+    for scale in (1.0, 1e-3):
+        space = odl.uniform_discr([0, 0], [8 * scale, 5 * scale], (4, 5))
+        R = SparseDeviation(Generator(LinearModel(), space), 0.3 * scale, sparsity="tv")
+        x = torch.randn(2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        found.append(to_torch(R.marginal)(x) / scale)
+    assert torch.allclose(found[0], found[1], rtol=1e-6)
+
+
+def test_a_marginal_of_single_precision_ends():
+    """Its inner problem meets the tolerance instead of searching for what single precision cannot give."""
+    space = odl.uniform_discr([-1, -1], [1, 1], (56, 56), dtype="float32")
+    shipped = load_generator("shapes-vae", range=space)
+    x = shapes(2, seed=3)
+    for R in (RelaxedConstraint(shipped, 0.1), SparseDeviation(shipped, 0.1)):
+        m, calls = R.marginal, []
+        evaluate = R.at_image
+        R.at_image = lambda *args, of=evaluate, seen=calls, **kw: (seen.append(1), of(*args, **kw))[1]
+        to_torch(m)(x)
+        assert len(calls) < 120

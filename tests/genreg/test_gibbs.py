@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from genreg import GaussianFidelity, JointPrior, reconstruct, to_torch
-from genreg.sampling import gibbs
+from genreg._state_files import load_state, save_state
+from genreg.sampling import ChainStatus, gibbs
+from genreg.sampling.joint_moves import JointMoves
 
 from .test_structured_prior import SIGMA, dense, structured
 
@@ -102,6 +104,105 @@ def test_seeds_chains_and_kinds_of_steps(A, X, y):
     assert bool(torch.isfinite(gibbs(several, fidelity, z, **settings).x).all())
 
 
+SETTINGS = {"burn_in": 3, "thin": 1, "chains": 2, "step": 0.05, "progress": False}
+
+
+@pytest.mark.parametrize("factor", [1e4, 1e200])
+def test_a_bad_image_leaves_the_others_as_they_are(A, X, y, factor):
+    """Those far away, whose chains reach latent vectors with a singular precision, and those out of reach."""
+    prior, z = JointPrior(structured(X, slope=0.1)), torch.zeros(3, 3, dtype=torch.float64)
+    bad = y.clone()
+    bad[1] *= factor
+    good, found = (gibbs(prior, GaussianFidelity(A, d, SIGMA), z, draws=3, **SETTINGS) for d in (y, bad))
+    for name in ("x", "z", "log_density"):
+        assert torch.equal(getattr(found, name)[:, :, [0, 2]], getattr(good, name)[:, :, [0, 2]]), name
+    assert torch.equal(found.mean[[0, 2]], good.mean[[0, 2]])
+    assert bool((found.status[:, [0, 2]] == ChainStatus.COMPLETED).all())
+    if factor > 1e100:
+        assert bool((found.status[:, 1] == ChainStatus.NOT_STARTED).all())
+        assert bool(found.x[:, :, 1].isnan().all()) and bool(found.mean[1].isnan().all())
+        assert "2 x NOT_STARTED" in found.advice()
+
+
+def test_a_chain_that_is_stopped_counts_no_longer(A, X, y, monkeypatch):
+    prior, z = JointPrior(structured(X)), torch.zeros(3, 3, dtype=torch.float64)
+    image = JointMoves.image
+    turns = []
+
+    def failing(self, z):
+        x = image(self, z)
+        turns.append(x)
+        if len(turns) > 4:
+            x[4] = torch.inf  # the second chain of the second sample
+        return x
+
+    monkeypatch.setattr(JointMoves, "image", failing)
+    found = gibbs(prior, GaussianFidelity(A, y, SIGMA), z, draws=3, **SETTINGS)
+    expected = torch.full((2, 3), int(ChainStatus.COMPLETED))
+    expected[1, 1] = ChainStatus.DIVERGED
+    assert torch.equal(found.status, expected)
+    assert found.log_density[:, 1, 1].isnan().tolist() == [False, True, True]
+    counting = torch.cat((found.x[:, 0, 1], found.x[:1, 1, 1]))
+    assert torch.allclose(found.mean[1], counting.mean(0)) and torch.allclose(found.std[1], counting.std(0))
+
+
+def test_steps_that_are_never_accepted_are_stuck(A, X, y):
+    prior, z = JointPrior(structured(X)), torch.zeros(3, 3, dtype=torch.float64)
+    settings = SETTINGS | {"burn_in": 0, "step": 1e6}
+    found = gibbs(prior, GaussianFidelity(A, y, SIGMA), z, draws=3, **settings)
+    assert bool((found.status == ChainStatus.STUCK).all())
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("turn", [2, 5])
+def test_resumed_is_uninterrupted(A, X, y, tmp_path, monkeypatch, turn):
+    """In the burn-in and later, after the state has been written at every turn."""
+    prior, fidelity = JointPrior(structured(X, slope=0.1)), GaussianFidelity(A, y, SIGMA)
+    z, file = torch.zeros(3, 3, dtype=torch.float64), tmp_path / "run"
+    whole = gibbs(prior, fidelity, z, draws=4, **SETTINGS)
+    image, turns = JointMoves.image, []
+
+    def killed(self, z):
+        turns.append(z)
+        if len(turns) > turn:
+            raise KilledError
+        return image(self, z)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("genreg._resumable._SECONDS", 0.0)
+        patch.setattr(JointMoves, "image", killed)
+        with pytest.raises(KilledError):
+            gibbs(prior, fidelity, z, draws=4, checkpoint=file, **SETTINGS)
+    options = {"checkpoint": file, "resume": True, **SETTINGS}
+    found = gibbs(prior, fidelity, z, draws=4, **options)
+    for name in ("x", "z", "log_density", "status", "mean"):
+        assert torch.equal(getattr(found, name), getattr(whole, name)), name
+    assert all(torch.equal(found.acceptance[kind], share) for kind, share in whole.acceptance.items())
+    state = load_state(file, "Gibbs sampling")
+    state["z"][4, 1] = torch.nan
+    save_state(tmp_path / "spoilt", state, "Gibbs sampling")
+    with pytest.raises(
+        ValueError, match="checkpoint must hold finite points, got NaN or infinite values of z"
+    ):
+        gibbs(prior, fidelity, z, draws=4, **options | {"checkpoint": tmp_path / "spoilt"})
+    longer = gibbs(prior, fidelity, z, draws=5, **options)
+    assert torch.equal(longer.x, gibbs(prior, fidelity, z, draws=5, **SETTINGS).x)
+    with pytest.raises(FileExistsError, match=r"checkpoint .*run is there already: go on .* by resume=True"):
+        gibbs(prior, fidelity, z, draws=4, checkpoint=file, **SETTINGS)
+    for words, changed in (
+        ("data differ", {"fidelity": GaussianFidelity(A, y + 1e-9, SIGMA)}),
+        ("z differ", {"z": z + 1e-9}),
+        ("seed was 0 and is 1", {"seed": 1}),
+        ("value of the regulariser differ", {"prior": JointPrior(structured(X, slope=0.2))}),
+    ):
+        given = {"prior": prior, "fidelity": fidelity, "z": z, "draws": 4, **options} | changed
+        with pytest.raises(ValueError, match=f"checkpoint .*run belongs to another run: .*{words}"):
+            gibbs(**given)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -109,6 +210,12 @@ def test_seeds_chains_and_kinds_of_steps(A, X, y):
         ({"burn_in": -1}, ValueError, "burn_in must be a non-negative integer, got -1"),
         ({"chains": 1.5}, TypeError, "chains must be an integer, got 1.5"),
         ({"step": 0.0}, ValueError, "step must be positive and finite, got 0.0"),
+        (
+            {"z": torch.tensor([[0.0] * 3, [torch.nan, 0, 0], [0.0] * 3], dtype=torch.float64)},
+            ValueError,
+            "z must be finite, got NaN or infinite values for sample 1 of 3",
+        ),
+        ({"resume": True}, ValueError, "resume needs the file to resume from: give checkpoint"),
         ({"prior": 3}, TypeError, "prior must be a JointPrior, got int"),
         ({"fidelity": 3}, TypeError, "fidelity must be a GaussianFidelity, got int"),
         ({"z": torch.zeros(3, 2)}, ValueError, r"`z` must have shape \(\*batch, \*\(3,\)\), got \(3, 2\)"),

@@ -1,6 +1,7 @@
 """Markov kernels: invariance of a density that is not Gaussian, the bias of the unadjusted ones, batches."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -255,7 +256,7 @@ def test_moments_of_a_stream():
     mean, std = moments.result
     chosen = images[:, :, 0][counts[:, :, 0]]
     assert torch.allclose(mean[0], chosen.mean(0)) and torch.allclose(std[0], chosen.std(0))
-    assert torch.allclose(mean[1], images[3, 1, 1]) and bool((std[1] == 0).all())
+    assert torch.allclose(mean[1], images[3, 1, 1]) and bool(std[1].isnan().all())  # one draw has no scatter
     assert bool(Moments(images[0, 0]).result[0].isnan().all())
 
 
@@ -265,6 +266,46 @@ def test_the_largest_curvature():
     for point, value in zip(u, found, strict=True):
         hessian = torch.autograd.functional.hessian(lambda v: quartic(v[None])[0].sum(), point)
         assert float(value) == pytest.approx(float(torch.linalg.eigvalsh(hessian).abs().max()), rel=0.15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("s", [1e-6, 1e-3, 1.0, 1e3, 1e6])
+def test_the_largest_curvature_and_the_steps_have_the_scale_of_the_density(s, dtype):
+    """For E(u / s) the curvature is over s², and steps of sizes times s² lead to points times s."""
+    u = torch.tensor([[0.4, -1.0], [0.0, 0.0], [2.0, 1.0]], dtype=dtype)
+
+    def target(v, *, gradient=True):
+        energy, slope = quartic(v / s, gradient=gradient)
+        return energy, slope / s
+
+    def random():
+        return Random(0, torch.device("cpu"))
+
+    plain = largest_curvature(quartic, u, quartic(u)[1], random())
+    found = largest_curvature(target, s * u, target(s * u)[1], random())
+    torch.testing.assert_close(found * s**2, plain, rtol=0.05, atol=0)
+    size = torch.tensor([0.1, 0.2, 0.3], dtype=dtype)
+    for kernel in (ULA(), MALA(), HMC(length=0.5 * s), SKROCK(stages=3)):
+        own = HMC(length=0.5) if isinstance(kernel, HMC) else kernel
+        expected, info = own.step(quartic, State.at(quartic, u), size, random())
+        moved, scaled = kernel.step(target, State.at(target, s * u), s**2 * size, random())
+        torch.testing.assert_close(moved.u / s, expected.u, rtol=1e-3, atol=1e-3)
+        assert torch.equal(info.accepted, scaled.accepted)
+
+
+def test_no_curvature_is_found_where_there_is_none():
+    u = torch.randn(3, 2, dtype=torch.float64)
+
+    def linear(v, *, gradient=True):
+        return v.sum(1), torch.ones_like(v)
+
+    def nowhere(v, *, gradient=True):
+        return v.sum(1), torch.full_like(v, torch.nan)
+
+    for target in (linear, nowhere):
+        assert (
+            largest_curvature(target, u, linear(u)[1], Random(0, torch.device("cpu"))).tolist() == [1.0] * 3
+        )
 
 
 def test_the_schedule_of_the_warm_up():
@@ -283,6 +324,8 @@ def test_the_schedule_of_the_warm_up():
     [
         (lambda: HMC(leapfrog=0), "leapfrog must be a positive integer, got 0"),
         (lambda: HMC(length=0.0), "length must be positive and finite, got 0.0"),
+        (lambda: HMC(length=math.inf), "length must be positive and finite, got inf"),
+        (lambda: SKROCK(damping=math.nan), "damping must be positive and finite, got nan"),
         (lambda: HMC(jitter=1.0), r"jitter must be a number between 0 and 1, got 1.0"),
         (lambda: SKROCK(stages=1), "stages must be an integer of at least 2, got 1"),
         (lambda: SKROCK(damping=0.0), "damping must be positive and finite, got 0.0"),

@@ -242,7 +242,13 @@ def test_resumed_run_is_the_uninterrupted_one(tmp_path, settings):
     card = fit_precision(whole, uninterrupted, steps=6, **common, validation=x)
     with pytest.raises(Interrupted):
         fit_precision(
-            made(dtype=torch.float32), interrupting, steps=6, **common, checkpoint=file, checkpoint_every=2
+            made(dtype=torch.float32),
+            interrupting,
+            steps=6,
+            **common,
+            validation=x,
+            checkpoint=file,
+            checkpoint_seconds=0.0,
         )
     resumed = made(dtype=torch.float32)
     again = fit_precision(
@@ -251,7 +257,7 @@ def test_resumed_run_is_the_uninterrupted_one(tmp_path, settings):
     for key, value in state(whole).items():
         assert torch.equal(value, resumed.state_dict()[key]), key
     assert again["score"] == card["score"]
-    with pytest.raises(ValueError, match="seed was 5 and is 6"):
+    with pytest.raises(ValueError, match="seed was 5 and is 6, images differ, validation differ"):
         fit_precision(resumed, x, steps=6, **(common | {"seed": 6}), checkpoint=file, resume=True)
 
 

@@ -170,7 +170,7 @@ def test_the_average_of_the_weights_has_the_average_of_the_statistics():
     run = training.Run(_fresh(), _settings(**settings))
     for step in range(25):
         torch.manual_seed(run.settings.seed_of(step))
-        run.advance(lambda k: discs(8, seed=run.settings.seed_of(k)))
+        run.advance(lambda k: discs(8, seed=run.settings.images_of(k)))
         history.append([t.clone() for t in running_statistics(run.model)])
         averages.append(min(0.9, (step + 1) / (step + 10)))
     expected = [torch.zeros_like(t) if k % 2 == 0 else torch.ones_like(t) for k, t in enumerate(history[0])]
@@ -200,7 +200,7 @@ def test_a_resumed_run_gives_exactly_the_uninterrupted_result(tmp_path):
     settings = {
         "ema": 0.9,
         "steps": 10,
-        "checkpoint_every": 3,
+        "checkpoint_seconds": 0.0,
         "validation": discs(4, seed=5),
         "validate_every": 2,
     }
@@ -314,7 +314,7 @@ def test_the_generator_of_colour_images_is_an_odl_operator(model, X):
     assert np.allclose(G.encoder(X.element(x[0].numpy())).asarray(), G.encode(x)[0])
     derivative_test(G, seed=0)
     derivative_test(G.encoder, seed=0)
-    with pytest.raises(ValueError, match="must map batches of `domain` to batches of `range`"):
+    with pytest.raises(ValueError, match="makes 3 x 16 x 16 images, range is 16 x 16 x 3"):
         genreg.Generator(model, odl.rn((16, 16, 3)))
 
 

@@ -304,3 +304,16 @@ def test_many_latent_dimensions_take_a_limited_memory(A, X, y, init, monkeypatch
     assert (limited.status == Status.CONVERGED).all()
     assert torch.allclose(limited.value, dense.value, rtol=1e-8)
     assert torch.allclose(limited.image, dense.image, atol=1e-4)
+
+
+def test_the_profile_is_a_function_of_z(A, X, y):
+    """The same z has the same value and gradient whatever was evaluated before, in any part of the batch."""
+    prior = JointPrior(structured(X, slope=0.2))
+    problem = prior.problem(GaussianFidelity(A, y, SIGMA), torch.ones(3, dtype=torch.float64))
+    profile, (z, other) = problem.profile(), torch.randn(2, 3, 3, dtype=torch.float64)
+    value, gradient = profile.value_and_gradient({"z": z})
+    profile({"z": other})
+    again, slope = profile.value_and_gradient({"z": z})
+    assert torch.equal(again, value) and torch.equal(slope["z"], gradient["z"])
+    rows = torch.tensor([2, 0])
+    assert torch.allclose(profile.take(rows)({"z": z[rows]}), value[rows], rtol=1e-9)

@@ -17,6 +17,7 @@ from genreg import (
     sweep,
     to_torch,
 )
+from genreg._batched import BatchedSolve
 from genreg.evaluation import psnr
 from genreg.fidelity import FunctionalFidelity
 from genreg.solvers import Solution, Status
@@ -166,6 +167,57 @@ def test_chunks_change_nothing(A, G, noisy, lam, batch_size):
     for name in ("lam", "residual", "value", "penalty", "images"):
         assert torch.allclose(getattr(whole, name), getattr(parts, name), atol=1e-5), name
     assert torch.equal(whole.status, parts.status)
+
+
+class KilledError(Exception):
+    """The process ends."""
+
+
+@pytest.mark.parametrize("lam", [LAMS, "morozov"])
+def test_resumed_is_uninterrupted(A, G, noisy, truth, lam, tmp_path, monkeypatch):
+    """Killed in the third batch; those before are not solved again."""
+    file, solves = tmp_path / "sweep", []
+    options = {
+        "lam": lam,
+        "mu": [0.1, 1.0],
+        "batch_size": 5,
+        "max_iter": 4,
+        "tol": 1e-9,
+        "factor": 1.5,
+        **QUIET,
+    }
+    options |= {"reference": truth, "data_range": 2.0, "seed": 1}
+    R = RelaxedConstraint(G, 1.0)
+    whole = sweep(A, noisy, R, **options)
+    batched = BatchedSolve.__init__
+
+    def counted(self, *args, **kwargs):
+        solves.append(len(solves))
+        if len(solves) == 3:
+            raise KilledError
+        batched(self, *args, **kwargs)
+
+    monkeypatch.setattr(BatchedSolve, "__init__", counted)
+    monkeypatch.setattr("genreg._resumable._SECONDS", 0.0)
+    with pytest.raises(KilledError):
+        sweep(A, noisy, R, checkpoint=file, **options)
+    for count in (7, 7):  # all six batches, of which two are done; then none
+        found = sweep(A, noisy, R, checkpoint=file, resume=True, **options)
+        assert len(solves) == count
+        for name in ("lam", "residual", "value", "penalty", "status", "iterations", "psnr", "images"):
+            assert torch.equal(getattr(found, name), getattr(whole, name)), name
+    with pytest.raises(FileExistsError, match=r"checkpoint .* is there already"):
+        sweep(A, noisy, R, checkpoint=file, **options)
+    for words, y, prior, changed in (
+        ("data differ", noisy + 1e-9, R, {}),
+        ("noise differ", noisy, R, {"noise_std": 0.31}),
+        ("parameters of the regulariser differ", noisy, RelaxedConstraint(G, 1.1), {}),
+        ("regulariser was RelaxedConstraint and is HardConstraint", noisy, HardConstraint(G), {"mu": None}),
+        ("max_iter was 4 and is 9", noisy, R, {"max_iter": 9}),
+        ("reference differ", noisy, R, {"reference": truth + 1}),
+    ):
+        with pytest.raises(ValueError, match=rf"checkpoint .*sweep belongs to another run: .*{words}"):
+            sweep(A, y, prior, checkpoint=file, resume=True, **options | changed)
 
 
 @pytest.mark.parametrize("principle", ["morozov", "l-curve"])

@@ -1,10 +1,11 @@
 import json
 import shutil
 
+import odl
 import pytest
 import torch
 
-from genreg import recipes, weights
+from genreg import Generator, load_generator, recipes, weights
 from genreg.datasets import shapes
 from genreg.networks import DenseConfig
 from genreg.training import evaluate, range_error
@@ -73,6 +74,8 @@ def test_truncated_or_altered_weights(saved, damage):
         ("{", "truncated or altered"),
         ("[]", "must have the entries"),
         ('{"format": 1}', "must have the entries"),
+        ("null", "must have the entries"),
+        ("[" * 100_000, "truncated or altered"),
     ],
 )
 def test_damaged_card(saved, text, message):
@@ -87,7 +90,65 @@ def test_damaged_card(saved, text, message):
     [
         ("format", 99, "must have format 1, got 99"),
         ("architecture", {"name": "magic"}, "architecture name"),
-        ("architecture", CONFIG.to_dict() | {"latent_dim": 3}, "don't fit the architecture"),
+        (
+            "architecture",
+            CONFIG.to_dict() | {"latent_dim": 3},
+            r"toy.safetensors don't fit the architecture .* '.*' must have the shape",
+        ),
+        ("format", True, "must have format 1, got True"),
+        ("format", "1", "must have format 1, got '1'"),
+        ("architecture", [], r"toy.json must describe an architecture, got \[\]"),
+        ("architecture", None, r"toy.json must describe an architecture, got None"),
+        (
+            "architecture",
+            {"name": ["dense"]},
+            r"toy.json must describe an architecture: architecture name must",
+        ),
+        ("architecture", {"name": "dense"}, r"toy.json must describe .*missing 2 required"),
+        ("architecture", CONFIG.to_dict() | {"extra": 1}, r"toy.json must describe .*'extra'"),
+        (
+            "architecture",
+            CONFIG.to_dict() | {"latent_dim": "2"},
+            r"toy.json .*latent_dim must be int, got '2'",
+        ),
+        ("architecture", CONFIG.to_dict() | {"latent_dim": 2.0}, r"latent_dim must be int, got 2.0"),
+        ("architecture", CONFIG.to_dict() | {"latent_dim": True}, r"latent_dim must be int, got True"),
+        ("architecture", CONFIG.to_dict() | {"image_shape": "65"}, r"image_shape must be tuple.*, got '65'"),
+        (
+            "architecture",
+            CONFIG.to_dict() | {"image_shape": [6.0, 5]},
+            r"image_shape must be tuple.*, got \[6.0, 5\]",
+        ),
+        ("architecture", CONFIG.to_dict() | {"encoder": None}, r"encoder must be tuple.*, got None"),
+        (
+            "architecture",
+            CONFIG.to_dict() | {"encoder": [-4]},
+            r"toy.json must describe an architecture: .*-4",
+        ),
+        (
+            "architecture",
+            CONFIG.to_dict() | {"decoder": [10**30]},
+            r"toy.json must describe an architecture: ",
+        ),
+        (
+            "architecture",
+            CONFIG.to_dict() | {"encoder": [10**12]},
+            r"don't fit .* must have the shape \(1000000000000,",
+        ),
+        ("architecture", CONFIG.to_dict() | {"variational": "no"}, r"variational must be bool, got 'no'"),
+        ("architecture", CONFIG.to_dict() | {"maximum": [1]}, r"maximum must be float \| None, got \[1\]"),
+        (
+            "architecture",
+            {"name": "gan", "generator": {"name": 3}},
+            r"toy.json must describe .* architecture name",
+        ),
+        (
+            "architecture",
+            {"name": "gan", "generator": 3},
+            r"toy.json must describe .* generator must be a config",
+        ),
+        ("sha256", None, "toy.json must have 64 hexadecimal digits as sha256, got None"),
+        ("sha256", "xyz", "toy.json must have 64 hexadecimal digits as sha256, got 'xyz'"),
     ],
 )
 def test_card_of_another_model(saved, key, value, message):
@@ -105,6 +166,68 @@ def test_other_file_with_the_right_checksum(saved):
     entries = json.loads(card.read_text()) | {"sha256": hashlib.sha256(b"no safetensors").hexdigest()}
     card.write_text(json.dumps(entries))
     with pytest.raises(ValueError, match="must be a safetensors file"):
+        weights.load(file)
+
+
+def replaced(saved, **tensors):
+    """Other tensors in the file, and a card with the digest of that."""
+    import hashlib
+
+    from safetensors.torch import save
+
+    model, file, card = saved
+    state = {name: tensor for name, tensor in (model.state_dict() | tensors).items() if tensor is not None}
+    file.write_bytes(save(state))
+    entries = json.loads(card.read_text()) | {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    card.write_text(json.dumps(entries))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.tensor(float("nan")), "'log_gamma' must be finite, got NaN or infinity"),
+        (torch.tensor(float("-inf"), dtype=torch.float16), "'log_gamma' must be finite, got NaN or infinity"),
+        (torch.tensor(0.0, dtype=torch.float64), "'log_gamma' must be float32 or float16, got float64"),
+        (torch.tensor(0.0, dtype=torch.bfloat16), "'log_gamma' must be float32 or float16, got bfloat16"),
+        (torch.tensor(0), "'log_gamma' must be float32 or float16, got int64"),
+        (torch.zeros(2), r"'log_gamma' must have the shape \(\), got \(2,\)"),
+        (None, "there is no 'log_gamma'"),
+    ],
+)
+def test_tensors_that_do_not_fit_though_the_digest_does(saved, tensor, message):
+    file = replaced(saved, log_gamma=tensor)
+    with pytest.raises(
+        ValueError, match=rf"toy.safetensors don't fit the architecture of their card: {message}"
+    ):
+        weights.load(file)
+
+
+def test_more_tensors_than_the_model_has(saved):
+    with pytest.raises(ValueError, match=r"toy.safetensors don't fit .*: there are 'more', which it has not"):
+        weights.load(replaced(saved, more=torch.zeros(1)))
+
+
+def test_precision_is_the_one_of_the_card(tmp_path):
+    """Double precision is kept where all of a model has it; a part of it is rounded."""
+    model = CONFIG.build().double()
+    loaded, card = weights.load(weights.save(tmp_path / "toy", model, {})[0])
+    assert card["precision"] == "float64"
+    for p, q in zip(loaded.parameters(), model.parameters(), strict=True):
+        assert p.dtype == torch.float64 and torch.equal(p, q)
+    model.log_gamma.data = model.log_gamma.data.float()
+    file, entries = weights.save(tmp_path / "toy", model, {})
+    loaded, card = weights.load(file)
+    assert card["precision"] == "float32"
+    for p, q in zip(loaded.parameters(), model.parameters(), strict=True):
+        assert p.dtype == torch.float32 and torch.equal(p, q.float())
+    entries.write_text(json.dumps(card | {"precision": "float64"}))
+    with pytest.raises(ValueError, match=r"toy.safetensors don't fit .* must be float64, got float32"):
+        weights.load(file)
+    entries.write_text(json.dumps(card | {"precision": ["float16"]}))
+    with pytest.raises(
+        ValueError, match=r"toy.json must have precision 'float32' or 'float64', got \['float16'\]"
+    ):
         weights.load(file)
 
 
@@ -181,3 +304,18 @@ def test_shipped_weights_load_from_a_copy_and_by_name(tmp_path):
         shutil.copy(weights.FOLDER / f"shapes-vae{end}", tmp_path / f"mine{end}")
     z = torch.randn(2, 10)
     assert torch.equal(weights.load(tmp_path / "mine")[0].decode(z), weights.load("shapes-vae")[0].decode(z))
+
+
+def test_a_generator_without_a_space_has_that_of_its_images(saved):
+    G = load_generator(saved[1])
+    assert G.range == odl.uniform_discr([0, 0], [6, 5], (6, 5), dtype="float32")
+    assert G.range.cell_sides.tolist() == [1.0, 1.0]
+
+
+def test_a_size_that_does_not_fit_is_named():
+    X = odl.uniform_discr([-1, -1], [1, 1], (160, 160), dtype="float32")
+    with pytest.raises(ValueError, match=r"^weights brain-supn make 128 x 128 images, range is 160 x 160$"):
+        load_generator("brain-supn", range=X)
+    with pytest.raises(ValueError, match=r"^the model Autoencoder makes 6 x 5 images, range is 5 x 6$"):
+        Generator(CONFIG.build(), odl.rn((5, 6), dtype="float32"))
+    assert Generator(CONFIG.build(), odl.rn((6, 5), dtype="float32")).range.shape == (6, 5)

@@ -29,6 +29,10 @@ def form():
     return F.QuadraticForm(odl.Laplacian(X), element(X), 2.0)
 
 
+def complex_form():
+    return F.QuadraticForm(odl.MultiplyOperator(element(CX)), element(CX, 6), 2.0 - 1j)
+
+
 # id: (functional, what ODL has right: g gradient, p prox, c prox of the conjugate, - not even the value;
 # + for positive arguments)
 CASES = {
@@ -120,6 +124,34 @@ CASES = {
     "components": (
         lambda: F.L1Norm(X) * odl.ComponentProjection(P, 0) + F.L2Norm(R3) * odl.ComponentProjection(P, 1),
         "g",
+    ),
+    "QuadraticForm-complex": (complex_form, ""),
+    "QuadraticForm-complex-vector": (lambda: F.QuadraticForm(vector=element(CX)), ""),
+    "quadratic-perturb-complex": (
+        lambda: F.FunctionalQuadraticPerturb(F.L2NormSquared(CX), 0.7, element(CX), 2.0),
+        "p",
+    ),
+    "bregman-complex": (lambda: F.BregmanDistance(F.L2NormSquared(CX), element(CX), 2.0 * element(CX)), "gp"),
+    "product-complex": (lambda: F.FunctionalProduct(complex_form(), complex_form()), ""),
+    "quotient-complex": (lambda: F.FunctionalQuotient(F.ConstantFunctional(CX, 1j), complex_form()), ""),
+    "product-constants": (
+        lambda: F.FunctionalProduct(F.ConstantFunctional(C6, 1 + 2j), F.ConstantFunctional(C6, 1 + 2j)),
+        "",
+    ),
+    "multiple-complex": (lambda: (2 - 1j) * (complex_form() + 1j), ""),
+    "sum-of-products-complex": (
+        lambda: F.FunctionalProduct(complex_form() * 2.0, complex_form().translated(element(CX)) + 3.0),
+        "",
+    ),
+    "complex-functional-of-functional": (
+        lambda: F.FunctionalProduct(
+            F.IdentityFunctional(odl.ComplexNumbers()) * complex_form(), complex_form()
+        ),
+        "",
+    ),
+    "separable-complex": (
+        lambda: F.FunctionalProduct(*2 * [F.SeparableSum(complex_form(), F.ConstantFunctional(C6, 1j))]),
+        "",
     ),
     "functional-of-functional": (lambda: F.IdentityFunctional(odl.RealNumbers()) * F.L2NormSquared(X), ""),
 }
@@ -234,6 +266,11 @@ BRUTE_FORCE = {
     "L2-array-weight": lambda: F.L2Norm(W6),
     "Huber-array-weight": lambda: F.Huber(W6, 0.3),
     "KullbackLeibler-array-weight": lambda: F.KullbackLeibler(W6, element(W6, positive=True)),
+    "GroupL1-1-weighted-product": lambda: F.GroupL1Norm(odl.ProductSpace(X, 2, weighting=0.4), exponent=1),
+    "GroupL1-1-weighted-product-complex": lambda: F.GroupL1Norm(
+        odl.ProductSpace(CX, 2, weighting=0.4), exponent=1
+    ),
+    "envelope": lambda: F.MoreauEnvelope(F.L2Norm(W6).translated(element(W6)), 0.7),
     "nested": lambda: 0.5 * (2.0 * F.L1Norm(X).translated(element(X)) * 3.0).translated(element(X, 6)),
 }
 
@@ -318,6 +355,31 @@ def test_kullback_leibler_outside_its_domain():
     assert (f.prox(random(X, (3,)), 0.5) >= 0).all()
     t = t[3:].requires_grad_()
     assert torch.autograd.grad(f(t).sum(), t)[0].isfinite().all()
+
+
+def test_envelope_of_the_l1_norm_is_hubers_functional():
+    envelope, huber = to_torch(F.MoreauEnvelope(F.L1Norm(X), 0.5)), to_torch(F.Huber(X, 0.5))
+    t = random(X, (7,))
+    torch.testing.assert_close(envelope(t), huber(t), **ROUNDING)
+    torch.testing.assert_close(envelope.prox(t, 0.3), huber.prox(t, 0.3), **ROUNDING)
+    expected = [F.MoreauEnvelope(F.L1Norm(X), 0.5).gradient(x) for x in samples(X, t)]
+    g = torch.func.grad(lambda t: envelope(t).sum())(t)
+    assert_equal_samples(X, riesz(X, g), expected)
+
+
+def test_envelope_without_a_prox():
+    f = to_torch(F.MoreauEnvelope(F.LpNorm(X, 3)))
+    assert not f.has_prox
+    with pytest.raises(NotImplementedError, match="no proximal operator is known for LpNorm"):
+        f(torch.zeros(4, 5))
+
+
+def test_conjugate_of_kullback_leibler_where_nothing_was_counted():
+    """It is the indicator of p <= 1."""
+    g = odl.rn(2).element([0.0, 1.0])
+    f = to_torch(F.KullbackLeibler(g.space, g).convex_conj)
+    t = torch.tensor([[-3.0, 0.5], [1.0, 0.5], [1.1, 0.5], [0.0, 1.0]], dtype=torch.float64)
+    assert f(t).tolist() == pytest.approx([math.log(2), math.log(2), math.inf, math.inf])
 
 
 def test_float32_sums_of_many_entries_are_accurate():

@@ -21,6 +21,8 @@ LONG = odl.uniform_discr([0, 0], [3, 5], (13, 14))
 R6, R3, C6 = odl.rn(6), odl.rn(3, weighting=0.3), odl.cn(6)
 W6 = odl.rn(6, weighting=[0.5, 1, 2, 3, 1.5, 0.1])
 P = odl.ProductSpace(X, R3)
+CP = odl.ProductSpace(CX, C6)
+WP = odl.ProductSpace(X, 3, weighting=[0.5, 2.0, 1.5])
 MATRIX = np.random.default_rng(0).standard_normal((3, 6))
 CMATRIX = MATRIX + 1j * MATRIX[::-1]
 
@@ -72,6 +74,8 @@ LINEAR = {
     "Scaling-product": lambda: odl.ScalingOperator(P, 3.0),
     "Zero": lambda: odl.ZeroOperator(X),
     "Zero-elsewhere": lambda: odl.ZeroOperator(X, P),
+    "Zero-complex": lambda: odl.ZeroOperator(CX),
+    "Zero-complex-elsewhere": lambda: odl.ZeroOperator(CX, CP),
     "Zero-from-product": lambda: odl.ZeroOperator(P, R6),
     "Multiply": lambda: odl.MultiplyOperator(element(X)),
     "Multiply-complex": lambda: odl.MultiplyOperator(element(CX)),
@@ -128,6 +132,11 @@ LINEAR = {
     "ProductSpaceOperator-empty-row": lambda: odl.ProductSpaceOperator(
         [[odl.Laplacian(X), None], [0, 0]], range=odl.ProductSpace(X, R3), domain=X**2
     ),
+    "ProductSpaceOperator-empty-row-complex": lambda: odl.ProductSpaceOperator(
+        [[odl.Laplacian(CX), None], [0, 0]], range=CP, domain=CX**2
+    ),
+    "ComponentProjection-complex": lambda: odl.ComponentProjection(CP, 1),
+    "ComponentProjection-adjoint-complex": lambda: odl.ComponentProjectionAdjoint(CX**2, 1),
     "ComponentProjection": lambda: odl.ComponentProjection(P, 1),
     "ComponentProjection-power": lambda: odl.ComponentProjection(X**3, -1),
     "ComponentProjection-slice": lambda: odl.ComponentProjection(X**3, slice(0, 2)),
@@ -152,6 +161,11 @@ ADJOINT_BY_DOT_TEST = {
     "Flattening-unweighted": lambda: odl.FlatteningOperator(
         odl.uniform_discr([0, 0], [1, 1], (2, 3), weighting=1.0)
     ),
+    "ComponentProjection-twice": lambda: odl.ComponentProjection(odl.ProductSpace(X, R3), [0, 1, -2]),
+    "ComponentProjection-weighted": lambda: odl.ComponentProjection(WP, 1),
+    "ComponentProjection-weighted-slice": lambda: odl.ComponentProjection(WP, slice(1, 3)),
+    "PointwiseSum-weighted": lambda: odl.PointwiseSum(WP),
+    "PointwiseInner-weighted-product": lambda: odl.PointwiseInner(WP, element(WP)),
     "Sampling-weighted": lambda: odl.SamplingOperator(odl.rn(6, weighting=0.2), [1, 1, 4]),
 }
 
@@ -190,6 +204,9 @@ VALUES_ONLY = {
     "PointwiseNorm-inf-weighted": lambda: odl.PointwiseNorm(X**2, exponent=math.inf, weighting=[2.0, 3.0]),
     "PointwiseNorm-complex": lambda: odl.PointwiseNorm(CX**2),
     "Laplacian-pad-const": lambda: odl.Laplacian(LONG, pad_mode="constant", pad_const=2.0),
+    "complex-functional-times-vector": lambda: odl.FunctionalLeftVectorMult(
+        odl.functionals.QuadraticForm(odl.MultiplyOperator(element(CX))), element(C6)
+    ),
     "nodes-on-boundary": lambda: odl.InnerProductOperator(
         element(odl.uniform_discr([0, 0], [1, 2], (4, 5), nodes_on_bdry=True))
     ),
@@ -278,6 +295,24 @@ def test_second_derivatives():
 def test_lowered_adjoint_of_a_nonlinear_operator_is_refused():
     with pytest.raises(NotImplementedError, match="nonlinear operator has no adjoint"):
         to_torch(odl.PowerOperator(X, 2)).adjoint  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda s, M: odl.MatrixOperator(M, s, s),
+        lambda s, M: odl.MatrixOperator(scipy.sparse.coo_matrix(M), s, s),
+        lambda s, M: odl.PointwiseSum(s**1) * odl.BroadcastOperator(odl.MatrixOperator(M, s, s)),
+    ],
+)
+def test_numbers_are_pulled_back_in_the_precision_of_the_space(make):
+    """Numbers have double precision; the adjoint of a functional gives elements of its space."""
+    s = odl.rn(6, dtype="float32")
+    A = make(s, np.eye(6, dtype="float32"))
+    f = to_torch(odl.InnerProductOperator(A.range.one()) * A)
+    image = f.adjoint(torch.ones(2, dtype=torch.float64))
+    assert image.dtype == torch.float32 and image.shape == (2, 6)
+    assert to_torch(A)(torch.ones(2, 6, dtype=torch.float64)).dtype == torch.float64  # as their argument
 
 
 def test_constants_are_copied():

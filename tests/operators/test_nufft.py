@@ -245,3 +245,22 @@ def test_without_finufft(monkeypatch):
     monkeypatch.setitem(sys.modules, "finufft", None)
     with pytest.raises(ImportError, match=r"need finufft: pip install 'genreg\[mri\]'"):
         nufft(SPACES["real"](False), TRAJECTORY)
+
+
+@pytest.mark.parametrize("over", [5e-8, 2.0**-11, 9e-4])
+def test_frequencies_beyond_the_end_by_rounding_are_those_at_the_other_end(over):
+    """Of single and half precision, and of tables: 1/2 + d and -1/2 + d are the same to all pixels."""
+    space = odl.cn((6, 7), dtype="complex128")
+    x = torch.from_numpy(np.random.default_rng(5).standard_normal((6, 7)) + 0j)
+    given = np.array([[0.5 + over, 0.2], [-0.5 - over, 0.5 + over], [0.1, -0.5 - over], [0.5, -0.5]])
+    A = nufft(space, given, eps=1e-12)
+    p, q = np.meshgrid(np.arange(6) - 3, np.arange(7) - 3, indexing="ij")
+    phases = np.exp(-2j * np.pi * (given[:, 0, None, None] * p + given[:, 1, None, None] * q))
+    np.testing.assert_allclose(to_torch(A)(x), (phases * x.numpy()).sum((1, 2)) / 42**0.5, atol=1e-9)
+    assert float(A.trajectory.abs().max()) == 0.5
+
+
+@pytest.mark.parametrize("scale", [1.0021, 2 * np.pi, 64])
+def test_what_is_not_rounding_is_refused(scale):
+    with pytest.raises(ValueError, match="divide radians per pixel by 2 pi, indices of a grid by its size"):
+        nufft(odl.cn((6, 7)), scale * np.array([[0.5, 0.2], [-0.1, 0.3]]))

@@ -74,6 +74,18 @@ def test_a_batch_equals_its_samples(name):
         P.to_scipy()
 
 
+def test_a_singular_factor_leaves_the_other_samples_as_they_are():
+    case = Case("d1", (3,))
+    log_diag, weights = (p.clone() for p in case.parameters)
+    P, r = case.make(log_diag, weights), case.images()
+    log_diag = log_diag.clone()
+    log_diag[1, 2, 3] = -1e5  # its exponential is zero
+    spoilt = case.make(log_diag, weights)
+    for method in ("colour", "uncolour"):
+        found, expected = (getattr(precision, method)(r) for precision in (spoilt, P))
+        assert torch.equal(found[[0, 2]], expected[[0, 2]]) and bool(found[1].isnan().any())
+
+
 def value(case, method, *arguments):
     """A method as a function of an image and the parameters."""
     r, *parameters = arguments

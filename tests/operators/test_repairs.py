@@ -71,6 +71,74 @@ result = x.data.tolist() == [7, 2, 2]
 A = odl.Gradient(odl.uniform_discr([0, 0], [1, 1], (4, 5)))
 result = A.norm(estimate=True) == A.norm(estimate=True)
 """,
+    "give_results_their_own_memory": """
+from odl import functionals as F
+class Same(odl.Operator):  # an operator of the user that returns what it was given
+    def _call(self, x):
+        return x
+result = True
+for impl in ('numpy', 'pytorch'):
+    C = odl.uniform_discr([0, 0], [1, 1], (4, 5), dtype='complex128', impl=impl)
+    R, Q = odl.rn((4, 5), impl=impl), odl.rn(4, impl=impl) ** 2
+    made = [odl.RealPart(C), odl.ImagPart(C), odl.RealPart(R), Same(R, R, linear=True), Same(Q, Q, linear=True)]
+    if impl == 'numpy':  # it cannot be made on pytorch spaces
+        made += [odl.FlatteningOperator(C), odl.FlatteningOperator(C).inverse]
+    for A in made:
+        x = A.domain.one()
+        sum = A + A.range.one()
+        sum(x)
+        sum(x, out=A.range.element())
+        if A.domain == A.range:
+            F.QuadraticForm(A, A.range.one())(x)
+        y = A(x)
+        y.set_zero()
+        result = result and x == A.domain.one()
+""",
+    "sum_complex_samples": """
+result = True
+for impl in ('numpy', 'pytorch'):
+    A = odl.WeightedSumSamplingOperator(odl.cn(3, impl=impl), [[2, 2, 0]], variant='char_fun')
+    try:
+        result = result and (A(A.domain.element([1, 2j, 3 + 1j])) == A.range.element([3 + 1j, 0, 1 + 2j]))
+    except TypeError:
+        result = False
+""",
+    "compare_weights_of_different_kinds": """
+try:
+    A, B = odl.rn(3, weighting=[1.0, 2.0, 3.0]), odl.rn(3, weighting=2.0)
+    result = A != B and B != A and B.one() not in A and A == odl.rn(3, weighting=[1.0, 2.0, 3.0])
+    result = result and odl.rn(3, weighting=[1.0, 2.0, 4.0]) != A and len(odl.ProductSpace(A, B)) == 2
+    result = result and odl.rn(3, inner=lambda x, y: 1.0) != odl.rn(3, norm=lambda x: 1.0)
+except AttributeError:
+    result = False
+""",
+    "compose_scaled_operators_in_order": """
+R = odl.rn(2)
+A, B, v = odl.PowerOperator(R, 2) * 2.0, odl.IdentityOperator(R) + R.one(), R.element([3.0, 5.0])
+result = (A * B)(R.one()) == A(B(R.one())) and (A * v)(R.one()) == A(v)
+f = odl.functionals.L1Norm(R) * 2.0
+result = result and (f * B)(R.one()) == f(B(R.one())) and (f * v)(R.one()) == f(v)
+""",
+    "pickle_operators": """
+import pickle
+from odl.applications import tomo
+X = odl.uniform_discr([0, 0], [1, 1], (4, 5))
+fan = tomo.FanBeamGeometry(odl.uniform_partition(0, 3, 4), odl.uniform_partition(-1, 1, 5), 2, 2)
+ray = tomo.RayTransform(X.astype('float32'), tomo.parallel_beam_geometry(X, 2), impl='skimage')
+pair = odl.ResizingOperator(X, ran_shp=(6, 6))
+f = odl.functionals.L1Norm(X)
+gradient = (f * (2 * odl.IdentityOperator(X))).gradient
+things = [(odl.MatrixOperator(np.eye(3)), 3), (pair.adjoint, pair.range), (gradient, X)]
+try:
+    result = not pickle.loads(pickle.dumps(fan)).src_shift_func(0.1).any()
+    for thing, space in things:
+        x = (odl.rn(3) if space == 3 else space).one()
+        result = result and pickle.loads(pickle.dumps(thing))(x) == thing(x)
+    ray.adjoint
+    result = result and pickle.loads(pickle.dumps(ray.adjoint)).domain == ray.range
+except (AttributeError, TypeError):
+    result = False
+""",
     "default steps of pdhg": """
 from odl import functionals as F
 result = True

@@ -4,6 +4,7 @@ import odl
 import pytest
 import torch
 
+from genreg import TotalVariation
 from genreg.operators import to_torch
 from genreg.operators.total_variation import total_variation
 
@@ -92,3 +93,24 @@ def test_calls_go_on_where_the_last_one_ended():
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         total_variation(**arguments)
+
+
+def test_the_proximal_operator_is_a_function(X):
+    """ODL's factory of it, and what is lowered, against brute force; another call before changes nothing."""
+    t, other = torch.randn(2, *X.shape, dtype=torch.float64)
+    prox = TotalVariation(X).proximal(0.3)
+    x = prox(X.element(t.numpy()))
+    assert torch.allclose(torch.tensor(x.asarray()), brute_force(X, t, 0.3), atol=1e-4)
+    prox(X.element(other.numpy()))
+    assert (prox(X.element(t.numpy())) - x).norm() == 0
+    assert torch.allclose(to_torch(prox)(t[None])[0], torch.tensor(x.asarray()))
+
+
+def test_where_there_is_no_proximal_operator():
+    complex_ = odl.uniform_discr([0, 0], [1, 3], (6, 5), dtype="complex128")
+    for R in (TotalVariation(SPACES[0], lower=0.0), TotalVariation(complex_)):
+        with pytest.raises(NotImplementedError, match="no proximal operator is known for TotalVariation"):
+            R.proximal  # noqa: B018
+        assert not to_torch(R).has_prox
+    with pytest.raises(ValueError, match="sigma must be positive and finite, got -1"):
+        TotalVariation(SPACES[0]).proximal(-1)

@@ -30,7 +30,9 @@ def problem(dtype=torch.float64):
         "steepness": torch.logspace(-1, 2, B, dtype=real),
     }
     space = odl.tensor_space(N, dtype=str(dtype).removeprefix("torch."))
-    return Objective(valley, {"x": space}, per_sample=per_sample), torch.randn(B, N, dtype=dtype)
+    return Objective(valley, {"x": space}, per_sample=per_sample, lengths={"x": 1.0}), torch.randn(
+        B, N, dtype=dtype
+    )
 
 
 def recorded():
@@ -89,7 +91,7 @@ def test_a_diverging_sample_touches_no_other():
         return 1 + (x - 2).square().sum(1) + torch.where(x.amax(1) <= edge, 0.0, torch.nan)
 
     edge = torch.tensor([torch.inf, 1.0, 0.0, torch.inf], dtype=torch.float64)
-    objective = Objective(smooth, {"x": odl.rn(N)}, per_sample={"edge": edge})
+    objective = Objective(smooth, {"x": odl.rn(N)}, per_sample={"edge": edge}, lengths={"x": 1.0})
     start = torch.zeros(B, N, dtype=torch.float64)
     seen, callback = recorded()
     options = {"updates": {"x": Adam(lr=0.5)}, "max_iter": 70, **QUIET}
@@ -116,7 +118,7 @@ def test_a_trial_that_is_not_finite_halves_the_rate_and_leaves_the_moments():
     start = torch.zeros(1, 2, dtype=torch.float64)
     adam = Adam(lr=0.8, betas=(0.0, 0.0), eps=1e-300)
     options = {"updates": {"x": adam}, "max_iter": 1, "callback": callback, **QUIET}
-    objective = Objective(smooth, {"x": odl.rn(2)})
+    objective = Objective(smooth, {"x": odl.rn(2)}, lengths={"x": 1.0})
     solution = gradient_descent(objective, start, **options)
     steps = torch.cat(seen)[:, 0]  # 0.8 and 0.4 fail, and so does the edge itself: its gradient is NaN
     assert torch.allclose(steps, torch.tensor([0, 0, 0, 0.1], dtype=torch.float64))
@@ -129,6 +131,7 @@ def test_returns_the_best_iterate_of_a_sample_that_did_not_converge():
         lambda b, target: 1 + (b["x"] - target).square().sum(1),
         {"x": odl.rn(N)},
         per_sample={"target": target},
+        lengths={"x": 1.0},
     )
     start = target + torch.linspace(0.5, 2, B, dtype=torch.float64)[:, None]
     seen, callback = recorded()
@@ -152,7 +155,7 @@ def test_a_converged_sample_returns_the_iterate_that_met_the_tolerance():
         return 3 + (x.square() * (x - 2).square() + deep[:, None] * x).sum(1)
 
     deep = torch.tensor([0.2, -0.2], dtype=torch.float64)
-    objective = Objective(smooth, {"x": odl.rn(1)}, per_sample={"deep": deep})
+    objective = Objective(smooth, {"x": odl.rn(1)}, per_sample={"deep": deep}, lengths={"x": 1.0})
     start = torch.full((2, 1), -0.9, dtype=torch.float64)
     solution = gradient_descent(
         objective, start, updates={"x": Adam(lr=0.5, decay=0.98)}, tol=1e-6, max_iter=300, progress=False

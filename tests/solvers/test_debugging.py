@@ -38,7 +38,9 @@ def latent(dtype):
         return 0.5 * w * ((z @ W.T).tanh() @ A.T - y).square().sum(1) + z.square().sum(1)
 
     space = odl.rn(K, dtype=str(dtype).removeprefix("torch."))
-    return Objective(smooth, {"z": space}, per_sample=per_sample), {"z": torch.randn(B, K, dtype=dtype)}
+    return Objective(smooth, {"z": space}, per_sample=per_sample, lengths={"z": 1.0}), {
+        "z": torch.randn(B, K, dtype=dtype)
+    }
 
 
 def deviation(dtype, rough):
@@ -56,7 +58,8 @@ def deviation(dtype, rough):
     U = odl.uniform_discr(0, N / 2, N, dtype=name)
     parts = {"u": to_torch(odl.functionals.L1Norm(U))} if rough else {}
     start = {"u": torch.zeros(B, N, dtype=dtype), "z": torch.randn(B, K, dtype=dtype)}
-    return Objective(smooth, {"u": U, "z": odl.rn(K, dtype=name)}, parts, per_sample), start
+    spaces, units = {"u": U, "z": odl.rn(K, dtype=name)}, {"u": 1.0, "z": 1.0}
+    return Objective(smooth, spaces, parts, per_sample, lengths=units), start
 
 
 SOLVERS = {
@@ -106,10 +109,10 @@ class Cheat:
     def line_search(self):
         return self.sound.line_search
 
-    def first_step(self, gradient):
-        return self.sound.first_step(gradient)
+    def first_step(self, gradient, reach):
+        return self.sound.first_step(gradient, reach)
 
-    def first_memory(self, gradient):
+    def first_memory(self, gradient, reach):
         numbers = torch.arange(len(gradient), dtype=gradient.dtype)
         return torch.stack((numbers, torch.zeros_like(numbers)), 1)
 
@@ -195,7 +198,7 @@ def test_what_has_ended_must_not_change():
         return 1 + ((blocks["z"] - target).square() * torch.tensor([1.0, 30.0, 900.0])).sum(1)
 
     target = torch.randn(B, K, dtype=torch.float64)
-    objective = Objective(smooth, {"z": odl.rn(K)}, per_sample={"target": target})
+    objective = Objective(smooth, {"z": odl.rn(K)}, per_sample={"target": target}, lengths={"z": 1.0})
     start = torch.zeros(B, K, dtype=torch.float64)
     start[0] = target[0]
 

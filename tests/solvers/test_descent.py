@@ -84,7 +84,9 @@ def test_growth_rule_is_the_condition_of_algorithm_1():
     bound = value - 0.5 * step * inner(gradient, gradient)  # H(v) - τ/2 ‖∇H‖²
     for shift, expected in ((-1e-3, True), (1e-3, False)):
         limits = search.bound(value, torch.zeros(1), inner(gradient, d), inner(d, d), step)
-        accepted = search.accept(value, bound + shift, limits[0], torch.zeros(1), limits[1])
+        accepted = search.accept(
+            value, bound + shift, limits[0], inner(gradient, d), torch.zeros(1), limits[1]
+        )
         assert accepted.item() is expected
 
 

@@ -153,6 +153,7 @@ def test_steps_that_are_lost_in_rounding_end_the_run():
         {"v": odl.rn(3)},
         per_sample={"start": start},
         curvature={"v": lambda blocks, start: Curvature(lambda: eye[: len(start)], lambda p: p)},
+        lengths={"v": 1.0},
     )
     for update in (LevenbergMarquardt(), LevenbergMarquardt(dense=0)):
         solution = gauss_newton(rising, start, update=update, **QUIET)

@@ -34,7 +34,13 @@ def deviation(request):
         r = (b["u"] + b["z"].tanh() @ W.T) @ A.T - y
         return 0.5 * r.square().sum(1) + 0.1 * lam * b["z"].square().sum(1)
 
-    objective = Objective(smooth, {"u": U, "z": Z}, {"u": per_sample_l1(U, lam)}, {"y": y, "lam": lam})
+    objective = Objective(
+        smooth,
+        {"u": U, "z": Z},
+        {"u": per_sample_l1(U, lam)},
+        {"y": y, "lam": lam},
+        lengths={"u": 1.0, "z": 1.0},
+    )
     return objective, {"u": torch.zeros(B, N, dtype=dtype), "z": torch.full((B, K), 0.1, dtype=dtype)}
 
 
@@ -111,7 +117,7 @@ def test_inertia_speeds_up_an_ill_conditioned_quadratic_and_finds_its_minimum():
 def test_without_momentum_a_step_is_one_of_palm():
     """The first step has no inertia yet, and so has one after a restart."""
     target = torch.randn(2, 5, dtype=torch.float64)
-    objective = Objective(lambda b: (b["x"] - target).square().sum(1), {"x": odl.rn(5)})
+    objective = Objective(lambda b: (b["x"] - target).square().sum(1), {"x": odl.rn(5)}, lengths={"x": 1.0})
     start, search = {"x": torch.zeros(2, 5, dtype=torch.float64)}, Backtracking(initial_step=0.1)
     one = [
         solver(objective, start, max_iter=1, line_search=search, progress=False) for solver in (palm, ipalm)

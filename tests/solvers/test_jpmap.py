@@ -220,6 +220,18 @@ def test_starts(G):
     assert (start(z).status == Status.MAX_ITER).all()
 
 
+def test_going_on_from_the_blocks(G):
+    """Stopped after any turn, J goes on falling to where it would have come."""
+    A, y, _ = problem("gaussian", G)
+    options = {"noise_std": 0.1, "tol": 1e-6, **QUIET}
+    whole = jpmap(A, y, G, **options)
+    for turns in (1, 3):
+        part = jpmap(A, y, G, **options, max_iter=turns)
+        rest = jpmap(A, y, G, init=part.blocks, **options)
+        assert bool((rest.value <= part.value * (1 + 1e-12)).all()) and rest.converged.all()
+        torch.testing.assert_close(rest.value, whole.value, rtol=1e-4, atol=0)
+
+
 def test_callbacks_and_single_precision(G):
     A, y, _ = problem("gaussian", G)
     seen = []

@@ -67,7 +67,7 @@ def test_closed_form_over_two_blocks(problem, substituted):
         callback=lambda it: seen.append(it) and False,
         progress=False,
     )
-    assert solution.converged.all() and (solution.iterations < 200).all()
+    assert solution.converged.all()
     assert torch.allclose(solution.blocks["x"], exact[:, :N], atol=1e-6)
     assert torch.allclose(solution.blocks["z"], exact[:, N:], atol=1e-6)
     assert set(seen[-1].blocks) == {"x", "z"}

@@ -83,7 +83,9 @@ def test_finished_samples_are_not_solved_again():
     [
         ({"level": torch.tensor([-1.0])}, "level"),
         ({"lam_range": (0.0, 1.0)}, "lam_range"),
-        ({"start": 1e9}, "lam_range"),
+        ({"lam_range": (2.0, 1.0)}, "lam_range"),
+        ({"lam_range": 3}, "lam_range"),
+        ({"start": -1.0}, "start"),
         ({"candidates": 1}, "candidates"),
         ({"rtol": 0.0}, "rtol"),
     ],

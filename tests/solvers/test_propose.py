@@ -35,7 +35,8 @@ def quadratics():
         return 0.5 * ((blocks["v"] - centre).square() * D).sum(1) + 1
 
     number = torch.arange(B)
-    return Objective(smooth, {"v": odl.rn(K)}, per_sample={"centre": centre, "number": number}), centre
+    per_sample = {"centre": centre, "number": number}
+    return Objective(smooth, {"v": odl.rn(K)}, per_sample=per_sample, lengths={"v": 1.0}), centre
 
 
 def solve(objective, update, start=None, **rest):
@@ -156,7 +157,7 @@ def test_a_jump_starts_the_other_update_anew(bowls):
 
     solve(objective, Spy(update.proposals, update.otherwise), max_iter=4, tol=0.0)
     memory = states[1].memory["v"]
-    fresh = QuasiNewton().first_memory(states[1].gradients["v"])
+    fresh = QuasiNewton().first_memory(states[1].gradients["v"], states[1].lengths["v"])
     # `QuasiNewton` remembers (B, n, n), behind the turns in one row
     assert memory.shape[1] == 1 + fresh[0].numel()
     torch.testing.assert_close(memory[2, 1:], fresh[2].flatten())
