@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test fuzz lint examples bench clean
+.PHONY: demo test test-processors fuzz lint examples bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/genreg demo
@@ -15,6 +15,10 @@ test: $(VENV)/.installed
 # 5,000 random operators, functionals and precisions, new ones in every run; `make test` has 1,300, always the same.
 fuzz: $(VENV)/.installed
 	GENREG_FUZZ=5000 $(BIN)/python -m pytest -n 2 --dist=load tests/operators/test_random_*.py
+
+# All nine, and the whole suite; PROCESSORS="default:SSE4_2" PYTEST_ARGUMENTS=tests/solvers for a part of them.
+test-processors: $(VENV)/.installed
+	PYTHON=$(BIN)/python bash tests/processors.sh $(PROCESSORS) -- $(PYTEST_ARGUMENTS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -207,9 +207,9 @@ def reconstruct(
     began = time.perf_counter()
     history: Mapping[str, Tensor] = {}
     if isinstance(lam, str):
-        if lam not in CHOICES:
-            raise ValueError(f"lam must be a number, a tensor or one of {sorted(CHOICES)}, got {lam!r}")
-        choice = CHOICES[lam](solve, factor * fidelity.level, solve.lam_scale(), lam_range)
+        choice = principle(lam, "a number, a tensor", regulariser)(
+            solve, factor * fidelity.level, solve.lam_scale(), lam_range
+        )
         history = {"lam": choice.tried_lam, "residual": choice.tried_residual}
     else:
         lam = per_sample_number(lam, "lam", fidelity.data, zero=True)
@@ -217,6 +217,24 @@ def reconstruct(
         choice = Choice.single(lam, trial)
         history = solve.history
     return _finish(fidelity, regulariser, choice, history, time.perf_counter() - began)
+
+
+def principle(name: str, otherwise: str, regulariser: Regulariser) -> Callable[..., Choice]:
+    """Return the function of a principle of parameter choice, one of `CHOICES`.
+
+    Raises
+    ------
+    ValueError
+        If there is none of this name, or the L-curve is asked of a density, whose logarithm has no zero.
+    """
+    if name not in CHOICES:
+        raise ValueError(f"lam must be {otherwise} or one of {sorted(CHOICES)}, got {name!r}")
+    if name == "l-curve" and regulariser.offset is not None:
+        raise ValueError(
+            "lam must be 'morozov' or given for a regulariser with a log-determinant, whose zero depends on the unit "
+            f"of the image: the L-curve compares R with zero; got 'l-curve' with {type(regulariser).__name__}"
+        )
+    return CHOICES[name]
 
 
 LamRange = tuple[float, float] | None

@@ -34,9 +34,9 @@ from genreg.evaluation import psnr
 from genreg.fidelity import Fidelity
 from genreg.operators import to_torch, torch_dtype
 from genreg.operators.arguments import check_callable, flag, integer, number, seed_number
-from genreg.operators.arrays import array
+from genreg.operators.arrays import array, check_finite
 from genreg.operators.modes import undisturbed
-from genreg.reconstruct import CHOICES
+from genreg.reconstruct import principle
 from genreg.regularisers import Regulariser
 from genreg.regularisers.functional import as_regulariser
 from genreg.solvers import Choice, Solution, Trial
@@ -137,8 +137,7 @@ def sweep(
         raise ValueError(f"batch_size must be at least the number of restarts, {restarts}, got {batch_size}")
     like = fidelity.data.real.flatten(1)[:, 0]
     if isinstance(lam, str):
-        if lam not in CHOICES:
-            raise ValueError(f"lam must be a sequence of numbers or one of {sorted(CHOICES)}, got {lam!r}")
+        choose = principle(lam, "a sequence of numbers", regulariser)
         grid = None
     else:
         grid = _grid(lam, "lam", like)
@@ -194,7 +193,7 @@ def sweep(
         )
         bounded = _bounded(solve, batch_size)
         if grid is None:
-            choice = CHOICES[lam](bounded, factor * data.level, solve.lam_scale(), lam_range)
+            choice = choose(bounded, factor * data.level, solve.lam_scale(), lam_range)
             part, blocks = _columns(choice), {name: v[:, None] for name, v in choice.blocks.items()}
         else:
             every = grid.expand(len(rows), -1)
@@ -303,8 +302,5 @@ def _reference(reference: Any, data_range: float | None, count: int, space: Any)
         raise ValueError(
             f"reference must have the shape {shape} or {(count, *shape)}, got {tuple(tensor.shape)}"
         )
-    if not bool(torch.isfinite(tensor).all()):
-        raise ValueError(
-            f"reference must be finite, got {int((~torch.isfinite(tensor)).sum())} NaN or infinite values"
-        )
+    check_finite(tensor, "reference", samples=None if tuple(tensor.shape) == shape else 0)
     return tensor.cpu().to(torch_dtype(space)).reshape(-1, *shape).expand(count, *shape)

@@ -87,11 +87,11 @@ def integer(value: Any, name: str, *, minimum: int | None = None, maximum: int |
 def integers(
     value: Any, name: str, *, count: int | None = None, minimum: int | None = None
 ) -> tuple[int, ...]:
-    """Return a sequence or array of integers as a tuple; errors are those of `integer`.
+    """Return integers of a sequence, an array or an iterator as a tuple; errors are those of `integer`.
 
     Parameters
     ----------
-    value : sequence of int
+    value : iterable of int
         What was passed.
     name : str
         Name of the argument, for the message.
@@ -101,13 +101,14 @@ def integers(
         Least value.
     """
     many = "integers" if count is None else f"{count} integers"
-    if isinstance(value, str | bytes) or not (hasattr(value, "__iter__") and hasattr(value, "__len__")):
+    if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
         raise TypeError(f"{name} must be {many}, got {described(value)}")
     if isinstance(value, np.ndarray | Tensor) and value.ndim != 1:
         raise ValueError(f"{name} must be {many}, got {described(value)}")
-    if len(value) != (count or len(value)) or not len(value):
+    items = list(value)  # iterators are used up
+    if len(items) != (count or len(items)) or not items:
         raise ValueError(f"{name} must be {many}, got {described(value)}")
-    return tuple(integer(item, f"{name}[{i}]", minimum=minimum) for i, item in enumerate(value))
+    return tuple(integer(item, f"{name}[{i}]", minimum=minimum) for i, item in enumerate(items))
 
 
 def number(

@@ -20,7 +20,7 @@ from genreg.operators.arguments import described
 from genreg.operators.modes import normal
 from genreg.operators.spaces import is_stacked, to_tensor
 
-__all__ = ["array", "boolean_mask", "check_memory", "fitting"]
+__all__ = ["array", "boolean_mask", "check_finite", "check_memory", "fitting", "samples_of"]
 
 _WANTED = "an ODL element, a tensor or an array of numbers"
 _HELD = (Tensor, LinearSpaceElement)  # what lists may hold besides numbers and arrays
@@ -94,6 +94,24 @@ def _of_numpy(found: np.ndarray) -> Tensor:
     if not found.flags.writeable or min(found.strides, default=0) < 0:
         found = found.copy()  # torch has neither read-only tensors nor negative strides
     return torch.from_numpy(np.asarray(found))
+
+
+def check_finite(tensor: Tensor, name: str, *, samples: int | None = None) -> None:
+    """Raise ValueError if a tensor holds NaN or infinite values; the axis of its samples, if given, tells of which."""
+    bad = ~torch.isfinite(tensor)
+    if not bool(bad.any()):
+        return
+    message = f"{name} must be finite, got {int(bad.sum())} NaN or infinite values"
+    if samples is not None:
+        message += f" in {samples_of(bad.movedim(samples, 0).flatten(1).any(1))}"
+    raise ValueError(message)
+
+
+def samples_of(which: Tensor) -> str:
+    """Words for the samples that a mask ``(B,)`` marks, the first few by their numbers."""
+    numbers = which.nonzero()[:, 0].tolist()
+    listed = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+    return f"sample{'s' if len(numbers) > 1 else ''} {listed} of {len(which)}"
 
 
 def fitting(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:

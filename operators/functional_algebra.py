@@ -62,6 +62,16 @@ def following(build: Callable[..., TorchFunctional], *parts: TorchFunctional) ->
     return f
 
 
+def _plus(a: Tensor, b: Tensor | complex) -> Tensor:
+    """Return a + b; torch makes an infinite real part of complex numbers NaN, by multiplying with 1 + 0i."""
+    real = not a.is_complex() and not (b.is_complex() if isinstance(b, Tensor) else isinstance(b, complex))
+    if real:
+        return a + b
+    b = b if isinstance(b, Tensor) else torch.as_tensor(b, dtype=a.dtype.to_complex(), device=a.device)
+    imag = [t.imag if t.is_complex() else torch.zeros_like(t) for t in (a, b)]
+    return torch.complex(a.real + b.real, imag[0] + imag[1])
+
+
 def _built_on(*names: str) -> Callable[[Callable[..., TorchFunctional]], Callable[[Any], TorchFunctional]]:
     """Let a function of an operator and of its lowered parts, given by name, lower the operator."""
 
@@ -146,14 +156,14 @@ def _right_vector(op: Any, f: TorchFunctional) -> TorchFunctional:
 @_built_on("left", "right")
 def _sum(op: Any, f: TorchFunctional, g: TorchFunctional) -> TorchFunctional:
     left, right = f.values, g.values
-    return TorchFunctional(lambda t: left(t) + right(t), op.domain, name=f"{f.name} + {g.name}")
+    return TorchFunctional(lambda t: _plus(left(t), right(t)), op.domain, name=f"{f.name} + {g.name}")
 
 
 @lower.register(FunctionalScalarSum)
 @_built_on("left")
 def _scalar_sum(op: Any, f: TorchFunctional) -> TorchFunctional:
     value, c = f.values, number(op.scalar)
-    return TorchFunctional(lambda t: value(t) + c, op.domain, f._prox, f._conj_prox, name=f.name)
+    return TorchFunctional(lambda t: _plus(value(t), c), op.domain, f._prox, f._conj_prox, name=f.name)
 
 
 @lower.register(FunctionalTranslation)
@@ -203,7 +213,7 @@ def _quadratic_perturb(op: Any, f: TorchFunctional) -> TorchFunctional:
     terms = elementwise(op.domain, lambda t, u: a * abs2(t) + t * u.conj() if a else t * u.conj())
 
     def fn(t: Tensors) -> Tensor:
-        return value(t) + total(terms(t, linear(t))) + c
+        return _plus(value(t), _plus(total(terms(t, linear(t))), c))
 
     if proximal is None or a < 0:
         return TorchFunctional(fn, op.domain, name=f"{f.name} + a quadratic")
@@ -264,7 +274,7 @@ def _envelope(op: Any, f: TorchFunctional) -> TorchFunctional:
 
     def fn(t: Tensors) -> Tensor:
         u = proximal(t, sigma)
-        return f.values(u) + total(tree_map(lambda a, b: abs2(a - b), t, u)) / (2 * sigma)
+        return _plus(f.values(u), total(tree_map(lambda a, b: abs2(a - b), t, u)) / (2 * sigma))
 
     def prox(t: Tensors, step: Step) -> Tensors:  # a step of the prox of f with a longer step
         factor = spread(step / (step + sigma), f._ndims)
@@ -281,7 +291,7 @@ def _separable_sum(op: Any) -> TorchFunctional:
 
 def _separable(space: Any, *parts: TorchFunctional) -> TorchFunctional:
     def fn(t: Tensors) -> Tensor:
-        return sum(f.values(x) for f, x in zip(parts, split(space, t), strict=True))
+        return functools.reduce(_plus, (f.values(x) for f, x in zip(parts, split(space, t), strict=True)))
 
     missing = [f.name for f in parts if not f.has_prox]
     if missing:

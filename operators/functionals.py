@@ -209,11 +209,16 @@ def _outer_weight(space: Any) -> float | None:
     return weights.pop() if len(weights) == 1 else None
 
 
+def _at_most_one(norms: Tensor) -> Tensor:
+    """Whether norms are at most 1, up to the rounding with which a projection onto the ball ends."""
+    return norms <= 1 + 16 * torch.finfo(norms.dtype).eps
+
+
 @lower.register(IndicatorLpUnitBall)
 def _lp_ball(op: Any) -> TorchFunctional:
     space, p, name = op.domain, op.exponent, "IndicatorLpUnitBall"
     norm = _lp_value(LpNorm(space, p))
-    fn = indicator(lambda t: norm(t) <= 1, zeros(space))
+    fn = indicator(lambda t: _at_most_one(norm(t)), zeros(space))
     if p not in (2, math.inf):
         return TorchFunctional(fn, space, name=name)
     return conjugate(_lp_norm(LpNorm(space, 2 if p == 2 else 1)), fn, name)
@@ -223,7 +228,7 @@ def _lp_ball(op: Any) -> TorchFunctional:
 def _group_ball(op: Any) -> TorchFunctional:
     space, p, name = op.domain, op.pointwise_norm.exponent, "IndicatorGroupL1UnitBall"
     norm, largest = pointwise_norm(-len(space_shape(space)), p), extremum(space[0], torch.amax)
-    fn = indicator(lambda t: largest(norm(t)) <= 1, zeros(space))
+    fn = indicator(lambda t: _at_most_one(largest(norm(t))), zeros(space))
     if p not in (2, math.inf):
         return TorchFunctional(fn, space, name=name)
     return conjugate(_group_l1(GroupL1Norm(space, 2 if p == 2 else 1)), fn, name)

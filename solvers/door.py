@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genreg.operators import check_tensor, to_element, torch_dtype
 from genreg.operators.arguments import described
-from genreg.operators.arrays import array, fitting
+from genreg.operators.arrays import array, check_finite, fitting
 
 __all__ = ["Door", "Kind", "enter", "given_back", "is_element", "kind_of", "per_sample_number", "usable"]
 
@@ -126,9 +126,7 @@ def _checked(value: Any, space: Any, label: str) -> tuple[Tensor, tuple[int, ...
         )
     if not tensor.numel():
         raise ValueError(f"{label} must hold at least one sample, got shape {shape}")
-    finite = torch.isfinite(tensor)
-    if not finite.all():
-        raise ValueError(f"{label} must be finite, got {int((~finite).sum())} NaN or infinite values")
+    check_finite(tensor, label, samples=0 if batch else None)
     return fitting(tensor, label, dtype), batch
 
 

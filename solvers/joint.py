@@ -47,7 +47,7 @@ class JointProblem(Objective):
 
     Attributes
     ----------
-    smooth, spaces, proximable, curvature
+    smooth, spaces, proximable, curvature, lengths, offset
         Those of an `Objective`: J itself, of the blocks x and z.
     per_sample : dict of str to Tensor
         y, ``(B, *Y.shape)``, and inverse_variance (1/σ²), beta and weight (w), ``(B,)``.

@@ -222,7 +222,8 @@ class _Steps:
 def _strengths(problem: _Problem, norms: Sequence[float], x: Tensor, expected: Tensor | None) -> list[Tensor]:
     """First strengths σ_j ‖K_j‖² / max ‖K‖, ``(B,)``, such that τ and σ have the units of the problem.
 
-    The objective F is minimised along a direction d in which a first step leads from zero. With the minimiser t d and
+    The objective F, but for constraints on x, is minimised along the direction d in which a first step leads from
+    zero. With the minimiser t d and
     the decrease Δ, the solution has about the length t ‖d‖, and the dual variables at zero about Δ / (t ‖K_j d‖). At
     the solution they are shorter, by about the root of F there over F(0), as the gradient of a square is; F there is
     F(t d) or what is expected, if that is less. All scale with image, data and λ as the solution does. 1 where no
@@ -231,7 +232,10 @@ def _strengths(problem: _Problem, norms: Sequence[float], x: Tensor, expected: T
     ones = torch.ones_like(x.flatten(1)[:, 0].abs())
     zero = torch.zeros_like(x)
     p = [g.conj_prox(K(zero), 1.0) for g, K in zip(problem.g, problem.forward, strict=True)]
-    d = problem.f.prox(-problem.adjoint(p), 1.0)
+    d = -problem.adjoint(p)
+    still = _norm(d, problem.primal_weight) == 0  # the data are in f
+    if bool(still.any()):
+        d = torch.where(_shaped(still, d), problem.f.prox(zero, 1.0), d)
     size = _norm(d, problem.primal_weight)
     d = d / _shaped(torch.where(size > 0, size, 1.0), d)
     images = [K(d) for K in problem.forward]
@@ -239,7 +243,8 @@ def _strengths(problem: _Problem, norms: Sequence[float], x: Tensor, expected: T
     def value(log_t: Tensor) -> Tensor:
         t = 10**log_t
         parts = (g(_shaped(t, Kd) * Kd) for g, Kd in zip(problem.g, images, strict=True))
-        return sum(parts, problem.f(_shaped(t, d) * d)).nan_to_num(torch.inf)
+        own = problem.f(_shaped(t, d) * d)
+        return sum(parts, torch.where(torch.isfinite(own), own, 0.0)).nan_to_num(torch.inf)
 
     log_t, lowest = _least(value, ones)
     at_zero = value(torch.full_like(ones, -torch.inf))
@@ -264,7 +269,7 @@ def _least(value: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Tensor, Ten
     best = like.new_tensor(grid)[values.argmin(0)]
     low, high = best - 2, best + 2
     golden = (5**0.5 - 1) / 2
-    for _ in range(12):
+    for _ in range(30):
         left, right = high - golden * (high - low), low + golden * (high - low)
         falls = value(left) > value(right)
         low, high = torch.where(falls, left, low), torch.where(falls, high, right)

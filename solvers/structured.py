@@ -39,7 +39,7 @@ class StructuredProblem(Objective):
 
     Attributes
     ----------
-    smooth, spaces, proximable, curvature
+    smooth, spaces, proximable, curvature, lengths, offset
         Those of an `Objective`: J itself, of the blocks x and z.
     per_sample : dict of str to Tensor
         y, ``(B, *Y.shape)``, and inverse_variance (1/σ²) and weight (w), ``(B,)``.

@@ -65,7 +65,9 @@ class OnImages(Regulariser):
         return {"x": x.repeat_interleave(restarts, 0)}
 
     def lam_scale(self, fidelity: Fidelity, blocks: Blocks, **parameters: Tensor) -> Tensor:
-        """Make both terms equal at a rough reconstruction, see `Regulariser.balanced`."""
+        """Make both terms equal at a rough reconstruction, see `Regulariser.balanced`; 1 of a density."""
+        if self.offset is not None:
+            return super().lam_scale(fidelity, blocks, **parameters)
         return self.balanced(fidelity, {"x": fidelity.rough()}, **parameters)
 
     def __repr__(self) -> str:

@@ -43,7 +43,6 @@ from genreg.sampling.kernels import MALA
 from genreg.sampling.moments import masked_moments
 from genreg.sampling.random import Random
 from genreg.sampling.samples import ChainStatus
-from genreg.sampling.starts import check_finite
 from genreg.sampling.warm_up import adapted
 from genreg.solvers.door import enter
 
@@ -171,7 +170,6 @@ def gibbs(
         raise TypeError(f"prior must be a JointPrior, got {type(prior).__name__}")
     prior.posterior(fidelity, z)  # refuses what does not fit
     z = enter(z, {"z": prior.generator.domain}, "z").blocks["z"]
-    check_finite(z, "z")
     count = len(z)
     check_memory((chains, count, prior.generator.range.size), z.dtype, "chains", chains, z.device)
     check_memory((draws, chains, count, z.shape[1]), z.dtype, "draws", draws, z.device)

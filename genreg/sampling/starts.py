@@ -9,13 +9,13 @@ from torch import Tensor
 
 from genreg.operators import check_tensor, torch_dtype
 from genreg.operators.arguments import choice
-from genreg.operators.arrays import array, fitting
+from genreg.operators.arrays import array, check_finite, fitting
 from genreg.operators.modes import undisturbed
 from genreg.sampling.posterior import LatentPosterior
 from genreg.sampling.random import Random
 from genreg.sampling.screening import finite_or, screened_starts
 
-__all__ = ["STARTS", "check_finite", "samples_of", "starts"]
+__all__ = ["STARTS", "starts"]
 
 STARTS = ("prior", "posterior", "map", "screened")
 
@@ -67,12 +67,9 @@ def starts(
         check_tensor(given, G.domain, "init")
         single = shape[2:] if posterior.batch == 1 else shape  # of one sample, as `reconstruct` gives it
         if given.shape not in (shape, shape[1:], single):
-            raise ValueError(
-                f"init must be finite and have the shape {shape[1:]} or {shape}, got {tuple(given.shape)}"
-            )
-        given = given.expand(shape)
-        check_finite(given, "init")
-        return given.to(like).clone(), spent
+            raise ValueError(f"init must have the shape {shape[1:]} or {shape}, got {tuple(given.shape)}")
+        check_finite(given, "init", samples=-2 if given.ndim > 1 else None)
+        return given.expand(shape).to(like).clone(), spent
     choice(init, "init", STARTS)
     if init == "posterior" and not G.has_encoder:
         raise ValueError(f"init must be 'prior', 'map' or a tensor: {G!r} has no encoder")
@@ -85,19 +82,6 @@ def starts(
     if init == "map":
         return _modes(posterior, z, random, map_iterations)
     return z, spent
-
-
-def check_finite(z: Tensor, name: str) -> None:
-    """Refuse latent vectors ``(..., B, dim Z)`` that are not finite, by the numbers of their samples.
-
-    Raises
-    ------
-    ValueError
-        If there are any.
-    """
-    bad = ~torch.isfinite(z).all(-1).reshape(-1, z.shape[-2]).all(0)
-    if bool(bad.any()):
-        raise ValueError(f"{name} must be finite, got NaN or infinite values for {samples_of(bad)}")
 
 
 def _encoded(posterior: LatentPosterior, noise: Tensor) -> Tensor:
@@ -122,10 +106,3 @@ def _modes(posterior: LatentPosterior, z: Tensor, random: Random, iterations: in
     noise = -(-random.uniform(energy.expand(chains, chains, batch)).log()).log()
     chosen = (logits + noise).argmax(1)  # (chains, B)
     return z.gather(0, chosen[..., None].expand_as(z)), evaluations
-
-
-def samples_of(which: Tensor) -> str:
-    """Words for the samples that a mask ``(B,)`` marks, the first few by their numbers."""
-    numbers = which.nonzero()[:, 0].tolist()
-    listed = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
-    return f"sample{'s' if len(numbers) > 1 else ''} {listed} of {len(which)}"

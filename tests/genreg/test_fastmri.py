@@ -242,7 +242,7 @@ def test_arguments(folder, monkeypatch):
         ((1.5,), TypeError),
         ((-1, 2), ValueError),
         (3, TypeError),
-        (np.array(3), TypeError),
+        (np.array(3), ValueError),
         (np.array([True]), TypeError),
         ("12", TypeError),
         ([1, "2"], TypeError),

@@ -213,7 +213,7 @@ def test_resumed_is_uninterrupted(A, X, y, tmp_path, monkeypatch, turn):
         (
             {"z": torch.tensor([[0.0] * 3, [torch.nan, 0, 0], [0.0] * 3], dtype=torch.float64)},
             ValueError,
-            "z must be finite, got NaN or infinite values for sample 1 of 3",
+            "z must be finite, got 1 NaN or infinite values in sample 1 of 3",
         ),
         ({"resume": True}, ValueError, "resume needs the file to resume from: give checkpoint"),
         ({"prior": 3}, TypeError, "prior must be a JointPrior, got int"),

@@ -174,7 +174,7 @@ def test_rim_and_path_lengths_of_a_synthetic_disc(data, rim):
     assert data.fit_gain(length) == pytest.approx(rim.gain, rel=1e-4)
     with pytest.raises(ValueError, match=r"lengths must have the shape \(61, 560\), got \(560,\)"):
         data.fit_gain(length[0])
-    with pytest.raises(ValueError, match="gain must be positive, got 0"):
+    with pytest.raises(ValueError, match="gain must be positive and finite, got 0"):
         data.path_length(0.0)
 
 

@@ -111,7 +111,12 @@ TABLE = [
     ),
     ("reconstruct", {"y": np.array(["0"] * 12)}, TypeError, "y must be an ODL element, a tensor or an array"),
     ("reconstruct", {"y": Y + 0j}, TypeError, "`y` must be real floating point like its space"),
-    ("reconstruct", {"regulariser": "tv"}, TypeError, "regulariser must be a genreg regulariser, got str"),
+    (
+        "reconstruct",
+        {"regulariser": "tv"},
+        TypeError,
+        "regulariser must be a genreg regulariser or an ODL functional, got str",
+    ),
     ("reconstruct", {"noise_std": None}, TypeError, "noise_std must be given"),
     ("reconstruct", {"noise_std": "x"}, TypeError, "noise_std must be a number or a tensor (B,), got 'x'"),
     ("reconstruct", {"noise_std": True}, TypeError, "noise_std must be a number or a tensor (B,), got True"),

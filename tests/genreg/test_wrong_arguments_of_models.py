@@ -189,7 +189,7 @@ TABLE = [
         "sample",
         {"init": np.full((2, 3), np.nan)},
         ValueError,
-        "init must be finite and have the shape (2, 3)",
+        "init must be finite, got 6 NaN or infinite values in samples 0, 1 of 2",
     ),
     ("sample", {"metric": None}, ValueError, "metric must be one of"),
     ("sample", {"denoise": "no"}, TypeError, "denoise must be True or False, got 'no'"),

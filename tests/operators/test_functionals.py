@@ -367,6 +367,24 @@ def test_envelope_of_the_l1_norm_is_hubers_functional():
     assert_equal_samples(X, riesz(X, g), expected)
 
 
+def test_infinite_values_stay_infinite_in_sums_with_complex_ones():
+    f = complex_form() + F.SeparableSum(F.IndicatorZero(CX), complex_form()) * odl.BroadcastOperator(
+        odl.IdentityOperator(CX), odl.IdentityOperator(CX)
+    )
+    f = F.FunctionalQuadraticPerturb(f + (2.0 + 1j), 0.5, element(CX)) + complex_form()
+    assert to_torch(f)(random(CX, (3,))).isposinf().all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_projections_onto_balls_are_in_the_ball(dtype):
+    space = odl.uniform_discr([0, 0], [3, 5], (6, 7), dtype=dtype)
+    balls = [F.IndicatorLpUnitBall(space, 2), F.IndicatorLpUnitBall(space, math.inf)]
+    balls += [F.GroupL1Norm(space**2).convex_conj, F.GroupL1Norm(space**2, exponent=1).convex_conj]
+    for ball in map(to_torch, balls):
+        t = 3 * random(ball.domain, (500,))
+        assert (ball(ball.prox(t, 1.0)) == 0).all() and ball(1.001 * ball.prox(t, 1.0)).isinf().any()
+
+
 def test_envelope_without_a_prox():
     f = to_torch(F.MoreauEnvelope(F.LpNorm(X, 3)))
     assert not f.has_prox
