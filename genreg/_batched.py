@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -11,12 +12,14 @@ from torch import Tensor
 
 from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.operators import to_torch
+from genreg.operators.arguments import seeded_generator
+from genreg.operators.arrays import check_memory
 from genreg.regularisers import Regulariser
 from genreg.solvers import Solution, Trial
-from genreg.solvers.door import enter
+from genreg.solvers.door import enter, usable
 from genreg.solvers.objective import Blocks, block_spaces, pack
 
-__all__ = ["BatchedSolve", "checked_fidelity", "checked_restarts", "starting_points"]
+__all__ = ["BatchedSolve", "checked_fidelity", "starting_points"]
 
 
 def checked_fidelity(
@@ -29,13 +32,14 @@ def checked_fidelity(
     TypeError, ValueError
         If the arguments do not fit each other.
     """
+    given = isinstance(fidelity, Fidelity)
     if fidelity is None:
         if noise_std is None:
             raise TypeError("noise_std must be given, the standard deviation of the noise, or a fidelity")
         fidelity = GaussianFidelity(A, y, noise_std)
     elif noise_std is not None:
         raise TypeError("noise_std belongs to the Gaussian fidelity: give either noise_std or fidelity")
-    elif not isinstance(fidelity, Fidelity):
+    elif not given:
         fidelity = fidelity(A, y) if callable(fidelity) else fidelity
         if not isinstance(fidelity, Fidelity):
             raise TypeError(
@@ -43,6 +47,8 @@ def checked_fidelity(
             )
     if fidelity.operator != A:
         raise ValueError(f"fidelity must have the operator A, {A!r}, got {fidelity.operator!r}")
+    if given and y is not None:
+        fidelity = _of_data(fidelity, y)
     if A.domain != regulariser.image.range:
         raise ValueError(
             f"A and regulariser must share the image space, got {A.domain!r} and {regulariser.image.range!r}"
@@ -51,34 +57,43 @@ def checked_fidelity(
     return fidelity
 
 
-def checked_restarts(restarts: Any) -> int:
-    """Return the number of restarts.
-
-    Raises
-    ------
-    ValueError
-        If it is not a positive integer.
-    """
-    if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
-        raise ValueError(f"restarts must be a positive integer, got {restarts!r}")
-    return restarts
+def _of_data(fidelity: Fidelity, y: Any) -> Fidelity:
+    """Return a fidelity that gives results back as `y` was given; ValueError unless `y` are its data."""
+    door = enter(y, {"y": fidelity.operator.range}, "y")
+    data = door.blocks["y"].to(fidelity.data.device)
+    if not torch.equal(data, fidelity.data):
+        raise ValueError(
+            f"y must be the data of the fidelity, {tuple(fidelity.data.shape)}, got others, {tuple(data.shape)}: give "
+            "those, or in the place of a fidelity a function (A, y) that makes one"
+        )
+    found = copy.copy(fidelity)
+    found.batched, found.kind = door.batched, door.kind
+    return found
 
 
 def starting_points(
-    fidelity: Fidelity, regulariser: Regulariser, init: Any, restarts: int, seed: int
+    fidelity: Fidelity, regulariser: Regulariser, init: Any, restarts: int, seed: int | None
 ) -> Blocks:
-    """Starting points ``(B, restarts, *shape)``; given blocks are the first of them."""
-    generator = torch.Generator(fidelity.data.device).manual_seed(seed)
-    if not (init is None or isinstance(init, str | Mapping)):
-        raise TypeError(f"init must be a string or a dict of blocks, got {type(init).__name__}")
+    """Starting points ``(B, restarts, *shape)``; given blocks are the first of them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `init` does not fit the blocks, `seed` is none, or `restarts` is so large that the problems do not fit into
+        memory.
+    """
+    data, spaces = fidelity.data, block_spaces(regulariser.domain, regulariser.blocks)
+    generator = seeded_generator(0 if seed is None else seed, data.device)
     kind = init if isinstance(init, str) else None
-    count = len(fidelity.data)
+    count = len(data)
+    size = sum(space.size for space in spaces.values()) + regulariser.image.range.size + data[0].numel()
+    check_memory((count, restarts, size), data.dtype, "restarts", restarts, data.device)
     starts = {
         name: v.unflatten(0, (count, restarts))
         for name, v in regulariser.start(fidelity, kind, restarts, generator).items()
     }
-    if isinstance(init, Mapping):
-        given = enter(init, block_spaces(regulariser.domain, regulariser.blocks)).blocks
+    if init is not None and kind is None:
+        given = enter(init, spaces).blocks
         for name, v in given.items():
             if len(v) not in (1, count):
                 raise ValueError(f"init[{name!r}] must have a batch of 1 or {count}, got {len(v)}")
@@ -141,7 +156,7 @@ class BatchedSolve:
         parameters = {name: p[rows] for name, p in self.parameters.items()}
         parameters |= {name: parameters[name] / lams for name in self.absolute}
         problem = self.regulariser.problem(data, lams, **parameters)
-        solution = self.solver(problem, {name: v.flatten(0, 1) for name, v in init.items()})
+        solution = self.solver(problem, usable({name: v.flatten(0, 1) for name, v in init.items()}))
         self.history = solution.history
 
         with torch.no_grad():

@@ -11,6 +11,7 @@ from genreg._borrowed import evaluating, seeded
 from genreg.networks import Autoencoder, Structured
 from genreg.networks._factor import precision_with, space_of
 from genreg.operators import IsotropicPrecision, Precision
+from genreg.operators.arguments import seed_number
 
 __all__ = ["fit_gamma", "likelihood", "log_likelihoods", "posterior", "precision_of"]
 
@@ -83,7 +84,7 @@ def log_likelihoods(
     parts = []
     device = images.device
     exact = torch.autocast(device.type, enabled=False)
-    with evaluating(model), exact, seeded(seed, device):
+    with evaluating(model), exact, seeded(seed_number(seed), device):
         for x in images.split(batch_size):
             z, divergence = posterior(model, x, sampled)
             mean = model.decode(z)

@@ -7,11 +7,12 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+
+from genreg.operators.arguments import check_path, choice, integer, number, seed_number
 
 __all__ = ["SCHEDULES", "Plan", "check_files", "check_run"]
 
@@ -49,29 +50,25 @@ class Plan:
     seed: int
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if isinstance(value := getattr(self, field.name), np.generic):
-                object.__setattr__(self, field.name, value.item())
+        fields = dataclasses.fields(self)
+        found = {field.name: getattr(self, field.name) for field in fields}
+        optional = {field.name for field in fields if "None" in str(field.type)}
         for name in (*self.positive, *self.non_negative):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-        for name in self.integers:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-        for name in self.positive:
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {value}")
-        for name in self.non_negative:
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be non-negative and finite, got {value}")
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise ValueError(f"ema must lie in [0, 1), got {self.ema}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {sorted(SCHEDULES)}, got {self.schedule!r}")
+            if found[name] is None and name in optional:
+                continue
+            if name == "seed":
+                found[name] = seed_number(found[name])
+            elif name in self.integers:
+                found[name] = integer(found[name], name, minimum=int(name in self.positive))
+            elif name in self.positive:
+                found[name] = number(found[name], name, above=0)
+            else:
+                found[name] = number(found[name], name, minimum=0)
+        if self.ema is not None:
+            found["ema"] = number(self.ema, "ema", minimum=0, below=1)
+        for name, value in found.items():  # as Python has them, for cards and checkpoints
+            object.__setattr__(self, name, value.item() if isinstance(value, np.generic) else value)
+        choice(self.schedule, "schedule", sorted(SCHEDULES))
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -121,18 +118,11 @@ def check_run(resume: bool, checkpoint: Any, validate_every: Any, checkpoint_sec
     FileExistsError
         If the checkpoint exists and the run does not resume.
     """
-    if isinstance(validate_every, bool) or not isinstance(validate_every, int | np.integer):
-        raise TypeError(f"validate_every must be an int, got {type(validate_every).__name__}")
-    if validate_every < 1:
-        raise ValueError(f"validate_every must be at least 1, got {validate_every}")
-    if isinstance(checkpoint_seconds, bool) or not isinstance(checkpoint_seconds, Real):
-        raise TypeError(f"checkpoint_seconds must be a number, got {type(checkpoint_seconds).__name__}")
-    if not float(checkpoint_seconds) >= 0:
-        raise ValueError(f"checkpoint_seconds must be non-negative, got {checkpoint_seconds}")
+    integer(validate_every, "validate_every", minimum=1)
+    number(checkpoint_seconds, "checkpoint_seconds", minimum=0, infinite=True)
     if checkpoint is None:
         if resume:
             raise ValueError("resume needs the file to resume from: give checkpoint")
         return
-    if not isinstance(checkpoint, str | os.PathLike):
-        raise TypeError(f"checkpoint must be a path, got {type(checkpoint).__name__}")
+    check_path(checkpoint, "checkpoint")
     check_files(resume, checkpoint)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from genreg._borrowed import interruptible
 from genreg._state_files import load_state, refuse_other, save_state
+from genreg.operators.arguments import check_path, flag
 
 __all__ = ["StateFile", "begin", "saving"]
 
@@ -32,6 +33,11 @@ class StateFile:
         Makes what the state belongs to, see `genreg._state_files.refuse_other`; it is asked once, when it is needed.
     name : str
         What error messages call the file.
+
+    Raises
+    ------
+    TypeError
+        If the file is no path.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class StateFile:
         *,
         name: str = "checkpoint",
     ) -> None:
+        check_path(path, name)
         self.path, self.kind, self.name = Path(path), kind, name
         self._make = identity
         self._identity: Mapping[str, Any] | None = None
@@ -124,12 +131,11 @@ def begin(
     TypeError, ValueError
         If the file is no path, none is given to resume from, or it is damaged or belongs to something else.
     """
+    resume = flag(resume, "resume")
     if checkpoint is None:
         if resume:
             raise ValueError("resume needs the file to resume from: give checkpoint")
         return None, None
-    if not isinstance(checkpoint, str | Path):
-        raise TypeError(f"checkpoint must be a path, got {type(checkpoint).__name__}")
     file = StateFile(checkpoint, kind, identity)
     if not resume:
         file.refuse_existing("go on with that run by resume=True")

@@ -9,6 +9,7 @@ from genreg._borrowed import evaluating
 from genreg._plan import SCHEDULES
 from genreg.networks import GAN, Autoencoder, GridConfig
 from genreg.networks._grid import normalise
+from genreg.operators.arguments import integer, seeded_generator
 
 __all__ = ["evaluate", "latent_statistics", "range_error", "whiten"]
 
@@ -127,9 +128,9 @@ def range_error(
     """
     if restarts is None and not isinstance(model, Autoencoder):
         raise ValueError("restarts must be given for a model without an encoder, got None")
-    if restarts is not None and restarts < 1:
-        raise ValueError(f"restarts must be positive or None, got {restarts}")
-    random = torch.Generator().manual_seed(seed)
+    if restarts is not None:
+        restarts = integer(restarts, "restarts", minimum=1)
+    random = seeded_generator(seed)
     best = torch.full((len(images),), math.inf, dtype=images.dtype, device=images.device)
     for _ in range(restarts or 1):  # one after the other: more images at once are no faster on a CPU
         if restarts is None:

@@ -25,6 +25,7 @@ from genreg._loop import State, drive
 from genreg._plan import Plan, check_run
 from genreg._run import loss
 from genreg.networks import Autoencoder
+from genreg.operators.arguments import number
 from genreg.operators.modes import undisturbed
 
 __all__ = ["fit_encoder"]
@@ -37,7 +38,7 @@ _LOOKED_AT = 8  # images of a decoder by which a checkpoint knows it again
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Settings(Plan):
     positive: ClassVar[tuple[str, ...]] = (*Plan.positive, "clip")
-    non_negative: ClassVar[tuple[str, ...]] = (*Plan.non_negative, "latent_weight", "weight_decay", "clean")
+    non_negative: ClassVar[tuple[str, ...]] = (*Plan.non_negative, "latent_weight", "weight_decay")
 
     latent_weight: float
     clean: float
@@ -46,8 +47,7 @@ class _Settings(Plan):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.clean < 1:
-            raise ValueError(f"clean must lie in [0, 1), got {self.clean}")
+        object.__setattr__(self, "clean", number(self.clean, "clean", minimum=0, below=1))
 
 
 class _Run(State):

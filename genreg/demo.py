@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from genreg.datasets import shapes
 from genreg.evaluation import psnr, ssim
 from genreg.generator import load_generator
 from genreg.operators import ray_transform, to_element, to_tensor, to_torch
+from genreg.operators.arguments import integer, number, seed_number
 from genreg.reconstruct import reconstruct
 from genreg.regularisers import HardConstraint, Regulariser, Tikhonov, TotalVariation
 
@@ -129,11 +129,8 @@ def demo(
     ValueError
         If a number is not positive or the suffix of `output` is another one.
     """
-    for name, value in (("images", images), ("angles", angles)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    if not 0 < noise < math.inf:
-        raise ValueError(f"noise must be positive and finite, got {noise!r}")
+    images, angles = integer(images, "images", minimum=1), integer(angles, "angles", minimum=1)
+    noise, seed = number(noise, "noise", above=0), seed_number(seed)
     output = Path(output)
     if output.suffix not in (".png", ".pdf"):
         raise ValueError(f"output must end in .png or .pdf, got {output.name!r}")

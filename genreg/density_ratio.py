@@ -42,6 +42,7 @@ from genreg._borrowed import evaluating
 from genreg._density_ratio import Made, Run, Settings, cross_entropy, train, verdict_on
 from genreg._plan import check_run
 from genreg.networks import GAN, Critic
+from genreg.operators.arguments import integer, number, seeded_generator
 from genreg.operators.modes import undisturbed
 from genreg.sampling.weights import kish_ess, self_normalised
 
@@ -280,13 +281,9 @@ def scores(
     """
     verdict = verdict_on(D, G)
     x = checked(images, verdict, "images")
-    n = len(x) if draws is None else draws
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"draws must be a positive integer, got {draws!r}")
-    if not 0 <= noise_std < math.inf:
-        raise ValueError(f"noise_std must be non-negative and finite, got {noise_std}")
+    n = len(x) if draws is None else integer(draws, "draws", minimum=1)
+    noise_std, generator = number(noise_std, "noise_std", minimum=0), seeded_generator(seed)
     made = Made(G, x, noise_std)
-    generator = torch.Generator().manual_seed(seed)
     sizes = [min(_PART, n - first) for first in range(0, n, _PART)]
     with evaluating(D):
         real = torch.cat([verdict(made.noisy(part, generator)) for part in x.split(_PART)]).double()

@@ -11,6 +11,7 @@ from typing import Any
 
 import odl
 import torch
+from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor, nn
 
 from genreg import weights
@@ -23,6 +24,8 @@ from genreg.operators import (
     torch_device,
     torch_dtype,
 )
+from genreg.operators.arguments import described, integer, seeded_generator
+from genreg.operators.arrays import check_memory
 from genreg.operators.modes import undisturbed, without_autocast
 
 __all__ = ["Decoded", "Generator", "load_generator"]
@@ -114,14 +117,18 @@ class Generator(NetworkOperator):
     def __init__(self, model: nn.Module, range: Any, *, latent_dim: int | None = None) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        if isinstance(range, odl.ProductSpace) or not hasattr(range, "dtype"):
-            raise TypeError(f"range must be an ODL tensor or function space, got {range!r}")
+        if not isinstance(range, TensorSpace):
+            raise TypeError(f"range must be an ODL tensor or function space, got {described(range)}")
         _check_shape(model, range, f"the model {type(model).__name__} makes")
-        dim = getattr(model, "latent_dim", None) if latent_dim is None else latent_dim
-        if not isinstance(dim, int) or dim < 1:
-            raise ValueError(
-                f"latent_dim must be a positive integer, given or an attribute of the model; got {dim!r}"
+        if not torch_dtype(range).is_floating_point:
+            raise TypeError(
+                f"range must be a real space, for complex images odl.rn((2, n, m)) of their parts, got {range!r}"
             )
+        dim = getattr(model, "latent_dim", None) if latent_dim is None else latent_dim
+        if dim is None:
+            raise ValueError(f"latent_dim must be given: {type(model).__name__} has no such attribute")
+        dim = integer(dim, "latent_dim", minimum=1)
+        check_memory((dim,), torch_dtype(range), "latent_dim", dim)
         dtype, device = torch_dtype(range), torch_device(range)
         parameter = next(iter(model.parameters()), None)
         if parameter is not None and (parameter.dtype != dtype or parameter.device != device):
@@ -202,7 +209,8 @@ class Generator(NetworkOperator):
 
     def sample(self, n: int, *, seed: int) -> Tensor:
         """Mean images ``(n, *range.shape)`` of n draws of z ~ N(0, I)."""
-        generator = torch.Generator().manual_seed(seed)
+        n, generator = integer(n, "n", minimum=1), seeded_generator(seed)
+        check_memory((n, *self.range.shape), torch_dtype(self.range), "n", n, torch_device(self.range))
         z = torch.randn((n, *self.domain.shape), generator=generator, dtype=torch_dtype(self.domain))
         with torch.no_grad():
             return self.module(z.to(torch_device(self.domain)))

@@ -8,19 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from genreg.operators import to_tensor
+from genreg.operators.arrays import array
 from genreg.solvers.door import is_element
 
 __all__ = ["as_images", "as_pictures", "draw_images", "image_grid", "mosaic"]
 
 
-def as_images(images: Any) -> np.ndarray:
+def as_images(images: Any, name: str = "images") -> np.ndarray:
     """Images as an array ``(B, n, m)``; of complex ones the magnitude.
 
     Parameters
     ----------
     images : ODL element, Tensor or array
         ``(n, m)`` or ``(B, n, m)``.
+    name : str
+        Name of the argument in error messages.
 
     Returns
     -------
@@ -28,13 +30,13 @@ def as_images(images: Any) -> np.ndarray:
 
     Raises
     ------
-    ValueError
-        If the shape is another one.
+    TypeError, ValueError
+        If it holds no numbers, or the shape is another one.
     """
-    array = _array(images)
-    if array.ndim not in (2, 3):
-        raise ValueError(f"images must have the shape (n, m) or (B, n, m), got {array.shape}")
-    return array[None] if array.ndim == 2 else array
+    found = _array(images, name)
+    if found.ndim not in (2, 3):
+        raise ValueError(f"{name} must have the shape (n, m) or (B, n, m), got {found.shape}")
+    return found[None] if found.ndim == 2 else found
 
 
 def as_pictures(images: Any) -> np.ndarray:
@@ -67,11 +69,9 @@ def as_pictures(images: Any) -> np.ndarray:
     return array[:, 0] if array.shape[1] == 1 else array
 
 
-def _array(images: Any) -> np.ndarray:
-    if is_element(images):
-        images = to_tensor(images)
-    array = images.numpy(force=True) if isinstance(images, torch.Tensor) else np.asarray(images)
-    return np.abs(array) if np.iscomplexobj(array) else array
+def _array(images: Any, name: str = "images") -> np.ndarray:
+    found = array(images, name).numpy(force=True)
+    return np.abs(found) if np.iscomplexobj(found) else found
 
 
 def mosaic(images: Any, *, gap: int = 2) -> np.ndarray:

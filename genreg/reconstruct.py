@@ -17,11 +17,11 @@ from torch import Tensor
 from genreg._batched import (
     BatchedSolve,
     checked_fidelity,
-    checked_restarts,
     starting_points,
 )
 from genreg.fidelity import Fidelity
-from genreg.operators import to_element, to_torch
+from genreg.operators import to_torch
+from genreg.operators.arguments import check_callable, integer, number
 from genreg.operators.modes import undisturbed
 from genreg.regularisers import Regulariser
 from genreg.regularisers.functional import as_regulariser
@@ -36,11 +36,11 @@ __all__ = ["Reconstruction", "reconstruct"]
 
 @dataclass(frozen=True)
 class Reconstruction:
-    r"""A reconstruction, for one sample or a batch; ODL elements if the data were one, else tensors.
+    r"""A reconstruction, for one sample or a batch; its images are ODL elements, tensors or arrays, as the data were.
 
     Attributes
     ----------
-    image : ODL element or Tensor
+    image : ODL element, Tensor or array
         The image, ``(B, *X.shape)``.
     blocks : dict
         The unknowns of the regulariser, for example ``{"z": ...}``.
@@ -62,7 +62,7 @@ class Reconstruction:
     history : dict of str to Tensor
         The solver's history (its restarts are the batch axis) for a fixed λ; ``lam`` and ``residual`` of all
         λ tried, ``(B, n)``, where λ is chosen.
-    data : ODL element or Tensor
+    data : ODL element, Tensor or array
         The data y.
     """
 
@@ -142,8 +142,8 @@ def reconstruct(
     ----------
     A : odl.Operator
         Forward operator X -> Y.
-    y : ODL element of Y, or Tensor
-        Data. A tensor may have a leading batch axis; all its samples are solved at once.
+    y : ODL element of Y, Tensor or array
+        Data. A tensor or an array (or nested lists) may have a leading batch axis; all its samples are solved at once.
     regulariser : Regulariser or Functional
         `HardConstraint`, `RelaxedConstraint`, `SparseDeviation`, `TotalVariation`, ...; or an ODL functional on X.
         One of differentiable terms is solved by `solvers.lbfgs`; one with terms that have a prox, or are such a
@@ -152,8 +152,8 @@ def reconstruct(
         Standard deviation σ of Gaussian noise of one sample of the data, or one for every image, ``(B,)``, or for
         every datum, see `GaussianFidelity`.
     fidelity : Fidelity or callable, optional
-        In place of `noise_std`, the fidelity of `A` and `y`, or a function ``(A, y)`` that makes it, for example
-        the class `PoissonFidelity`.
+        In place of `noise_std`, the fidelity of `A` and `y` (which may be None then), or a function ``(A, y)`` that
+        makes it, for example the class `PoissonFidelity`.
     lam : float, Tensor, "morozov" or "l-curve"
         λ ≥ 0, one for every image, ``(B,)``; or by the discrepancy principle, the largest λ whose discrepancy
         (:math:`\|A x - y\|^2` for Gaussian noise) is at most `factor` times its level (:math:`\dim(Y)
@@ -164,8 +164,9 @@ def reconstruct(
         and `JointPrior`, whose R has no units.
     restarts : int
         Starting points for every image, solved in the same batch; the smallest objective wins.
-    init : str or dict of blocks, optional
-        Kind of starting point (see the regulariser), or the starting point itself.
+    init : str, or dict of blocks, optional
+        Kind of starting point (see the regulariser), or the starting point itself. A dict is not needed for a
+        regulariser of one block.
     solver : callable, optional
         ``solver(problem, init, max_iter=, tol=, callback=, progress=)``, by default the regulariser's own.
     seed : int, optional
@@ -173,7 +174,7 @@ def reconstruct(
     max_iter, tol : optional
         Those of the solver, by default its own.
     factor : float
-        Factor on Morozov's level, 1 by default.
+        Factor > 0 on Morozov's level, 1 by default.
     callback : callable, optional
         Called with a `solvers.Iterate`; a true answer ends the run.
     progress : bool
@@ -192,14 +193,16 @@ def reconstruct(
     """
     regulariser = as_regulariser(regulariser)
     fidelity = checked_fidelity(A, y, noise_std, fidelity, regulariser)
-    checked_restarts(restarts)
-    checked_factor(factor)
+    check_callable(solver, "solver", "(problem, init, ...)")
+    check_callable(callback, "callback", "of an Iterate")
+    restarts, factor = integer(restarts, "restarts", minimum=1), number(factor, "factor", above=0)
+    lam_range = None if lam_range is None else checked_range(lam_range)
     options = {k: v for k, v in (("max_iter", max_iter), ("tol", tol)) if v is not None}
     solve = BatchedSolve(
         fidelity,
         regulariser,
         functools.partial(solver or regulariser.solver, callback=callback, progress=progress, **options),
-        starting_points(fidelity, regulariser, init, restarts, seed or 0),
+        starting_points(fidelity, regulariser, init, restarts, seed),
     )
     began = time.perf_counter()
     history: Mapping[str, Tensor] = {}
@@ -234,19 +237,6 @@ def principle(name: str, otherwise: str, regulariser: Regulariser) -> Callable[.
     return CHOICES[name]
 
 
-def checked_factor(factor: Any) -> float:
-    """Return the factor on Morozov's level.
-
-    Raises
-    ------
-    ValueError
-        If it is not a positive number.
-    """
-    if not (isinstance(factor, int | float) and factor > 0 and math.isfinite(factor)):
-        raise ValueError(f"factor must be positive and finite, got {factor!r}")
-    return factor
-
-
 LamRange = tuple[float, float] | None
 
 
@@ -255,10 +245,10 @@ def _by_l_curve(solve: Callable[..., Trial], level: Tensor, scale: Tensor, lam_r
         decades = torch.linspace(-6, 6, 25, dtype=level.dtype, device=level.device)
         grid = scale[:, None] * 10**decades
     else:
-        low, high = checked_range(lam_range, scale)
-        steps = 1 + max(2, math.ceil(2 * math.log10(lam_range[1] / lam_range[0])))
+        low, high = lam_range
+        steps = 1 + max(2, math.ceil(2 * math.log10(high / low)))
         fractions = torch.linspace(0, 1, steps, dtype=level.dtype, device=level.device)
-        grid = torch.lerp(low[:, None].log(), high[:, None].log(), fractions).exp()
+        grid = torch.lerp(*level.new_tensor([low, high]).log(), fractions).exp()
     return l_curve(solve, torch.arange(len(level), device=level.device), lam=grid)
 
 
@@ -291,20 +281,15 @@ def _finish(
     with torch.no_grad():
         v = pack(regulariser.domain, choice.blocks)
         image = to_torch(regulariser.image)(v)
-    blocks, level = choice.blocks, fidelity.level
+    level = fidelity.level
     numbers = [choice.lam, choice.residual, level, choice.value, choice.status, choice.iterations]
     if not fidelity.batched:
-        image, numbers = image[0], [n[0] for n in numbers]
-        blocks = {name: v[0] for name, v in blocks.items()}
-    data = fidelity.data if fidelity.batched else fidelity.data[0]
-    if fidelity.from_element:
-        spaces = block_spaces(regulariser.domain, regulariser.blocks)
-        blocks = {name: to_element(spaces[name], v) for name, v in blocks.items()}
-        image, data = to_element(regulariser.image.range, image), to_element(fidelity.operator.range, data)
+        numbers = [n[0] for n in numbers]
+    spaces = block_spaces(regulariser.domain, regulariser.blocks)
     lam, residual, level, value, status, iterations = numbers
     return Reconstruction(
-        image=image,
-        blocks=blocks,
+        image=fidelity.given_back(regulariser.image.range, image),
+        blocks={name: fidelity.given_back(spaces[name], v) for name, v in choice.blocks.items()},
         lam=lam,
         residual=residual,
         level=level,
@@ -313,5 +298,5 @@ def _finish(
         iterations=iterations,
         time=seconds,
         history=history,
-        data=data,
+        data=fidelity.given_back(fidelity.operator.range, fidelity.data),
     )

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import odl
 import torch
 from odl.functionals import Functional
@@ -27,19 +26,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genreg import _resumable
-from genreg._batched import BatchedSolve, checked_fidelity, checked_restarts, starting_points
+from genreg._batched import BatchedSolve, checked_fidelity, starting_points
 from genreg._identity import of_fidelity, of_regulariser, of_setting
 from genreg._selection import Best, Selection
 from genreg._sweep_result import Sweep
 from genreg.evaluation import psnr
 from genreg.fidelity import Fidelity
-from genreg.operators import to_tensor, to_torch
+from genreg.operators import to_torch, torch_dtype
+from genreg.operators.arguments import check_callable, flag, integer, number, seed_number
+from genreg.operators.arrays import array, check_finite
 from genreg.operators.modes import undisturbed
-from genreg.reconstruct import checked_factor, principle
+from genreg.reconstruct import principle
 from genreg.regularisers import Regulariser
 from genreg.regularisers.functional import as_regulariser
 from genreg.solvers import Choice, Solution, Trial
-from genreg.solvers.door import is_element
+from genreg.solvers.morozov import checked_range
 from genreg.solvers.objective import Blocks, pack
 
 __all__ = ["Best", "Selection", "Sweep", "sweep"]
@@ -127,12 +128,13 @@ def sweep(
     """
     regulariser = as_regulariser(regulariser)
     fidelity = checked_fidelity(A, y, noise_std, fidelity, regulariser)
-    checked_restarts(restarts)
-    checked_factor(factor)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < restarts:
-        raise ValueError(
-            f"batch_size must be an integer, at least the number of restarts {restarts}, got {batch_size!r}"
-        )
+    check_callable(solver, "solver", "(problem, init, ...)")
+    restarts, factor = integer(restarts, "restarts", minimum=1), number(factor, "factor", above=0)
+    lam_range = None if lam_range is None else checked_range(lam_range)
+    batch_size, tied = integer(batch_size, "batch_size", minimum=1), flag(tied, "tied")
+    keep_images, seed = flag(keep_images, "keep_images"), 0 if seed is None else seed_number(seed)
+    if batch_size < restarts:
+        raise ValueError(f"batch_size must be at least the number of restarts, {restarts}, got {batch_size}")
     like = fidelity.data.real.flatten(1)[:, 0]
     if isinstance(lam, str):
         choose = principle(lam, "a sequence of numbers", regulariser)
@@ -149,10 +151,10 @@ def sweep(
             "lam_range": of_setting(lam_range),
             "restarts": restarts,
             "init": of_setting(init),
-            "seed": seed or 0,
+            "seed": seed,
             "solver": of_setting(solver),
         },
-        **{"max_iter": max_iter, "tol": tol, "factor": float(factor), "data_range": data_range},
+        **{"max_iter": max_iter, "tol": tol, "factor": factor, "data_range": data_range},
         **{"reference": of_setting(truth), "batch_size": batch_size, "keep_images": keep_images},
     }
     file, saved = _resumable.begin(
@@ -175,7 +177,7 @@ def sweep(
     rows_at_once = max(1, batch_size // (restarts * (_TRIED_AT_ONCE if grid is None else len(grid))))
     chunks = torch.arange(len(image_of), device=like.device).split(rows_at_once)
     if len(parts) < len(chunks):
-        starts = starting_points(fidelity, regulariser, init, restarts, seed or 0)
+        starts = starting_points(fidelity, regulariser, init, restarts, seed)
 
     def part_of(rows: Tensor) -> dict[str, Tensor]:
         of = image_of[rows]
@@ -210,17 +212,17 @@ def sweep(
 
     bar = tqdm(chunks, desc="sweep", disable=not progress or len(chunks) == 1, leave=False)
     with _resumable.saving(file, lambda: {"parts": parts, "seconds": time.perf_counter() - began}) as done:
-        for number, rows in enumerate(bar):
-            if number >= len(parts):
+        for index, rows in enumerate(bar):
+            if index >= len(parts):
                 parts.append(part_of(rows))
-                done(now=number + 1 == len(chunks))
+                done(now=index + 1 == len(chunks))
     results = {name: torch.cat([p[name] for p in parts]).unflatten(0, (len(like), -1)) for name in parts[0]}
     return Sweep(
         mu=None if mus.isnan().any() else mus,
         tied=tied,
         principle=lam if grid is None else None,
         level=fidelity.level,
-        factor=float(factor),
+        factor=factor,
         time=time.perf_counter() - began,
         reference=truth,
         **results,
@@ -254,12 +256,7 @@ def _columns(choice: Choice) -> dict[str, Tensor]:
 
 def _grid(values: Any, name: str, like: Tensor) -> Tensor:
     """Values of a parameter as a tensor ``(n,)``, float64 so that they stay the numbers that were given."""
-    try:
-        tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} must be a sequence of numbers, got {values!r}") from None
-    if tensor.is_complex() or tensor.dtype == torch.bool:
-        raise TypeError(f"{name} must be a sequence of real numbers, got {tensor.dtype}")
+    tensor = array(values, name, complex=False, wanted="a sequence of numbers")
     if tensor.ndim != 1 or not len(tensor):
         raise ValueError(
             f"{name} must be a sequence of at least one number, got the shape {tuple(tensor.shape)}"
@@ -298,10 +295,12 @@ def _reference(reference: Any, data_range: float | None, count: int, space: Any)
         )
     if reference is None:
         return None
-    tensor = to_tensor(reference) if is_element(reference) else torch.as_tensor(reference)
+    number(data_range, "data_range", above=0)
+    tensor = array(reference, "reference", complex=space.is_complex)
     shape = tuple(space.shape)
     if tuple(tensor.shape) not in (shape, (1, *shape), (count, *shape)):
         raise ValueError(
             f"reference must have the shape {shape} or {(count, *shape)}, got {tuple(tensor.shape)}"
         )
-    return tensor.detach().cpu().reshape(-1, *shape).expand(count, *shape)
+    check_finite(tensor, "reference", samples=None if tuple(tensor.shape) == shape else 0)
+    return tensor.cpu().to(torch_dtype(space)).reshape(-1, *shape).expand(count, *shape)

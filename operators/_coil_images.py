@@ -8,7 +8,7 @@ import torch
 from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
-from genreg.operators._arrays import as_tensor
+from genreg.operators.arrays import array
 from genreg.operators.bridge import torch_dtype
 from genreg.operators.tensor_operator import check_space
 
@@ -103,7 +103,7 @@ class CoilImages:
 
 
 def _checked(coils: Any, shape: tuple[int, ...]) -> Tensor:
-    maps = as_tensor(coils, "coils").cpu()
+    maps = array(coils, "`coils`").cpu()
     if not maps.is_complex():
         raise TypeError(f"`coils` must be complex sensitivity maps, got {maps.dtype}")
     if maps.ndim != 3 or len(maps) == 0 or tuple(maps.shape[1:]) != shape:

@@ -6,7 +6,12 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
+
+from genreg.operators.arguments import integer, integers
+from genreg.operators.arrays import check_memory
 
 __all__ = ["Stencil", "Term", "neighbourhood"]
 
@@ -32,13 +37,12 @@ def neighbourhood(distance: int, dilation: int | Sequence[int] = 1) -> list[tupl
     TypeError, ValueError
         If distance is no non-negative integer, or a dilation no positive one.
     """
-    if isinstance(distance, bool) or not isinstance(distance, int):
-        raise TypeError(f"distance must be an integer, got {distance!r}")
-    if distance < 0:
-        raise ValueError(f"distance must be at least 0, got {distance}")
-    factors = tuple(dilation) if isinstance(dilation, Sequence) else (dilation,)
-    if not factors or any(isinstance(f, bool) or not isinstance(f, int) or f < 1 for f in factors):
-        raise ValueError(f"dilation must be a positive integer or several, got {dilation!r}")
+    distance = integer(distance, "distance", minimum=0)
+    if np.ndim(dilation):
+        factors = integers(dilation, "dilation", minimum=1)
+    else:
+        factors = (integer(dilation, "dilation", minimum=1),)
+    check_memory((2 * distance + 1, distance + 1, 16), torch.int64, "distance", distance)
     near = [(a, b) for a in range(distance + 1) for b in range(-distance, distance + 1) if (a, b) > (0, 0)]
     return sorted({(f * a, f * b) for f in factors for a, b in near})
 

@@ -19,6 +19,8 @@ from numpy.typing import ArrayLike
 from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
+from genreg.operators.arguments import choice
+from genreg.operators.arrays import array, check_memory
 from genreg.operators.bridge import torch_device, torch_dtype
 from genreg.operators.modes import undisturbed
 from genreg.operators.tensor_operator import TensorOperator, check_space
@@ -150,8 +152,8 @@ def blur(
     TypeError
         If `space` is not a tensor space of floating type, or the kernel is no array of numbers.
     ValueError
-        If the standard deviation is not positive and finite, the kernel is empty, of another number of axes,
-        not finite or complex on a real space, or `boundary` is unknown.
+        If the standard deviation is not positive and finite or absurdly large, the kernel is empty, of another number
+        of axes, not finite or complex on a real space, or `boundary` is unknown.
 
     Examples
     --------
@@ -161,30 +163,27 @@ def blur(
     [ 0. ,  0.5,  0. ,  0.5,  0. ]
     """
     check_space(space)
-    if boundary not in _BOUNDARIES:
-        raise ValueError(f"`boundary` must be one of {_BOUNDARIES}, got {boundary!r}")
-    given = kernel_or_std.numpy(force=True) if isinstance(kernel_or_std, Tensor) else kernel_or_std
-    try:
-        values = np.asarray(given)
-    except ValueError:  # lists of different lengths
-        values = np.asarray(None)
-    if values.dtype.kind not in "iufcb":
-        raise TypeError(f"`kernel_or_std` must be numbers or an array, got {type(kernel_or_std).__name__}")
+    choice(boundary, "`boundary`", _BOUNDARIES)
+    values = array(kernel_or_std, "`kernel_or_std`").numpy(force=True)
     values = values.astype(complex if np.iscomplexobj(values) else float)
     if values.ndim == 0 or (space.ndim > 1 and values.shape == (space.ndim,)):
         if np.iscomplexobj(values) or not (np.isfinite(values).all() and (values > 0).all()):
             raise ValueError(
-                f"the standard deviation of a blur must be positive and finite, got {kernel_or_std}"
+                f"`kernel_or_std`, the standard deviation of a blur, must be positive and finite, got {kernel_or_std}"
             )
-        values = _gaussian(np.broadcast_to(values, space.ndim))
+        values = np.broadcast_to(values, space.ndim)
+        check_memory([1 + 8 * s for s in values], torch.float64, "`kernel_or_std`", kernel_or_std)
+        values = _gaussian(values)
     if values.ndim != space.ndim or values.size == 0:
         raise ValueError(
-            f"the kernel of a blur must have {space.ndim} axes and entries, got shape {values.shape}"
+            f"`kernel_or_std`, the kernel of a blur, must have {space.ndim} axes and entries, got shape {values.shape}"
         )
     if not np.isfinite(values).all():
-        raise ValueError("the kernel of a blur must be finite, got NaN or infinite entries")
+        raise ValueError("`kernel_or_std`, the kernel of a blur, must be finite, got NaN or infinite entries")
     if np.iscomplexobj(values) and not torch_dtype(space).is_complex:
-        raise ValueError("the kernel of a blur must be real on a real space, got a complex one")
+        raise ValueError(
+            "`kernel_or_std`, the kernel of a blur, must be real on a real space, got a complex one"
+        )
     return Blur(space, values, boundary)
 
 

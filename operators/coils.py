@@ -17,8 +17,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from genreg.operators._arrays import as_tensor
-from genreg.operators.forward import boolean_mask
+from genreg.operators.arguments import choice, integer, integers, number
+from genreg.operators.arrays import array, boolean_mask
 from genreg.operators.fourier import centred_fft2
 from genreg.operators.kspace_masks import central
 
@@ -75,10 +75,8 @@ def coil_maps(
     M. Uecker et al. (2014). ESPIRiT, an eigenvalue approach to autocalibrating parallel MRI: where SENSE meets GRAPPA.
     Magnetic Resonance in Medicine 71(3), 990-1001. doi:10.1002/mrm.24751
     """
-    if method not in _METHODS:
-        raise ValueError(f"`method` must be one of {_METHODS}, got {method!r}")
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold < 1:
-        raise ValueError(f"`threshold` must be a number between 0 and 1, got {threshold!r}")
+    choice(method, "`method`", _METHODS)
+    threshold = number(threshold, "`threshold`", minimum=0, below=1)
     k = _checked(kspace)
     measured = (k != 0).any(0)
     size = calibration_region(measured) if calibration is None else _sizes(calibration, measured)
@@ -114,7 +112,7 @@ def calibration_region(mask: ArrayLike | Tensor) -> tuple[int, int]:
     shape = tuple(np.shape(mask))
     if len(shape) != 2:
         raise ValueError(f"`mask` must have the shape (n, m), got {shape}")
-    there = boolean_mask(mask, shape, "mask").numpy(force=True)
+    there = boolean_mask(mask, shape, "`mask`").numpy(force=True)
     best, columns = (0, 0), shape[1]
     for rows in range(1, shape[0] + 1):
         while columns and not there[central(shape, (rows, columns))].all():
@@ -125,7 +123,7 @@ def calibration_region(mask: ArrayLike | Tensor) -> tuple[int, int]:
 
 
 def _checked(kspace: Any) -> Tensor:
-    k = as_tensor(kspace, "kspace").cpu().resolve_conj()
+    k = array(kspace, "`kspace`").cpu().resolve_conj()
     if not k.is_complex():
         raise TypeError(f"`kspace` must be complex, got {k.dtype}")
     if k.ndim != 3 or not k.numel():
@@ -138,9 +136,10 @@ def _checked(kspace: Any) -> Tensor:
 
 
 def _sizes(calibration: Any, measured: Tensor) -> tuple[int, int]:
-    pair = tuple(calibration) if isinstance(calibration, tuple | list) else (calibration, calibration)
-    if len(pair) != 2 or any(isinstance(s, bool) or not isinstance(s, int | np.integer) for s in pair):
-        raise TypeError(f"`calibration` must be an integer or two (rows, columns), got {calibration!r}")
+    if np.ndim(calibration):
+        pair = integers(calibration, "`calibration`", count=2)
+    else:
+        pair = (integer(calibration, "`calibration`"),) * 2
     n, m = measured.shape
     if not (1 <= pair[0] <= n and 1 <= pair[1] <= m):
         raise ValueError(f"`calibration` must be between 1 and the size of k-space, ({n}, {m}), got {pair}")
@@ -150,7 +149,7 @@ def _sizes(calibration: Any, measured: Tensor) -> tuple[int, int]:
             f"`calibration` must be a centre of k-space that was measured entirely, got {pair[0]} x {pair[1]}, "
             f"of which {100 * share:.1f} % were; the largest is {calibration_region(measured)}"
         )
-    return int(pair[0]), int(pair[1])
+    return pair[0], pair[1]
 
 
 def _low_resolution(k: Tensor, size: tuple[int, int], threshold: float) -> Tensor:

@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 
 from genreg.operators._whitened import whitened_solve
+from genreg.operators.arguments import choice, integer, number
+from genreg.operators.arrays import boolean_mask
 from genreg.operators.precision import Precision, white_noise
 from genreg.operators.spaces import check_tensor, torch_device, torch_dtype
 
@@ -119,12 +121,11 @@ def condition(
     """
     if not isinstance(precision, Precision):
         raise TypeError(f"precision must be a Precision, got {type(precision).__name__}")
-    if method not in (None, "direct", "cg"):
-        raise ValueError(f'method must be "direct", "cg" or None, got {method!r}')
-    if not tol > 0 or not max_iter >= 1:
-        raise ValueError(f"tol and max_iter must be positive, got {tol} and {max_iter}")
+    if method is not None:
+        choice(method, "method", ("direct", "cg"))
+    tol, max_iter = number(tol, "tol", above=0), integer(max_iter, "max_iter", minimum=1)
     space = precision.domain
-    known = _mask(known, space)
+    known = boolean_mask(known, tuple(space.shape), "known", empty=True).to(torch_device(space))
     batches = [check_tensor(t, space, name) for t, name in ((mean, "mean"), (values, "values"))]
     try:
         batch = torch.broadcast_shapes(precision.batch, *batches)
@@ -142,17 +143,6 @@ def condition(
         _Direct(precision, ~known) if method == "direct" else _Iterative(precision, ~known, tol, max_iter)
     )
     return Conditional(start - solver.solve(precision.forward(start - mean)), solver)
-
-
-def _mask(known: Any, space: Any) -> Tensor:
-    """The known pixels, ``(*shape)``."""
-    mask = torch.as_tensor(known, device=torch_device(space))
-    if mask.dtype != torch.bool:
-        raise TypeError(f"known must be boolean, got {mask.dtype}")
-    try:
-        return mask.expand(space.shape)
-    except RuntimeError:
-        raise ValueError(f"known must have the shape {space.shape}, got {tuple(mask.shape)}") from None
 
 
 class _Direct:

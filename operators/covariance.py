@@ -40,9 +40,9 @@ import torch
 from torch import Tensor
 
 from genreg.operators._factor_product import outer
+from genreg.operators.arguments import choice, integer, seeded_generator
 from genreg.operators.dense_precision import DenseCholeskyPrecision
 from genreg.operators.diagonal_precision import DiagonalPrecision, IsotropicPrecision
-from genreg.operators.norm import seeded_generator
 from genreg.operators.precision import Precision, white_noise
 from genreg.operators.sparse_cholesky import SparseCholeskyPrecision
 
@@ -165,8 +165,8 @@ def marginal_variance(
     """
     if not isinstance(precision, Precision):
         raise TypeError(f"precision must be a Precision, got {type(precision).__name__}")
-    if method not in (None, "exact", "sampling"):
-        raise ValueError(f'method must be "exact", "sampling" or None, got {method!r}')
+    if method is not None:
+        choice(method, "method", ("exact", "sampling"))
     if method == "exact" or (method is None and _cost(precision) <= _EXACT):
         value = _exact(precision)
         return Estimate(value, torch.zeros_like(value))
@@ -174,9 +174,7 @@ def marginal_variance(
 
 
 def _sampled(precision: Precision, samples: int, seed: int | torch.Generator) -> Estimate:
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise ValueError(f"samples must be a positive integer, got {samples!r}")
-    generator = seeded_generator(seed) if isinstance(seed, int) else seed
+    samples, generator = integer(samples, "samples", minimum=1), seeded_generator(seed)
     inverse = precision.diagonal.reciprocal()
     total, most = torch.zeros_like(inverse), max(1, _CHUNK // max(1, inverse.numel()))
     for start in range(0, samples, most):

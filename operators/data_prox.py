@@ -25,6 +25,7 @@ import odl
 import torch
 from torch import Tensor
 
+from genreg.operators import arguments
 from genreg.operators._building_blocks import constant, number
 from genreg.operators.bridge import Step, space_shape, spread, torch_device, torch_dtype
 from genreg.operators.data_prox_base import DataProx
@@ -77,10 +78,9 @@ def data_prox(A: odl.Operator, *, tol: float | None = None, max_iter: int = 1000
     NotImplementedError
         If `A` has no adjoint.
     """
-    if tol is not None and not (isinstance(tol, int | float) and 0 < tol < 1):
-        raise ValueError(f"`tol` must be a number between 0 and 1, got {tol!r}")
-    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
-        raise ValueError(f"`max_iter` must be a positive integer, got {max_iter!r}")
+    if tol is not None:
+        tol = arguments.number(tol, "`tol`", above=0, below=1)
+    max_iter = arguments.integer(max_iter, "`max_iter`", minimum=1)
     again = functools.partial(data_prox, tol=tol, max_iter=max_iter)
     return teach_data_prox(A, tol=tol, max_iter=max_iter).made_by(again, A)
 

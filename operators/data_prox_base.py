@@ -20,6 +20,7 @@ from odl.core.set import Field
 from torch import Tensor
 
 from genreg.operators._building_blocks import _multiplier
+from genreg.operators.arrays import array
 from genreg.operators.bridge import (
     Remade,
     Step,
@@ -98,11 +99,7 @@ class DataProx(Remade, ABC):
             If `shift` is not positive and finite, or so small that the step is numerically singular; if
             shapes do not fit.
         """
-        if isinstance(shift, bool) or not isinstance(shift, int | float | Tensor):
-            raise TypeError(f"`shift` must be a number or a tensor, got {type(shift).__name__}")
-        values = torch.as_tensor(shift, dtype=None if isinstance(shift, Tensor) else torch.float64)
-        if values.is_complex() or values.dtype == torch.bool:
-            raise TypeError(f"`shift` must be real, got {values.dtype}")
+        values = array(shift, "`shift`", complex=False, wanted="a number or a tensor")
         if values.numel():
             limits = torch.finfo(self._real)
             if not bool(((values > 0) & (values <= limits.max)).all()):

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from genreg.operators._conjugate import conjugate_directions, inner
+from genreg.operators.arguments import seeded_generator
 from genreg.operators.bridge import Step, space_shape, spread
 from genreg.operators.data_prox_base import DataProx
 from genreg.operators.norm import _random as random_tensors
-from genreg.operators.norm import operator_norm, seeded_generator
+from genreg.operators.norm import operator_norm
 from genreg.operators.spaces import Tensors, tree_map
 
 __all__ = ["ConjugateGradientProx"]

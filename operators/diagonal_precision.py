@@ -9,6 +9,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from genreg.operators.arrays import array, fitting
 from genreg.operators.bridge import torch_device, torch_dtype
 from genreg.operators.precision import Precision, checked_parameter, has_values
 
@@ -74,11 +75,8 @@ class IsotropicPrecision(_Entrywise):
     def __init__(self, space: Any, precision: float | Tensor) -> None:
         self._check_space(space)
         if not isinstance(precision, Tensor):
-            if isinstance(precision, bool) or not isinstance(precision, int | float):
-                raise TypeError(
-                    f"precision must be a number or a tensor (B,), got {type(precision).__name__}"
-                )
-            precision = torch.as_tensor(precision, dtype=torch_dtype(space), device=torch_device(space))
+            given = array(precision, "precision", complex=False).to(torch_device(space))
+            precision = fitting(given, "precision", torch_dtype(space))
         beta = checked_parameter(precision, "precision", space, ())
         if has_values(beta) and not bool((beta > 0).all()):
             raise ValueError(f"precision must be positive, got {float(beta.min())}")

@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import odl
 import torch
 from numpy.typing import ArrayLike
 from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
+from genreg.operators.arguments import integer, seeded_generator
+from genreg.operators.arrays import boolean_mask, check_memory
 from genreg.operators.blur import Blur, blur
 from genreg.operators.bridge import to_element, to_tensor, torch_device, torch_dtype
 from genreg.operators.modes import undisturbed
-from genreg.operators.norm import operator_norm, seeded_generator
+from genreg.operators.norm import operator_norm
 from genreg.operators.tensor_operator import TensorOperator, check_space
 
 __all__ = [
@@ -96,12 +97,9 @@ def gaussian_measurements(space: TensorSpace, m: int, *, seed: int | torch.Gener
     generative models. ICML, PMLR 70, 537-546. arXiv:1703.03208
     """
     check_space(space)
-    if isinstance(m, bool) or not isinstance(m, int | np.integer):
-        raise TypeError(f"`m` must be an integer, got {m!r}")
-    if m <= 0:
-        raise ValueError(f"`m` must be positive, got {m}")
-    generator = seeded_generator(seed)
-    matrix = torch.randn(int(m), space.size, generator=generator, dtype=torch.float64) / math.sqrt(m)
+    m, generator = integer(m, "`m`", minimum=1), seeded_generator(seed, name="`seed`")
+    check_memory((m, space.size), torch.float64, "`m`", m)
+    matrix = torch.randn(m, space.size, generator=generator, dtype=torch.float64) / math.sqrt(m)
     return GaussianMeasurements(space, matrix.to(torch_device(space), torch_dtype(space)))
 
 
@@ -165,8 +163,9 @@ def mask(space: TensorSpace, keep: ArrayLike | Tensor) -> Mask:
     ----------
     space : TensorSpace
         Images.
-    keep : array or Tensor of bool
-        Of the shape of the space; at least one entry must be True. Samples are in C order.
+    keep : array or Tensor
+        Of bools, or zeros and ones; of the shape of the space, or one that broadcasts to it, such as ``(m,)`` for a
+        mask of columns. At least one entry must be True. Samples are in C order.
 
     Returns
     -------
@@ -177,36 +176,12 @@ def mask(space: TensorSpace, keep: ArrayLike | Tensor) -> Mask:
     Raises
     ------
     TypeError
-        If `space` is not a tensor space of floating type, or `keep` is not boolean.
+        If `space` is not a tensor space of floating type, or `keep` holds neither bools nor numbers.
     ValueError
-        If `keep` is of another shape or False throughout.
+        If `keep` is of another shape, holds other numbers than 0 and 1 or is False throughout.
     """
     check_space(space)
-    return Mask(space, boolean_mask(keep, tuple(space.shape), "keep"))
-
-
-def boolean_mask(keep: Any, shape: tuple[int, ...], name: str) -> Tensor:
-    """Return the boolean tensor of a mask given as an array, tensor, list or ODL element, on the CPU.
-
-    Raises
-    ------
-    TypeError
-        If it is not boolean.
-    ValueError
-        If it is of another shape or False throughout.
-    """
-    if isinstance(keep, Tensor):
-        given = keep.detach().cpu()
-    else:
-        given = np.asarray(keep.data if hasattr(keep, "space") else keep)
-        given = torch.from_numpy(given.copy()) if given.dtype == bool else given
-    if not isinstance(given, Tensor) or given.dtype != torch.bool:
-        raise TypeError(f"`{name}` must be boolean, got {getattr(given, 'dtype', type(keep).__name__)}")
-    if tuple(given.shape) != shape:
-        raise ValueError(f"`{name}` must have the shape {shape} of the space, got {tuple(given.shape)}")
-    if not given.any():
-        raise ValueError(f"`{name}` must be True somewhere, got False throughout")
-    return given
+    return Mask(space, boolean_mask(keep, tuple(space.shape), "`keep`"))
 
 
 @undisturbed

@@ -18,10 +18,9 @@ from numpy.typing import ArrayLike
 from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
-from genreg.operators._arrays import as_tensor
 from genreg.operators._coil_images import CoilImages, DeviceCopies
+from genreg.operators.arrays import array, boolean_mask
 from genreg.operators.bridge import to_element, to_tensor, torch_dtype
-from genreg.operators.forward import boolean_mask
 from genreg.operators.modes import undisturbed
 from genreg.operators.tensor_operator import TensorOperator
 
@@ -124,7 +123,7 @@ class FourierSampling(TensorOperator):
         ValueError
             If it has another shape.
         """
-        k = as_tensor(kspace, "kspace")
+        k = array(kspace, "`kspace`")
         if not k.is_complex():
             raise TypeError(f"`kspace` must be complex, got {k.dtype}")
         expected = (*self._images.leading, *self._images.shape)
@@ -172,8 +171,9 @@ def fourier_sampling(
     space : TensorSpace
         Images: real ``(n, m)`` (magnitudes), complex ``(n, m)``, or real ``(2, n, m)``, the real and the imaginary
         part.
-    mask : array or Tensor of bool
-        ``(n, m)``, with the frequency zero at ``[n // 2, m // 2]``; at least one entry must be True.
+    mask : array or Tensor
+        Of bools, or zeros and ones, ``(n, m)`` or a shape that broadcasts to it, such as ``(m,)`` for columns, with the
+        frequency zero at ``[n // 2, m // 2]``; at least one entry must be True.
     coils : array or Tensor, optional
         Complex sensitivity maps, ``(C, n, m)``; by default one coil of sensitivity one.
 
@@ -187,10 +187,11 @@ def fourier_sampling(
     Raises
     ------
     TypeError
-        If `space` is not a tensor space of floating type, `mask` is not boolean, or `coils` is not complex.
+        If `space` is not a tensor space of floating type, `mask` holds neither bools nor numbers, or `coils` is not
+        complex.
     ValueError
-        If the space, the mask or the coils have another shape, the mask is False throughout, or the coils are not
-        finite or zero throughout.
+        If the space, the mask or the coils have another shape, the mask holds other numbers than 0 and 1 or is False
+        throughout, or the coils are not finite or zero throughout.
 
     References
     ----------
@@ -204,4 +205,4 @@ def fourier_sampling(
     >>> A = fourier_sampling(odl.cn((64, 64), dtype="complex64"), radial_mask((64, 64), 20))
     """
     images = CoilImages(space, coils)
-    return FourierSampling(space, boolean_mask(mask, images.shape, "mask"), images)
+    return FourierSampling(space, boolean_mask(mask, images.shape, "`mask`"), images)

@@ -28,10 +28,11 @@ import torch
 from torch import Tensor
 
 from genreg.operators._whitened import whitened_solve
+from genreg.operators.arguments import integer, seeded_generator
+from genreg.operators.arrays import check_memory
 from genreg.operators.bridge import spread, torch_dtype
 from genreg.operators.data_prox_base import euclidean_pair
 from genreg.operators.modes import undisturbed
-from genreg.operators.norm import seeded_generator
 from genreg.operators.precision import Precision
 
 __all__ = ["GaussianPosterior"]
@@ -148,10 +149,10 @@ class GaussianPosterior:
         generator : torch.Generator or int, optional
             Random numbers, or their seed; torch's global generator where None.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n must be a positive integer, got {n!r}")
-        if isinstance(generator, int):
-            generator = seeded_generator(generator)
+        n = integer(n, "n", minimum=1)
+        check_memory((n, *self.prior_mean.shape), self.prior_mean.dtype, "n", n, self.prior_mean.device)
+        if generator is not None:
+            generator = seeded_generator(generator, name="generator")
 
         def white(like: Tensor) -> Tensor:
             source = like.device if generator is None else generator.device

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from genreg.operators.norm import seeded_generator
+from genreg.operators.arguments import choice, integer, integers, number, seeded_generator
+from genreg.operators.arrays import check_memory
 
 __all__ = ["cartesian_mask", "radial_mask"]
 
@@ -65,16 +66,10 @@ def cartesian_mask(
     (equispaced and uniform columns around a measured centre)
     """
     n, m = check_shape(shape)
-    for name, value in (("acceleration", acceleration), ("centre", centre)):
-        if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-            raise TypeError(f"`{name}` must be a number, got {value!r}")
-    if not 1 <= acceleration < np.inf:
-        raise ValueError(f"`acceleration` must be at least 1 and finite, got {acceleration}")
-    if not 0 <= centre <= 1:
-        raise ValueError(f"`centre` must be between 0 and 1, got {centre}")
-    if density not in _DENSITIES:
-        raise ValueError(f"`density` must be one of {_DENSITIES}, got {density!r}")
-    generator = seeded_generator(seed)
+    acceleration = number(acceleration, "`acceleration`", minimum=1)
+    centre = number(centre, "`centre`", minimum=0, maximum=1)
+    choice(density, "`density`", _DENSITIES)
+    generator = seeded_generator(seed, name="`seed`")
     count, inner = round(m / acceleration), round(centre * m)
     if count < 1:
         raise ValueError(f"`acceleration` must leave a column of {m} to measure, got {acceleration}")
@@ -132,12 +127,8 @@ def radial_mask(shape: tuple[int, int], spokes: int, *, offset: float = 0.0) -> 
         If they are not positive, or `offset` is not finite.
     """
     n, m = check_shape(shape)
-    if isinstance(spokes, bool) or not isinstance(spokes, int | np.integer):
-        raise TypeError(f"`spokes` must be an integer, got {spokes!r}")
-    if spokes < 1:
-        raise ValueError(f"`spokes` must be positive, got {spokes}")
-    if not np.isfinite(offset):
-        raise ValueError(f"`offset` must be a finite angle in radians, got {offset!r}")
+    spokes, offset = integer(spokes, "`spokes`", minimum=1), number(offset, "`offset`")
+    check_memory((spokes,), torch.float64, "`spokes`", spokes)
     mask = np.zeros((n, m), dtype=bool)
     for angle in offset + np.pi * np.arange(spokes) / spokes:
         direction = n * np.cos(angle), m * np.sin(angle)
@@ -177,9 +168,5 @@ def check_shape(shape: Any) -> tuple[int, int]:
     ValueError
         If one of them is not positive.
     """
-    sizes = tuple(shape) if isinstance(shape, tuple | list) else ()
-    if len(sizes) != 2 or any(isinstance(s, bool) or not isinstance(s, int | np.integer) for s in sizes):
-        raise TypeError(f"`shape` must be two integers (rows, columns), got {shape!r}")
-    if min(sizes) < 1:
-        raise ValueError(f"`shape` must be positive, got {sizes}")
-    return int(sizes[0]), int(sizes[1])
+    n, m = integers(shape, "`shape`", count=2, minimum=1)
+    return n, m

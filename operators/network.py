@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from genreg.operators._evaluation import Evaluation, LastPoint, apply, tree_map_spaces, trial
+from genreg.operators.arguments import described
 from genreg.operators.bridge import TorchFunctional, TorchOperator, lower
 from genreg.operators.spaces import (
     Tensors,
@@ -62,6 +63,9 @@ class NetworkOperator(odl.Operator):
     """
 
     def __init__(self, module: nn.Module, domain: Any, range: Any) -> None:
+        for name, space in (("domain", domain), ("range", range)):
+            if not isinstance(space, odl.core.set.LinearSpace):
+                raise TypeError(f"`{name}` must be an ODL space, got {described(space)}")
         super().__init__(domain, range, linear=False)
         self._at = LastPoint(module, domain)
         self.module = self._at.module

@@ -7,17 +7,17 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import odl
 import torch
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
+from genreg.operators.arguments import flag, integer, number, seeded_generator
 from genreg.operators.bridge import to_torch, torch_device, torch_dtype, weight
 from genreg.operators.modes import undisturbed
 from genreg.operators.spaces import Tensors, is_stacked, space_shape, tree_map
 
-__all__ = ["operator_norm", "seeded_generator"]
+__all__ = ["operator_norm"]
 
 
 @undisturbed
@@ -68,10 +68,13 @@ def operator_norm(
         raise TypeError(f"`A` must be an ODL operator, got {type(A).__name__}")
     if not A.is_linear:
         raise ValueError(f"`A` must be linear, got {A!r}")
+    weighted, max_iter = flag(weighted, "`weighted`"), integer(max_iter, "`max_iter`", minimum=1)
+    if rtol is not None:
+        rtol = number(rtol, "`rtol`", above=0, below=1)
     forward = to_torch(A)
     backward = forward.adjoint
     outer, inner = weight(A.range), weight(A.domain)
-    start = _random(A.domain, seeded_generator(seed))
+    start = _random(A.domain, seeded_generator(seed, name="`seed`"))
     root = 1.0 if not weighted else _map(lambda w: w**0.5, inner)
 
     def gram(v: Tensor) -> Tensor:
@@ -154,14 +157,3 @@ def _unpack(v: Tensor, like: Tensors) -> Tensors:
         return v.reshape(like.shape)
     sizes = [_pack(part).numel() for part in like]
     return tuple(_unpack(part, item) for part, item in zip(v.split(sizes), like, strict=True))
-
-
-def seeded_generator(seed: Any) -> torch.Generator:
-    """Return a CPU generator for a seed, or the generator itself."""
-    if isinstance(seed, torch.Generator):
-        return seed
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise TypeError(f"`seed` must be an integer or a torch.Generator, got {seed!r}")
-    if seed < 0:
-        raise ValueError(f"`seed` must be non-negative, got {seed}")
-    return torch.Generator().manual_seed(int(seed))

@@ -27,6 +27,8 @@ from torch import Tensor
 from genreg.operators._autograd import linear_map
 from genreg.operators._coil_images import CoilImages
 from genreg.operators._nufft_plans import Plans, import_finufft
+from genreg.operators.arguments import number
+from genreg.operators.arrays import array
 from genreg.operators.bridge import to_element, to_tensor, torch_device, torch_dtype, weight
 from genreg.operators.modes import undisturbed
 from genreg.operators.tensor_operator import TensorOperator
@@ -174,20 +176,15 @@ def nufft(
     images = CoilImages(space, coils)
     points = check_trajectory(trajectory)
     least = 2 * torch.finfo(torch_dtype(space).to_real()).eps
-    if isinstance(eps, bool) or not isinstance(eps, int | float) or not least <= eps <= 0.1:
-        raise ValueError(
-            f"`eps` must be a number between {least:.1e} (for {space.dtype_identifier}) and 0.1, got {eps!r}"
-        )
+    eps = number(eps, "`eps`", minimum=least, maximum=0.1)
     import_finufft(torch_device(space))
-    return Nufft(space, points, images, _checked_density(density, tuple(points.shape[:-1])), float(eps))
+    return Nufft(space, points, images, _checked_density(density, tuple(points.shape[:-1])), eps)
 
 
 def _checked_density(density: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     if density is None:
         return None
-    d = density.numpy(force=True) if isinstance(density, Tensor) else np.asarray(density)
-    if d.dtype.kind not in "fiu":
-        raise TypeError(f"`density` must be real, got {d.dtype}")
+    d = array(density, "`density`", complex=False).numpy(force=True)
     if d.shape != shape:
         raise ValueError(f"`density` must have the shape {shape} of the samples, got {d.shape}")
     if not (np.isfinite(d).all() and (d > 0).all()):

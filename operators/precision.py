@@ -20,8 +20,9 @@ import torch
 from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
+from genreg.operators.arguments import integer, seeded_generator
+from genreg.operators.arrays import check_memory
 from genreg.operators.bridge import torch_device, torch_dtype
-from genreg.operators.norm import seeded_generator
 from genreg.operators.tensor_operator import TensorOperator
 
 __all__ = ["Factor", "Precision", "checked_parameter", "has_values", "white_noise"]
@@ -70,15 +71,15 @@ def white_noise(
 
     Raises
     ------
-    ValueError
-        If n is no positive integer.
+    TypeError, ValueError
+        If n is no positive integer, or so large that the images do not fit into memory.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n must be a positive integer, got {n!r}")
-    if isinstance(generator, int):
-        generator = seeded_generator(generator)
+    n = integer(n, "n", minimum=1)
+    if generator is not None:
+        generator = seeded_generator(generator, name="generator")
     device = torch_device(space) if generator is None else generator.device
     shape = (n, *batch, *space.shape)
+    check_memory(shape, torch_dtype(space), "n", n, device)
     return torch.randn(shape, generator=generator, dtype=torch_dtype(space), device=device).to(
         torch_device(space)
     )

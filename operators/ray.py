@@ -23,6 +23,7 @@ from odl.core.discr import DiscretizedSpace
 from torch import Tensor
 
 from genreg.operators._detector import ON_CPU, ON_CUDA, overlooked
+from genreg.operators.arguments import choice, flag, number
 from genreg.operators.bridge import TorchOperator, lower, torch_device, torch_dtype
 from genreg.operators.modes import undisturbed
 from genreg.operators.ray_direct import CudaPair, DirectPair
@@ -153,24 +154,23 @@ def ray_transform(
     >>> A.method
     'matrix'
     """
-    _check(space, geometry, method, max_memory)
+    _check(space, geometry, method, max_memory, cache)
     method = _choose(space, geometry, method, max_memory)
     return RayTransform(
         space, geometry, _sinograms(space, geometry), _pair(space, geometry, method, cache), method
     )
 
 
-def _check(space: Any, geometry: Any, method: Any, max_memory: Any) -> None:
+def _check(space: Any, geometry: Any, method: Any, max_memory: Any, cache: Any) -> None:
     if not isinstance(space, DiscretizedSpace):
         raise TypeError(f"`space` must be made by odl.uniform_discr, got {type(space).__name__}")
     if not isinstance(geometry, Geometry):
         raise TypeError(
             f"`geometry` must be a geometry of odl.applications.tomo, got {type(geometry).__name__}"
         )
-    if method not in _METHODS:
-        raise ValueError(f"`method` must be one of {_METHODS}, got {method!r}")
-    if isinstance(max_memory, bool) or not isinstance(max_memory, int | float) or not max_memory >= 0:
-        raise ValueError(f"`max_memory` must be a number of bytes >= 0, got {max_memory!r}")
+    choice(method, "`method`", _METHODS)
+    number(max_memory, "`max_memory`", minimum=0, infinite=True)
+    flag(cache, "`cache`")
     if space.ndim != geometry.ndim:
         raise ValueError(f"`space` must have the {geometry.ndim} dimensions of `geometry`, got {space.ndim}")
     if space.dtype_identifier not in ("float32", "float64", "complex64", "complex128"):

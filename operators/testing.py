@@ -15,6 +15,7 @@ import odl
 import torch
 from odl.core.set import Field
 
+from genreg.operators.arguments import number, seeded_generator
 from genreg.operators.bridge import TorchOperator
 from genreg.operators.spaces import Tensors, is_stacked, space_shape, to_element, to_tensor, torch_dtype
 
@@ -47,12 +48,16 @@ def dot_test(A: Any, *, rtol: float | None = None, seed: int = 0) -> float:
     AssertionError
         If the error exceeds `rtol`, or if domain and range of the adjoint are not range and domain of `A`.
     """
+    if not isinstance(A, odl.Operator | TorchOperator):
+        raise TypeError(f"`A` must be an ODL operator, got {type(A).__name__}")
+    if rtol is not None:
+        rtol = number(rtol, "`rtol`", minimum=0)
+    generator = seeded_generator(seed, name="`seed`")
     adjoint = A.adjoint
     if adjoint.domain != A.range or adjoint.range != A.domain:
         raise AssertionError(
             f"the adjoint must map {A.range!r} to {A.domain!r}, got {adjoint.domain!r} to {adjoint.range!r}"
         )
-    generator = torch.Generator().manual_seed(seed)
     x, y = gaussian(A.domain, generator), gaussian(A.range, generator)
     Ax, Aty = _image(A, x), _image(adjoint, y)
     lhs, rhs = inner(Ax, y), inner(x, Aty)
@@ -101,7 +106,9 @@ def derivative_test(
     AssertionError
         If one of the tests fails.
     """
-    generator = torch.Generator().manual_seed(seed)
+    if not isinstance(op, odl.Operator):
+        raise TypeError(f"`op` must be an ODL operator or functional, got {type(op).__name__}")
+    order, generator = number(order, "`order`"), seeded_generator(seed, name="`seed`")
     x = gaussian(op.domain, generator) if x is None else op.domain.element(x)
     d = gaussian(op.domain, generator)
     d = (1 / _norm(d)) * max(_norm(x), 1e-3) * d

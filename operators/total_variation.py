@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from genreg.operators._building_blocks import weighted_sum
+from genreg.operators.arguments import integer, number
 from genreg.operators.bridge import (
     Step,
     TorchFunctional,
@@ -110,14 +111,13 @@ def total_variation(
     Raises
     ------
     TypeError
-        If `space` is no discretised function space.
+        If `space` is no discretised function space, or a setting no number.
     ValueError
-        If `iterations` is not positive.
+        If `iterations` is not positive, or `rtol` negative.
     """
     if not hasattr(space, "cell_sides"):
         raise TypeError(f"space must be a discretised function space (uniform_discr), got {space!r}")
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-        raise ValueError(f"iterations must be a positive integer, got {iterations!r}")
+    iterations, rtol = integer(iterations, "iterations", minimum=1), number(rtol, "rtol", minimum=0)
     again = functools.partial(total_variation, iterations=iterations, rtol=rtol, memory=memory)
     return _functional(_Dual(space, iterations, rtol, memory)).made_by(again, space)
 

@@ -16,6 +16,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from genreg.operators.arguments import integer, number
+from genreg.operators.arrays import array, check_memory
 from genreg.operators.kspace_masks import check_shape
 
 __all__ = ["check_trajectory", "density_compensation", "golden_angle_trajectory", "radial_trajectory"]
@@ -51,7 +53,8 @@ def radial_trajectory(spokes: int, samples: int, *, offset: float = 0.0) -> np.n
     ValueError
         If they are not positive, or `offset` is not finite.
     """
-    return _spokes(spokes, samples, offset, np.pi / max(spokes, 1) if isinstance(spokes, int) else 0.0)
+    spokes = integer(spokes, "`spokes`", minimum=1)
+    return _spokes(spokes, samples, offset, np.pi / spokes)
 
 
 def golden_angle_trajectory(spokes: int, samples: int, *, offset: float = 0.0) -> np.ndarray:
@@ -84,13 +87,9 @@ def golden_angle_trajectory(spokes: int, samples: int, *, offset: float = 0.0) -
 
 
 def _spokes(spokes: int, samples: int, offset: float, step: float) -> np.ndarray:
-    for name, value in (("spokes", spokes), ("samples", samples)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(f"`{name}` must be an integer, got {value!r}")
-        if value < 1:
-            raise ValueError(f"`{name}` must be positive, got {value}")
-    if not np.isfinite(offset):
-        raise ValueError(f"`offset` must be a finite angle in radians, got {offset!r}")
+    spokes, samples = integer(spokes, "`spokes`", minimum=1), integer(samples, "`samples`", minimum=1)
+    offset = number(offset, "`offset`")
+    check_memory((spokes, samples, 2), torch.float64, "`spokes` times `samples`", spokes * samples)
     angles = offset + step * np.arange(spokes)
     radii = (np.arange(samples) - samples // 2) / samples
     return radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], -1)[:, None]
@@ -137,8 +136,8 @@ def density_compensation(
     from genreg.operators._nufft_plans import Plans
 
     n, m = check_shape(shape)
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-        raise ValueError(f"`iterations` must be a positive integer, got {iterations!r}")
+    iterations = integer(iterations, "`iterations`", minimum=1)
+    eps = number(eps, "`eps`", minimum=2 * torch.finfo(torch.float64).eps, maximum=0.1)
     points = check_trajectory(trajectory)
     plans = Plans((2 * n, 2 * m), points.reshape(-1, 2), eps)
     # |<f_i, f_j>|^2, a squared Dirichlet kernel, is the transform of a triangle.
@@ -162,16 +161,7 @@ def check_trajectory(trajectory: Any) -> Tensor:
     ValueError
         If the last axis has not the length 2, there is no sample, or a frequency is not finite or outside of k-space.
     """
-    if isinstance(trajectory, Tensor):
-        points = trajectory.detach().cpu()
-    else:
-        array = np.asarray(trajectory)
-        if array.dtype.kind not in "fiu":
-            raise TypeError(f"`trajectory` must hold real frequencies, got {array.dtype}")
-        points = torch.from_numpy(np.array(array, dtype=np.float64))
-    if points.is_complex() or points.dtype == torch.bool:
-        raise TypeError(f"`trajectory` must hold real frequencies, got {points.dtype}")
-    points = points.double()
+    points = array(trajectory, "`trajectory`", complex=False).cpu().double()
     if points.ndim < 2 or points.shape[-1] != 2 or not points.numel():
         raise ValueError(f"`trajectory` must have the shape (*samples, 2), got {tuple(points.shape)}")
     if not bool(torch.isfinite(points).all()):

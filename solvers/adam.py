@@ -24,6 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from genreg.operators.arguments import number
 from genreg.solvers.line_search import Backtracking, inner
 from genreg.solvers.objective import Objective
 from genreg.solvers.state import State, relative, where
@@ -67,13 +68,12 @@ class Adam:
     monotone: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for name in ("lr", "eps"):
-            if not 0 < (value := getattr(self, name)) < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {value!r}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+        number(self.lr, "lr", above=0), number(self.eps, "eps", above=0)
+        number(self.decay, "decay", above=0, maximum=1)
+        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
             raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas!r}")
-        if not 0 < self.decay <= 1:
-            raise ValueError(f"decay must be in (0, 1], got {self.decay!r}")
+        for i, beta in enumerate(self.betas):
+            number(beta, f"betas[{i}]", minimum=0, below=1)
 
     @property
     def line_search(self) -> Backtracking:

@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from genreg.operators.arguments import flag, integer, number
 from genreg.operators.modes import undisturbed
 from genreg.solvers.door import Door, per_sample_number
-from genreg.solvers.driver import Callback, run
+from genreg.solvers.driver import Callback, check_stopping, run
 from genreg.solvers.gauss_newton import LevenbergMarquardt
 from genreg.solvers.joint import JointProblem
 from genreg.solvers.jpmap import check_turns, finished, learned_beta, proposing, with_encoder
@@ -90,8 +91,7 @@ def map_z_splitting(
     TypeError, ValueError, NotImplementedError
         As for `jpmap`, but for the encoder.
     """
-    if not (isinstance(growth, int | float) and growth > 1 and math.isfinite(growth)):
-        raise ValueError(f"growth must be a number greater than 1, got {growth!r}")
+    growth = number(growth, "growth", above=1)
     measured = Measured.enter(A, y, G, noise_std)
     epsilon = A.domain.size / 255**2 if epsilon is None else epsilon
     return _raise_beta(
@@ -168,10 +168,9 @@ def jpmap_continuation(
     TypeError, ValueError, NotImplementedError
         As for `jpmap`; if ε or ρ is not positive.
     """
-    if not (isinstance(rho, int | float) and rho > 0 and math.isfinite(rho)):
-        raise ValueError(f"rho must be a positive number, got {rho!r}")
+    rho, secant = number(rho, "rho", above=0), flag(secant, "secant")
     measured = with_encoder(Measured.enter(A, y, G, noise_std))
-    check_turns("fast", n1, n2, 1)
+    n1, n2 = check_turns("fast", n1, n2)
     size = A.domain.size
 
     def step(gap: Tensor, level: Tensor, slope: Tensor) -> Tensor:
@@ -219,8 +218,8 @@ def _raise_beta(
     ``step(gap, epsilon, slope)`` gives the step of log β, from the slope of log gap against log β over the last
     two stages, between -2 and -1/2.
     """
-    if isinstance(stages, bool) or not isinstance(stages, int) or stages < 1:
-        raise ValueError(f"stages must be a positive integer, got {stages!r}")
+    stages = integer(stages, "stages", minimum=1)
+    max_iter, tol = check_stopping(max_iter, tol, callback)
     began = time.perf_counter()
     problem = JointProblem.measured(measured, beta)
     z, running = measured.starts(init, 1, 0)

@@ -24,13 +24,14 @@ from typing import Any
 
 from odl.functionals import Functional
 
+from genreg.operators.arguments import described
 from genreg.operators.modes import undisturbed
 from genreg.solvers.adam import Adam
 from genreg.solvers.door import enter
 from genreg.solvers.driver import Callback, run
 from genreg.solvers.gauss_newton import LevenbergMarquardt
 from genreg.solvers.inertial import Inertial
-from genreg.solvers.line_search import Backtracking
+from genreg.solvers.line_search import Backtracking, searching
 from genreg.solvers.objective import Objective
 from genreg.solvers.solution import Solution
 from genreg.solvers.updates import ProxGradient, QuasiNewton, Update
@@ -95,7 +96,7 @@ def gradient_descent(
     NotImplementedError
         If the objective is not differentiable.
     """
-    update = ProxGradient(line_search or Backtracking(spectral=True))
+    update = ProxGradient(searching(line_search, Backtracking(spectral=True)))
     return _descend(
         objective, init, update, max_iter, tol, callback, progress, blocks=1, prox=False, updates=updates
     )
@@ -119,7 +120,7 @@ def alternating_gradient_descent(
     parts of the functional's domain. By default the line search grows its step after a success. `updates` is
     that of `palm`.
     """
-    update = ProxGradient(line_search or Backtracking())
+    update = ProxGradient(searching(line_search, Backtracking()))
     return _descend(objective, init, update, max_iter, tol, callback, progress, prox=False, updates=updates)
 
 
@@ -144,7 +145,7 @@ def palm(
     `updates` names blocks that are to move in another way, such as ``{"z": QuasiNewton()}`` for a latent
     vector without a proximable part.
     """
-    update = ProxGradient(line_search or Backtracking())
+    update = ProxGradient(searching(line_search, Backtracking()))
     return _descend(objective, init, update, max_iter, tol, callback, progress, prox=True, updates=updates)
 
 
@@ -187,7 +188,7 @@ def quasi_newton(
     Parameters and results are those of `gradient_descent`. The objective must be differentiable, and a block
     small enough for an n × n matrix of every sample.
     """
-    update = QuasiNewton(line_search or Backtracking())
+    update = QuasiNewton(searching(line_search, Backtracking()))
     return _descend(objective, init, update, max_iter, tol, callback, progress, blocks=1, prox=False)
 
 
@@ -232,6 +233,8 @@ def _descend(
     prox: bool,
     updates: Mapping[str, Update] | None = None,
 ) -> Solution:
+    if not (updates is None or isinstance(updates, Mapping)):
+        raise TypeError(f"updates must be a dict from blocks to updates, got {described(updates)}")
     names = tuple(init) if isinstance(init, Mapping) else ("v",)
     if not isinstance(objective, Objective):
         objective = Objective.from_odl(objective, names)
@@ -251,6 +254,8 @@ def _descend(
             raise ValueError(
                 f"updates must name blocks of the objective, {list(objective.spaces)}, got {name!r}"
             )
+        if isinstance(other, type) or not callable(other):
+            raise TypeError(f"updates[{name!r}] must be an update such as Adam(), got {described(other)}")
         if isinstance(other, _SMOOTH) and name in objective.proximable:
             raise NotImplementedError(
                 f"updates[{name!r}] must take a proximable part, {type(other).__name__} needs a smooth block"

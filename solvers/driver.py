@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from genreg.operators.arguments import check_callable, integer, number
 from genreg.solvers.checks import Checks, is_debugging, is_monotone
 from genreg.solvers.door import Door
 from genreg.solvers.objective import Blocks, Objective
@@ -51,12 +52,17 @@ Callback = Callable[[Iterate], Any]
 """Called after every iteration; a true return value ends the run."""
 
 
-def check_stopping(max_iter: int, tol: float) -> None:
-    """Raise ValueError unless ``max_iter`` is a non-negative integer and ``tol`` a non-negative number."""
-    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 0:
-        raise ValueError(f"max_iter must be a non-negative integer, got {max_iter!r}")
-    if not tol >= 0:
-        raise ValueError(f"tol must be a non-negative number, got {tol!r}")
+def check_stopping(max_iter: Any, tol: Any, callback: Any = None) -> tuple[int, float]:
+    """Return when a run ends, ``max_iter`` and ``tol``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Unless ``max_iter`` is a non-negative integer, ``tol`` a non-negative, finite number and ``callback`` callable
+        or None.
+    """
+    check_callable(callback, "callback", "of an Iterate")
+    return integer(max_iter, "max_iter", minimum=0), number(tol, "tol", minimum=0)
 
 
 class _Record:
@@ -160,7 +166,7 @@ def run(
     AssertionError
         If an update breaks its contract, see `debugging`, inside which alone this is checked.
     """
-    check_stopping(max_iter, tol)
+    max_iter, tol = check_stopping(max_iter, tol, callback)
     began = time.perf_counter()
     state = _start(objective, door.blocks, updates)
     record = _Record(state)

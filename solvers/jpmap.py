@@ -37,6 +37,8 @@ import odl
 import torch
 from torch import Tensor
 
+from genreg.operators.arguments import choice, integer
+from genreg.operators.arrays import check_memory
 from genreg.operators.modes import undisturbed
 from genreg.solvers.door import Door, per_sample_number
 from genreg.solvers.driver import Callback, run
@@ -83,15 +85,15 @@ def jpmap(
     ----------
     A : odl.Operator
         Forward operator X -> Y, linear.
-    y : ODL element of Y, or Tensor
-        Data; a tensor may have a leading batch axis, ``(B, *Y.shape)``.
+    y : ODL element of Y, Tensor or array
+        Data; a tensor or an array may have a leading batch axis, ``(B, *Y.shape)``.
     G : Generator
         Generator Z -> X with an encoder.
     noise_std : float or Tensor
         Standard deviation σ > 0 of the noise, or one for every sample, ``(B,)``.
     beta : float or Tensor, optional
         β > 0, or one for every sample; by default 1/γ² with the γ that the model has learned.
-    init : dict, ODL element of Z or Tensor, optional
+    init : dict, ODL element of Z, Tensor or array, optional
         First latent vector, or ``{"x": image}`` for the code of an image. By default the code of a rough
         reconstruction. A run that was ended, by `max_iter` or `callback`, goes on from its ``solution.blocks``: J falls
         from where it was, while the turns of the encoder and the damping begin anew.
@@ -131,7 +133,9 @@ def jpmap(
         an adjoint, or the step in x is singular; if G has no encoder, or no γ and `beta` is not given.
     """
     measured = with_encoder(Measured.enter(A, y, G, noise_std))
-    check_turns(rule, n1, n2, restarts)
+    n1, n2 = check_turns(rule, n1, n2)
+    restarts, y = integer(restarts, "restarts", minimum=1), measured.y
+    check_memory((len(y), restarts, A.domain.size), y.dtype, "restarts", restarts, y.device)
     problem = JointProblem.measured(measured, learned_beta(measured, beta))
     z, rows = _screened(problem, *measured.starts(init, 1 + _DRAWS * (restarts - 1), seed), restarts)
     solution = maximise(
@@ -263,16 +267,17 @@ def with_encoder(measured: Measured) -> Measured:
     return measured
 
 
-def check_turns(rule: Any, n1: Any, n2: Any, restarts: Any) -> None:
-    """Raise ValueError unless the rule is one of `jpmap`, 0 <= n1 <= n2 (where given) and there is a start."""
-    if rule not in get_args(Rule):
-        raise ValueError(f"rule must be one of {list(get_args(Rule))}, got {rule!r}")
-    turns = (n1,) if n2 is None else (n1, n2)
-    integers = all(isinstance(n, int) and not isinstance(n, bool) for n in turns)
-    if not integers or not 0 <= n1 <= turns[-1]:
-        raise ValueError(f"n1 and n2 must be integers with 0 <= n1 <= n2, got {n1!r} and {n2!r}")
-    if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
-        raise ValueError(f"restarts must be a positive integer, got {restarts!r}")
+def check_turns(rule: Any, n1: Any, n2: Any) -> tuple[int, int | None]:
+    """Return n1 and n2, where given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Unless the rule is one of `jpmap` and 0 <= n1 <= n2.
+    """
+    choice(rule, "rule", get_args(Rule))
+    n1 = integer(n1, "n1", minimum=0)
+    return n1, None if n2 is None else integer(n2, "n2", minimum=n1)
 
 
 def learned_beta(measured: Measured, beta: float | Tensor | None, factor: float = 1.0) -> Tensor:

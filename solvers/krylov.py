@@ -69,7 +69,7 @@ def conjugate_gradient(
     NotImplementedError
         If the objective has a part without a gradient.
     """
-    check_stopping(max_iter, tol)
+    max_iter, tol = check_stopping(max_iter, tol, callback)
     if not isinstance(objective, Objective):
         raise TypeError(f"objective must be an Objective, got {type(objective).__name__}")
     if objective.proximable or len(objective.spaces) != 1:

@@ -37,7 +37,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genreg.solvers.morozov import Choice, Trial
+from genreg.operators.arrays import array
+from genreg.solvers.morozov import Choice, Trial, check_search
 from genreg.solvers.objective import Blocks
 from genreg.solvers.solution import Status
 
@@ -142,7 +143,7 @@ def l_curve(
         As in `morozov`; value - λ penalty is the misfit D of the curve.
     samples : Tensor
         Numbers of the samples, ``(B,)``.
-    lam : Tensor, optional
+    lam : Tensor or array, optional
         Grid of λ > 0, ``(n,)`` or one for every sample, ``(B, n)``, n >= 3; by default two a decade from 1e-6 to 1e6.
     candidates : int
         Number of λ tried at once between the neighbours of the corner, for every sample.
@@ -159,20 +160,18 @@ def l_curve(
 
     Raises
     ------
-    ValueError
-        If `lam`, `candidates`, `rtol` or `max_rounds` is out of range.
+    TypeError, ValueError
+        If `lam`, `candidates`, `rtol` or `max_rounds` has the wrong type or is out of range.
     """
+    candidates, max_rounds, rtol = check_search(candidates, max_rounds, rtol)
     if lam is None:
         lam = torch.logspace(-6, 6, 25, dtype=torch.float64, device=samples.device)
+    lam = array(lam, "lam", complex=False)
+    lam = lam if lam.is_floating_point() else lam.double()
     fits = lam.ndim == 1 or (lam.ndim == 2 and len(lam) == len(samples))
     if not fits or lam.shape[-1] < 3 or not bool((torch.isfinite(lam) & (lam > 0)).all()):
         raise ValueError(
             f"lam must be at least 3 positive numbers, got {lam.tolist() if lam.ndim == 1 else lam}"
-        )
-    if candidates < 2 or max_rounds < 1 or not 0 < rtol < 1:
-        raise ValueError(
-            "candidates must be at least 2, max_rounds at least 1 and rtol in (0, 1), "
-            f"got {candidates}, {max_rounds}, {rtol}"
         )
     fractions = torch.linspace(0, 1, candidates + 2, dtype=lam.dtype, device=lam.device)[1:-1]
     tried = lam.expand(len(samples), -1)

@@ -15,10 +15,11 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg.operators import TorchOperator, to_element, torch_dtype
+from genreg.operators import TorchOperator, torch_dtype
+from genreg.operators.arguments import seeded_generator
 from genreg.operators.jacobian import columns, jacobian, linearise
 from genreg.operators.spaces import space_shape
-from genreg.solvers.door import Door, enter, is_element, per_sample_number
+from genreg.solvers.door import Door, enter, given_back, per_sample_number, usable
 from genreg.solvers.krylov import rough_reconstruction
 from genreg.solvers.line_search import inner
 from genreg.solvers.objective import Blocks, Curvature, Objective
@@ -41,8 +42,6 @@ class Measured:
         σ, ``(B,)``.
     door : Door
         How the data came in.
-    elements : bool
-        Whether they were an ODL element.
     """
 
     A: odl.Operator
@@ -50,7 +49,6 @@ class Measured:
     y: Tensor
     noise_std: Tensor
     door: Door
-    elements: bool
 
     @classmethod
     def enter(cls, A: Any, y: Any, G: Any, noise_std: float | Tensor) -> Measured:
@@ -69,7 +67,7 @@ class Measured:
             raise ValueError(f"G must map to the domain of A, {A.domain!r}, got {G.range!r}")
         door = enter(y, {"y": A.range}, "y")
         data = door.blocks["y"]
-        return cls(A, G, data, per_sample_number(noise_std, "noise_std", data), door, is_element(y))
+        return cls(A, G, data, per_sample_number(noise_std, "noise_std", data), door)
 
     @property
     def inverse_variance(self) -> Tensor:
@@ -85,7 +83,7 @@ class Measured:
         """First latent vectors, ``(B, *Z.shape)``.
 
         Those given, alone or as ``{"z": ...}``; the codes of images given as ``{"x": ...}``; by default the codes
-        of rough reconstructions, or zero where G has no encoder.
+        of rough reconstructions, zero where they overflow, or zero where G has no encoder.
 
         Raises
         ------
@@ -94,7 +92,8 @@ class Measured:
         """
         Z, count = self.G.domain, len(self.y)
         if init is None and self.has_encoder:
-            return self.G.encode(rough_reconstruction(self.A, self.y))
+            rough = usable({"x": rough_reconstruction(self.A, self.y)})["x"]
+            return usable({"z": self.G.encode(rough)})["z"]
         if init is None:
             return torch.zeros((count, *Z.shape), dtype=torch_dtype(Z), device=self.y.device)
         if isinstance(init, Mapping) and not {"x", "z"} & set(init):
@@ -108,12 +107,12 @@ class Measured:
         start = enter(given, {"init": self.A.domain if image else Z}).blocks["init"].to(self.y.device)
         if len(start) != count:
             raise ValueError(f"init must have the batch size of y, {count}, got {len(start)}")
-        return self.G.encode(start) if image else start
+        return usable({"z": self.G.encode(start)})["z"] if image else start
 
     def starts(self, init: Any, restarts: int, seed: int) -> tuple[Tensor, Tensor]:
         """The first latent vectors and draws of N(0, I), ``(B * restarts, *Z.shape)``, and the sample of each."""
         z = self.start(init)
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded_generator(seed)
         drawn = torch.randn((len(z), restarts - 1, *z.shape[1:]), generator=generator, dtype=z.dtype)
         rows = torch.arange(len(z), device=z.device).repeat_interleave(restarts)
         return torch.cat((z[:, None], drawn.to(z.device)), 1).flatten(0, 1), rows
@@ -124,8 +123,7 @@ class Measured:
         spaces = {name: Z if name == "z" else X for name in blocks}
 
         def out(space: Any, value: Tensor) -> Any:
-            value = self.door.per_sample(value)
-            return to_element(space, value) if self.elements else value
+            return given_back(self.door.kind, space, self.door.per_sample(value))
 
         per_sample = self.door.per_sample
         return replace(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from genreg.operators import to_torch
+from genreg.operators.arguments import described
 from genreg.operators.modes import undisturbed
 from genreg.solvers.door import Door, per_sample_number
 from genreg.solvers.driver import Callback, run
@@ -47,15 +48,15 @@ def levenberg_marquardt(
     ----------
     A : odl.Operator
         Forward operator X -> Y, linear or not.
-    y : ODL element of Y, or Tensor
-        Data; a tensor may have a leading batch axis, ``(B, *Y.shape)``.
+    y : ODL element of Y, Tensor or array
+        Data; a tensor or an array may have a leading batch axis, ``(B, *Y.shape)``.
     G : odl.Operator
         Generator Z -> X. For an approximation of an image x in its range, A is the identity and y = x.
     noise_std : float or Tensor
         σ > 0, or one for every sample, ``(B,)``.
     lam : float or Tensor
         λ ≥ 0, or one for every sample: that of `HardConstraint`; ½ gives the maximum a posteriori z.
-    init : ODL element of Z or Tensor, optional
+    init : ODL element of Z, Tensor or array, optional
         First z. By default the code of a rough reconstruction where G has an encoder, otherwise zero.
     max_iter : int
         Accepted steps.
@@ -79,6 +80,8 @@ def levenberg_marquardt(
         If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
     """
     measured = Measured.enter(A, y, G, noise_std)
+    if not (update is None or isinstance(update, LevenbergMarquardt)):
+        raise TypeError(f"update must be a LevenbergMarquardt, got {described(update)}")
     weight = 2 * per_sample_number(lam, "lam", measured.y, zero=True)
     forward, generate = to_torch(A), to_torch(G)
     problem = least_squares(

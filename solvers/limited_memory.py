@@ -23,10 +23,12 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
+from genreg.operators.arguments import check_callable, integer
+from genreg.operators.arrays import check_memory
 from genreg.operators.modes import undisturbed
 from genreg.solvers.door import Door, enter
 from genreg.solvers.driver import Callback, Iterate, run
-from genreg.solvers.line_search import Backtracking, inner
+from genreg.solvers.line_search import Backtracking, inner, searching
 from genreg.solvers.objective import Blocks, Objective
 from genreg.solvers.solution import Solution
 from genreg.solvers.state import State, evaluate, starting_lengths, where
@@ -89,8 +91,8 @@ def lbfgs(
     NotImplementedError
         If the objective is not differentiable.
     """
-    if isinstance(memory, bool) or not isinstance(memory, int) or memory < 1:
-        raise ValueError(f"memory must be a positive integer, got {memory!r}")
+    memory = integer(memory, "memory", minimum=1)
+    check_callable(callback, "callback", "of an Iterate")
     if not isinstance(objective, Objective):
         objective = Objective.from_odl(objective, tuple(init) if isinstance(init, Mapping) else ("v",))
     if objective.proximable:
@@ -99,6 +101,8 @@ def lbfgs(
         )
     door = enter(init, objective.spaces)
     layout = _Layout(door.blocks, substitution)
+    size, like = sum(layout.sizes), next(iter(door.blocks.values()))
+    check_memory((len(like), 2 * memory, size), like.real.dtype, "memory", memory, like.device)
     units = layout.units(objective, door.blocks)
 
     def smooth(blocks: Blocks, unit: Tensor, **per_sample: Tensor) -> Tensor:
@@ -128,7 +132,7 @@ def lbfgs(
     return run(
         problem,
         Door({"w": start}, leave, door.batched),
-        {"w": _LimitedMemory(layout.sizes, memory, line_search or Backtracking())},
+        {"w": _LimitedMemory(layout.sizes, memory, searching(line_search, Backtracking()))},
         max_iter=max_iter,
         tol=tol,
         callback=watch if callback else None,

@@ -33,11 +33,13 @@ search, doi:10.1137/030601880 (acceptance by gradients near a minimiser).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from genreg.operators._conjugate import inner
+from genreg.operators.arguments import described, integer, number
 
 __all__ = ["Backtracking", "inner"]
 
@@ -72,16 +74,9 @@ class Backtracking:
     relative: bool = True
 
     def __post_init__(self) -> None:
-        if not self.initial_step > 0:
-            raise ValueError(f"initial_step must be positive, got {self.initial_step}")
-        if not (self.grow >= 1 and 0 < self.shrink < 1):
-            raise ValueError(
-                f"grow must be at least 1 and shrink in (0, 1), got {self.grow} and {self.shrink}"
-            )
-        if self.slack < 0 or self.max_trials < 1:
-            raise ValueError(
-                f"slack must be >= 0 and max_trials >= 1, got {self.slack} and {self.max_trials}"
-            )
+        number(self.initial_step, "initial_step", above=0), number(self.grow, "grow", minimum=1)
+        number(self.shrink, "shrink", above=0, below=1), number(self.slack, "slack", minimum=0)
+        integer(self.max_trials, "max_trials", minimum=1)
 
     def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """Step size of the first trial, ``(B,)``, which moves by `initial_step` times `reach`, ``(B,)``."""
@@ -156,3 +151,12 @@ class Backtracking:
             grown = torch.where(change > 0, barzilai.clamp(1e-10 * tau, 1e3 * tau), 10 * tau)
         grown = torch.where(step_sq > 0, grown, tau)  # a block that could not move has learned nothing
         return torch.where(accepted, grown, tau * self.shrink)
+
+
+def searching(line_search: Any, default: Backtracking) -> Backtracking:
+    """Return the line search given, or another one in place of None; TypeError if it is none."""
+    if line_search is None:
+        return default
+    if not isinstance(line_search, Backtracking):
+        raise TypeError(f"line_search must be a Backtracking, got {described(line_search)}")
+    return line_search

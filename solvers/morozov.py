@@ -23,10 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genreg.operators.arguments import described, integer, number
+from genreg.operators.arrays import array
+from genreg.solvers.door import per_sample_number
 from genreg.solvers.objective import Blocks
 from genreg.solvers.solution import Status
 
-__all__ = ["Choice", "Trial", "checked_range", "morozov"]
+__all__ = ["Choice", "Trial", "check_search", "checked_range", "morozov"]
 
 
 @dataclass(frozen=True)
@@ -148,22 +151,16 @@ def morozov(
 
     Raises
     ------
-    ValueError
-        If `level`, `lam_range`, `candidates` or `rtol` is out of range.
+    TypeError, ValueError
+        If `level`, `start`, `lam_range`, `candidates`, `rtol` or `max_rounds` has the wrong type or is out of range.
     """
-    centre = torch.as_tensor(start, dtype=level.dtype, device=level.device).expand(len(level))
-    if not bool(((centre > 0) & torch.isfinite(centre)).all()):
-        raise ValueError(f"start must be positive and finite, got {start}")
+    centre = per_sample_number(start, "start", level)
     if lam_range is None:
         low, high = 1e-8 * centre, 1e8 * centre
     else:
-        low, high = checked_range(lam_range, centre)
+        low, high = (torch.full_like(centre, bound) for bound in checked_range(lam_range))
         centre = centre.clamp(low, high)
-    if candidates < 2 or max_rounds < 1 or not 0 < rtol < 1:
-        raise ValueError(
-            "candidates must be at least 2, max_rounds at least 1 and rtol in (0, 1), "
-            f"got {candidates}, {max_rounds}, {rtol}"
-        )
+    candidates, max_rounds, rtol = check_search(candidates, max_rounds, rtol)
     if not bool((level > 0).all()):
         raise ValueError(f"level must be positive, got {level.tolist()}")
     search = _Search(level, low, high, rtol)
@@ -181,21 +178,36 @@ def morozov(
     return search.choice()
 
 
-def checked_range(lam_range: Any, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the smallest and the largest λ of a search for every sample, ``(B,)``.
+def checked_range(lam_range: Any) -> tuple[float, float]:
+    """Return the smallest and the largest λ of a search.
 
     Raises
     ------
+    TypeError
+        If `lam_range` holds no real numbers.
     ValueError
-        If `lam_range` is no pair of numbers 0 < low < high.
+        If it is no pair 0 < low < high of finite ones.
     """
-    try:
-        low, high = (float(bound) for bound in lam_range)
-    except (TypeError, ValueError):
-        low, high = math.nan, math.nan
-    if not 0 < low < high < math.inf:
-        raise ValueError(f"lam_range must be a pair of numbers 0 < low < high, got {lam_range!r}")
-    return torch.full_like(like, low), torch.full_like(like, high)
+    wanted = "a pair of numbers 0 < low < high"
+    bounds = array(lam_range, "lam_range", complex=False, wanted=wanted).double().flatten().tolist()
+    if len(bounds) != 2 or not 0 < bounds[0] < bounds[1] < math.inf:
+        raise ValueError(f"lam_range must be {wanted}, got {described(lam_range)}")
+    return bounds[0], bounds[1]
+
+
+def check_search(candidates: Any, max_rounds: Any, rtol: Any) -> tuple[int, int, float]:
+    """Return the settings of a search for λ, checked.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is no number or out of range.
+    """
+    return (
+        integer(candidates, "candidates", minimum=2),
+        integer(max_rounds, "max_rounds", minimum=1),
+        number(rtol, "rtol", above=0, below=1),
+    )
 
 
 class _Search:

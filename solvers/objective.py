@@ -195,10 +195,15 @@ class SaddlePoint:
                 f"g and operators must have the same, positive length, got {len(self.g)} and {len(self.operators)}"
             )
         for K in self.operators:
+            if not isinstance(K, odl.Operator):
+                raise TypeError(f"operators must be ODL operators, got {type(K).__name__}")
             if not K.is_linear:
                 raise ValueError(f"operators must be linear, got {K!r}")
             if K.domain != self.domain:
                 raise ValueError(f"operators must share one domain, got {K.domain!r} and {self.domain!r}")
+        for name, g in (("f", self.f), *((f"g[{j}]", g) for j, g in enumerate(self.g))):
+            if not isinstance(g, TorchFunctional | odl.Operator):
+                raise TypeError(f"{name} must be a functional, got {type(g).__name__}")
         lowered = [g if isinstance(g, TorchFunctional) else to_torch(g) for g in (self.f, *self.g)]
         for name, g, space in zip(
             ("f", *(f"g[{j}]" for j in range(len(self.g)))),

@@ -37,6 +37,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genreg.operators import to_torch, weight
+from genreg.operators.arguments import number
 from genreg.operators.modes import undisturbed
 from genreg.operators.norm import operator_norm
 from genreg.solvers.door import Door, enter
@@ -127,7 +128,7 @@ def pdhg(
     NotImplementedError
         If a functional has no prox.
     """
-    check_stopping(max_iter, tol)
+    max_iter, tol = check_stopping(max_iter, tol, callback)
     if isinstance(f, Objective):
         raise TypeError(
             "f must be a functional with a prox or a SaddlePoint, got Objective: pdhg takes no gradients"
@@ -185,13 +186,14 @@ class _Steps:
         self.balanced = tau is None
         count = len(saddle.operators)
         if not self.balanced:
-            sigmas = list(sigma) if isinstance(sigma, (tuple, list)) else [sigma] * count
-            if len(sigmas) != count or not (tau > 0 and all(s > 0 for s in sigmas)):
+            many = isinstance(sigma, tuple | list) or getattr(sigma, "ndim", 0) > 0
+            sigmas = list(sigma) if many else [sigma] * count
+            if len(sigmas) != count:
                 raise ValueError(
-                    f"tau and sigma must be positive, one sigma or one for each of the {count} operators, "
-                    f"got {tau!r}, {sigma!r}"
+                    f"sigma must be a number, or one for each of the {count} operators, got {len(sigmas)}"
                 )
-            self.tau, self.sigma = float(tau), [float(s) for s in sigmas]
+            self.tau = number(tau, "tau", above=0)
+            self.sigma = [number(s, "sigma", above=0) for s in sigmas]
             self.norms = [(self.tau * s * count) ** -0.5 for s in self.sigma]  # what such steps are meant for
             return
         self.norms = [operator_norm(K, rtol=1e-3) for K in saddle.operators]

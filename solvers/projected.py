@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from genreg.operators import to_torch, weight
+from genreg.operators.arguments import choice, integer, number, seeded_generator
+from genreg.operators.arrays import check_memory
 from genreg.operators.modes import undisturbed
 from genreg.operators.norm import operator_norm
 from genreg.solvers import joint
@@ -65,8 +67,8 @@ def projected_gradient(
     ----------
     A : odl.Operator
         Forward operator X -> Y, linear or not.
-    y : ODL element of Y, or Tensor
-        Data; a tensor may have a leading batch axis, ``(B, *Y.shape)``.
+    y : ODL element of Y, Tensor or array
+        Data; a tensor or an array may have a leading batch axis, ``(B, *Y.shape)``.
     G : odl.Operator
         Generator Z -> X; for the encoder with an attribute ``has_encoder`` and a method ``encode(x)`` that maps
         tensors ``(B, *X.shape)`` to ``(B, *Z.shape)``.
@@ -74,7 +76,7 @@ def projected_gradient(
         σ > 0, or one for every sample, ``(B,)``.
     projection : {"solve", "encoder"}
         How to project: by an inner latent solve, started from the last z, or by the encoder.
-    init : ODL element of Z or Tensor, optional
+    init : ODL element of Z, Tensor or array, optional
         First z. By default the code of a rough reconstruction where G has an encoder, otherwise zero.
     step : float, optional
         First τ. By default :math:`\sigma^2 / \|A\|^2` in the Euclidean norms where A is linear, else such that the
@@ -109,15 +111,14 @@ def projected_gradient(
         asked for and there is none.
     """
     measured = Measured.enter(A, y, G, noise_std)
-    if projection not in ("solve", "encoder"):
-        raise ValueError(f"projection must be 'solve' or 'encoder', got {projection!r}")
+    choice(projection, "projection", ("solve", "encoder"))
     if projection == "encoder" and not measured.has_encoder:
         raise ValueError(f"projection='encoder' needs a generator with an encoder, got {G!r}")
-    for argument, count in (("inner_iterations", inner_iterations), ("restarts", restarts)):
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"{argument} must be a positive integer, got {count!r}")
-    if step is not None and not step > 0:
-        raise ValueError(f"step must be positive, got {step}")
+    inner_iterations = integer(inner_iterations, "inner_iterations", minimum=1)
+    restarts, generator = integer(restarts, "restarts", minimum=1), seeded_generator(seed)
+    check_memory((restarts, len(measured.y), A.domain.size), measured.y.dtype, "restarts", restarts)
+    if step is not None:
+        step = number(step, "step", above=0)
 
     z = measured.start(init)
     forward, generate = to_torch(A), to_torch(G)
@@ -141,7 +142,7 @@ def projected_gradient(
     if projection == "encoder":
         project = _by_encoder(G, generate)
     else:
-        project = _by_solve(generate, inner_iterations, restarts, seed)
+        project = _by_solve(generate, inner_iterations, restarts, generator)
     solution = run(
         objective,
         door,
@@ -163,9 +164,7 @@ def _by_encoder(G: Any, generate: Any) -> Projection:
     return project
 
 
-def _by_solve(generate: Any, max_iter: int, restarts: int, seed: int) -> Projection:
-    generator = torch.Generator().manual_seed(seed)
-
+def _by_solve(generate: Any, max_iter: int, restarts: int, generator: torch.Generator) -> Projection:
     def project(w: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         drawn = torch.randn((restarts - 1, *z.shape), generator=generator, dtype=z.dtype).to(z.device)
         starts = torch.cat((z[None], drawn)).flatten(0, 1)  # (restarts * B, *Z.shape)

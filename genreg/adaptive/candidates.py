@@ -13,8 +13,10 @@ from genreg._state_files import digest
 from genreg.adaptive.groups import Groups
 from genreg.fidelity import GaussianFidelity
 from genreg.fidelity.base import trailing
-from genreg.operators import check_tensor, to_element, to_tensor, torch_device, torch_dtype
-from genreg.solvers.door import is_element
+from genreg.operators import check_tensor, to_element, torch_device, torch_dtype
+from genreg.operators.arguments import integer
+from genreg.operators.arrays import array
+from genreg.solvers.door import given_back, is_element
 
 __all__ = ["Candidates"]
 
@@ -70,8 +72,8 @@ class Candidates:
         if not isinstance(A, odl.Operator):
             raise TypeError(f"A must be an ODL operator, got {type(A).__name__}")
         measured = not is_element(y) and not isinstance(y, Tensor) and callable(y)
-        if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
-            raise ValueError(f"batch must be a positive integer, got {batch!r}")
+        if batch is not None:
+            batch = integer(batch, "batch", minimum=1)
         if batch is not None and not measured:
             raise ValueError(f"batch belongs to a function that measures: y says it, got {batch} and data")
         Y = A.range
@@ -81,7 +83,7 @@ class Candidates:
             y = torch.zeros(shape, dtype=torch_dtype(Y), device=torch_device(Y))
             y = to_element(Y, y) if batch is None else y
         whole = GaussianFidelity(A, y, noise_std)
-        self.operator, self.batched, self.from_element = A, whole.batched, whole.from_element
+        self.operator, self.batched, self.kind = A, whole.batched, whole.kind
         self._data = whole.data
         sigma = torch.as_tensor(trailing(whole.noise_std, whole.data)).expand(whole.data.shape)
         if not bool(torch.isfinite(sigma).all()):
@@ -125,10 +127,7 @@ class Candidates:
         if self._measure is None:
             return self._data
         values = self._measure(chosen if self.batched else chosen[0])
-        if is_element(values):
-            values = to_tensor(values)
-        if not isinstance(values, Tensor):
-            raise TypeError(f"measure must return a tensor or an ODL element, got {type(values).__name__}")
+        values = array(values, "what measure returns")
         batch = check_tensor(values, self.operator.range, "what measure returns")
         if batch != ((self.batch,) if self.batched else ()):
             expected = self._data.shape if self.batched else self._data.shape[1:]
@@ -160,7 +159,7 @@ class Candidates:
         GaussianFidelity
             With σ = ∞ for all others; its data are of the kind of `y` at the beginning.
         """
-        data = y if self.batched else to_element(self.operator.range, y[0]) if self.from_element else y[0]
+        data = given_back(self.kind, self.operator.range, y if self.batched else y[0])
         return GaussianFidelity(self.operator, data, torch.where(measured, self.noise_std, torch.inf))
 
     def __repr__(self) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genreg.operators.arguments import integer
+
 __all__ = ["Groups"]
 
 
@@ -51,7 +53,8 @@ class Groups:
         size = math.prod(shape)
         if groups is None:
             return cls(torch.arange(size, device=device), size)
-        if isinstance(groups, int) and not isinstance(groups, bool):
+        if not isinstance(groups, list | tuple | str) and not np.ndim(groups):
+            groups = integer(groups, "groups")
             if not -len(shape) <= groups < len(shape):
                 raise ValueError(
                     f"groups must be an axis of data of the shape {shape} or labels, got the axis {groups}"

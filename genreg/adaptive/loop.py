@@ -32,11 +32,13 @@ from genreg.adaptive.policies import Belief, Policy
 from genreg.adaptive.progress import Known, Progress
 from genreg.adaptive.result import AdaptiveResult
 from genreg.generator import Generator
-from genreg.operators import to_element, to_torch
+from genreg.operators import to_torch
+from genreg.operators.arguments import choice, integer, seed_number
 from genreg.operators.modes import undisturbed
 from genreg.sampling import LatentPosterior, Samples, sample
 from genreg.sampling.kernels import Kernel
 from genreg.sampling.starts import STARTS
+from genreg.solvers.door import given_back
 
 __all__ = ["adaptive_measurements"]
 
@@ -123,24 +125,16 @@ def adaptive_measurements(
         If the checkpoint exists and `resume` is false.
     """
     _check(problem, policy, G)
-    for name, number, least in (
-        ("rounds", rounds, 1),
-        ("k", k, 1),
-        ("draws", draws, 2),
-        ("chains", chains, 1),
-    ):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}")
-    if restart not in ("last", *STARTS):
-        raise ValueError(f"restart must be one of {('last', *STARTS)}, got {restart!r}")
+    rounds, k = integer(rounds, "rounds", minimum=1), integer(k, "k", minimum=1)
+    draws, chains = integer(draws, "draws", minimum=2), integer(chains, "chains", minimum=1)
+    choice(restart, "restart", ("last", *STARTS))
     first = _initial(initial, problem)
     left = problem.count - (0 if first is None else first.shape[1])
     if rounds * k > left:
         raise ValueError(
             f"rounds * k must be at most the number of groups left to measure, {left}, got {rounds} * {k}"
         )
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
+    seed = None if seed is None else seed_number(seed)
     sampler: dict[str, Any] = {"kernel": kernel, "chains": chains, "steps": steps, "burn_in": burn_in}
     sampler["metric"] = metric
     settings = {"policy": policy, "k": k, "init": init, "restart": restart, "initial": first, "draws": draws}
@@ -186,8 +180,8 @@ def adaptive_measurements(
     status, mean, std = (torch.stack(parts, 1) for parts in zip(*run.states, strict=True))
 
     def images(value: Tensor) -> Any:
-        value = value if problem.batched else value[0]
-        return to_element(odl.ProductSpace(G.range, rounds + 1), value) if problem.from_element else value
+        rows = value if problem.batched else value[0]
+        return given_back(problem.kind, odl.ProductSpace(G.range, rounds + 1), rows)
 
     def plain(value: Tensor) -> Tensor:
         return value if problem.batched else value[0]

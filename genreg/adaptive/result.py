@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from genreg.operators import check_tensor, to_tensor
+from genreg.operators import check_tensor
+from genreg.operators.arrays import array
 from genreg.sampling import ChainStatus, Samples
-from genreg.solvers.door import is_element
 
 __all__ = ["AdaptiveResult"]
 
@@ -66,8 +65,7 @@ class AdaptiveResult:
             If `truth` is of another shape.
         """
         X = self.samples.posterior.generator.range
-        means = torch.stack([to_tensor(part) for part in self.mean]) if is_element(self.mean) else self.mean
-        x = to_tensor(truth) if is_element(truth) else truth
+        means, x = array(self.mean, "mean"), array(truth, "truth")
         batch = check_tensor(x, X, "truth", any_device=True)
         pixels = len(X.shape)
         if batch != tuple(means.shape[: means.ndim - pixels - 1]):

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genreg.operators.arguments import integer, number, seed_number
+from genreg.operators.arrays import check_memory
+
 __all__ = ["DISC_ATTENUATION", "DISC_RADIUS", "FIELD_OF_VIEW", "discs_with_holes"]
 
 DISC_RADIUS = 34.87
@@ -71,21 +74,15 @@ def discs_with_holes(n: int, *, seed: int, size: int = 64, jitter: float = 1.5, 
     >>> genreg.datasets.discs_with_holes(3, seed=0, size=64).shape
     torch.Size([3, 64, 64])
     """
-    for name, value in (("n", n), ("size", size), ("seed", seed), ("first", first)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            raise TypeError(f"{name} must be an int, got {value!r}")
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    for name, value in (("seed", seed), ("first", first)):
-        if value < 0:
-            raise ValueError(f"{name} must not be negative, got {value}")
-    if not 16 <= size <= 512:
-        raise ValueError(f"size must be 16 to 512 pixels, got {size}")
-    if not 0 <= jitter <= 3:
-        raise ValueError(f"jitter must be 0 to 3 mm, got {jitter}")
+    n, first, seed = integer(n, "n", minimum=1), integer(first, "first", minimum=0), seed_number(seed)
+    size, jitter = (
+        integer(size, "size", minimum=16, maximum=512),
+        number(jitter, "jitter", minimum=0, maximum=3),
+    )
+    check_memory((n, size, size), torch.float32, "n", n)
     images = np.empty((n, size, size), dtype=np.float32)
     for i in range(n):
-        rng = np.random.default_rng((int(seed), int(first) + i))
+        rng = np.random.default_rng((seed, first + i))
         centre = jitter * complex(*rng.uniform(-1.0, 1.0, 2))
         images[i] = _rasterise(centre, _layout(rng), size)
     return torch.from_numpy(images)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from genreg.datasets.discs import DISC_RADIUS, FIELD_OF_VIEW
+from genreg.operators.arguments import number
 
 if TYPE_CHECKING:
     from odl import DiscretizedSpace
@@ -258,8 +259,7 @@ class HTCData:
         Tensor
             Shape of the sinogram. Lengths below zero are noise of rays that miss the disc.
         """
-        if not gain > 0:
-            raise ValueError(f"gain must be positive, got {gain}")
+        gain = number(gain, "gain", above=0)
         lengths = np.linspace(-5.0, 75.0, 4001)
         y = (self.sinogram.double().numpy(force=True) - _HARDENING[0]) / gain + _HARDENING[0]
         return torch.from_numpy(np.interp(y, _hardening(lengths), lengths).astype(np.float32))

@@ -7,7 +7,6 @@ coils, rows, columns)`` (multi-coil), and the attribute ``acquisition``, "CORPD_
 
 from __future__ import annotations
 
-import operator
 import os
 import warnings
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genreg.operators import calibration_region, coil_maps
+from genreg.operators.arguments import check_path, integer, integers
 from genreg.operators.fourier import centred_fft2
 from genreg.operators.kspace_masks import central
 
@@ -115,11 +115,12 @@ def fastmri(
     ----------
     J. Zbontar et al. (2018). fastMRI: an open dataset and benchmarks for accelerated MRI. arXiv:1811.08839
     """
-    size, crop = _positive("size", size), _positive("crop", crop)
-    limit = None if limit is None else _positive("limit", limit)
+    size, crop = integer(size, "`size`", minimum=1), integer(crop, "`crop`", minimum=1)
+    if limit is not None:
+        limit = integer(limit, "`limit`", minimum=1)
     if size > crop:
         raise ValueError(f"`size` must be at most `crop`, {crop}, got {size}")
-    chosen = _numbers(slices)
+    chosen = list(integers(slices, "`slices`", minimum=0))
     images: list[Tensor] = []
     volumes: list[str] = []
     found: set[str] = set()
@@ -180,46 +181,16 @@ def fastmri_kspace(file: str | os.PathLike[str], index: int) -> Tensor:
     ImportError
         If h5py is not installed.
     """
+    check_path(file, "`file`")
     path = Path(file)
     if not path.is_file():
         raise FileNotFoundError(f"`file` must be an h5 file, got {os.fspath(file)!r}; {_SOURCE}")
-    number = _integer(index)
-    if number is None or number < 0:
-        raise ValueError(f"`index` must be the number of a slice, got {index!r}")
-    _, k = _read(path, [number], None, sampled=False)
+    _, k = _read(path, [integer(index, "`index`", minimum=0)], None, sampled=False)
     return k[0]
 
 
 class _UnusableError(ValueError):
     """A file that can't be used, whose name the message holds."""
-
-
-def _integer(value: Any) -> int | None:
-    """Return an integer of any type, NumPy's too, as Python's; None of anything else."""
-    if isinstance(value, bool | np.bool_):
-        return None
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
-
-
-def _positive(name: str, value: Any) -> int:
-    number = _integer(value)
-    if number is None or number < 1:
-        raise ValueError(f"`{name}` must be a positive integer, got {value!r}")
-    return number
-
-
-def _numbers(slices: Any) -> list[int]:
-    try:
-        chosen = [_integer(i) for i in slices]
-    except TypeError:  # a number
-        chosen = []
-    numbers = [i for i in chosen if i is not None and i >= 0]
-    if not numbers or len(numbers) < len(chosen):
-        raise ValueError(f"`slices` must be numbers of slices, got {slices!r}")
-    return numbers
 
 
 def _listed(skipped: dict[str, str], most: int = 10) -> str:
@@ -230,6 +201,7 @@ def _listed(skipped: dict[str, str], most: int = 10) -> str:
 
 
 def _files(folder: str | os.PathLike[str]) -> list[Path]:
+    check_path(folder, "`folder`")
     if not Path(folder).is_dir():
         raise FileNotFoundError(
             f"`folder` must be a folder of h5 files, got {os.fspath(folder)!r}; {_SOURCE}"

@@ -15,6 +15,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from genreg.operators.arguments import check_path, integer, integers, number, seed_number, seeded_generator
+from genreg.operators.arrays import check_memory
+
 __all__ = ["ImageFolder", "image_folder"]
 
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -78,6 +81,7 @@ class ImageFolder:
     files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_path(self.path, "path")
         size = _pair("size", self.size)
         if self.crop is not None:
             crop = _pair("crop", self.crop)
@@ -87,8 +91,8 @@ class ImageFolder:
                 )
         for name in ("limit", "workers"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+            if value is not None:
+                object.__setattr__(self, name, integer(value, name, minimum=1))
         folder = Path(self.path)
         if not folder.is_dir():
             raise FileNotFoundError(f"path must be a folder of images, got {os.fspath(self.path)!r}")
@@ -111,9 +115,8 @@ class ImageFolder:
 
     def __call__(self, n: int, *, seed: int) -> Tensor:
         """Draw ``(n, *image_shape)`` images, float32 in [0, 1]."""
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n must be a positive integer, got {n!r}")
-        random = torch.Generator().manual_seed(seed)
+        n, random = integer(n, "n", minimum=1), seeded_generator(seed)
+        check_memory((n, *self.image_shape), torch.float32, "n", n)
         if n <= len(self):
             drawn = torch.randperm(len(self), generator=random)[:n]
         else:
@@ -193,11 +196,13 @@ class ImageFolder:
         ValueError
             If a part would be empty.
         """
-        count = round(held_out * len(self)) if isinstance(held_out, float) else held_out
-        if isinstance(held_out, bool) or not 1 <= count < len(self):
+        share = number(held_out, "held_out", above=0)
+        count = round(share * len(self)) if share < 1 else integer(held_out, "held_out")
+        if not 1 <= count < len(self):
             raise ValueError(
                 f"held_out must leave at least one of {len(self)} files on either side, got {held_out!r}"
             )
+        seed = seed_number(seed)
         order = sorted(range(len(self)), key=lambda i: _hash(f"{seed}/{self.files[i]}"))
         validation, training = self.subset(sorted(order[:count])), self.subset(sorted(order[count:]))
         return training, replace(validation, flip=False)
@@ -261,10 +266,10 @@ def image_folder(
 
 
 def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
-    pair = tuple(value) if isinstance(value, Sequence) else (value, value)
-    if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in pair):
-        raise ValueError(f"{name} must be a positive integer or two, rows and columns, got {value!r}")
-    return pair[0], pair[1]
+    if np.ndim(value):
+        rows, columns = integers(value, name, count=2, minimum=1)
+        return rows, columns
+    return (integer(value, name, minimum=1),) * 2
 
 
 def _found(folder: Path) -> list[str]:

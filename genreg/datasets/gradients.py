@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from genreg.datasets.mnist import mnist
+from genreg.operators.arguments import integer, integers, number, seed_number
 
 __all__ = ["add_gradients", "gradient_digits", "intensity_ramps"]
 
@@ -45,14 +46,12 @@ def intensity_ramps(shape: tuple[int, int], gradients: int = 2, *, darkest: floa
     ValueError
         If an argument is out of range.
     """
-    if len(shape) != 2 or min(shape) < 2:
-        raise ValueError(f"shape must be two integers of at least 2, got {tuple(shape)}")
-    if isinstance(gradients, bool) or gradients not in DIRECTIONS:
-        raise ValueError(f"gradients must be 2 or 4, got {gradients!r}")
-    if not 0 <= darkest < 1:
-        raise ValueError(f"darkest must be at least 0 and below 1, got {darkest!r}")
-    right = torch.linspace(darkest, 1, shape[1], dtype=torch.float32).expand(shape)
-    down = torch.linspace(darkest, 1, shape[0], dtype=torch.float32)[:, None].expand(shape)
+    rows, columns = integers(shape, "shape", count=2, minimum=2)
+    gradients, darkest = integer(gradients, "gradients"), number(darkest, "darkest", minimum=0, below=1)
+    if gradients not in DIRECTIONS:
+        raise ValueError(f"gradients must be 2 or 4, got {gradients}")
+    right = torch.linspace(darkest, 1, columns, dtype=torch.float32).expand(rows, columns)
+    down = torch.linspace(darkest, 1, rows, dtype=torch.float32)[:, None].expand(rows, columns)
     return torch.stack([right, right.flip(1), down, down.flip(0)][:gradients])
 
 
@@ -90,13 +89,10 @@ def add_gradients(
         )
     if images.ndim != 3:
         raise ValueError(f"images must have the shape (N, rows, columns), got {tuple(images.shape)}")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be an int, got {type(seed).__name__}")
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}")
+    generator = torch.Generator().manual_seed(seed_number(seed))
     rows, columns = images.shape[1:]
     ramps = intensity_ramps((rows, columns), gradients, darkest=darkest).to(images)
-    directions = torch.randint(gradients, (len(images),), generator=torch.Generator().manual_seed(seed))
+    directions = torch.randint(gradients, (len(images),), generator=generator)
     directions = directions.to(images.device)
     return images * ramps[directions], directions
 

@@ -17,6 +17,7 @@ from genreg.datasets.fan_beam import (
     SOURCE_ORIGIN,
     HTCData,
 )
+from genreg.operators.arguments import check_path, integer
 
 __all__ = ["htc2022"]
 
@@ -58,8 +59,7 @@ def htc2022(path: str | os.PathLike[str], *, size: int = 512) -> HTCData:
     >>> data = genreg.datasets.htc2022("ta", size=128).subset(0, 60)    # doctest: +SKIP
     >>> A = genreg.operators.ray_transform(data.space, data.geometry)   # doctest: +SKIP
     """
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"size must be a positive number of pixels, got {size!r}")
+    size = integer(size, "size", minimum=1)
     file = _find(path)
     name = (
         file.name.removeprefix("htc2022_").removesuffix(".mat").removesuffix("_full").removesuffix("_limited")
@@ -97,6 +97,7 @@ def htc2022(path: str | os.PathLike[str], *, size: int = 512) -> HTCData:
 
 def _find(path: str | os.PathLike[str]) -> Path:
     """File of a path or of the name of a disc."""
+    check_path(path, "path")
     file = Path(path)
     if file.suffix == ".mat":
         candidates = [file]

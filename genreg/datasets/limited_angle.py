@@ -19,6 +19,7 @@ from torch import Tensor
 
 from genreg.datasets.discs import DISC_RADIUS, FIELD_OF_VIEW
 from genreg.datasets.fan_beam import HTCData
+from genreg.operators.arguments import integer, integers, number, seeded_generator
 
 __all__ = ["LimitedAngleDiscs", "solid_disc"]
 
@@ -64,13 +65,12 @@ class LimitedAngleDiscs:
     ) -> None:
         if images.ndim != 3 or images.shape[1] != images.shape[2] or images.shape[1] % 2 or not len(images):
             raise ValueError(f"images must have the shape (N, 2 size, 2 size), got {tuple(images.shape)}")
-        if not spans or any(s < 2 or s % 2 or s > 180 for s in spans):
-            raise ValueError(f"spans must be even numbers of degrees, 2 to 180, got {tuple(spans)}")
-        if not alpha > 0:
-            raise ValueError(f"alpha must be positive, got {alpha}")
+        spans, alpha = integers(spans, "spans"), number(alpha, "alpha", above=0)
+        if any(s < 2 or s % 2 or s > 180 for s in spans):
+            raise ValueError(f"spans must be even numbers of degrees, 2 to 180, got {spans}")
         from genreg.operators import ray_transform, to_torch
 
-        self.images, self.spans, self.size = images, tuple(spans), images.shape[1] // 2
+        self.images, self.spans, self.size = images, spans, images.shape[1] // 2
         widest = max(spans) / 2
         angles = np.arange(-widest, widest + 0.5)
         fine = HTCData(
@@ -101,7 +101,7 @@ class LimitedAngleDiscs:
 
     def __call__(self, n: int, *, seed: int) -> tuple[Tensor, Tensor]:
         """Draw images and rough reconstructions, both ``(n, size, size)``."""
-        random = torch.Generator().manual_seed(seed)
+        n, random = integer(n, "n", minimum=1), seeded_generator(seed)
 
         def draw(high: int, shape: tuple[int, ...] = ()) -> Tensor:
             return torch.randint(high, shape, generator=random)

@@ -15,6 +15,9 @@ one pixel longer and wider.)
 import torch
 from torch import Tensor
 
+from genreg.operators.arguments import integer, seed_number
+from genreg.operators.arrays import check_memory
+
 __all__ = ["SIZE", "shapes", "shapes_plus"]
 
 SIZE = 56
@@ -86,12 +89,8 @@ def shapes_plus(n: int, *, seed: int) -> Tensor:
 
 
 def _generator(n: int, seed: int) -> torch.Generator:
-    for name, number, least in (("n", n, 1), ("seed", seed, 0)):
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise TypeError(f"{name} must be an int, got {type(number).__name__}")
-        if number < least:
-            raise ValueError(f"{name} must be at least {least}, got {number}")
-    return torch.Generator().manual_seed(seed)
+    check_memory((integer(n, "n", minimum=1), SIZE, SIZE), torch.float32, "n", n)
+    return torch.Generator().manual_seed(seed_number(seed))
 
 
 def _draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

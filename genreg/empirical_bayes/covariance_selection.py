@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from genreg.operators._conjugate import conjugate_directions, inner
+from genreg.operators.arguments import integer, number
 
 __all__ = ["Selected", "check_moment", "covariance_selection"]
 
@@ -116,8 +117,7 @@ def covariance_selection(
         raise ValueError(
             f"support must be symmetric, (*batch, {p}, {p}), got the shape {tuple(support.shape)}"
         )
-    if not tol > 0 or not max_iter > 0:
-        raise ValueError(f"tol and max_iter must be positive, got {tol} and {max_iter}")
+    tol, max_iter = number(tol, "tol", above=0), integer(max_iter, "max_iter", minimum=1)
     scale = S.diagonal().rsqrt()
     correlation = S * (scale[:, None] * scale)  # Newton's method does not mind, conjugate gradients do
     patterns = support.to(S.device).reshape(-1, p, p) | torch.eye(p, dtype=torch.bool, device=S.device)

@@ -13,6 +13,7 @@ from genreg.empirical_bayes.coordinates import coordinates, encoder_inputs
 from genreg.empirical_bayes.exact import ExactPosterior, check_exact
 from genreg.empirical_bayes.graphical import GaussianGraphicalModel
 from genreg.fidelity import GaussianFidelity
+from genreg.operators.arguments import integer, number, seed_number
 from genreg.operators.modes import undisturbed
 from genreg.solvers.advised import Advised
 
@@ -107,12 +108,8 @@ def expectation_maximisation(
     doi:10.1111/j.2517-6161.1977.tb01600.x.
     """
     check_exact(fidelity, prior)
-    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
-        raise ValueError(f"max_iter must be a positive integer, got {max_iter!r}")
-    if not 0 < tol < math.inf:
-        raise ValueError(f"tol must be positive and finite, got {tol}")
-    if isinstance(dense, bool) or not isinstance(dense, int) or dense < 0:
-        raise ValueError(f"dense must be a non-negative integer, got {dense!r}")
+    max_iter, tol = integer(max_iter, "max_iter", minimum=1), number(tol, "tol", above=0)
+    dense, seed = integer(dense, "dense", minimum=0), seed_number(seed)
     n = len(fidelity.data)
     prior.check(n)
     affine, seen = coordinates(fidelity, prior)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from genreg.empirical_bayes.beliefs import Belief, Diagonal, Full, Transformed
 from genreg.empirical_bayes.coordinates import Affine
+from genreg.operators.arguments import integer, integers
 
 __all__ = ["Encoder", "EncoderConfig", "FullCovariance", "InverseAutoregressive", "MeanField"]
 
@@ -112,9 +113,8 @@ class EncoderConfig:
     amortised: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        if not all(isinstance(width, int) and width > 0 for width in self.hidden):
-            raise ValueError(f"hidden must be positive integers, got {self.hidden}")
+        hidden = integers(self.hidden, "hidden", minimum=1) if len(self.hidden) else ()
+        object.__setattr__(self, "hidden", hidden)
 
     def initial(self, affine: Affine) -> Tensor:
         """The numbers of the covariance to start from, flat."""
@@ -223,13 +223,12 @@ class InverseAutoregressive(FullCovariance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "flow_hidden", tuple(self.flow_hidden))
+        object.__setattr__(self, "flow_hidden", integers(self.flow_hidden, "flow_hidden", minimum=1))
+        integer(self.transforms, "transforms"), integer(self.bins, "bins")
         if self.transforms < 1 or self.bins < 0 or self.bins == 1:
             raise ValueError(
                 f"transforms must be positive and bins 0 or at least 2, got {self.transforms} and {self.bins}"
             )
-        if not self.flow_hidden or not all(isinstance(w, int) and w > 0 for w in self.flow_hidden):
-            raise ValueError(f"flow_hidden must be positive integers, at least one, got {self.flow_hidden}")
 
     def layers(self, p: int, context: int) -> list[nn.Module]:
         """Return the layers of the flow, which begin as the identity."""

@@ -24,7 +24,8 @@ from genreg.empirical_bayes.graphical import GaussianGraphicalModel
 from genreg.empirical_bayes.linearised import Linearised, real_data, real_precision
 from genreg.empirical_bayes.statistics import Statistics
 from genreg.fidelity import GaussianFidelity
-from genreg.operators.norm import seeded_generator
+from genreg.operators.arguments import integer, seeded_generator
+from genreg.operators.arrays import check_memory
 
 __all__ = ["ExactPosterior"]
 
@@ -120,8 +121,9 @@ class ExactPosterior:
 
     def sample(self, n: int, *, seed: int) -> Tensor:
         """Draws of every posterior, ``(n, observations, *Z.shape)``."""
-        generator = seeded_generator(seed)
+        n, generator = integer(n, "n", minimum=1), seeded_generator(seed)
         r, means = self.responsibilities, self.component_means
+        check_memory((n, *means.shape), means.dtype, "n", n)
         k = torch.multinomial(r.cpu(), n, replacement=True, generator=generator).T.to(r.device)  # (n, N)
         noise = torch.randn(n, *means.shape, generator=generator, dtype=means.dtype).to(means.device)
         draws = means + torch.stack([_solve(self._factor, part, transposed=True) for part in noise])

@@ -40,6 +40,7 @@ from genreg.empirical_bayes.linearised import is_sufficient
 from genreg.empirical_bayes.priors import Prior
 from genreg.empirical_bayes.result import EmpiricalBayes, check_observations
 from genreg.fidelity import Fidelity
+from genreg.operators.arrays import check_memory
 from genreg.operators.modes import undisturbed
 
 __all__ = ["fit"]
@@ -146,6 +147,8 @@ def fit(
     )
     check_run(resume, checkpoint, validate_every, checkpoint_seconds)
     check_observations(fidelity, prior)
+    like, size = fidelity.data, (settings.batch_size, settings.draws, prior.size)
+    check_memory(size, like.real.dtype, "batch_size times draws", size[0] * size[1], like.device)
     if validation is not None:
         check_observations(validation, prior)
     config = FullCovariance() if encoder is None else encoder

@@ -20,7 +20,8 @@ from genreg.empirical_bayes.priors import Drawn, Prior
 from genreg.empirical_bayes.statistics import Statistics
 from genreg.generator import Generator
 from genreg.operators import DenseCholeskyPrecision, torch_device, torch_dtype
-from genreg.operators.norm import seeded_generator
+from genreg.operators.arguments import choice, integer, seeded_generator
+from genreg.operators.arrays import check_memory
 from genreg.regularisers import JointPrior
 
 __all__ = ["GaussianGraphicalModel"]
@@ -74,10 +75,8 @@ class GaussianGraphicalModel(Prior):
         estimator: GraphicalLasso | None = None,
     ) -> None:
         super().__init__(space)
-        if isinstance(components, bool) or not isinstance(components, int) or components < 1:
-            raise ValueError(f"components must be a positive integer, got {components!r}")
-        if mean not in ("zero", "learned"):
-            raise ValueError(f"mean must be 'zero' or 'learned', got {mean!r}")
+        components = integer(components, "components", minimum=1)
+        choice(mean, "mean", ("zero", "learned"))
         estimator = GraphicalLasso() if estimator is None else estimator
         if not isinstance(estimator, GraphicalLasso):
             raise TypeError(f"estimator must be a GraphicalLasso, got {type(estimator).__name__}")
@@ -85,6 +84,7 @@ class GaussianGraphicalModel(Prior):
             raise ValueError("means must not be given where mean is 'zero'")
         self.components, self.mean, self.estimator = components, mean, estimator
         K, p = components, self.size
+        check_memory((K, p, p), torch.float64, "components", components)
         device = torch_device(space)
         double: dict[str, Any] = {"dtype": torch.float64, "device": device}
         matrices = torch.eye(p, **double) if precision is None else precision
@@ -148,7 +148,8 @@ class GaussianGraphicalModel(Prior):
     @torch.no_grad()
     def sample(self, n: int, *, seed: int) -> Tensor:
         """Draws ``(n, *Z.shape)``."""
-        generator = seeded_generator(seed)
+        n, generator = integer(n, "n", minimum=1), seeded_generator(seed)
+        check_memory((n, self.components, self.size), self.factor.dtype, "n", n)
         k = torch.multinomial(self.weights.cpu(), n, replacement=True, generator=generator).to(
             self.means.device
         )

@@ -39,6 +39,7 @@ import torch
 from torch import Tensor
 
 from genreg.empirical_bayes.covariance_selection import check_moment, covariance_selection
+from genreg.operators.arguments import number
 
 __all__ = ["GraphicalLasso", "SparsePrecision"]
 
@@ -102,12 +103,9 @@ class GraphicalLasso:
         if isinstance(self.lam, str):
             if self.lam != "bic":
                 raise ValueError(f"lam must be a number or 'bic', got {self.lam!r}")
-        elif isinstance(self.lam, bool) or not isinstance(self.lam, int | float):
-            raise TypeError(f"lam must be a number or 'bic', got {type(self.lam).__name__}")
-        elif not 0 <= self.lam < 1:
-            raise ValueError(f"lam must lie in [0, 1), in units of correlations, got {self.lam}")
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"gamma must lie in [0, 1], got {self.gamma}")
+        else:  # in units of correlations
+            object.__setattr__(self, "lam", number(self.lam, "lam", minimum=0, below=1))
+        object.__setattr__(self, "gamma", number(self.gamma, "gamma", minimum=0, maximum=1))
 
     def check(self, n: float, p: int) -> None:
         """Raise a ValueError where n observations of p unknowns are too few for this λ."""

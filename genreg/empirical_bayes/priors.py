@@ -18,6 +18,8 @@ from torch.distributions import Distribution
 
 from genreg._borrowed import seeded
 from genreg.operators import torch_device, torch_dtype
+from genreg.operators.arguments import integer, number, seed_number
+from genreg.operators.arrays import check_memory
 
 __all__ = ["DistributionPrior", "Drawn", "Prior"]
 
@@ -160,9 +162,7 @@ class DistributionPrior(Prior):
         super().__init__(space)
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        if not 0 < lr < float("inf") or isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"lr and steps must be positive, got lr={lr} and steps={steps}")
-        self.lr, self.steps = lr, steps
+        self.lr, self.steps = number(lr, "lr", above=0), integer(steps, "steps", minimum=1)
         self.model = model.to(torch_device(space), torch_dtype(space))
         weights = [p for p in self.model.parameters() if p.requires_grad]
         if not weights:
@@ -178,7 +178,7 @@ class DistributionPrior(Prior):
                 f"{tuple(found.event_shape)} and batch_shape {tuple(found.batch_shape)}; "
                 "torch.distributions.Independent makes vectors of independent entries"
             )
-        self._optimiser = torch.optim.Adam(weights, lr=lr)
+        self._optimiser = torch.optim.Adam(weights, lr=self.lr)
         self._absorbed: list[Tensor] = []
         self._collects = False
 
@@ -189,6 +189,8 @@ class DistributionPrior(Prior):
     @torch.no_grad()
     def sample(self, n: int, *, seed: int) -> Tensor:
         """Draws ``(n, *Z.shape)``."""
+        n, seed = integer(n, "n", minimum=1), seed_number(seed)
+        check_memory((n, self.size), torch_dtype(self.space), "n", n)
         with seeded(seed, torch_device(self.space)):
             return self.model().sample((n,)).reshape(n, *self.space.shape)
 

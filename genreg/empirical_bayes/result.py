@@ -16,7 +16,8 @@ from genreg.empirical_bayes.encoders import Encoder
 from genreg.empirical_bayes.linearised import Linearised, is_sufficient
 from genreg.empirical_bayes.priors import Prior
 from genreg.fidelity import Fidelity
-from genreg.operators import to_element, to_torch
+from genreg.operators import to_torch
+from genreg.operators.arguments import integer, seed_number
 
 __all__ = ["EmpiricalBayes", "Inferred", "evidence_terms"]
 
@@ -160,7 +161,7 @@ class EmpiricalBayes:
         affine = self.encoder.affine
         seen = Linearised(fidelity.operator, affine.centre.reshape(self.prior.space.shape))
         index = torch.arange(len(fidelity.data), device=fidelity.data.device)
-        with evaluating(self.encoder), seeded(seed, index.device):
+        with evaluating(self.encoder), seeded(seed_number(seed), index.device):
             for rows in index.split(_PART):
                 part = fidelity.take(rows)
                 inputs = encoder_inputs(part, affine, seen, scores_only=self.encoder.scores_only)
@@ -179,16 +180,12 @@ class EmpiricalBayes:
         return found.shape[1:] == known.shape[1:] and torch.allclose(found, known.expand_as(found), atol=0)
 
     def _as_data(self, z: Tensor, fidelity: Fidelity) -> Any:
-        images = z.unflatten(-1, self.prior.space.shape)
-        image = images if fidelity.batched else images[0]
-        return to_element(self.prior.space, image) if fidelity.from_element else image
+        return fidelity.given_back(self.prior.space, z.unflatten(-1, self.prior.space.shape))
 
 
 def check_draws(count: Any, least: int, name: str = "draws") -> None:
     """Raise a ValueError unless this is a number of draws."""
-    if isinstance(count, bool) or not isinstance(count, int) or count < least:
-        what = "a positive integer" if least == 1 else f"an integer of at least {least}"
-        raise ValueError(f"{name} must be {what}, got {count!r}")
+    integer(count, name, minimum=least)
 
 
 def check_observations(fidelity: Any, prior: Any) -> None:

@@ -33,6 +33,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genreg.operators.arguments import seeded_generator
+from genreg.operators.arrays import array
+
 __all__ = ["Coverage", "coverage", "gaussian_coverage", "interval_coverage", "rank_transform"]
 
 LEVELS = (0.5, 0.8, 0.95)
@@ -212,9 +215,7 @@ def rank_transform(draws: Any, truth: Any, *, seed: int = 0) -> Tensor:
         If the shapes do not fit or the truth is not finite.
     """
     truth = _truth(truth)
-    x = torch.as_tensor(draws).detach()
-    if x.is_complex() or x.dtype == torch.bool:
-        raise TypeError(f"draws must be real, got {x.dtype}")
+    x, random = array(draws, "draws", complex=False), seeded_generator(seed)
     if x.ndim != truth.ndim + 1 or x.shape[1:] != truth.shape or len(x) == 0:
         raise ValueError(
             f"draws must have the shape (S, *truth.shape), (S, {', '.join(map(str, truth.shape))}) with S of at least "
@@ -225,7 +226,6 @@ def rank_transform(draws: Any, truth: Any, *, seed: int = 0) -> Tensor:
         below += one < truth
         equal += one == truth
         count += ~one.isnan()
-    random = torch.Generator().manual_seed(seed)
     u = torch.rand(truth.shape, generator=random, dtype=truth.dtype).to(truth.device)
     # the rank, uniform among those of the equal draws, plus U: uniform on [below, below + equal + 1]
     return (below + (equal + 1) * u) / (count + 1)
@@ -251,17 +251,14 @@ def _share(within: Tensor, inside: Tensor | None, levels: Sequence[float], predi
 
 
 def _checked(levels: Sequence[float]) -> tuple[float, ...]:
-    values = tuple(float(p) for p in levels)
+    values = tuple(array(levels, "levels", complex=False).double().flatten().tolist())
     if not values or not all(0 < p < 1 for p in values):
         raise ValueError(f"levels must be probabilities between 0 and 1, at least one, got {levels}")
     return values
 
 
 def _images(value: Any, name: str) -> Tensor:
-    t = torch.as_tensor(value).detach()
-    if t.is_complex() or t.dtype == torch.bool:
-        raise TypeError(f"{name} must be real, got {t.dtype}")
-    return t.double()
+    return array(value, name, complex=False).double()
 
 
 def _truth(value: Any) -> Tensor:

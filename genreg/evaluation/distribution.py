@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genreg.operators.arguments import integer, number, seeded_generator
+from genreg.operators.arrays import array
+
 __all__ = ["EarthMover", "MeanDiscrepancy", "earth_mover", "emd", "mmd", "nearest_distance"]
 
 
@@ -43,7 +46,7 @@ def emd(a: Tensor, b: Tensor) -> float:
     ----------
     R. Flamary et al. (2021), POT: Python Optimal Transport, JMLR 22(78).
     """
-    ot = _pot()
+    ot, a, b = _pot(), _images(a, "a"), _images(b, "b")
     cost = _squared_distances(a, b).numpy(force=True)
     n, m = cost.shape
     weights = (torch.full((k,), 1 / k, dtype=torch.float64).numpy(force=True) for k in (n, m))
@@ -113,6 +116,8 @@ def earth_mover(generated: Tensor, test: Tensor, reference: Tensor | None = None
     ----------
     M. Duff, N. D. F. Campbell, M. J. Ehrhardt (2021), arXiv:2107.11191, section 4.5.
     """
+    generated, test = _images(generated, "generated"), _images(test, "test")
+    reference = None if reference is None else _images(reference, "reference")
     sets = [generated, test] + ([] if reference is None else [reference])
     k = min(map(len, sets))
     generated, test = generated[:k], test[:k]
@@ -190,9 +195,13 @@ def mmd(
     A. Gretton, K. M. Borgwardt, M. J. Rasch, B. Schölkopf, A. Smola (2012), A kernel two-sample test, JMLR 13,
     723-773: lemma 6 and section 8.
     """
+    a, b = _images(a, "a"), _images(b, "b")
     n, m = len(a), len(b)
-    if permutations < 1:
-        raise ValueError(f"permutations must be at least 1, got {permutations}")
+    factors = [
+        number(factor, f"factors[{i}]", above=0)
+        for i, factor in enumerate(array(factors, "factors").flatten())
+    ]
+    permutations, random = integer(permutations, "permutations", minimum=1), seeded_generator(seed)
     if min(n, m) < 2:
         raise ValueError(f"a and b must have at least two images each, got {n} and {m}")
     _check(a, b)
@@ -204,7 +213,6 @@ def mmd(
         raise ValueError("a and b must differ: the median distance between their images is zero")
     bandwidths = tuple(float(factor) * median for factor in factors)
 
-    random = torch.Generator().manual_seed(seed)
     given = torch.arange(n + m)
     order = torch.stack([given, *(torch.randperm(n + m, generator=random) for _ in range(permutations))])
     member = torch.zeros(order.shape, dtype=squared.dtype).scatter_(1, order[:, :n], 1.0).to(squared.device)
@@ -243,6 +251,16 @@ def nearest_distance(images: Tensor, among: Tensor) -> Tensor:
         ``(n,)``, float64.
     """
     return _squared_distances(images, among).amin(1).sqrt()
+
+
+def _images(value: Any, name: str) -> Tensor:
+    """A set of images, ``(n, *shape)``."""
+    images = array(value, name, complex=False)
+    if images.ndim < 2 or not images.numel():
+        raise ValueError(
+            f"{name} must be images (n, *shape), at least one, got the shape {tuple(images.shape)}"
+        )
+    return images
 
 
 def _check(a: Tensor, b: Tensor) -> None:

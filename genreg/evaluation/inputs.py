@@ -13,7 +13,8 @@ from genreg import weights
 from genreg.datasets import mnist
 from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
-from genreg.operators._arrays import as_tensor
+from genreg.operators.arguments import integer, seeded_generator
+from genreg.operators.arrays import array
 
 __all__ = ["checked", "held_out", "load"]
 
@@ -48,8 +49,7 @@ def held_out(name: str, n: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     """
     from genreg.recipes import RECIPES
 
-    if n < 1:
-        raise ValueError(f"n must be a positive integer, got {n}")
+    n, random = integer(n, "n", minimum=1), seeded_generator(seed)
     kind = name.split("-")[0]
     alike = [key for key in RECIPES if key == name] + [key for key in RECIPES if key.split("-")[0] == kind]
     if not alike:
@@ -59,7 +59,6 @@ def held_out(name: str, n: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
             f"one of {kinds}, got {name!r}"
         )
     data = RECIPES[alike[0]].data
-    random = torch.Generator().manual_seed(seed)
     test = data.test()
     reference = mnist(train=True)[0] if kind == "mnist" else data.validation()
     return (
@@ -80,7 +79,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Generator:
 
 def checked(argument: str, images: Any, G: Generator) -> Tensor:
     """Images as a tensor ``(N, n, m)`` of the kind of G; ValueError if their shape or values do not fit."""
-    tensor = as_tensor(images, argument)
+    tensor = array(images, argument)
     shape = tuple(G.range.shape)
     if tensor.ndim != 3 or tuple(tensor.shape[1:]) != shape:
         raise ValueError(

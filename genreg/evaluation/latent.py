@@ -10,6 +10,8 @@ from torch import Tensor
 
 from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
+from genreg.operators.arguments import integer, seeded_generator
+from genreg.operators.arrays import array, check_memory
 
 __all__ = ["PriorFit", "encodings", "far_from_prior", "interpolate", "prior_fit"]
 
@@ -83,11 +85,13 @@ def prior_fit(codes: Tensor, *, projections: int = 4, seed: int = 0) -> PriorFit
     """
     from scipy import stats
 
+    codes = array(codes, "codes", complex=False)
     if codes.ndim != 2 or len(codes) < 20 or codes.shape[1] < 2:
         raise ValueError(f"codes must be at least 20 of at least two dimensions, got {tuple(codes.shape)}")
     codes = codes.detach().cpu().double()
     d = codes.shape[1]
-    random = torch.Generator().manual_seed(seed)
+    projections, random = integer(projections, "projections", minimum=1), seeded_generator(seed)
+    check_memory((projections, d, 2), torch.float64, "projections", projections)
     planes = torch.linalg.qr(torch.randn(projections, d, 2, generator=random, dtype=torch.float64)).Q
     mean, covariance = codes.mean(0), codes.T.cov()
     logdet = torch.linalg.slogdet(covariance).logabsdet if len(codes) > d else -torch.inf
@@ -203,8 +207,7 @@ def interpolate(G: Generator, corners: Tensor, *, steps: int = 7) -> Tensor:
     """
     if corners.ndim != 2 or len(corners) != 4:
         raise ValueError(f"corners must have the shape (4, latent_dim), got {tuple(corners.shape)}")
-    if steps < 2:
-        raise ValueError(f"steps must be at least 2, got {steps}")
+    steps = integer(steps, "steps", minimum=2)
     t = torch.linspace(0, 1, steps, dtype=corners.dtype, device=corners.device)
     line = torch.stack([1 - t, t], 1)  # (steps, 2)
     z = torch.einsum("ia,jb,abd->ijd", line, line, corners.view(2, 2, -1))
@@ -214,6 +217,6 @@ def interpolate(G: Generator, corners: Tensor, *, steps: int = 7) -> Tensor:
 
 def _normal(G: Generator, n: int, seed: int) -> Tensor:
     """Draws from the prior, ``(n, latent_dim)``."""
-    random = torch.Generator().manual_seed(seed)
+    random = seeded_generator(seed)
     z = torch.randn((n, *G.domain.shape), generator=random, dtype=torch_dtype(G.domain))
     return z.to(torch_device(G.domain))

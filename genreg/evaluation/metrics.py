@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from genreg.operators.arguments import number
 from genreg.plotting import as_images
 
 __all__ = ["l1_error", "nrmse", "psnr", "ssim"]
+
+_WINDOW = 11  # of the structural similarity: 3.5 standard deviations of 1.5 pixels on either side
 
 
 def psnr(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
@@ -34,7 +37,7 @@ def psnr(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
     """
     from skimage.metrics import peak_signal_noise_ratio
 
-    _check_range(data_range)
+    data_range = number(data_range, "data_range", above=0, maximum=1e100)
     pairs = _pairs(images, reference)
     with np.errstate(divide="ignore"):
         scores = [peak_signal_noise_ratio(true, image, data_range=data_range) for image, true in pairs]
@@ -125,22 +128,22 @@ def ssim(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
     from skimage.metrics import structural_similarity
 
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    _check_range(data_range)
+    data_range = number(data_range, "data_range", above=0, maximum=1e100)
     pairs = _pairs(images, reference)
+    if pairs and min(pairs[0][0].shape) < _WINDOW:
+        raise ValueError(f"images must have at least {_WINDOW} pixels a side, got {pairs[0][0].shape}")
     return torch.tensor(
         [structural_similarity(true, image, data_range=data_range, **settings) for image, true in pairs],
         dtype=torch.float64,
     )
 
 
-def _check_range(data_range: float) -> None:
-    if not data_range > 0:
-        raise ValueError(f"data_range must be positive, got {data_range}")
-
-
 def _pairs(images: Any, reference: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     """Image and reference, float64, of every sample."""
-    images, reference = as_images(images).astype(np.float64), as_images(reference).astype(np.float64)
+    images, reference = (
+        as_images(images).astype(np.float64),
+        as_images(reference, "reference").astype(np.float64),
+    )
     if images.shape != reference.shape:
         raise ValueError(f"images must have the shape of reference, {reference.shape}, got {images.shape}")
     return list(zip(images, reference, strict=True))

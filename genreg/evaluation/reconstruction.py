@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from genreg.evaluation.inputs import checked
 from genreg.evaluation.metrics import l1_error, nrmse, psnr, ssim
 from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
+from genreg.operators.arguments import integer, number, seeded_generator
+from genreg.operators.arrays import check_memory
 from genreg.operators.modes import undisturbed
 from genreg.solvers import Objective, Solution, gradient_descent, quasi_newton
 from genreg.solvers.objective import Blocks
@@ -121,12 +124,16 @@ def fit_range(
     ValueError
         If there is no starting point, or the images do not fit.
     """
+    if not isinstance(G, Generator):
+        raise TypeError(f"G must be a genreg.Generator, got {type(G).__name__}")
+    max_iter, tol = integer(max_iter, "max_iter", minimum=0), number(tol, "tol", minimum=0)
+    batch_size, images = integer(batch_size, "batch_size", minimum=1), checked("images", images, G)
+    data_range = number(data_range, "data_range", above=0, maximum=1e100)
     first = [G.encode] if G.has_encoder else []
+    restarts, random = integer(restarts, "restarts", minimum=1 - len(first)), seeded_generator(seed)
     starts = len(first) + restarts
-    if restarts < 0 or starts < 1:
-        raise ValueError(f"restarts must be at least {1 - len(first)} for this model, got {restarts}")
+    check_memory((starts, G.range.size), torch_dtype(G.range), "restarts", restarts)
     images = images.to(device=torch_device(G.domain), dtype=torch_dtype(G.domain))
-    random = torch.Generator().manual_seed(seed)
     found = []
     for x in tqdm(
         images.split(max(1, batch_size // starts)), desc="range", disable=not progress, leave=False

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
+from genreg.operators.arguments import integer, seeded_generator
 
 __all__ = ["Calibration", "calibration", "can_calibrate"]
 
@@ -98,9 +99,7 @@ def calibration(
 
     if not can_calibrate(G):
         raise TypeError(f"G must be a variational model with a standard deviation of the decoder, got {G!r}")
-    if draws < 2:
-        raise ValueError(f"draws must be at least 2, got {draws}")
-    random = torch.Generator().manual_seed(seed)
+    draws, random = integer(draws, "draws", minimum=2), seeded_generator(seed)
     dtype, device = torch_dtype(G.domain), torch_device(G.domain)
     scores = []
     for n in [500] * (draws // 500) + [draws % 500] * bool(draws % 500):
@@ -131,4 +130,6 @@ def calibration(
 
 def can_calibrate(G: Generator) -> bool:
     """Whether the model has what `calibration` needs."""
+    if not isinstance(G, Generator):
+        raise TypeError(f"G must be a genreg.Generator, got {type(G).__name__}")
     return bool(getattr(G.model, "variational", False)) and hasattr(G.model, "log_gamma")

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
+from genreg.operators.arguments import integer, seeded_generator
+from genreg.operators.arrays import check_memory
 from genreg.operators.modes import undisturbed
 
 __all__ = ["Smoothness", "jacobian", "smoothness"]
@@ -78,7 +80,10 @@ def smoothness(G: Generator, *, points: int = 200, seed: int = 0) -> Smoothness:
     -------
     Smoothness
     """
-    random = torch.Generator().manual_seed(seed)
+    if not isinstance(G, Generator):
+        raise TypeError(f"G must be a genreg.Generator, got {type(G).__name__}")
+    points, random = integer(points, "points", minimum=2), seeded_generator(seed)
+    check_memory((points, G.range.size, G.domain.size), torch_dtype(G.range), "points", points)
     z = torch.randn((2, points, *G.domain.shape), generator=random, dtype=torch_dtype(G.domain))
     z = z.to(torch_device(G.domain))
     chunk = max(1, _ENTRIES // (math.prod(G.range.shape) * z.shape[2]))

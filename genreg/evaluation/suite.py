@@ -37,6 +37,7 @@ from genreg.evaluation.reconstruction import RangeFit, fit_range
 from genreg.evaluation.sbc import Calibration, calibration, can_calibrate
 from genreg.evaluation.slopes import Smoothness, smoothness
 from genreg.generator import Generator
+from genreg.operators.arguments import seed_number
 from genreg.operators.modes import undisturbed
 
 __all__ = ["Evaluation", "evaluate"]
@@ -192,7 +193,7 @@ def evaluate(
     _pot()  # found missing at the start, not after minutes
     G = G if isinstance(G, Generator) else load(G)
     name = str(G.card.get("name", type(G.model).__name__))
-    seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(10)]
+    seeds = [int(s) for s in np.random.SeedSequence(seed_number(seed)).generate_state(10)]
     dim = math.prod(G.domain.shape)
     count = min(count, 100 if dim <= 64 else 40) if quick else count
     if images is None:

@@ -35,6 +35,8 @@ from torch import Tensor
 
 from genreg.links import Identity, Link
 from genreg.operators import Precision, marginal_variance
+from genreg.operators.arguments import choice, integer
+from genreg.operators.arrays import array
 
 __all__ = ["Sparsification", "image_moments", "log_likelihood", "sparsification"]
 
@@ -110,13 +112,10 @@ def sparsification(
     e, u = (_images(value, name) for value, name in ((error, "error"), (uncertainty, "uncertainty")))
     if e.shape != u.shape:
         raise ValueError(f"uncertainty must have the shape of error, {tuple(e.shape)}, got {tuple(u.shape)}")
-    if measure not in _POWERS:
-        raise ValueError(f"measure must be one of {sorted(_POWERS)}, got {measure!r}")
+    choice(measure, "measure", sorted(_POWERS))
     e, u = e.flatten(1).abs() ** _POWERS[measure], u.flatten(1)
     pixels = e.shape[1]
-    steps = pixels if steps is None else steps
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= pixels:
-        raise ValueError(f"steps must be an integer from 1 to the number of pixels, {pixels}, got {steps!r}")
+    steps = pixels if steps is None else integer(steps, "steps", minimum=1, maximum=pixels)
     removed = torch.arange(steps, device=e.device) * pixels // steps
     curves = [_remaining(e, order)[:, removed] ** (1 / _POWERS[measure]) for order in (u, e)]
     if normalise:
@@ -127,9 +126,7 @@ def sparsification(
 
 def _images(value: Any, name: str) -> Tensor:
     """Images ``(B, *shape)`` in float64."""
-    t = torch.as_tensor(value).detach()
-    if t.is_complex() or t.dtype == torch.bool:
-        raise TypeError(f"{name} must be real, got {t.dtype}")
+    t = array(value, name, complex=False)
     if t.ndim < 2 or t.numel() == 0:
         raise ValueError(
             f"{name} must have the shape (B, *shape) with at least one pixel, got {tuple(t.shape)}"
@@ -221,8 +218,7 @@ def image_moments(
     full = (*precision.batch, *_checked(mean, precision))
     if tuple(mean.shape) != full:
         raise ValueError(f"mean must have the shape {full} of the precision, got {tuple(mean.shape)}")
-    if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 2:
-        raise ValueError(f"nodes must be an integer of at least 2, got {nodes!r}")
+    nodes = integer(nodes, "nodes", minimum=2)
     link = Identity() if link is None else link
     std = marginal_variance(precision).value.sqrt()
     points, weights = np.polynomial.hermite_e.hermegauss(nodes)

@@ -13,9 +13,10 @@ from odl.functionals import Functional
 from torch import Tensor
 
 from genreg.operators import TorchFunctional, lower, riesz, to_element, to_tensor, to_torch
-from genreg.operators.modes import normal, undisturbed
+from genreg.operators.arrays import array, fitting
+from genreg.operators.modes import undisturbed
 from genreg.solvers import rough_reconstruction
-from genreg.solvers.door import enter, is_element
+from genreg.solvers.door import Kind, enter, given_back, is_element
 
 __all__ = ["Fidelity", "per_datum", "trailing"]
 
@@ -30,8 +31,8 @@ class Fidelity(Functional):
     ----------
     A : odl.Operator
         Forward operator X -> Y, linear or not.
-    y : ODL element of Y, or Tensor
-        Data; a tensor may have a leading batch axis, ``(B, *Y.shape)``.
+    y : ODL element of Y, Tensor or array
+        Data; a tensor or an array (or nested lists) may have a leading batch axis, ``(B, *Y.shape)``.
 
     Attributes
     ----------
@@ -41,8 +42,8 @@ class Fidelity(Functional):
         y, ``(B, *Y.shape)``.
     batched : bool
         Whether the data were given with a batch axis.
-    from_element : bool
-        Whether the data were given as an ODL element.
+    kind : str
+        What the data were given as: "element", "tensor" or "array", see `genreg.solvers.door.Kind`.
 
     Raises
     ------
@@ -53,7 +54,7 @@ class Fidelity(Functional):
     operator: odl.Operator
     data: Tensor
     batched: bool
-    from_element: bool
+    kind: Kind
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -68,7 +69,11 @@ class Fidelity(Functional):
         door = enter(y, {"y": A.range}, "y")
         self.data = door.blocks["y"]
         self.batched = door.batched
-        self.from_element = is_element(y)
+        self.kind = door.kind
+
+    def given_back(self, space: Any, value: Tensor) -> Any:
+        """A result of every sample, ``(B, *space.shape)``, as the caller's kind of data: without B for one sample."""
+        return given_back(self.kind, space, value if self.batched else value[0])
 
     @property
     @abstractmethod
@@ -202,11 +207,13 @@ def per_datum(value: Any, name: str, data: Tensor, *, infinite: bool = False) ->
 
     Raises
     ------
+    TypeError
+        If it holds no real numbers.
     ValueError
-        If the shape is another one or has two meanings, or a value is not finite.
+        If the shape is another one or has two meanings, or a value is not finite in the type of the data.
     """
-    source = to_tensor(value) if is_element(value) else value
-    tensor = normal(torch.as_tensor(source, dtype=data.real.dtype, device=data.device).detach())
+    source = array(value, name, complex=False).to(data.device)
+    tensor = source.to(data.real.dtype)
     count, shape = data.shape[0], tuple(data.shape[1:])
     of_samples = tensor.ndim == 1 and len(tensor) == count
     if of_samples and count > 1 and shape == (count,) and not is_element(value):
@@ -222,12 +229,13 @@ def per_datum(value: Any, name: str, data: Tensor, *, infinite: bool = False) ->
     if tensor.ndim != data.ndim or any(n not in (1, m) for n, m in pairs):
         raise ValueError(
             f"{name} must be a number or have the shape ({count},), {shape} or {(count, *shape)}, got "
-            f"{tuple(torch.as_tensor(source).shape)}"
+            f"{tuple(source.shape)}"
         )
-    allowed = torch.isfinite(tensor) | (tensor == math.inf) if infinite else torch.isfinite(tensor)
+    allowed = torch.isfinite(source) | (source == math.inf) if infinite else torch.isfinite(source)
     if not bool(allowed.all()):
         kinds = "finite or +inf, got {} NaN or -inf" if infinite else "finite, got {} NaN or infinite"
         raise ValueError(f"{name} must be {kinds.format(int((~allowed).sum()))} values")
+    fitting(source, name, tensor.dtype)
     return tensor.expand(count, *tensor.shape[1:])
 
 

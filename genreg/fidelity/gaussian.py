@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from genreg.fidelity.base import Fidelity, per_datum, trailing
-from genreg.operators import TorchFunctional, to_tensor, to_torch, weight
+from genreg.operators import TorchFunctional, to_torch, weight
+from genreg.operators.arrays import array
 from genreg.solvers import rough_reconstruction
 from genreg.solvers.door import is_element, per_sample_number
 from genreg.solvers.line_search import inner
@@ -39,12 +40,13 @@ class GaussianFidelity(Fidelity):
     ----------
     A : odl.Operator
         Forward operator X -> Y, linear or not.
-    y : ODL element of Y, or Tensor
-        Data; a tensor may have a leading batch axis, ``(B, *Y.shape)``. A functional with a batch of data has
-        one value for every sample in torch, and cannot be called on a single ODL element.
+    y : ODL element of Y, Tensor or array
+        Data; a tensor or an array may have a leading batch axis, ``(B, *Y.shape)``. A functional with a batch of data
+        has one value for every sample in torch, and cannot be called on a single ODL element.
     noise_std : float, Tensor, array or ODL element of Y
         σ > 0, a number or one for every sample, ``(B,)`` (also where Y has this shape); or one for every datum,
-        ``Y.shape`` or ``(B, *Y.shape)``, where axes of length 1 broadcast: +inf is a datum that was not measured.
+        ``Y.shape`` or ``(B, *Y.shape)``, where axes of length 1 broadcast: +inf is a datum that was not measured, and
+        so is an entry that is masked in a masked array of NumPy.
 
     Attributes
     ----------
@@ -126,7 +128,7 @@ class GaussianFidelity(Fidelity):
     def take(self, index: Tensor) -> GaussianFidelity:
         """Return the fidelity for the data of the samples in `index`."""
         taken = copy.copy(self)  # what has been checked is not checked again
-        taken.data, taken.batched, taken.from_element = self.data[index], True, False
+        taken.data, taken.batched, taken.kind = self.data[index], True, "tensor"
         taken.noise_std, taken.inverse_variance = self.noise_std[index], self.inverse_variance[index]
         return taken
 
@@ -176,10 +178,11 @@ def _checked(noise_std: Any, data: Tensor) -> Tensor:
     TypeError, ValueError
         If it is no number, has another shape, is not positive or NaN, or is infinite in place of a shape of the data.
     """
-    if not is_element(noise_std) and tuple(np.shape(noise_std)) in ((), (len(data),)):
+    if isinstance(noise_std, np.ma.MaskedArray):  # a masked datum is one that was not measured
+        noise_std = noise_std.astype(float).filled(np.inf)
+    given = array(noise_std, "noise_std", complex=False, wanted="a number or a tensor (B,)")
+    if not is_element(noise_std) and tuple(given.shape) in ((), (len(data),)):
         return per_sample_number(noise_std, "noise_std", data)
-    if torch.as_tensor(to_tensor(noise_std) if is_element(noise_std) else noise_std).is_complex():
-        raise TypeError("noise_std must be real, got complex numbers")
     sigma = per_datum(noise_std, "noise_std", data, infinite=True)
     if not bool((sigma > 0).all()):
         raise ValueError(f"noise_std must be positive, got {sigma.min().item():g}")

@@ -43,8 +43,8 @@ class PoissonFidelity(Fidelity):
     ----------
     A : odl.Operator
         Forward operator X -> Y, linear or not.
-    y : ODL element of Y, or Tensor
-        Counts, >= 0, not necessarily integers; a tensor may have a leading batch axis, ``(B, *Y.shape)``.
+    y : ODL element of Y, Tensor or array
+        Counts, >= 0, not necessarily integers; a tensor or an array may have a leading batch axis, ``(B, *Y.shape)``.
     background : float, Tensor, array or ODL element of Y
         b >= 0, the expected counts of scatter, randoms and the like: a number, one for every sample,
         ``(B,)``, one for every datum, ``Y.shape``, or ``(B, *Y.shape)``; axes of length 1 broadcast.

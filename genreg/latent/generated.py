@@ -12,7 +12,6 @@ from odl.functionals import Functional
 from torch import Tensor, nn
 
 from genreg.latent._verdict import Verdict
-from genreg.latent.terms import positive
 from genreg.operators import (
     NetworkFunctional,
     TorchFunctional,
@@ -23,6 +22,7 @@ from genreg.operators import (
     torch_dtype,
 )
 from genreg.operators._building_blocks import weighted_sum
+from genreg.operators.arguments import number
 from genreg.operators.lowering_fields import sum_of_squares
 from genreg.solvers.splitting import is_smooth, summed, terms
 
@@ -100,7 +100,7 @@ class ImageVariation(_OfImage):
     def __init__(self, G: odl.Operator, smoothing: float) -> None:
         if not isinstance(G, odl.Operator) or not hasattr(G.range, "partition"):
             raise TypeError(f"G must be an ODL operator to a discretised function space, got {G!r}")
-        self.smoothing = positive(smoothing, "smoothing")
+        self.smoothing = number(smoothing, "smoothing", above=0)
         super().__init__(G, _SmoothVariation(G.range, self.smoothing))
 
     def __repr__(self) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import odl
 import torch
+from odl.core.space.base_tensors import TensorSpace
 from odl.functionals import Functional
 from torch import Tensor
 
@@ -24,27 +24,19 @@ from genreg.operators import (
     weight,
 )
 from genreg.operators._building_blocks import abs2, constant, zeros
+from genreg.operators.arguments import number
 from genreg.operators.bridge import Step, space_shape
 from genreg.operators.functionals import indicator, pointwise
 
-__all__ = ["Box", "Power", "Sphere", "StandardNormal", "positive"]
+__all__ = ["Box", "Power", "Sphere", "StandardNormal"]
 
 
 def _checked(Z: Any) -> Any:
-    if isinstance(Z, odl.ProductSpace) or not hasattr(Z, "dtype") or not space_shape(Z):
+    if not isinstance(Z, TensorSpace) or not space_shape(Z):
         raise TypeError(f"Z must be an ODL tensor space such as odl.rn(dim), got {Z!r}")
     if not torch_dtype(Z).is_floating_point:
         raise TypeError(f"Z must be a real space, got {Z!r}")
     return Z
-
-
-def positive(value: Any, name: str) -> float:
-    """Return a positive finite number, checked."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value}")
-    return float(value)
 
 
 class _Proximal(odl.Operator):
@@ -53,7 +45,7 @@ class _Proximal(odl.Operator):
     def __init__(self, functional: TorchFunctional, sigma: float) -> None:
         super().__init__(functional.domain, functional.domain, linear=False)
         self.functional = functional
-        self.sigma = positive(sigma, "sigma")
+        self.sigma = number(sigma, "sigma", above=0)
 
     def _call(self, z: Any) -> Any:
         return to_element(self.range, self.functional.prox(to_tensor(z), self.sigma))
@@ -107,10 +99,8 @@ class Power(_Term):
     """
 
     def __init__(self, Z: Any, q: float) -> None:
-        if positive(q, "q") > 2:
-            raise ValueError(f"q must be in (0, 2], got {q}")
         super().__init__(_checked(Z), linear=False)
-        self.q = float(q)
+        self.q = number(q, "q", above=0, maximum=2)
 
     @property
     def gradient(self) -> odl.Operator:
@@ -186,7 +176,7 @@ class Box(odl.functionals.IndicatorBox):
     """
 
     def __init__(self, Z: Any, radius: float) -> None:
-        self.radius = positive(radius, "radius")
+        self.radius = number(radius, "radius", above=0)
         super().__init__(_checked(Z), -self.radius, self.radius)
 
     def __repr__(self) -> str:
@@ -223,7 +213,7 @@ class Sphere(_Term):
 
     def __init__(self, Z: Any, radius: float | None = None) -> None:
         super().__init__(_checked(Z), linear=False)
-        self.radius = math.sqrt(Z.size) if radius is None else positive(radius, "radius")
+        self.radius = math.sqrt(Z.size) if radius is None else number(radius, "radius", above=0)
 
     def __repr__(self) -> str:
         return f"Sphere({self.domain!r}, radius={self.radius:g})"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genreg.networks._autoencoder import Autoencoder
+from genreg.operators.arguments import integer, integers, number
 
 __all__ = ["ACTIVATIONS", "Config", "mlp", "saturation"]
 
@@ -36,14 +37,15 @@ class Config:
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
+        shape = integers(self.image_shape, "image_shape")  # as Python has them, for JSON
+        object.__setattr__(self, "image_shape", shape)
         if len(self.image_shape) not in ((2, 3) if self.colour else (2,)) or min(self.image_shape) < 1:
             required = "two positive integers" + (", or three with the channels first" if self.colour else "")
             raise ValueError(f"image_shape must be {required}, got {self.image_shape}")
-        if self.latent_dim < 1:
-            raise ValueError(f"latent_dim must be positive, got {self.latent_dim}")
+        object.__setattr__(self, "latent_dim", integer(self.latent_dim, "latent_dim", minimum=1))
         maximum = getattr(self, "maximum", None)
-        if maximum is not None and not maximum > 0:
-            raise ValueError(f"maximum must be positive or None, got {maximum}")
+        if maximum is not None:
+            number(maximum, "maximum", above=0)
         activation = getattr(self, "activation", "elu")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, got {activation!r}")

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from genreg.operators.arguments import choice, integer, integers
+
 __all__ = ["WHITENINGS", "Flow", "FlowConfig"]
 
 WHITENINGS = ("full", "pixel")
@@ -181,14 +183,9 @@ class FlowConfig:
             object.__setattr__(self, field, tuple(getattr(self, field)))
         if len(self.image_shape) != 2 or min(self.image_shape) < 1 or self.latent_dim < 2:
             raise ValueError(f"image_shape must be two positive integers, not both 1, got {self.image_shape}")
-        if self.transforms < 1:
-            raise ValueError(f"transforms must be at least 1, got {self.transforms}")
-        if not self.hidden or min(self.hidden) < 1:
-            raise ValueError(f"hidden must be positive widths, at least one, got {self.hidden}")
-        if self.bins < 2:
-            raise ValueError(f"bins must be at least 2, got {self.bins}")
-        if self.whitening not in WHITENINGS:
-            raise ValueError(f"whitening must be one of {WHITENINGS}, got {self.whitening!r}")
+        integer(self.transforms, "transforms", minimum=1), integer(self.bins, "bins", minimum=2)
+        integers(self.hidden, "hidden", minimum=1)
+        choice(self.whitening, "whitening", WHITENINGS)
 
     @property
     def latent_dim(self) -> int:

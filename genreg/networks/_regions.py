@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from genreg.networks._autoencoder import Autoencoder
 from genreg.networks._config import Config, mlp
+from genreg.operators.arguments import integer
 
 __all__ = ["RegionsConfig"]
 
@@ -73,8 +74,7 @@ class RegionsConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("regions", "rank"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            object.__setattr__(self, name, integer(getattr(self, name), name, minimum=1))
 
     def build(self) -> Autoencoder:
         """Return a model with random weights."""

@@ -9,6 +9,7 @@ from torch import nn
 
 from genreg.networks._autoencoder import Autoencoder
 from genreg.networks._config import ACTIVATIONS, Config, saturation
+from genreg.operators.arguments import integer
 
 __all__ = ["StridedConfig"]
 
@@ -61,8 +62,7 @@ class StridedConfig(Config):
         super().__post_init__()
         if self.channels and min(self.channels) < 1:
             raise ValueError(f"channels must be positive integers, got {self.channels}")
-        if self.kernel < 2:
-            raise ValueError(f"kernel must be at least 2, the stride, got {self.kernel}")
+        integer(self.kernel, "kernel", minimum=2)  # the stride
         self._check_halves(self.channels)
 
     def build(self) -> Autoencoder:

@@ -21,6 +21,8 @@ from torch import Tensor
 
 from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.operators import TorchFunctional, lower, riesz, to_element, to_tensor, to_torch
+from genreg.operators.arguments import described, seeded_generator
+from genreg.operators.arrays import array, fitting
 from genreg.operators.modes import normal, undisturbed
 from genreg.operators.spaces import split, tree_leaves, tree_map
 from genreg.solvers import Objective, SaddlePoint, gradient_descent
@@ -38,16 +40,12 @@ def checked_parameter(value: Any, name: str) -> float | Tensor:
     TypeError, ValueError
         If it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
-        raise TypeError(f"{name} must be a number or a tensor (B,), got {type(value).__name__}")
-    tensor = torch.as_tensor(value)
-    if tensor.ndim > 1 or tensor.is_complex():
-        raise ValueError(
-            f"{name} must be a number or have the shape (B,), got {tensor.dtype} of shape {tuple(tensor.shape)}"
-        )
+    tensor = array(value, name, complex=False, wanted="a number or a tensor (B,)")
+    if tensor.ndim > 1 or not tensor.numel():
+        raise ValueError(f"{name} must be a number or have the shape (B,), got shape {tuple(tensor.shape)}")
     if not bool(((tensor >= 0) & torch.isfinite(tensor)).all()):
-        raise ValueError(f"{name} must be non-negative and finite, got {value}")
-    return value if isinstance(value, Tensor) else float(value)
+        raise ValueError(f"{name} must be non-negative and finite, got {described(value)}")
+    return tensor if tensor.ndim else float(tensor)
 
 
 class Regulariser(Functional):
@@ -104,7 +102,7 @@ class Regulariser(Functional):
 
         Parameters
         ----------
-        y : ODL element of A.range, or Tensor
+        y : ODL element of A.range, Tensor or array
             Data; the result is of the same kind.
         A : odl.Operator
             Forward operator.
@@ -121,17 +119,15 @@ class Regulariser(Functional):
         dict
             The blocks.
         """
+        if not (init is None or isinstance(init, str)):
+            raise TypeError(f"init must be a word or None, got {described(init)}")
         fidelity = GaussianFidelity(A, y, 1.0 if noise_std is None else noise_std)
         if noise_std is None:
             rms = fidelity.data.abs().square().flatten(1).mean(1).sqrt()
             fidelity = GaussianFidelity(A, y, torch.where(rms > 0, 0.05 * rms, 1.0))
-        generator = torch.Generator(fidelity.data.device).manual_seed(seed)
-        blocks = self.start(fidelity, init, 1, generator)
-        if fidelity.batched:
-            return blocks
+        blocks = self.start(fidelity, init, 1, seeded_generator(seed, fidelity.data.device))
         spaces = block_spaces(self.domain, self.blocks)
-        single = {name: v[0] for name, v in blocks.items()}
-        return {k: to_element(spaces[k], v) for k, v in single.items()} if fidelity.from_element else single
+        return {name: fidelity.given_back(spaces[name], v) for name, v in blocks.items()}
 
     def problem(self, fidelity: Fidelity, lam: Tensor, **parameters: Tensor) -> Objective | SaddlePoint:
         """The problem ``fidelity(image(v)) + lam R(v)``, with λ, ``(B,)``, and data for every sample.
@@ -186,7 +182,13 @@ class Regulariser(Functional):
             If a parameter is given for another number of samples.
         """
         tensors = {
-            name: normal(torch.as_tensor(p, dtype=lam.dtype, device=lam.device))
+            name: normal(
+                fitting(
+                    torch.as_tensor(p, dtype=None if isinstance(p, Tensor) else torch.float64),
+                    name,
+                    lam.dtype,
+                )
+            )
             for name, p in self.parameters.items()
         }
         for name, p in tensors.items():
@@ -194,7 +196,7 @@ class Regulariser(Functional):
                 raise ValueError(
                     f"{name} must be a number or have the shape ({len(lam)},), got {tuple(p.shape)}"
                 )
-        return {name: p.expand(len(lam)) for name, p in tensors.items()}
+        return {name: p.to(lam.device).expand(len(lam)) for name, p in tensors.items()}
 
     def lam_scale(self, fidelity: Fidelity, blocks: Blocks, **parameters: Tensor) -> Tensor:
         """A λ of the right order, ``(B,)``, around which the principles of parameter choice search.

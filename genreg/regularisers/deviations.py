@@ -14,6 +14,7 @@ from torch import Tensor
 from genreg.fidelity import Fidelity
 from genreg.generator import Generator
 from genreg.operators import TorchFunctional, spaces, to_torch, weight
+from genreg.operators.arguments import choice
 from genreg.operators.total_variation import total_variation
 from genreg.regularisers.base import checked_parameter
 from genreg.regularisers.generative import Generative, HardConstraint, check_generator
@@ -163,8 +164,7 @@ class SparseDeviation(_Deviating):
         sparsity: str = "l1",
         latent: Functional | None = None,
     ) -> None:
-        if sparsity not in ("l1", "tv"):
-            raise ValueError(f"sparsity must be 'l1' or 'tv', got {sparsity!r}")
+        choice(sparsity, "sparsity", ("l1", "tv"))
         super().__init__(G, mu, latent, "u")
         if sparsity == "tv" and not hasattr(G.range, "partition"):
             raise TypeError(f"the range of G must be a uniform_discr for sparsity='tv', got {G.range!r}")

@@ -33,6 +33,7 @@ from genreg.operators import TorchFunctional, to_torch, torch_dtype, weight
 from genreg.regularisers.base import Regulariser, posed
 from genreg.regularisers.marginal import RangeMarginal
 from genreg.solvers import Objective, SaddlePoint, gradient_descent, palm, quasi_newton
+from genreg.solvers.door import usable
 from genreg.solvers.latent import latent_curvature
 from genreg.solvers.objective import Blocks, Curvature
 from genreg.solvers.splitting import split
@@ -82,7 +83,8 @@ class Generative(Regulariser):
         elif init == "encoder":
             if not G.has_encoder:
                 raise ValueError(f"init must be 'random', 'zero' or blocks: {G!r} has no encoder")
-            z[:, 0] = G.encode(fidelity.rough())
+            rough = usable({"x": fidelity.rough()})["x"]
+            z[:, 0] = usable({"z": G.encode(rough)})["z"]
         return z
 
     @property

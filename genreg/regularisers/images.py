@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
+from numbers import Real
 from typing import Any
 
 import odl
 import torch
+from odl.core.space.base_tensors import TensorSpace
 from odl.functionals import Functional
 from torch import Tensor, nn
 
@@ -21,6 +24,7 @@ from genreg.operators import (
     to_torch,
     torch_dtype,
 )
+from genreg.operators.arguments import described, flag, number
 from genreg.operators.total_variation import VariationProximal, total_variation
 from genreg.regularisers.base import Regulariser
 from genreg.solvers import SaddlePoint, conjugate_gradient, gradient_descent, pdhg
@@ -106,7 +110,13 @@ class TotalVariation(OnImages):
     space : ODL space
         The image space X, a `uniform_discr`.
     lower, upper : float, optional
-        Bounds, for example ``lower=0`` for non-negativity.
+        Bounds of real images, for example ``lower=0`` for non-negativity.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the space is no `uniform_discr`, or a bound is no number, not below the other one, or given for complex
+        images.
 
     References
     ----------
@@ -120,9 +130,11 @@ class TotalVariation(OnImages):
         _check_space(space)
         if not hasattr(space, "partition"):
             raise TypeError(f"space must be a discretised function space (uniform_discr), got {space!r}")
-        if lower is not None and upper is not None and not lower < upper:
+        self.bounds = _bound(lower, "lower"), _bound(upper, "upper")
+        if self.bounds != (None, None) and torch_dtype(space).is_complex:
+            raise TypeError(f"lower and upper must be None for complex images, got {lower} and {upper}")
+        if None not in self.bounds and not self.bounds[0] < self.bounds[1]:
             raise ValueError(f"lower must be smaller than upper, got {lower} and {upper}")
-        self.bounds = (lower, upper)
         self.derivative_operator = odl.Gradient(space, method="forward", pad_mode="symmetric")
         norm = odl.functionals.GroupL1Norm(self.derivative_operator.range)
         super().__init__(space, norm * self.derivative_operator)
@@ -276,7 +288,7 @@ class FlowPrior(OnImages):
             raise TypeError(
                 f"flow must be a torch.nn.Module with a method to_latent, got {type(flow).__name__}"
             )
-        self.flow = flow
+        self.flow, determinant = flow, flag(determinant, "determinant")
         super().__init__(space, NetworkFunctional(_FlowValue(flow, determinant), space))
         if determinant:
             self.offset = self._log_determinant
@@ -290,8 +302,15 @@ class FlowPrior(OnImages):
 
 
 def _check_space(space: Any) -> None:
-    if isinstance(space, odl.ProductSpace) or not hasattr(space, "dtype"):
-        raise TypeError(f"space must be an ODL tensor or function space, got {space!r}")
+    if not isinstance(space, TensorSpace):
+        raise TypeError(f"space must be an ODL tensor or function space, got {described(space)}")
+
+
+def _bound(value: Any, name: str) -> float | None:
+    """A bound of the images, None where there is none."""
+    if value is None or (isinstance(value, Real) and math.isinf(value)):
+        return None if value is None or (value < 0) == (name == "lower") else number(value, name)
+    return number(value, name)
 
 
 def _encoder(G: Any) -> NetworkOperator:

@@ -19,6 +19,7 @@ from genreg.regularisers.deviations import deviation_for_image
 from genreg.regularisers.generative import Generative, check_generator
 from genreg.regularisers.marginal import Marginal
 from genreg.solvers import LevenbergMarquardt, Objective, QuasiNewton, SaddlePoint, Solution, lbfgs
+from genreg.solvers.door import enter
 from genreg.solvers.joint import JointProblem
 from genreg.solvers.jpmap import codes, maximise
 from genreg.solvers.objective import Blocks
@@ -206,8 +207,8 @@ class JointPrior(Generative):
         ----------
         fidelity : GaussianFidelity
             The data, of a linear operator, B samples.
-        z : Tensor
-            Latent vectors, for example ``rec.blocks["z"]`` of a reconstruction of a batch.
+        z : ODL element of Z, Tensor or array
+            Latent vectors, for example ``rec.blocks["z"]`` of a reconstruction; of one sample without a batch axis.
 
         Returns
         -------
@@ -225,11 +226,11 @@ class JointPrior(Generative):
         if not fidelity.white:
             raise ValueError("fidelity must have one noise_std for every sample, got one for every datum")
         count, G = len(fidelity.data), self.generator
-        if not isinstance(z, Tensor) or tuple(z.shape) != (count, *G.domain.shape):
-            shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-            raise ValueError(f"z must be a tensor {(count, *G.domain.shape)}, got {shape}")
+        latent = enter(z, {"z": G.domain}, "z").blocks["z"]
+        if len(latent) != count:
+            raise ValueError(f"z must have the shape {(count, *G.domain.shape)}, got {tuple(latent.shape)}")
         with torch.no_grad():
-            decoded = self.decode(z)
+            decoded = self.decode(latent)
         return GaussianPosterior(
             fidelity.operator, fidelity.data, decoded.mean, decoded.precision, fidelity.inverse_variance
         )

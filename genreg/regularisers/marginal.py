@@ -20,6 +20,7 @@ from torch import Tensor
 
 from genreg.fidelity import GaussianFidelity
 from genreg.operators import TorchFunctional, lower, to_tensor, to_torch, torch_dtype
+from genreg.operators.arguments import integer, number, seed_number
 from genreg.operators.modes import normal, undisturbed
 from genreg.regularisers.base import Gradient
 from genreg.solvers import Objective, palm, quasi_newton
@@ -68,16 +69,15 @@ class Marginal(Functional):
         smoothing: float | None = None,
         seed: int = 0,
     ) -> None:
-        if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
-            raise ValueError(f"restarts must be a positive integer, got {restarts!r}")
+        restarts, seed = integer(restarts, "restarts", minimum=1), seed_number(seed)
         X = regulariser.generator.range
         if smoothing is None:
             of_gradient = getattr(regulariser, "sparsity", None) == "tv"
             smoothing = 1e-2 / float(min(X.cell_sides)) if of_gradient else 1e-2
-        if not smoothing > 0:
-            raise ValueError(f"smoothing must be positive, got {smoothing!r}")
         if tol is None:
             tol = 1e-4 if torch_dtype(X) == torch.float32 else 1e-6
+        smoothing = number(smoothing, "smoothing", above=0)
+        max_iter, tol = integer(max_iter, "max_iter", minimum=0), number(tol, "tol", minimum=0)
         super().__init__(space=X, linear=False)
         self.regulariser = regulariser
         self.restarts, self.max_iter, self.tol = restarts, max_iter, tol

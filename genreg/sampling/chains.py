@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from genreg._resumable import StateFile, saving
+from genreg.operators.arguments import choice, described, flag, integer, number, seed_number
+from genreg.operators.arrays import check_memory
 from genreg.operators.modes import undisturbed
 from genreg.sampling.coordinates import METRICS, Coordinates
 from genreg.sampling.kernels import HMC, MALA, ULA, Kernel
@@ -77,7 +79,7 @@ def sample(
     step : float or Tensor, optional
         First step size h, or one for every sample, ``(B,)``, see `genreg.sampling.kernels`. Kernels without a test
         keep it.
-    init : str, Tensor or Samples
+    init : str, Tensor, array or Samples
         Where the chains start, see `sampling.starts`; or samples of a similar posterior with as many chains,
         whose last points, step sizes and coordinates are taken over.
     metric : str
@@ -119,30 +121,26 @@ def sample(
     if not isinstance(posterior, LatentPosterior):
         raise TypeError(f"posterior must be a LatentPosterior, got {type(posterior).__name__}")
     kernel = HMC() if kernel is None else kernel
-    for name, number, least in (
-        ("chains", chains, 1),
-        ("steps", steps, 1),
-        ("map_iterations", map_iterations, 1),
-    ):
-        _check_integer(name, number, least)
-    burn_in = steps // 2 if burn_in is None else burn_in
-    _check_integer("burn_in", burn_in, 0)
+    if isinstance(kernel, type) or not callable(getattr(kernel, "step", None)):
+        raise TypeError(f"kernel must be a kernel such as HMC(), got {described(kernel)}")
+    chains, steps = integer(chains, "chains", minimum=1), integer(steps, "steps", minimum=1)
+    map_iterations, denoise = integer(map_iterations, "map_iterations", minimum=1), flag(denoise, "denoise")
+    burn_in = steps // 2 if burn_in is None else integer(burn_in, "burn_in", minimum=0)
     if burn_in >= steps:
         raise ValueError(f"burn_in must be smaller than steps, {steps}, got {burn_in}")
-    thin = -(-(steps - burn_in) // _KEPT) if thin is None else thin
-    _check_integer("thin", thin, 1)
+    thin = -(-(steps - burn_in) // _KEPT) if thin is None else integer(thin, "thin", minimum=1)
     if thin > steps - burn_in:
         raise ValueError(f"thin must be at most steps - burn_in, {steps - burn_in}, got {thin}")
-    if metric not in METRICS:
-        raise ValueError(f"metric must be one of {METRICS}, got {metric!r}")
-    if seed is None:
-        seed = secrets.randbits(32)
-    _check_integer("seed", seed, 0)
+    choice(metric, "metric", METRICS)
+    seed = secrets.randbits(32) if seed is None else seed_number(seed)
     _check_seconds(max_seconds)
+    data, G = posterior.fidelity.data, posterior.generator
+    check_memory((chains, posterior.batch, G.range.size), data.real.dtype, "chains", chains, data.device)
+    kept = (-(-(steps - burn_in) // thin), chains, posterior.batch, G.domain.size)
+    check_memory(kept, data.real.dtype, "steps / thin", -(-steps // thin), data.device)
     file = None if checkpoint is None else state_file(checkpoint, posterior)
     if file is not None:
         file.refuse_existing("go on with that run by genreg.sampling.resume")
-    data = posterior.fidelity.data
     size = None if step is None else per_sample_number(step, "step", data)
     coordinates, screened = None, not isinstance(init, str) or init == "screened"
     start = time.perf_counter()
@@ -206,6 +204,7 @@ def langevin(
     TypeError, ValueError
         See `sample`.
     """
+    adjusted = flag(adjusted, "adjusted")
     return sample(
         posterior,
         MALA() if adjusted else ULA(),
@@ -277,7 +276,7 @@ def resume(
         state = restored(state_file(saved, posterior, name="saved").load())
     refuse_not_finite(state)
     if steps is not None:
-        _check_integer("steps", steps, state["turn"])
+        steps = integer(steps, "steps", minimum=state["turn"])
     _check_seconds(max_seconds)
     run = Run.restored(posterior, state, kernel, steps)
     file = None if checkpoint is None else state_file(checkpoint, posterior)
@@ -294,11 +293,6 @@ def _go(run: Run, max_seconds: float | None, file: StateFile | None, progress: b
     return samples
 
 
-def _check_integer(name: str, number: Any, least: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or number < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}")
-
-
 def _check_seconds(seconds: float | None) -> None:
-    if seconds is not None and not seconds > 0:
-        raise ValueError(f"max_seconds must be positive, got {seconds}")
+    if seconds is not None:
+        number(seconds, "max_seconds", above=0, infinite=True)

@@ -30,6 +30,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genreg.operators.arguments import integer
+
 __all__ = [
     "autocorrelation",
     "effective_sample_size",
@@ -137,9 +139,7 @@ def autocorrelation(draws: Any, max_lag: int | None = None) -> Any:
         If the draws are complex, have no chain axis or are too few, or the lag is none of theirs.
     """
     longest = len(draws) - 1
-    lags = longest if max_lag is None else max_lag
-    if isinstance(lags, bool) or not isinstance(lags, int) or not 0 <= lags <= longest:
-        raise ValueError(f"max_lag must be an integer from 0 to {longest}, got {max_lag!r}")
+    lags = longest if max_lag is None else integer(max_lag, "max_lag", minimum=0, maximum=longest)
 
     def correlation(x: np.ndarray) -> np.ndarray:
         covariance = _library().autocov(x, axis=-1)[..., : lags + 1].mean(-2)

@@ -21,7 +21,6 @@ Y. Yu, X.-L. Meng (2011), To center or not to center: that is not the question, 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,8 @@ from genreg import _resumable
 from genreg._identity import of_fidelity, of_regulariser
 from genreg._state_files import digest, not_finite
 from genreg.fidelity import GaussianFidelity
-from genreg.operators import check_tensor
+from genreg.operators.arguments import flag, integer, number, seed_number
+from genreg.operators.arrays import check_memory
 from genreg.operators.modes import undisturbed
 from genreg.regularisers import JointPrior
 from genreg.sampling.joint_moves import JointMoves
@@ -43,8 +43,8 @@ from genreg.sampling.kernels import MALA
 from genreg.sampling.moments import masked_moments
 from genreg.sampling.random import Random
 from genreg.sampling.samples import ChainStatus
-from genreg.sampling.starts import check_finite
 from genreg.sampling.warm_up import adapted
+from genreg.solvers.door import enter
 
 __all__ = ["JointSamples", "gibbs"]
 
@@ -162,32 +162,26 @@ def gibbs(
     FileExistsError
         If the checkpoint exists and `resume` is false.
     """
-    for name, number, least in (
-        ("draws", draws, 1),
-        ("burn_in", burn_in, 0),
-        ("thin", thin, 1),
-        ("chains", chains, 1),
-    ):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}")
-    if not 0 < step < math.inf:
-        raise ValueError(f"step must be positive and finite, got {step}")
+    draws, burn_in = integer(draws, "draws", minimum=1), integer(burn_in, "burn_in", minimum=0)
+    thin, chains = integer(thin, "thin", minimum=1), integer(chains, "chains", minimum=1)
+    step, seed = number(step, "step", above=0), seed_number(seed)
+    interweave = flag(interweave, "interweave")
     if not isinstance(prior, JointPrior):
         raise TypeError(f"prior must be a JointPrior, got {type(prior).__name__}")
     prior.posterior(fidelity, z)  # refuses what does not fit
-    check_tensor(z, prior.generator.domain, "z")
-    check_finite(z, "z")
+    z = enter(z, {"z": prior.generator.domain}, "z").blocks["z"]
+    count = len(z)
+    check_memory((chains, count, prior.generator.range.size), z.dtype, "chains", chains, z.device)
+    check_memory((draws, chains, count, z.shape[1]), z.dtype, "draws", draws, z.device)
     settings = {"burn_in": burn_in, "thin": thin, "chains": chains, "interweave": interweave, "seed": seed}
-    settings["step"] = float(step)
+    settings["step"] = step
 
     def identity() -> Mapping[str, Any]:
         of_prior = of_regulariser(prior, fidelity.data.real.flatten(1)[:, 0])
         return {**of_fidelity(fidelity), **of_prior, "z": digest(z), **settings}
 
     file, saved = _resumable.begin(checkpoint, resume, "Gibbs sampling", identity, progress=progress)
-    run = _Run(
-        prior, fidelity, z.detach(), chains, ("image", "white") if interweave else ("image",), step, seed
-    )
+    run = _Run(prior, fidelity, z, chains, ("image", "white") if interweave else ("image",), step, seed)
     if saved is not None:
         run.restore(saved)
     turns = burn_in + draws * thin

@@ -32,13 +32,13 @@ R. M. Neal (2011), MCMC using Hamiltonian dynamics, arXiv:1206.1901.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from genreg.operators.arguments import integer, number
 from genreg.sampling.random import Random
 
 __all__ = ["HMC", "MALA", "PCN", "ULA", "Info", "Kernel", "State", "Target"]
@@ -213,12 +213,8 @@ class HMC:
     acceptance: ClassVar[float] = 0.7
 
     def __post_init__(self) -> None:
-        if not 0 < self.length < math.inf:
-            raise ValueError(f"length must be positive and finite, got {self.length}")
-        if not 0 <= self.jitter < 1:
-            raise ValueError(f"jitter must be in [0, 1), got {self.jitter}")
-        if isinstance(self.leapfrog, bool) or not isinstance(self.leapfrog, int) or self.leapfrog < 1:
-            raise ValueError(f"leapfrog must be an integer of at least 1, got {self.leapfrog!r}")
+        number(self.length, "length", above=0), number(self.jitter, "jitter", minimum=0, below=1)
+        object.__setattr__(self, "leapfrog", integer(self.leapfrog, "leapfrog", minimum=1))
 
     def largest_size(self, curvature: Tensor) -> Tensor:
         """One over the curvature, to begin with."""

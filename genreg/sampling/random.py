@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from genreg.operators.arguments import seed_number
+
 __all__ = ["Random"]
 
 
@@ -20,7 +22,7 @@ class Random:
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
-        self.generator = torch.Generator(device).manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed_number(seed))
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers of the shape and kind of `like`."""

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg.operators import to_element
+from genreg.operators.arguments import number
+from genreg.operators.arrays import samples_of
 from genreg.sampling.posterior import LatentPosterior
-from genreg.sampling.starts import samples_of
 from genreg.sampling.storage import as_stored, state_file
 from genreg.sampling.weights import kish_ess, self_normalised, weighted_mean_and_std
 from genreg.solvers.advised import Advised
@@ -97,9 +97,7 @@ class Samples:
         return self._as_data(self.moments[1])
 
     def _as_data(self, images: Tensor) -> Any:
-        fidelity = self.posterior.fidelity
-        image = images if fidelity.batched else images[0]
-        return to_element(self.posterior.generator.range, image) if fidelity.from_element else image
+        return self.posterior.fidelity.given_back(self.posterior.generator.range, images)
 
     def images(self, index: int) -> Tensor:
         """All draws of the image of one sample that count, ``(n, *X.shape)``.
@@ -128,8 +126,7 @@ class Samples:
         ValueError
             If `level` is not in (0, 1).
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level must be in (0, 1), got {level}")
+        level = number(level, "level", above=0, below=1)
         tails = (0.5 - level / 2, 0.5 + level / 2)
         bounds = [self.quantiles(index, tails) for index in range(self.z.shape[2])]
         lower, upper = torch.stack(bounds, 1)

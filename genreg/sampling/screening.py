@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 
 from genreg.operators import to_torch, torch_dtype
+from genreg.operators.arguments import integer, seeded_generator
+from genreg.operators.arrays import check_memory
 from genreg.operators.modes import undisturbed
 from genreg.sampling.posterior import LatentPosterior
 from genreg.sampling.weights import kish_ess
@@ -68,16 +70,12 @@ def screened_starts(
     ValueError
         If there are fewer draws than chains, or a number is not positive.
     """
-    for name, number, least in (
-        ("chains", chains, 1),
-        ("draws", draws, chains),
-        ("iterations", iterations, 0),
-    ):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}")
-    device = posterior.fidelity.data.device
-    random = torch.Generator().manual_seed(seed)
-    G = posterior.generator
+    if not isinstance(posterior, LatentPosterior):
+        raise TypeError(f"posterior must be a LatentPosterior, got {type(posterior).__name__}")
+    chains, iterations = integer(chains, "chains", minimum=1), integer(iterations, "iterations", minimum=0)
+    draws, random = integer(draws, "draws", minimum=chains), seeded_generator(seed)
+    device, G = posterior.fidelity.data.device, posterior.generator
+    check_memory((draws, posterior.batch + G.domain.size), torch_dtype(G.domain), "draws", draws, device)
     z = torch.randn((draws, *G.domain.shape), generator=random, dtype=torch_dtype(G.domain)).to(device)
     log_weight = _tempered(_log_likelihood(posterior, z), chains)
     z = z[(log_weight + _gumbel(log_weight, random)).topk(chains, dim=0).indices]  # without replacement

@@ -2,13 +2,13 @@ r"""The stochastic orthogonal Runge-Kutta-Chebyshev method of second kind, SK-RO
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from genreg.operators.arguments import integer, number
 from genreg.sampling.kernels import Info, State, Target
 from genreg.sampling.random import Random
 
@@ -59,10 +59,8 @@ class SKROCK:
     acceptance: ClassVar[None] = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.stages, bool) or not isinstance(self.stages, int) or self.stages < 2:
-            raise ValueError(f"stages must be an integer of at least 2, got {self.stages!r}")
-        if not 0 < self.damping < math.inf:
-            raise ValueError(f"damping must be positive and finite, got {self.damping}")
+        object.__setattr__(self, "stages", integer(self.stages, "stages", minimum=2))
+        number(self.damping, "damping", above=0)
 
     def largest_size(self, curvature: Tensor) -> Tensor:
         """Half of the bound of stability: h = l_s / L."""

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from genreg.operators import check_tensor, torch_dtype
+from genreg.operators.arguments import choice
+from genreg.operators.arrays import array, check_finite, fitting
 from genreg.operators.modes import undisturbed
 from genreg.sampling.posterior import LatentPosterior
 from genreg.sampling.random import Random
 from genreg.sampling.screening import finite_or, screened_starts
 
-__all__ = ["STARTS", "check_finite", "samples_of", "starts"]
+__all__ = ["STARTS", "starts"]
 
 STARTS = ("prior", "posterior", "map", "screened")
 
@@ -35,8 +37,8 @@ def starts(
         probabilities in proportion to :math:`e^{-E}`, as one in a mode without mass would stay there.
         ``"screened"``: minimisers sought from draws of the prior that were chosen by what the data say of them, see
         `screened_starts`. Where an encoder or a search leaves a chain without a finite point, as for data far beyond
-        those it was trained on, the chain starts at a draw of the prior. A tensor: one for every sample, ``(B, dim
-        Z)``, or for every chain, ``(chains, B, dim Z)``.
+        those it was trained on, the chain starts at a draw of the prior. A tensor or an array: one for every sample,
+        ``(B, dim Z)`` (for one sample an ODL element of Z, too), or for every chain, ``(chains, B, dim Z)``.
     chains : int
         Chains of every sample.
     random : Random
@@ -60,16 +62,15 @@ def starts(
     shape = (chains, posterior.batch, *G.domain.shape)
     like = torch.empty(shape, dtype=torch_dtype(G.domain), device=data.device)
     spent = torch.zeros(shape[:2], dtype=torch.int64, device=data.device)
-    if isinstance(init, Tensor):
-        check_tensor(init, G.domain, "init")
-        if init.shape not in (shape, shape[1:]):
-            raise ValueError(
-                f"init must be finite and have the shape {shape[1:]} or {shape}, got {tuple(init.shape)}"
-            )
-        check_finite(init, "init")
-        return init.detach().expand(shape).to(like).clone(), spent
-    if init not in STARTS:
-        raise ValueError(f"init must be one of {STARTS}, samples or a tensor, got {init!r}")
+    if not isinstance(init, str):
+        given = fitting(array(init, "init"), "init", like.dtype)
+        check_tensor(given, G.domain, "init")
+        single = shape[2:] if posterior.batch == 1 else shape  # of one sample, as `reconstruct` gives it
+        if given.shape not in (shape, shape[1:], single):
+            raise ValueError(f"init must have the shape {shape[1:]} or {shape}, got {tuple(given.shape)}")
+        check_finite(given, "init", samples=-2 if given.ndim > 1 else None)
+        return given.expand(shape).to(like).clone(), spent
+    choice(init, "init", STARTS)
     if init == "posterior" and not G.has_encoder:
         raise ValueError(f"init must be 'prior', 'map' or a tensor: {G!r} has no encoder")
     if init == "screened":
@@ -81,19 +82,6 @@ def starts(
     if init == "map":
         return _modes(posterior, z, random, map_iterations)
     return z, spent
-
-
-def check_finite(z: Tensor, name: str) -> None:
-    """Refuse latent vectors ``(..., B, dim Z)`` that are not finite, by the numbers of their samples.
-
-    Raises
-    ------
-    ValueError
-        If there are any.
-    """
-    bad = ~torch.isfinite(z).all(-1).reshape(-1, z.shape[-2]).all(0)
-    if bool(bad.any()):
-        raise ValueError(f"{name} must be finite, got NaN or infinite values for {samples_of(bad)}")
 
 
 def _encoded(posterior: LatentPosterior, noise: Tensor) -> Tensor:
@@ -118,10 +106,3 @@ def _modes(posterior: LatentPosterior, z: Tensor, random: Random, iterations: in
     noise = -(-random.uniform(energy.expand(chains, chains, batch)).log()).log()
     chosen = (logits + noise).argmax(1)  # (chains, B)
     return z.gather(0, chosen[..., None].expand_as(z)), evaluations
-
-
-def samples_of(which: Tensor) -> str:
-    """Words for the samples that a mask ``(B,)`` marks, the first few by their numbers."""
-    numbers = which.nonzero()[:, 0].tolist()
-    listed = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
-    return f"sample{'s' if len(numbers) > 1 else ''} {listed} of {len(which)}"

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from genreg._loop import atomically
 from genreg.networks import GAN, Autoencoder, Critic, Flow, GaussianRegressor, build
+from genreg.operators.arguments import check_path
 
 __all__ = ["load", "read_card", "save", "shipped"]
 
@@ -193,8 +194,7 @@ def _files(path: Path) -> tuple[Path, Path]:
 
 def _located(name_or_path: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Return the two files, which exist."""
-    if not isinstance(name_or_path, str | os.PathLike):
-        raise TypeError(f"name_or_path must be a string or a path, got {type(name_or_path).__name__}")
+    check_path(name_or_path, "name_or_path")
     path = Path(name_or_path)
     is_name = isinstance(name_or_path, str) and path.name == name_or_path and not path.suffix
     file, card_file = _files(FOLDER / path if is_name and name_or_path in shipped() else path)

@@ -250,20 +250,20 @@ def test_a_diverging_run_stops():
         ({"images": torch.full((3, 4, 6), math.nan)}, ValueError, "images must be finite, got 72"),
         ({"images": [1]}, TypeError, r"images must be a tensor or a function .* got list"),
         ({"validation": torch.zeros(3, 2, 2)}, ValueError, "validation must have the shape"),
-        ({"steps": 0}, ValueError, "steps must be positive and finite, got 0"),
-        ({"critic_steps": 0}, ValueError, "critic_steps must be positive and finite, got 0"),
-        ({"critic_steps": 1.5}, TypeError, "critic_steps must be an int, got float"),
+        ({"steps": 0}, ValueError, "steps must be a positive integer, got 0"),
+        ({"critic_steps": 0}, ValueError, "critic_steps must be a positive integer, got 0"),
+        ({"critic_steps": 1.5}, TypeError, "critic_steps must be an integer, got"),
         ({"penalty": -1.0}, ValueError, "penalty must be non-negative and finite, got -1"),
         ({"betas": (0.0, 1.0)}, ValueError, r"betas must be two numbers in \[0, 1\), got \(0\.0, 1\.0\)"),
         ({"lr": math.nan}, ValueError, "lr must be positive and finite, got nan"),
-        ({"ema": 1.0}, ValueError, "ema must lie in"),
+        ({"ema": 1.0}, ValueError, "ema must be a number between 0 and 1"),
         ({"schedule": "linear"}, ValueError, "schedule must be one of"),
         ({"checkpoint_seconds": -1}, ValueError, "checkpoint_seconds must be non-negative, got -1"),
-        ({"checkpoint_seconds": "1"}, TypeError, "checkpoint_seconds must be a number, got str"),
-        ({"validate_every": 2.5}, TypeError, "validate_every must be an int, got float"),
-        ({"checkpoint": 3}, TypeError, "checkpoint must be a path, got int"),
-        ({"seed": 0.5}, TypeError, "seed must be an int, got float"),
-        ({"lr": "1"}, TypeError, "lr must be a number, got str"),
+        ({"checkpoint_seconds": "1"}, TypeError, "checkpoint_seconds must be a number, got '1'"),
+        ({"validate_every": 2.5}, TypeError, "validate_every must be an integer, got 2.5"),
+        ({"checkpoint": 3}, TypeError, "checkpoint must be a string or a path, got int"),
+        ({"seed": 0.5}, TypeError, "seed must be an integer, got 0.5"),
+        ({"lr": "1"}, TypeError, "lr must be a number, got '1'"),
         ({"resume": True}, ValueError, "give checkpoint"),
     ],
 )
@@ -291,7 +291,7 @@ def test_range_error_from_random_starts():
     assert many <= few and many < 1e-6
     with pytest.raises(ValueError, match="restarts must be given for a model without an encoder, got None"):
         range_error(model, x)
-    with pytest.raises(ValueError, match="restarts must be positive or None, got 0"):
+    with pytest.raises(ValueError, match="restarts must be a positive integer, got 0"):
         range_error(model, x, restarts=0)
 
 

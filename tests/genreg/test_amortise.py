@@ -128,9 +128,9 @@ def test_same_seed_same_encoder():
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"steps": 0}, "steps must be positive and finite, got 0"),
+        ({"steps": 0}, "steps must be a positive integer, got 0"),
         ({"lr": -1.0}, "lr must be positive"),
-        ({"clean": 1.0}, r"clean must lie in \[0, 1\), got 1.0"),
+        ({"clean": 1.0}, r"clean must be a number between 0 and 1, got 1.0"),
         ({"latent_weight": -1.0}, "latent_weight must be non-negative and finite, got -1"),
     ],
 )

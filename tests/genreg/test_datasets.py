@@ -67,10 +67,10 @@ def test_seeds(draw):
 @pytest.mark.parametrize(
     ("n", "seed", "error", "message"),
     [
-        (0, 0, ValueError, "n must be at least 1, got 0"),
-        (3, -1, ValueError, "seed must be at least 0, got -1"),
-        (2.0, 0, TypeError, "n must be an int, got float"),
-        (2, None, TypeError, "seed must be an int, got NoneType"),
+        (0, 0, ValueError, "n must be a positive integer, got 0"),
+        (3, -1, ValueError, "seed must be a non-negative integer, got -1"),
+        (2.0, 0, TypeError, "n must be an integer, got"),
+        (2, None, TypeError, "seed must be an integer, got"),
     ],
 )
 def test_bad_arguments(n, seed, error, message):

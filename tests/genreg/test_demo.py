@@ -43,7 +43,7 @@ def test_figure(result):
     ("options", "message"),
     [
         ({"images": 0}, "images must be a positive integer, got 0"),
-        ({"images": 2.0}, "images must be a positive integer, got 2.0"),
+        ({"images": -1}, "images must be a positive integer, got -1"),
         ({"angles": -4}, "angles must be a positive integer, got -4"),
         ({"noise": 0.0}, "noise must be positive and finite, got 0.0"),
         ({"noise": math.nan}, "noise must be positive and finite, got nan"),

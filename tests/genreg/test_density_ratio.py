@@ -391,7 +391,11 @@ X8 = torch.zeros(8, *SHAPE, dtype=torch.float64)
         (lambda: CriticConfig(body="dense"), TypeError, "body must be a configuration"),
         (lambda: density_ratio.fit(Quadratic(), made(), X8, steps=1), TypeError, "D must be a Critic"),
         (lambda: density_ratio.fit(critic(), made().module, X8, steps=1), TypeError, "G must be an ODL"),
-        (lambda: density_ratio.fit(critic(), made(), X8, steps=0), ValueError, "steps must be positive"),
+        (
+            lambda: density_ratio.fit(critic(), made(), X8, steps=0),
+            ValueError,
+            "steps must be a positive integer",
+        ),
         (
             lambda: density_ratio.fit(critic(), made(), X8, steps=1, noise_std=-1.0),
             ValueError,

@@ -288,7 +288,7 @@ def test_a_chain_is_found_in_noisy_observations():
     ("change", "message"),
     [
         ({"max_iter": 0}, "max_iter must be a positive integer, got 0"),
-        ({"max_iter": 1.5}, "max_iter must be a positive integer"),
+        ({"tol": float("inf")}, "tol must be positive and finite"),
         ({"tol": 0.0}, "tol must be positive and finite"),
         ({"dense": -1}, "dense must be a non-negative integer"),
     ],

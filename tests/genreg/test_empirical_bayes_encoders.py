@@ -278,11 +278,11 @@ def test_features_that_do_not_vary_say_nothing():
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (FullCovariance, {"hidden": (0,)}, "hidden must be positive integers"),
-        (MeanField, {"hidden": (1.5,)}, "hidden must be positive integers"),
+        (FullCovariance, {"hidden": (0,)}, r"hidden\[0\] must be a positive integer"),
+        (MeanField, {"hidden": (4, -1)}, r"hidden\[1\] must be a positive integer"),
         (InverseAutoregressive, {"bins": 1}, "bins 0 or at least 2, got 3 and 1"),
         (InverseAutoregressive, {"transforms": 0}, "transforms must be positive"),
-        (InverseAutoregressive, {"flow_hidden": ()}, "flow_hidden must be positive integers, at least one"),
+        (InverseAutoregressive, {"flow_hidden": ()}, r"flow_hidden must be integers, got \(\)"),
     ],
 )
 def test_bad_encoders(kind, options, message):

@@ -159,9 +159,9 @@ def test_images_of_the_model_are_found(gan):
 
 def test_wrong_restarts(gan, vae):
     x = torch.rand(2, *SHAPE)
-    with pytest.raises(ValueError, match="restarts must be at least 1 for this model, got 0"):
+    with pytest.raises(ValueError, match="restarts must be a positive integer, got 0"):
         fit_range(gan, x, restarts=0, progress=False)
-    with pytest.raises(ValueError, match="restarts must be at least 0 for this model, got -1"):
+    with pytest.raises(ValueError, match="restarts must be a non-negative integer, got -1"):
         fit_range(vae, x, restarts=-1, progress=False)
 
 
@@ -242,7 +242,7 @@ def test_wrong_sets():
         emd(a, normal(4, 2, 3))
     with pytest.raises(ValueError, match="at least two images each, got 4 and 1"):
         mmd(a, a[:1])
-    with pytest.raises(ValueError, match="permutations must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="permutations must be a positive integer, got 0"):
         mmd(a, a, permutations=0)
     with pytest.raises(ValueError, match="median distance between their images is zero"):
         mmd(torch.ones(3, 2, 2), torch.ones(3, 2, 2))
@@ -321,7 +321,7 @@ def test_interpolation_is_bilinear(vae):
     assert torch.allclose(images[0, 1], ends[:2].mean(0)) and torch.allclose(images[1, 0], ends[::2].mean(0))
     with pytest.raises(ValueError, match=r"shape \(4, latent_dim\), got \(3, 3\)"):
         interpolate(vae, corners[:3])
-    with pytest.raises(ValueError, match="steps must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="steps must be an integer of at least 2, got 1"):
         interpolate(vae, corners, steps=1)
 
 
@@ -361,7 +361,7 @@ def test_an_encoder_that_is_not_finite_is_not_calibrated():
 def test_calibration_needs_a_distribution(gan, vae):
     with pytest.raises(TypeError, match="must be a variational model"):
         calibration(gan)
-    with pytest.raises(ValueError, match="draws must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="draws must be an integer of at least 2, got 1"):
         calibration(vae, draws=1)
 
 

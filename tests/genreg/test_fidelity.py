@@ -503,7 +503,7 @@ def test_functional_fidelity_is_the_functional(A, Y, fidelity, x):
     y = Y.element(f.data[0].numpy())
     assert f(element) == pytest.approx(odl.functionals.Huber(Y, 0.1).translated(y)(A(element)))
     contained = FunctionalFidelity(A, odl.functionals.Huber(Y, 0.1).translated(y))
-    assert contained.from_element and not contained.batched
+    assert contained.kind == "element" and not contained.batched
     assert contained(element) == pytest.approx(f(element))
     assert torch.allclose(contained.rough(), f.rough(), atol=1e-6)
     squares = FunctionalFidelity(A, odl.functionals.L2NormSquared(Y), f.data)

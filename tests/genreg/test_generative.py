@@ -245,12 +245,12 @@ def without_encoder(X):
     [
         (lambda G: RelaxedConstraint(G, -0.1), ValueError, "mu must be non-negative.* -0.1"),
         (lambda G: SparseDeviation(G, float("nan")), ValueError, "mu must be non-negative"),
-        (lambda G: SparseDeviation(G, "0.1"), TypeError, "mu must be a number.*str"),
+        (lambda G: SparseDeviation(G, "0.1"), TypeError, "mu must be a number or a tensor"),
         (lambda G: SparseDeviation(G, torch.ones(2, 2)), ValueError, r"mu .*shape \(B,\).*\(2, 2\)"),
         (
             lambda G: SparseDeviation(G, 0.1, sparsity="l2"),
             ValueError,
-            "sparsity must be 'l1' or 'tv', got 'l2'",
+            r"sparsity must be one of \['l1', 'tv'\], got 'l2'",
         ),
         (lambda G: RelaxedConstraint("G", 0.1), TypeError, "G must be a genreg.Generator, got str"),
         (lambda G: HardConstraint(G, odl.functionals.L1Norm(odl.rn(7))), ValueError, "latent must be"),

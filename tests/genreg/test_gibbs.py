@@ -206,19 +206,19 @@ def test_resumed_is_uninterrupted(A, X, y, tmp_path, monkeypatch, turn):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"draws": 0}, ValueError, "draws must be an integer of at least 1, got 0"),
-        ({"burn_in": -1}, ValueError, "burn_in must be an integer of at least 0, got -1"),
-        ({"chains": 1.5}, ValueError, "chains must be an integer of at least 1, got 1.5"),
+        ({"draws": 0}, ValueError, "draws must be a positive integer, got 0"),
+        ({"burn_in": -1}, ValueError, "burn_in must be a non-negative integer, got -1"),
+        ({"chains": 1.5}, TypeError, "chains must be an integer, got 1.5"),
         ({"step": 0.0}, ValueError, "step must be positive and finite, got 0.0"),
         (
             {"z": torch.tensor([[0.0] * 3, [torch.nan, 0, 0], [0.0] * 3], dtype=torch.float64)},
             ValueError,
-            "z must be finite, got NaN or infinite values for sample 1 of 3",
+            "z must be finite, got 1 NaN or infinite values in sample 1 of 3",
         ),
         ({"resume": True}, ValueError, "resume needs the file to resume from: give checkpoint"),
         ({"prior": 3}, TypeError, "prior must be a JointPrior, got int"),
         ({"fidelity": 3}, TypeError, "fidelity must be a GaussianFidelity, got int"),
-        ({"z": torch.zeros(3, 2)}, ValueError, r"z must be a tensor \(3, 3\), got \(3, 2\)"),
+        ({"z": torch.zeros(3, 2)}, ValueError, r"`z` must have shape \(\*batch, \*\(3,\)\), got \(3, 2\)"),
     ],
 )
 def test_bad_input(A, X, y, change, error, message):

@@ -217,5 +217,7 @@ def test_bad_input(G, X):
     with pytest.raises(ValueError, match="beta must be a precision that is not batched, got a batch of 3"):
         JointPrior(G, batched)
     assert JointPrior(G, batched.take(0)).structured
-    with pytest.raises(TypeError, match="beta must be a number"):
+    with pytest.raises(
+        ValueError, match=r"beta must be a number or have the shape \(B,\), got shape \(20, 20\)"
+    ):
         JointPrior(G, torch.eye(20).numpy())

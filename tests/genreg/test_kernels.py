@@ -322,11 +322,11 @@ def test_the_schedule_of_the_warm_up():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: HMC(leapfrog=0), "leapfrog must be an integer of at least 1, got 0"),
+        (lambda: HMC(leapfrog=0), "leapfrog must be a positive integer, got 0"),
         (lambda: HMC(length=0.0), "length must be positive and finite, got 0.0"),
         (lambda: HMC(length=math.inf), "length must be positive and finite, got inf"),
         (lambda: SKROCK(damping=math.nan), "damping must be positive and finite, got nan"),
-        (lambda: HMC(jitter=1.0), r"jitter must be in \[0, 1\), got 1.0"),
+        (lambda: HMC(jitter=1.0), r"jitter must be a number between 0 and 1, got 1.0"),
         (lambda: SKROCK(stages=1), "stages must be an integer of at least 2, got 1"),
         (lambda: SKROCK(damping=0.0), "damping must be positive and finite, got 0.0"),
     ],

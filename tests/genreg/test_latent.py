@@ -366,8 +366,8 @@ def test_representations(terms):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda Z, G: Power(Z, 0), ValueError, "q must be positive"),
-        (lambda Z, G: Power(Z, 2.5), ValueError, r"q must be in \(0, 2\], got 2.5"),
+        (lambda Z, G: Power(Z, 0), ValueError, "q must be a number between 0 and 2, got 0"),
+        (lambda Z, G: Power(Z, 2.5), ValueError, r"q must be a number between 0 and 2, got 2.5"),
         (lambda Z, G: Power(Z, "1"), TypeError, "q must be a number"),
         (lambda Z, G: Power(odl.rn(2) ** 2, 1), TypeError, "Z must be an ODL tensor space"),
         (lambda Z, G: StandardNormal(3), TypeError, "Z must be an ODL tensor space"),

@@ -113,7 +113,10 @@ def test_parameter_count_of_the_dense_vae():
         ({"name": "dense", "image_shape": [4, 4]}, "latent_dim"),
         ({"name": "dense", "image_shape": [4, 4], "latent_dim": 2, "depth": 3}, "depth"),
         ({"name": "dense", "image_shape": [4], "latent_dim": 2}, "image_shape must be two positive integers"),
-        ({"name": "dense", "image_shape": [4, 4], "latent_dim": 0}, "latent_dim must be positive, got 0"),
+        (
+            {"name": "dense", "image_shape": [4, 4], "latent_dim": 0},
+            "latent_dim must be a positive integer, got 0",
+        ),
         ({"name": "dense", "image_shape": [4, 4], "latent_dim": 2, "activation": "x"}, "activation must be"),
         (
             {"name": "dense", "image_shape": [4, 4], "latent_dim": 2, "maximum": -1.0},

@@ -139,10 +139,10 @@ def test_show_draws_images_and_errors(A, G, y):
         ({"lam": "lcurve"}, ValueError, "lam must be a number"),
         ({"lam": torch.ones(2)}, ValueError, r"lam .* \(3,\)"),
         ({"restarts": 0}, ValueError, "restarts"),
-        ({"restarts": 2.0}, ValueError, "restarts"),
+        ({"restarts": 2.0}, TypeError, "restarts"),
         ({"factor": 0.0}, ValueError, "factor"),
         ({"init": "best"}, ValueError, "init must be"),
-        ({"init": 3}, TypeError, "init must be"),
+        ({"init": 3}, ValueError, "init. must have shape"),
         ({"init": {"z": torch.zeros(2, 3, dtype=torch.float64)}}, ValueError, "batch of 1 or 3"),
         ({"init": {"x": torch.zeros(3)}}, ValueError, "blocks"),
         ({"max_iter": -1}, ValueError, "max_iter"),
@@ -150,7 +150,7 @@ def test_show_draws_images_and_errors(A, G, y):
         ({"y": torch.zeros(3, 11, dtype=torch.float64)}, ValueError, "y.*shape"),
         ({"y": torch.full((12,), torch.nan, dtype=torch.float64)}, ValueError, "finite"),
         ({"y": torch.zeros(12, dtype=torch.complex128)}, TypeError, "real"),
-        ({"y": np.zeros(12)}, TypeError, "y must be an ODL element or a torch tensor"),
+        ({"y": "data"}, TypeError, "y must be an ODL element, a tensor or an array of numbers, got 'data'"),
         ({"y": odl.rn(11).zero()}, ValueError, "element of"),
         ({"A": "A"}, TypeError, "A must be"),
         ({"A": odl.IdentityOperator(odl.rn(12))}, ValueError, "share the image space"),
@@ -168,7 +168,7 @@ def test_wrong_backend_and_device(A, G, y):
     B = odl.IdentityOperator(T)
     with pytest.raises(ValueError, match=r"y must be an element of .*pytorch"):
         reconstruct(B, A.domain.zero(), Tikhonov(T), lam=1.0, **QUIET)
-    with pytest.raises(ValueError, match=r"`y` must be on cpu like its space, got meta"):
+    with pytest.raises(TypeError, match="y must hold values, got a tensor on the meta device"):
         reconstruct(B, torch.zeros(4, 5, dtype=torch.float64, device="meta"), Tikhonov(T), lam=1.0, **QUIET)
     with pytest.raises(ValueError, match=r"share the image space, got .*pytorch"):
         reconstruct(B, T.zero(), HardConstraint(G), lam=1.0, **QUIET)

@@ -35,7 +35,7 @@ def test_what_is_refused(tmp_path, capsys):
     assert begin(None, False, "test", identity) == (None, None)
     with pytest.raises(ValueError, match="resume needs the file to resume from: give checkpoint"):
         begin(None, True, "test", identity)
-    with pytest.raises(TypeError, match="checkpoint must be a path, got int"):
+    with pytest.raises(TypeError, match="checkpoint must be a string or a path, got int"):
         begin(3, False, "test", identity)
     file, _ = begin(tmp_path / "run", True, "test", identity)
     assert "There is no checkpoint" in capsys.readouterr().err

@@ -107,9 +107,9 @@ def test_seeds_and_bad_input():
     posterior = problem([[1.0, 0.0, 0.5]], 0.1)
     first, again, other = (screened_starts(posterior, 3, draws=50, seed=s)[0] for s in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
-    with pytest.raises(ValueError, match="chains must be an integer of at least 1, got 0"):
+    with pytest.raises(ValueError, match="chains must be a positive integer, got 0"):
         screened_starts(posterior, 0)
     with pytest.raises(ValueError, match="draws must be an integer of at least 5, got 4"):
         screened_starts(posterior, 5, draws=4)
-    with pytest.raises(ValueError, match="iterations must be an integer of at least 0, got -1"):
+    with pytest.raises(ValueError, match="iterations must be a non-negative integer, got -1"):
         screened_starts(posterior, 5, iterations=-1)

@@ -99,7 +99,7 @@ def test_the_papers_network():
         ({"image_shape": (0, 16, 16)}, "image_shape must be two positive integers"),
         ({"channels": ()}, "divisible by"),
         ({"channels": (4, 0)}, r"channels must be positive integers, got \(4, 0\)"),
-        ({"kernel": 1}, "kernel must be at least 2, the stride, got 1"),
+        ({"kernel": 1}, "kernel must be an integer of at least 2, got 1"),
         ({"activation": "step"}, "activation must be one of"),
         ({"maximum": 0.0}, "maximum must be positive"),
     ],

@@ -271,7 +271,7 @@ def test_bad_input(A, G, X, y):
     z = torch.zeros(3, 3, dtype=torch.float64)
     with pytest.raises(TypeError, match="fidelity must be a GaussianFidelity, got str"):
         R.posterior("data", z)
-    with pytest.raises(ValueError, match=r"z must be a tensor \(3, 3\), got \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"z must have the shape \(3, 3\), got \(2, 3\)"):
         R.posterior(fidelity, z[:2])
     with pytest.raises(ValueError, match="beta must be positive, got 0"):
         JointPrior(structured(X), 0.0)

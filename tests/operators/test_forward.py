@@ -154,17 +154,21 @@ def test_blur_arguments():
         with pytest.raises(ValueError, match="`boundary` must be one of"):
             blur(space, 1.0, boundary=boundary)
     for std in (0, -1.0, float("nan"), float("inf"), (1.0, -1.0), 1j):
-        with pytest.raises(ValueError, match="standard deviation of a blur must be positive and finite"):
+        with pytest.raises(ValueError, match="standard deviation of a blur, must be positive and finite"):
             blur(space, std, boundary="zero")
     for kernel in (np.ones(3), np.ones((3, 3, 3)), np.ones((0, 3)), [1.0, 1.0, 1.0]):
-        with pytest.raises(ValueError, match="kernel of a blur must have 2 axes"):
+        with pytest.raises(ValueError, match="kernel of a blur, must have 2 axes"):
             blur(space, kernel, boundary="zero")
-    with pytest.raises(ValueError, match="kernel of a blur must be finite"):
+    with pytest.raises(ValueError, match="kernel of a blur, must be finite"):
         blur(space, np.array([[1.0, np.nan]]), boundary="zero")
-    with pytest.raises(ValueError, match="kernel of a blur must be real on a real space"):
+    with pytest.raises(ValueError, match="kernel of a blur, must be real on a real space"):
         blur(space, np.array([[1.0, 1j]]), boundary="zero")
-    for value in ("wide", None, [[1.0], [1.0, 2.0]]):
-        with pytest.raises(TypeError, match="`kernel_or_std` must be numbers or an array"):
+    with pytest.raises(
+        ValueError, match=r"`kernel_or_std` must be smaller, got 1000000.0: that takes at least"
+    ):
+        blur(space, 1e6, boundary="zero")
+    for value, error in (("wide", TypeError), (None, TypeError), ([[1.0], [1.0, 2.0]], ValueError)):
+        with pytest.raises(error, match="`kernel_or_std` must be an"):
             blur(space, value, boundary="zero")
 
 
@@ -189,19 +193,23 @@ def test_gaussian_measurements():
     with pytest.raises(TypeError, match=r"`m` must be an integer, got 3\.0"):
         gaussian_measurements(space, 3.0, seed=0)
     for m in (0, -2):
-        with pytest.raises(ValueError, match=f"`m` must be positive, got {m}"):
+        with pytest.raises(ValueError, match=f"`m` must be a positive integer, got {m}"):
             gaussian_measurements(space, m, seed=0)
     for seed in (None, True, 1.5):
         with pytest.raises(TypeError, match=r"`seed` must be an integer or a torch\.Generator"):
             gaussian_measurements(space, 3, seed=seed)
-    with pytest.raises(ValueError, match="`seed` must be non-negative, got -1"):
+    with pytest.raises(ValueError, match="`seed` must be a non-negative integer, got -1"):
         gaussian_measurements(space, 3, seed=-1)
     with pytest.raises(TypeError, match="`space` must be a tensor space"):
         gaussian_measurements((20, 30), 3, seed=0)
 
 
 @pytest.mark.parametrize(
-    "keep", [KEEP, torch.from_numpy(KEEP), KEEP.tolist()], ids=["numpy", "torch", "list"]
+    "keep",
+    [KEEP, torch.from_numpy(KEEP), KEEP.tolist()]
+    + [KEEP.astype(t) for t in ("int8", "uint16", "int64", "float32", ">f8", "complex64")]
+    + [torch.from_numpy(KEEP).to(t) for t in (torch.uint8, torch.float16, torch.int32)],
+    ids=lambda keep: f"{type(keep).__name__}-{getattr(keep, 'dtype', '')}",
 )
 def test_mask(keep):
     space = SPACES["weighted"]()
@@ -221,9 +229,15 @@ def test_mask_from_an_element_and_bad_arguments():
     space = odl.rn((6, 5))
     keep = odl.tensor_space((6, 5), dtype="bool").element(KEEP)
     assert mask(space, keep).keep.equal(torch.from_numpy(KEEP))
-    for bad in (KEEP.astype(int), torch.ones(6, 5), "all", None):
-        with pytest.raises(TypeError, match="`keep` must be boolean"):
+    for bad in ("all", None, {0: True}, [object()], torch.ones(6, 5, device="meta")):
+        with pytest.raises(TypeError, match=r"`keep` must (be|hold)"):
             mask(space, bad)
+    for bad in (2 * KEEP, np.where(KEEP, np.nan, 0), torch.full((6, 5), -1.0)):
+        with pytest.raises(ValueError, match="`keep` must be boolean, or hold zeros and ones only"):
+            mask(space, bad)
+    columns = np.array([1, 0, 0, 1, 1], dtype=np.uint8)
+    for one in (columns, columns[None], torch.from_numpy(columns), columns.tolist()):
+        assert mask(space, one).keep.equal(torch.from_numpy(np.tile(columns == 1, (6, 1))))
     with pytest.raises(ValueError, match=r"`keep` must have the shape \(6, 5\) of the space, got \(5, 6\)"):
         mask(space, KEEP.T)
     with pytest.raises(ValueError, match="`keep` must be True somewhere"):

@@ -153,9 +153,11 @@ def test_trajectories():
         with pytest.raises(TypeError, match="`samples` must be an integer"):
             make(3, "8")
         for bad in ((0, 8), (3, -1)):
-            with pytest.raises(ValueError, match=r"`(spokes|samples)` must be positive, got (0|-1)"):
+            with pytest.raises(
+                ValueError, match=r"`(spokes|samples)` must be a positive integer, got (0|-1)"
+            ):
                 make(*bad)
-        with pytest.raises(ValueError, match="`offset` must be a finite angle"):
+        with pytest.raises(ValueError, match="`offset` must be finite"):
             make(3, 8, offset=np.inf)
 
 
@@ -186,10 +188,10 @@ def test_density_compensation():
     plain = nufft(A.domain, trajectory, eps=1e-10)
     y = plain(x).data
     np.testing.assert_allclose(plain.gridded(y).data.ravel(), M.conj().T @ y.ravel(), atol=1e-6)
-    for bad in (0, 2.0, True):
-        with pytest.raises(ValueError, match="`iterations` must be a positive integer"):
+    for bad, error in ((0, ValueError), (2.0, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="`iterations` must be"):
             density_compensation(grid, SHAPE, iterations=bad)
-    with pytest.raises(TypeError, match="`shape` must be two integers"):
+    with pytest.raises(TypeError, match="`shape` must be 2 integers"):
         density_compensation(grid, 6)
 
 
@@ -203,7 +205,7 @@ def test_arguments():
         torch.zeros(3, 2, dtype=torch.complex64),
         "x",
     ):
-        with pytest.raises(TypeError, match="`trajectory` must hold real frequencies"):
+        with pytest.raises(TypeError, match=r"`trajectory` must (be|hold)"):
             nufft(space, bad)
     for bad in (TRAJECTORY[..., :1], TRAJECTORY[:0], np.zeros(2)):
         with pytest.raises(ValueError, match=r"`trajectory` must have the shape \(\*samples, 2\)"):
@@ -228,10 +230,14 @@ def test_arguments():
     for bad in (0 * DENSITY, -DENSITY, DENSITY * np.inf):
         with pytest.raises(ValueError, match="`density` must be positive and finite"):
             nufft(space, TRAJECTORY, density=bad)
-    for bad in (0, 1.0, 1e-17, "fine", True):
-        with pytest.raises(ValueError, match=r"`eps` must be a number between .* \(for float64\) and 0\.1"):
+    for bad in (0, 1.0, 1e-17, np.float32(np.nan)):
+        with pytest.raises(ValueError, match=r"`eps` must be a number between 4\.44e-16 and 0\.1"):
             nufft(space, TRAJECTORY, eps=bad)
-    with pytest.raises(ValueError, match=r"`eps` must be a number between 2\.4e-07"):
+    for bad in ("fine", True):
+        with pytest.raises(TypeError, match=r"`eps` must be a number, got"):
+            nufft(space, TRAJECTORY, eps=bad)
+    nufft(space, TRAJECTORY, eps=np.float32(1e-3))
+    with pytest.raises(ValueError, match=r"`eps` must be a number between 2\.38e-07"):
         nufft(SPACES["real"](True), TRAJECTORY, eps=1e-8)
 
 

@@ -506,8 +506,8 @@ def test_bad_arguments(monkeypatch):
         call(space, "parallel")
     with pytest.raises(ValueError, match=r"`method` must be one of .*, got 'gpu'"):
         call(space, geometry, method="gpu")
-    for memory in (-1, float("nan"), "2G", None):
-        with pytest.raises(ValueError, match="`max_memory` must be a number of bytes"):
+    for memory, error in ((-1, ValueError), (float("nan"), ValueError), ("2G", TypeError), (None, TypeError)):
+        with pytest.raises(error, match=r"`max_memory` must be (non-negative|a number)"):
             call(space, geometry, max_memory=memory)
     with pytest.raises(ValueError, match="`space` must have the 2 dimensions of `geometry`, got 1"):
         call(odl.uniform_discr(-1, 1, 8, dtype="float32"), geometry)

@@ -125,7 +125,10 @@ def test_images_of_measures():
 
 
 def test_no_numbers():
-    for bad in ("maps", [[1], [2, 3]], None, object()):
-        with pytest.raises(TypeError, match="`kspace` must be an array of numbers, got"):
+    wrong = (("maps", TypeError), ([[1], [2, 3]], ValueError), (None, TypeError), (object(), TypeError))
+    for bad, error in wrong:
+        with pytest.raises(
+            error, match="`kspace` must be an ODL element, a tensor or an array of numbers, got"
+        ):
             op.coil_maps(bad)
     assert genreg.operators.coil_maps is op.coil_maps

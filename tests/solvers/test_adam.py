@@ -194,9 +194,9 @@ def test_together_with_other_updates():
         ({"lr": 0.0}, "lr must be positive and finite, got 0.0"),
         ({"lr": float("inf")}, "lr must be positive and finite, got inf"),
         ({"eps": -1e-8}, "eps must be positive and finite, got -1e-08"),
-        ({"betas": (0.9, 1.0)}, r"betas must be two numbers in \[0, 1\), got \(0.9, 1.0\)"),
+        ({"betas": (0.9, 1.0)}, r"betas\[1\] must be a number between 0 and 1, got 1.0"),
         ({"betas": (0.9,)}, r"betas must be two numbers in \[0, 1\), got \(0.9,\)"),
-        ({"decay": 1.1}, r"decay must be in \(0, 1\], got 1.1"),
+        ({"decay": 1.1}, "decay must be a number between 0 and 1, got 1.1"),
     ],
 )
 def test_bad_settings(settings, message):

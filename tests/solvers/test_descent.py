@@ -1,5 +1,6 @@
 """Descent solvers against closed forms, batched against one at a time, and how samples end."""
 
+import math
 from dataclasses import dataclass, field, replace
 
 import odl
@@ -222,14 +223,22 @@ def test_proximal_gradient_on_a_weighted_space_is_a_projection():
         ({"init": torch.zeros(4)}, ValueError, "must have shape"),
         ({"init": torch.zeros(2, 2, N)}, ValueError, "at most one batch axis"),
         ({"init": torch.full((N,), torch.nan)}, ValueError, "must be finite"),
-        ({"init": [0.0] * N}, TypeError, "ODL element or a torch tensor"),
-        ({"init": torch.zeros(N, dtype=torch.int64)}, TypeError, "floating"),
+        ({"init": ["0"] * N}, TypeError, "init must be an ODL element, a tensor or an array"),
+        (
+            {"init": torch.zeros(N, dtype=torch.bool)},
+            TypeError,
+            "init must be an ODL element, a tensor or an array",
+        ),
+        ({"init": torch.zeros(0, N)}, ValueError, "init must hold at least one sample"),
         ({"init": torch.zeros(N, dtype=torch.complex128)}, TypeError, "real"),
         ({"init": {"x": torch.zeros(N), "z": torch.zeros(N)}}, ValueError, "blocks|one block"),
         ({"init": odl.rn(N + 1).zero()}, ValueError, "element of"),
         ({"max_iter": -1}, ValueError, "max_iter"),
-        ({"max_iter": 1.5}, ValueError, "max_iter"),
-        ({"tol": -1.0}, ValueError, "tol"),
+        ({"max_iter": 1.5}, TypeError, "max_iter"),
+        ({"tol": -1.0}, ValueError, "tol must be non-negative and finite"),
+        ({"tol": math.inf}, ValueError, "tol must be non-negative and finite"),
+        ({"tol": None}, TypeError, "tol must be a number, got None"),
+        ({"callback": 3}, TypeError, "callback must be a function of an Iterate, got 3"),
         ({"objective": "x"}, TypeError, "ODL functional"),
         ({"objective": odl.functionals.L1Norm(odl.rn(N))}, NotImplementedError, "gradient"),
         ({"objective": odl.functionals.IndicatorBox(odl.rn(N), 0, 1)}, NotImplementedError, "gradient"),

@@ -347,7 +347,7 @@ def test_bad_input_for_all(solver, G):
     refused(solver, "init must have the batch size of y, 2, got 3", init=torch.zeros(3, K).double())
     refused(solver, r"init must be a latent vector, .* got the keys \['u'\]", init={"u": torch.zeros(2, K)})
     refused(solver, "max_iter must be a non-negative integer, got -1", max_iter=-1)
-    refused(solver, "tol must be a non-negative number, got -1", tol=-1)
+    refused(solver, "tol must be non-negative and finite, got -1", tol=-1)
     with pytest.raises(ValueError, match=r"`keep` must have the shape \(4, 3\) of the space, got \(2, 3\)"):
         mask(X, KEEP[:2])
 
@@ -356,22 +356,28 @@ def test_bad_input_for_all(solver, G):
 def test_bad_input_for_those_with_an_encoder(solver):
     refused(solver, "G must have an encoder .* for JPMAP", G=PLAIN)
     refused(solver, "G must have an encoder", G=NetworkOperator(PLAIN.module, PLAIN.domain, PLAIN.range))
-    refused(solver, "n1 and n2 must be integers with 0 <= n1 <= n2, got 3 and 2", n1=3, n2=2)
-    refused(solver, "n1 and n2 must be integers with 0 <= n1 <= n2, got -1 and 2", n1=-1, n2=2)
-    refused(solver, "n1 and n2 must be integers with 0 <= n1 <= n2, got 1.0 and 2", n1=1.0, n2=2)
+    refused(solver, "n2 must be an integer of at least 3, got 2", n1=3, n2=2)
+    refused(solver, "n1 must be a non-negative integer, got -1", n1=-1, n2=2)
+    refused(solver, "n1 must be an integer, got 1.0", TypeError, n1=1.0, n2=2)
 
 
 def test_bad_input_for_each():
     refused(jpmap, r"rule must be one of \['exact', 'candidates', 'fast'\], got 'slow'", rule="slow")
-    for restarts in (0, 1.5, True):
-        refused(jpmap, "restarts must be a positive integer", restarts=restarts)
+    refused(jpmap, "restarts must be a positive integer, got 0", restarts=0)
+    refused(jpmap, "restarts must be smaller, got 1000000000000: that takes at least", restarts=10**12)
+    for restarts in (1.5, True):
+        refused(jpmap, "restarts must be an integer", TypeError, restarts=restarts)
     for epsilon in (0.0, -1.0, math.inf, torch.tensor([1.0, 0.0])):
         refused(jpmap_continuation, "epsilon must be positive and finite", epsilon=epsilon)
         refused(map_z_splitting, "epsilon must be positive and finite", epsilon=epsilon)
-    for rho in (0.0, -1.0, math.nan, math.inf, "1"):
-        refused(jpmap_continuation, "rho must be a positive number", rho=rho)
-    for growth in (1.0, 0.5, math.inf, math.nan, "2"):
-        refused(map_z_splitting, "growth must be a number greater than 1", growth=growth)
+    for rho in (0.0, -1.0, math.nan, math.inf):
+        refused(jpmap_continuation, "rho must be positive and finite", rho=rho)
+    refused(jpmap_continuation, "rho must be a number, got '1'", TypeError, rho="1")
+    for growth in (1.0, 0.5, math.inf, math.nan):
+        refused(map_z_splitting, "growth must be above 1 and finite", growth=growth)
+    refused(map_z_splitting, "growth must be a number, got '2'", TypeError, growth="2")
     for solver in (jpmap_continuation, map_z_splitting):
-        for stages in (0, -1, 2.0, True):
+        for stages in (0, -1):
             refused(solver, "stages must be a positive integer", stages=stages)
+        for stages in (2.0, True):
+            refused(solver, "stages must be an integer", TypeError, stages=stages)

@@ -107,7 +107,7 @@ def test_nonlinear_operator_and_generator(parts, step):
         ({"A": 1}, TypeError, "A must be an ODL operator, got int"),
         ({"G": torch.nn.Identity()}, TypeError, "G must be an ODL operator, got Identity"),
         ({"G": odl.IdentityOperator(odl.rn(2))}, ValueError, "G must map to the domain of A"),
-        ({"projection": "fast"}, ValueError, "projection must be 'solve' or 'encoder', got 'fast'"),
+        ({"projection": "fast"}, ValueError, r"projection must be one of \['solve', 'encoder'\], got 'fast'"),
         ({"projection": "encoder", "G": Bare}, ValueError, "needs a generator with an encoder"),
         ({"inner_iterations": 0}, ValueError, "inner_iterations must be a positive integer"),
         ({"restarts": 0}, ValueError, "restarts must be a positive integer"),
