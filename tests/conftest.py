@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -20,6 +21,9 @@ settings.register_profile("fuzz", max_examples=max(CASES // 8, 1), print_blob=Tr
 settings.load_profile("fuzz" if CASES else "bounded")
 
 gc.disable()  # nothing that is made in the collection of the tests is garbage, and it took a third of the time
+
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
 
 
 def pytest_addoption(parser):
