@@ -87,7 +87,8 @@ class Objective(Remade):
     lengths : dict of str to float
         For some blocks the unit of length ℓ of its Euclidean norm, where that is known beforehand: 1 for a latent
         vector with the prior N(0, I). A solver finds that of another block where it starts: the norm of the block
-        there, or the distance of the minimum along the negative gradient, if that is longer.
+        there, or the distance of the minimum along the negative gradient, if that is longer; later at most twice the
+        norm of the block and the length of the last step together.
     offset : callable, optional
         ``offset(blocks, **per_sample) -> (B,)``: a part of H that depends on the choice of units only, such as the
         logarithm of a density has it. It is taken where a solver starts, and no part of what residuals are measured

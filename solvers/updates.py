@@ -53,6 +53,7 @@ class TrialStep:
     smooth: Tensor
     gradients: Blocks
     part: Tensor | None  # g_i there
+    known: bool  # whether the objective knows the unit of length of the block
 
     @classmethod
     def of(cls, objective: Objective, state: State, block: str, point: Tensor) -> TrialStep:
@@ -60,7 +61,8 @@ class TrialStep:
         smooth, gradients = objective.value_and_gradient({**state.blocks, block: point})
         g = objective.proximable.get(block)
         part = g(point) if g else None
-        return cls(state, block, point, point - state.blocks[block], smooth, gradients, part)
+        step, known = point - state.blocks[block], block in objective.lengths
+        return cls(state, block, point, step, smooth, gradients, part, known)
 
     @property
     def bend(self) -> Tensor:
@@ -74,6 +76,16 @@ class TrialStep:
             torch.zeros_like(self.smooth)
             if self.part is None
             else self.part - self.state.proximable[self.block]
+        )
+
+    @property
+    def length(self) -> Tensor:
+        """The unit of length of the block, which a start far off must not enlarge, ``(B,)``."""
+        length = self.state.lengths[self.block]
+        if self.known:
+            return length
+        return torch.minimum(
+            length, 2 * inner(self.point, self.point).sqrt() + inner(self.step, self.step).sqrt()
         )
 
     def result(self, accepted: Tensor, steps: Tensor, memory: Tensor, residual: Tensor) -> State:
@@ -91,6 +103,7 @@ class TrialStep:
             smooth=torch.where(accepted, self.smooth, state.smooth),
             proximable=parts,
             steps={**state.steps, block: steps},
+            lengths={**state.lengths, block: torch.where(accepted, self.length, state.lengths[block])},
             memory={**state.memory, block: memory},
             residuals={**state.residuals, block: relative(state, block, residual)},
             rejections={**state.rejections, block: torch.where(accepted, 0, state.rejections[block] + 1)},
