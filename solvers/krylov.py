@@ -108,12 +108,16 @@ def conjugate_gradient(
             start = x, value
             keep = running.view(-1, *(1,) * (x.ndim - 1))
             b = torch.where(keep, -g, 0)  # samples that have ended stay where they are
+            # Below rounding a residual by recursion means nothing, and a step may run along the null space of N.
+            smallest = 100 * torch.finfo(value.dtype).eps * inner(b, b).sqrt()
+            moving = running
             for k, (step, r) in enumerate(conjugate_directions(product, b), start=1):
-                x = x + step
+                x = torch.where(moving.view_as(keep), x + step, x)
+                iterations = iterations + moving
                 taken += 1
-                size = product.length + inner(x, x).sqrt()
-                predicted = inner(r, r).sqrt() * size <= 0.5 * tol * value.abs()
-                if k == 50 or taken >= max_iter or bool((predicted | ~running).all()):
+                size, length = product.length + inner(x, x).sqrt(), inner(r, r).sqrt()
+                moving = moving & (length * size > 0.5 * tol * value.abs()) & (length > smallest)
+                if k == 50 or taken >= max_iter or not bool(moving.any()):
                     break
             value, g = gradient(x)
             rounding = 1e-6 * torch.maximum(start[1].abs(), at_zero.abs())
@@ -123,7 +127,6 @@ def conjugate_gradient(
             # neither the objective nor its gradient falls any more: this is rounding
             idle = (value >= start[1] - rounding) & (inner(g, g) > 0.25 * inner(b, b))
             status = torch.where(worse | (running & idle), Status.STALLED, status)
-            iterations = torch.where(running, taken, iterations)
             calls = torch.where(running, calls + k + 1, calls)
             bar.update(taken - bar.n)
             if callback and callback(Iterate(taken, {name: x}, value, residual, samples)):
