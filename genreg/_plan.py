@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from genreg.operators.arguments import check_path, choice, integer, number, seed_number
+from genreg.operators.arguments import check_path, choice, flag, integer, number, seed_number
 
 __all__ = ["SCHEDULES", "Plan", "check_files", "check_run"]
 
@@ -118,6 +118,7 @@ def check_run(resume: bool, checkpoint: Any, validate_every: Any, checkpoint_sec
     FileExistsError
         If the checkpoint exists and the run does not resume.
     """
+    resume = flag(resume, "resume")
     integer(validate_every, "validate_every", minimum=1)
     number(checkpoint_seconds, "checkpoint_seconds", minimum=0, infinite=True)
     if checkpoint is None:

@@ -248,7 +248,8 @@ def _by_l_curve(solve: Callable[..., Trial], level: Tensor, scale: Tensor, lam_r
         low, high = lam_range
         steps = 1 + max(2, math.ceil(2 * math.log10(high / low)))
         fractions = torch.linspace(0, 1, steps, dtype=level.dtype, device=level.device)
-        grid = torch.lerp(*level.new_tensor([low, high]).log(), fractions).exp()
+        ends = level.new_tensor([low, high]).log()
+        grid = torch.lerp(ends[0], ends[1], fractions).exp()
     return l_curve(solve, torch.arange(len(level), device=level.device), lam=grid)
 
 

@@ -173,8 +173,8 @@ def gibbs(
     count = len(z)
     check_memory((chains, count, prior.generator.range.size), z.dtype, "chains", chains, z.device)
     check_memory((draws, chains, count, z.shape[1]), z.dtype, "draws", draws, z.device)
-    settings = {"burn_in": burn_in, "thin": thin, "chains": chains, "interweave": interweave, "seed": seed}
-    settings["step"] = step
+    settings: dict[str, Any] = {"burn_in": burn_in, "thin": thin, "chains": chains}
+    settings |= {"interweave": interweave, "step": step, "seed": seed}
 
     def identity() -> Mapping[str, Any]:
         of_prior = of_regulariser(prior, fidelity.data.real.flatten(1)[:, 0])

@@ -214,6 +214,18 @@ TABLE = [
         ValueError,
         "restarts must be smaller, got 1000000000000",
     ),
+    ("reconstruct", {"lam_range": "wide"}, TypeError, "lam_range must be a pair of numbers 0 < low < high"),
+    (
+        "reconstruct",
+        {"lam_range": (1.0, 1.0)},
+        ValueError,
+        "lam_range must be a pair of numbers 0 < low < high, got (1.0, 1.0)",
+    ),
+    ("sweep", {"lam_range": 3}, ValueError, "lam_range must be a pair of numbers 0 < low < high, got 3"),
+    ("sweep", {"keep_images": 1}, TypeError, "keep_images must be True or False, got 1"),
+    ("sweep", {"seed": -1}, ValueError, "seed must be a non-negative integer, got -1"),
+    ("sweep", {"checkpoint": 3}, TypeError, "checkpoint must be a string or a path, got int"),
+    ("sweep", {"resume": "yes"}, TypeError, "resume must be True or False, got 'yes'"),
     ("sweep", {"solver": 3}, TypeError, "solver must be a function (problem, init, ...), got 3"),
     ("initial", {"init": 3}, TypeError, "init must be a word or None, got 3"),
     ("initial", {"seed": 0.5}, TypeError, "seed must be an integer or a torch.Generator, got 0.5"),
@@ -306,6 +318,14 @@ TABLE = [
     ("projected_gradient", {"restarts": 10**12}, ValueError, "restarts must be smaller, got 1000000000000"),
     ("pdhg", {"operators": np.eye(3)}, TypeError, "operators must be ODL operators, got ndarray"),
     ("pdhg", {"g": "l1"}, TypeError, "g[0] must be a functional, got str"),
+    ("pdhg", {"tau": "1", "sigma": 1.0}, TypeError, "tau must be a number, got '1'"),
+    ("pdhg", {"tau": 1.0, "sigma": [math.inf]}, ValueError, "sigma must be positive and finite, got inf"),
+    (
+        "pdhg",
+        {"tau": 1.0, "sigma": [1.0] * 2},
+        ValueError,
+        "sigma must be a number, or one for each of the 1",
+    ),
     ("pdhg", {"callback": 3}, TypeError, "callback must be a function of an Iterate, got 3"),
 ]
 

@@ -79,18 +79,23 @@ def test_finished_samples_are_not_solved_again():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "error", "message"),
     [
-        ({"level": torch.tensor([-1.0])}, "level"),
-        ({"lam_range": (0.0, 1.0)}, "lam_range"),
-        ({"lam_range": (2.0, 1.0)}, "lam_range"),
-        ({"lam_range": 3}, "lam_range"),
-        ({"start": -1.0}, "start"),
-        ({"candidates": 1}, "candidates"),
-        ({"rtol": 0.0}, "rtol"),
+        ({"level": torch.tensor([-1.0])}, ValueError, "level"),
+        ({"lam_range": (0.0, 1.0)}, ValueError, "lam_range"),
+        ({"lam_range": (2.0, 1.0)}, ValueError, "lam_range"),
+        ({"lam_range": 3}, ValueError, "lam_range"),
+        ({"lam_range": (1.0, "2")}, TypeError, "lam_range must be a pair of numbers 0 < low < high"),
+        ({"start": -1.0}, ValueError, "start"),
+        ({"start": "1"}, TypeError, "start must be a number"),
+        ({"candidates": 1}, ValueError, "candidates must be an integer of at least 2, got 1"),
+        ({"candidates": 2.5}, TypeError, "candidates must be an integer, got 2.5"),
+        ({"max_rounds": 0}, ValueError, "max_rounds must be a positive integer, got 0"),
+        ({"rtol": 0.0}, ValueError, "rtol must be a number between 0 and 1, got 0.0"),
+        ({"rtol": None}, TypeError, "rtol must be a number, got None"),
     ],
 )
-def test_bad_arguments(change, message):
+def test_bad_arguments(change, error, message):
     arguments = {"level": torch.ones(B, dtype=torch.float64), **change}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(error, match=message):
         morozov(Ridge(), **arguments)
