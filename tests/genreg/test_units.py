@@ -94,17 +94,21 @@ def the_same(found, expected, s, power, *, given=False):
 
 
 CURVED = ["Tikhonov", "hard", "relaxed", "encoder", "joint, structured", "flow with its determinant"]
-CHOICES = [(name, lam) for name in REGULARISERS for lam in ("fixed", "morozov")]
+SEARCHED = [*CURVED, "total variation in bounds", "sparse", "joint"]
+GIVEN = [(name, "fixed") for name in REGULARISERS]
 
 
-@pytest.mark.parametrize(("name", "lam"), [*CHOICES, *((name, "l-curve") for name in CURVED)])
+@pytest.mark.parametrize(
+    ("name", "lam"),
+    [*GIVEN, *((name, "l-curve") for name in CURVED), *((name, "morozov") for name in SEARCHED)],
+)
 def test_units_of_images_and_data(X, A, name, lam):
     make, power = REGULARISERS[name]
     y = noisy(A, truth(X))
 
     def run(s):
         given = s**power if lam == "fixed" else lam
-        return reconstruct(A, s * y, make(X, s), noise_std=s * SIGMA, lam=given, max_iter=60, **QUIET)
+        return reconstruct(A, s * y, make(X, s), noise_std=s * SIGMA, lam=given, max_iter=25, **QUIET)
 
     if lam == "l-curve" and make(X, 1.0).offset is not None:
         with pytest.raises(ValueError, match=r"lam must be 'morozov' or given .* log-determinant"):
@@ -115,7 +119,7 @@ def test_units_of_images_and_data(X, A, name, lam):
         the_same(run(s), expected, s, power, given=lam == "fixed")
 
 
-@pytest.mark.parametrize("name", ["Tikhonov", "total variation", "hard", "relaxed", "sparse", "joint"])
+@pytest.mark.parametrize("name", ["Tikhonov", "total variation", "hard", "relaxed", "sparse"])
 def test_units_of_length(name):
     """Lengths times s with attenuations over s: the same sinogram. λ has the unit of a squared or plain length."""
     make, _ = REGULARISERS[name]
@@ -128,15 +132,14 @@ def test_units_of_length(name):
         regulariser = make(X, 1 / s)
         if name in ("relaxed", "sparse"):  # the cells have the volume s²: so has μ, whose term has not
             regulariser = type(regulariser)(regulariser.generator, regulariser.mu * s**2)
-        return reconstruct(A, y, regulariser, noise_std=SIGMA, lam="morozov", max_iter=60, **QUIET)
+        return reconstruct(A, y, regulariser, noise_std=SIGMA, lam="morozov", max_iter=25, **QUIET)
 
     expected = run(1.0)
     the_same(run(BINARY[0]), expected, 1 / BINARY[0], 1 if name == "sparse" else 0)
 
 
-@pytest.mark.parametrize("name", ["Tikhonov", "total variation"])
+@pytest.mark.parametrize(("name", "dtype"), [("Tikhonov", "complex128"), ("total variation", "complex64")])
 @pytest.mark.parametrize("lam", ["morozov", "l-curve"])
-@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 def test_units_of_complex_k_space(name, lam, dtype):
     make, power = REGULARISERS[name]
     X = odl.uniform_discr([-1, -1], [1, 1], (16, 16), dtype=dtype)
@@ -153,14 +156,14 @@ def test_units_of_complex_k_space(name, lam, dtype):
         the_same(run(s), expected, s, power)
 
 
-@pytest.mark.parametrize("name", ["Tikhonov", "hard", "relaxed", "sparse"])
+@pytest.mark.parametrize("name", ["Tikhonov", "hard", "sparse"])
 def test_units_of_weighted_data_and_counts(X, A, name):
     make, power = REGULARISERS[name]
     y = noisy(A, truth(X))
     sigma = torch.linspace(0.5, 2, 12, dtype=torch.float64) * SIGMA
     counts = torch.poisson(50.0 + 0 * truth(X), generator=torch.Generator().manual_seed(0))
     solver = {"solver": solvers.gradient_descent} if name == "Tikhonov" else {}
-    options = {"max_iter": 60, **QUIET, **solver}
+    options = {"max_iter": 20, **QUIET, **solver}
 
     def weighted(s):
         return reconstruct(A, s * y, make(X, s), noise_std=s * sigma, lam="morozov", **options)
@@ -190,7 +193,7 @@ def direct(A, y, s):
     hard = HardConstraint(G).problem(fidelity, torch.full((3,), 0.5, dtype=torch.float64))
     z = torch.zeros(3, 3, dtype=torch.float64)
     x = to_torch(G)(z)
-    two = {"max_iter": 50, **QUIET}
+    two = {"max_iter": 30, **QUIET}
     image = {
         "gradient_descent": lambda: solvers.gradient_descent(smooth, zero, **two),
         "backtracking": lambda: solvers.gradient_descent(

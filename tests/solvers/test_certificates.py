@@ -44,8 +44,7 @@ def ridge(s, lam, dtype="float64"):
     return problem, x.unflatten(1, (5, 4)), least
 
 
-@pytest.mark.parametrize("start", ["zero", "tiny", "far", "near"])
-@pytest.mark.parametrize("s", [1e-6, 1e6])
+@pytest.mark.parametrize(("s", "start"), [(1e-6, "zero"), (1e6, "tiny"), (1.0, "far"), (1.0, "near")])
 @pytest.mark.parametrize("name", SMOOTH)
 def test_smooth_problems(name, s, start):
     tol = 1e-4
@@ -69,7 +68,7 @@ def test_single_precision_says_stalled_rather_than_more_than_it_can(s):
             assert ((found.value.double() - least).abs() <= 2e-3 * least).all()
 
 
-@pytest.mark.parametrize("s", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("s", [1e-6, 1e6])
 @pytest.mark.parametrize("kind", ["denoising", "measurements", "bounds"])
 def test_total_variation(kind, s):
     X = odl.uniform_discr([0, 0], [6, 6], (6, 6))
@@ -81,7 +80,7 @@ def test_total_variation(kind, s):
     R = TotalVariation(X, lower=0, upper=s) if kind == "bounds" else TotalVariation(X)
     problem = R.problem(GaussianFidelity(A, y, 0.1 * s), torch.tensor([1.0, 30.0], dtype=y.dtype) / s)
     init = torch.zeros(2, 6, 6, dtype=torch.float64)
-    exact = pdhg(problem, {"x": init}, tol=1e-10, max_iter=200_000, progress=False)
+    exact = pdhg(problem, {"x": init}, tol=1e-7, max_iter=100_000, progress=False)
     found = pdhg(problem, {"x": init}, tol=1e-4, max_iter=20_000, progress=False)
     assert exact.converged.all() and found.converged.all()
     assert ((found.value - exact.value).abs() <= 2e-3 * exact.value).all()
