@@ -145,7 +145,7 @@ def load(
     except Exception as error:  # numbers that pass for sizes and are none raise whatever the layers do
         raise ValueError(f"card {card_file} must describe an architecture: {error}") from error
     double = card.get("precision", "float32") == "float64"
-    if fault := _misfit((model.double() if double else model).state_dict(), tensors):
+    if fault := _misfit((model.double() if double else model.float()).state_dict(), tensors):
         raise ValueError(f"weights {file} don't fit the architecture of their card: {fault}")
     state = {name: (tensor if double else _single(tensor)).to(device) for name, tensor in tensors.items()}
     model.load_state_dict(state, assign=True)

@@ -319,3 +319,13 @@ def test_a_size_that_does_not_fit_is_named():
     with pytest.raises(ValueError, match=r"^the model Autoencoder makes 6 x 5 images, range is 5 x 6$"):
         Generator(CONFIG.build(), odl.rn((5, 6), dtype="float32"))
     assert Generator(CONFIG.build(), odl.rn((6, 5), dtype="float32")).range.shape == (6, 5)
+
+
+def test_the_default_data_type_changes_nothing():
+    kept = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        model, _ = weights.load("shapes-vae")
+    finally:
+        torch.set_default_dtype(kept)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
