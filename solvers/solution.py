@@ -33,9 +33,9 @@ class Status(Advised):
     STOPPED = 5, "The callback ended the run: call the solver again with these blocks as init to go on."
     LEVEL_NOT_REACHED = (
         6,
-        "No parameter brings the residual down to the noise level: the prior cannot explain the "
-        "data this well. The smallest residual found is returned; allow deviations from the range "
-        "of the generator, use more restarts, or check noise_std.",
+        "No parameter tried brings the residual down to the noise level: the prior cannot explain the "
+        "data this well, or the solver was not given the iterations to (max_iter). The smallest residual "
+        "found is returned; allow deviations from the range of the generator, use more restarts, or check noise_std.",
     )
     LEVEL_NOT_EXCEEDED = (
         7,
