@@ -74,9 +74,9 @@ def planar_projector(space: DiscretizedSpace, geometry: Geometry) -> dict[str, A
     of rotation and neither moved nor mirrored. Where that is so, its description is taken, and else vectors say
     where the detector is, in the same frame, which is turned by -90 degrees.
 
-    ASTRA wants square pixels, and finds none where their sides are below 1e-5, for its tolerances are absolute.
-    So all is measured in units near one pixel, a power of two that changes no digit, and stretched along the first
-    axis where pixels are not square: rays stay rays, and only their lengths are others, see `length_ratios`.
+    ASTRA wants square pixels. All is measured in units near one pixel, a power of two that changes no digit, lest a
+    tolerance of ASTRA's be one of length, and stretched along the first axis where pixels are not square: rays stay
+    rays, and only their lengths are others, see `length_ratios`.
     """
     scales = _scales(space)
     if not isinstance(geometry, ParallelBeamGeometry):
