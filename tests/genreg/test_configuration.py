@@ -249,10 +249,10 @@ def test_generative_prior_and_scale(tmp_path, make_case, without_pictures):
     assert np.abs(near - truth.numpy()).mean() < 5e-3 and set(rec.blocks) == {"x", "z"}
     case.settings["prior"] = {"kind": "hard", "weights": "shapes-vae"}
     case.settings["solve"]["lam"] = 0.1
-    np.save(tmp_path / "data.npy", 20 * y)
-    rec, scaled = case.run(data__noise_std=0.2, prior__scale=20.0)
-    assert np.allclose(scaled, 20 * image, atol=0.02)
-    assert np.allclose(20 * rec.image.asarray(), scaled)
+    np.save(tmp_path / "data.npy", 16 * y)  # a power of two changes no rounding: unfinished runs agree as well
+    rec, scaled = case.run(data__noise_std=0.16, prior__scale=16.0)
+    assert np.allclose(scaled, 16 * image, atol=1e-4)
+    assert np.allclose(16 * rec.image.asarray(), scaled)
 
 
 def test_bounds_are_in_the_units_of_the_data(case):
@@ -303,7 +303,7 @@ def changed_example(data_dir, tmp_path, configuration_text, monkeypatch, without
 def test_example_htc2022(run_example, data_dir):
     """The disc has the orientation of the reference: above half the attenuation of acrylic is acrylic."""
     data = "htc2022/htc2022_ta_full.mat"
-    changes = {"data__angles_every": 24, "data__bin": 4, "image__shape": [128, 128], "solve__max_iter": 150}
+    changes = {"data__angles_every": 24, "data__bin": 4, "image__shape": [128, 128], "solve__max_iter": 300}
     _, image = run_example("htc2022.toml", data, **changes)
     reference = htc2022(data_dir / data).reference[::4, ::4]
     both = torch.stack([torch.from_numpy(image > 0.018), reference]).flatten(1)
@@ -312,7 +312,7 @@ def test_example_htc2022(run_example, data_dir):
 
 def test_example_tooth(run_example):
     """An axis of rotation at another column explains the data less well."""
-    changes = {"data__angles_every": 8, "data__bin": 8, "image__shape": [50, 50], "solve__max_iter": 60}
+    changes = {"data__angles_every": 8, "data__bin": 8, "image__shape": [50, 50], "solve__max_iter": 300}
     residual = {
         centre: float(
             run_example("tooth.toml", "tomo/tooth.h5", geometry__centre=centre, **changes)[0].residual
