@@ -351,7 +351,10 @@ def test_choices_and_means_agree_with_the_closed_form(X, G, exact, kind, policy)
                         own = torch.eye(len(J), dtype=torch.float64) + J @ covariance @ J.T
                         score = 0.5 * torch.logdet(own).item()
                     scores.append(-torch.inf if g in done else score)
-                done.append(int(np.argmax(scores)))
+                choice = int(found.chosen[i].flatten()[len(done)])
+                # lines of k-space at opposite frequencies tell the same of real images: rounding chooses one
+                assert choice not in done and scores[choice] >= max(scores) - 1e-9 * abs(max(scores))
+                done.append(choice)
                 if isinstance(policy, InformationGain):
                     trial = seen.clone()
                     for g in done:
@@ -359,7 +362,7 @@ def test_choices_and_means_agree_with_the_closed_form(X, G, exact, kind, policy)
                     covariance = closed.posterior(y[i], trial)[1]
             for g in done:
                 seen[parts[g]] = sigma.flatten()[parts[g]]
-        assert found.chosen[i].flatten().tolist() == done
+        assert len(done) == found.chosen[i].numel()
     assert torch.allclose(found.error(x), (found.mean - x[:, None]).square().flatten(2).mean(2))
     assert (found.error(x)[:, -1] < found.error(x)[:, 0]).all()
 
