@@ -249,7 +249,8 @@ def test_generative_prior_and_scale(tmp_path, make_case, without_pictures):
     assert np.abs(near - truth.numpy()).mean() < 5e-3 and set(rec.blocks) == {"x", "z"}
     case.settings["prior"] = {"kind": "hard", "weights": "shapes-vae"}
     case.settings["solve"]["lam"] = 0.1
-    np.save(tmp_path / "data.npy", 16 * y)  # a power of two changes no rounding: unfinished runs agree as well
+    # A power of two changes no rounding, so that unfinished runs agree as well.
+    np.save(tmp_path / "data.npy", 16 * y)
     rec, scaled = case.run(data__noise_std=0.16, prior__scale=16.0)
     assert np.allclose(scaled, 16 * image, atol=1e-4)
     assert np.allclose(16 * rec.image.asarray(), scaled)
