@@ -20,16 +20,17 @@ from odl.functionals import Functional
 from torch import Tensor
 
 from genreg.fidelity import Fidelity, GaussianFidelity
-from genreg.operators import TorchFunctional, lower, riesz, to_element, to_tensor, to_torch
+from genreg.operators import TorchFunctional, lower, to_tensor, to_torch
 from genreg.operators.arguments import described, seeded_generator
 from genreg.operators.arrays import array, fitting
 from genreg.operators.modes import normal, undisturbed
-from genreg.operators.spaces import split, tree_leaves, tree_map
+from genreg.operators.spaces import split
+from genreg.regularisers.differentiable import Gradient, Lowered
 from genreg.solvers import Objective, SaddlePoint, gradient_descent
 from genreg.solvers.objective import Blocks, block_spaces, pack
 from genreg.solvers.splitting import terms
 
-__all__ = ["Gradient", "Regulariser", "checked_parameter"]
+__all__ = ["Regulariser", "checked_parameter"]
 
 
 def checked_parameter(value: Any, name: str) -> float | Tensor:
@@ -288,9 +289,9 @@ def _parts(op: Regulariser) -> Iterator[Functional]:
         return op.smooth(op.named(v), **parameters)
 
     whole = TorchFunctional(smooth, op.domain, name=type(op).__name__)
-    yield _Lowered(whole.made_by(_smooth_part, op))
+    yield Lowered(whole.made_by(_smooth_part, op))
     for name, g in op.proximable(**parameters).items():
-        part = _Lowered(g)
+        part = Lowered(g)
         yield (
             part if len(op.blocks) == 1 else part * odl.ComponentProjection(op.domain, op.blocks.index(name))
         )
@@ -298,44 +299,3 @@ def _parts(op: Regulariser) -> Iterator[Functional]:
 
 def _smooth_part(op: Regulariser) -> TorchFunctional:
     return next(_parts(op)).lowered
-
-
-class _Lowered(Functional):
-    """A functional given by its lowered form: differentiable by autograd unless it has a prox."""
-
-    def __init__(self, lowered: TorchFunctional) -> None:
-        super().__init__(space=lowered.domain, linear=False)
-        self.lowered = lowered
-
-    def _call(self, v: Any) -> float:
-        with torch.no_grad():
-            return float(self.lowered(to_tensor(v)))
-
-    @property
-    def gradient(self) -> Gradient:
-        if self.lowered.has_prox:
-            raise NotImplementedError(f"{self.lowered.name} has a proximal operator instead of a gradient")
-        return Gradient(self)
-
-
-@lower.register(_Lowered)
-def _(op: _Lowered) -> TorchFunctional:
-    return op.lowered
-
-
-class Gradient(odl.Operator):
-    """Riesz gradient of a functional whose lowered form autograd can differentiate."""
-
-    def __init__(self, functional: Functional) -> None:
-        super().__init__(functional.domain, functional.domain, linear=False)
-        self.value = to_torch(functional)
-
-    def _call(self, v: Any) -> Any:  # ODL looks at its arguments, which a decorator hides
-        return self._at(v)
-
-    @undisturbed
-    def _at(self, v: Any) -> Any:
-        with torch.enable_grad():
-            leaf = tree_map(lambda t: t.clone().requires_grad_(), to_tensor(v))
-            gradient = iter(torch.autograd.grad(self.value(leaf), tree_leaves(leaf), materialize_grads=True))
-        return to_element(self.domain, riesz(self.domain, tree_map(lambda t: next(gradient), leaf)))

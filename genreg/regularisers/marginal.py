@@ -22,7 +22,7 @@ from genreg.fidelity import GaussianFidelity
 from genreg.operators import TorchFunctional, lower, to_tensor, to_torch, torch_dtype
 from genreg.operators.arguments import integer, number, seed_number
 from genreg.operators.modes import normal, undisturbed
-from genreg.regularisers.base import Gradient
+from genreg.regularisers.differentiable import Gradient
 from genreg.solvers import Objective, palm, quasi_newton
 from genreg.solvers.objective import Blocks
 
