@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genreg._plan import Plan
-from genreg._state_files import digest
+from genreg.solvers.checkpoints import digest
 
 __all__ = ["Batches", "Sampler", "checked", "checked_source"]
 

@@ -1,16 +1,14 @@
-"""What a function borrows and gives back: torch's random numbers, modes and flags of a model, Ctrl-C."""
+"""What a function borrows and gives back: torch's random numbers, modes and flags of a model."""
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-__all__ = ["evaluating", "interruptible", "reseed", "returned_on_failure", "seeded"]
+__all__ = ["evaluating", "reseed", "returned_on_failure", "seeded"]
 
 _CPU = torch.device("cpu")
 
@@ -60,30 +58,6 @@ def returned_on_failure(model: nn.Module) -> Iterator[None]:
     finally:
         for p, flag in flags:
             p.requires_grad_(flag)
-
-
-@contextmanager
-def interruptible(wanted: bool) -> Iterator[Callable[[], bool]]:
-    """Tell by a function whether Ctrl-C was pressed, instead of an exception in the middle of a step; once.
-
-    The second Ctrl-C is an exception as ever, and so is the first where another handler is in place or this is not the
-    main thread, which alone gets signals.
-    """
-    pressed: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        pressed.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    main = threading.current_thread() is threading.main_thread()
-    if not (wanted and main and signal.getsignal(signal.SIGINT) is signal.default_int_handler):
-        yield lambda: False
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _modes(model: nn.Module) -> list[tuple[nn.Module, bool]]:

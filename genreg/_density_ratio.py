@@ -15,9 +15,9 @@ from genreg._batches import Batches, checked_source
 from genreg._borrowed import evaluating
 from genreg._loop import State, drive, running_statistics
 from genreg._plan import Plan
-from genreg._state_files import digest
 from genreg.latent._verdict import Verdict
 from genreg.operators import to_torch, torch_device, torch_dtype
+from genreg.solvers.checkpoints import digest
 
 __all__ = ["Made", "Run", "Settings", "cross_entropy", "train", "verdict_on"]
 

@@ -16,9 +16,16 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from genreg._borrowed import interruptible, reseed, returned_on_failure, seeded
+from genreg._borrowed import reseed, returned_on_failure, seeded
 from genreg._plan import Plan
-from genreg._state_files import atomically, load_state, not_finite, refuse_other, save_state
+from genreg.solvers.checkpoints import (
+    atomically,
+    interruptible,
+    load_state,
+    not_finite,
+    refuse_other,
+    save_state,
+)
 
 __all__ = ["KIND", "State", "atomically", "drive", "running_statistics"]
 
@@ -213,7 +220,7 @@ def drive(
     """Take all steps of a run, from its checkpoint where asked to, and fill its history.
 
     The modes and flags of the model are as before where this raises, and its flags in any case. ``data()`` returns
-    what of the data a checkpoint and a run must agree on (see `genreg._state_files`).
+    what of the data a checkpoint and a run must agree on (see `genreg.solvers.checkpoints`).
 
     Raises
     ------

@@ -15,9 +15,9 @@ from genreg._batches import Batches, checked
 from genreg._borrowed import evaluating
 from genreg._loop import State, drive
 from genreg._plan import Plan, check_run
-from genreg._state_files import digest
 from genreg.networks import GaussianRegressor
 from genreg.operators.modes import undisturbed
+from genreg.solvers.checkpoints import digest
 
 __all__ = ["Run", "Settings", "fit"]
 

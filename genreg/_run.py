@@ -12,8 +12,8 @@ from torch import Tensor
 
 from genreg._loop import State, running_statistics
 from genreg._plan import SCHEDULES, Plan
-from genreg._state_files import atomically
 from genreg.networks import Autoencoder
+from genreg.solvers.checkpoints import atomically
 
 __all__ = ["SCHEDULES", "Run", "Settings", "atomically", "loss"]
 

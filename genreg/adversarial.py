@@ -31,9 +31,9 @@ from genreg._borrowed import evaluating
 from genreg._loop import State, drive, running_statistics
 from genreg._plan import Plan, check_run
 from genreg._scores import range_error
-from genreg._state_files import digest
 from genreg.networks import GAN
 from genreg.operators.modes import undisturbed
+from genreg.solvers.checkpoints import digest
 
 __all__ = ["fit", "gradient_penalty"]
 

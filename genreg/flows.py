@@ -31,9 +31,9 @@ from genreg._batches import Batches, checked
 from genreg._borrowed import seeded
 from genreg._loop import State, drive
 from genreg._plan import Plan, check_run
-from genreg._state_files import digest
 from genreg.networks import Flow, FlowConfig
 from genreg.operators.modes import undisturbed
+from genreg.solvers.checkpoints import digest
 
 __all__ = ["NOISES", "Flow", "FlowConfig", "fit_flow"]
 

@@ -33,10 +33,10 @@ from genreg._batches import Batches, Sampler, checked, checked_source
 from genreg._likelihood import fit_gamma, likelihood, log_likelihoods, posterior, precision_of
 from genreg._loop import State, drive, running_statistics
 from genreg._plan import Plan, check_run
-from genreg._state_files import digest
 from genreg.networks import Structured
 from genreg.operators import SparseCholeskyPrecision
 from genreg.operators.modes import undisturbed
+from genreg.solvers.checkpoints import digest
 
 __all__ = ["fit_gamma", "fit_precision", "likelihood", "log_likelihoods", "precision_of"]
 

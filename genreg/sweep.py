@@ -25,9 +25,8 @@ from odl.functionals import Functional
 from torch import Tensor
 from tqdm import tqdm
 
-from genreg import _resumable
 from genreg._batched import BatchedSolve, checked_fidelity, starting_points
-from genreg._identity import of_fidelity, of_regulariser, of_setting
+from genreg._identity import of_fidelity, of_regulariser
 from genreg._selection import Best, Selection
 from genreg._sweep_result import Sweep
 from genreg.evaluation import psnr
@@ -40,6 +39,7 @@ from genreg.reconstruct import principle
 from genreg.regularisers import Regulariser
 from genreg.regularisers.functional import as_regulariser
 from genreg.solvers import Choice, Solution, Trial
+from genreg.solvers.checkpoints import of_setting, resumable
 from genreg.solvers.morozov import checked_range
 from genreg.solvers.objective import Blocks, pack
 
@@ -157,7 +157,7 @@ def sweep(
         **{"max_iter": max_iter, "tol": tol, "factor": factor, "data_range": data_range},
         **{"reference": of_setting(truth), "batch_size": batch_size, "keep_images": keep_images},
     }
-    file, saved = _resumable.begin(
+    file, saved = resumable.begin(
         checkpoint,
         resume,
         "sweep",
@@ -211,7 +211,7 @@ def sweep(
         return part
 
     bar = tqdm(chunks, desc="sweep", disable=not progress or len(chunks) == 1, leave=False)
-    with _resumable.saving(file, lambda: {"parts": parts, "seconds": time.perf_counter() - began}) as done:
+    with resumable.saving(file, lambda: {"parts": parts, "seconds": time.perf_counter() - began}) as done:
         for index, rows in enumerate(bar):
             if index >= len(parts):
                 parts.append(part_of(rows))

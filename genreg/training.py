@@ -22,9 +22,9 @@ from genreg._loop import drive
 from genreg._plan import check_run
 from genreg._run import SCHEDULES, Run, Settings, loss
 from genreg._scores import evaluate, latent_statistics, range_error, whiten
-from genreg._state_files import digest
 from genreg.networks import Autoencoder
 from genreg.operators.modes import undisturbed
+from genreg.solvers.checkpoints import digest
 
 __all__ = ["SCHEDULES", "Sampler", "evaluate", "fit", "latent_statistics", "loss", "range_error", "whiten"]
 

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import odl
@@ -28,11 +29,12 @@ from tqdm import tqdm
 
 from genreg.operators.arguments import flag, integer, number
 from genreg.operators.modes import undisturbed
+from genreg.solvers.checkpoints import begin, moved, saving
 from genreg.solvers.door import Door, per_sample_number
 from genreg.solvers.driver import Callback, check_stopping, run
 from genreg.solvers.gauss_newton import LevenbergMarquardt
 from genreg.solvers.joint import JointProblem
-from genreg.solvers.jpmap import check_turns, finished, learned_beta, proposing, with_encoder
+from genreg.solvers.jpmap import check_turns, finished, identity, learned_beta, proposing, with_encoder
 from genreg.solvers.latent import Measured
 from genreg.solvers.solution import Solution, Status
 from genreg.solvers.updates import Update
@@ -59,6 +61,8 @@ def map_z_splitting(
     max_iter: int = 100,
     tol: float = 1e-4,
     callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> Solution:
     r"""Solve the hard constraint x = G(z) by splitting and a growing β (algorithm 1.1); G needs no encoder.
@@ -67,6 +71,8 @@ def map_z_splitting(
     ----------
     A, y, G, noise_std, init, callback, progress
         As for `jpmap`, G with or without an encoder.
+    checkpoint, resume
+        As for `jpmap`; the file is written after a stage.
     beta : float or Tensor, optional
         The first β; by default 0.1/γ² with the γ that the model has learned.
     growth : float
@@ -105,7 +111,10 @@ def map_z_splitting(
         max_iter=max_iter,
         tol=tol,
         callback=callback,
+        checkpoint=checkpoint,
+        resume=resume,
         progress=progress,
+        settings={"growth": growth},
     )
 
 
@@ -127,6 +136,8 @@ def jpmap_continuation(
     max_iter: int = 50,
     tol: float = 1e-4,
     callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> Solution:
     r"""Maximise the joint posterior subject to :math:`\|x - G(z)\|^2 \le \epsilon` (algorithm 2.4).
@@ -144,6 +155,8 @@ def jpmap_continuation(
     ----------
     A, y, G, noise_std, init, n1, n2, callback, progress
         As for `jpmap`. The encoder proposes in the first stage.
+    checkpoint, resume
+        As for `jpmap`; the file is written after a stage.
     epsilon : float or Tensor
         ε > 0, or one for every sample; α grey levels of 255 are :math:`\epsilon = (\alpha / 255)^2 \dim X`.
     rho : float
@@ -195,7 +208,10 @@ def jpmap_continuation(
         max_iter=max_iter,
         tol=tol,
         callback=callback,
+        checkpoint=checkpoint,
+        resume=resume,
         progress=progress,
+        settings={"rho": rho, "secant": secant, "n1": n1, "n2": n2},
     )
 
 
@@ -211,7 +227,10 @@ def _raise_beta(
     max_iter: int,
     tol: float,
     callback: Callback | None,
+    checkpoint: str | Path | None,
+    resume: bool,
     progress: bool,
+    settings: Mapping[str, Any],
 ) -> Solution:
     """Solve stages with a growing β until the gap of every sample is at most ε.
 
@@ -222,32 +241,36 @@ def _raise_beta(
     max_iter, tol = check_stopping(max_iter, tol, callback)
     began = time.perf_counter()
     problem = JointProblem.measured(measured, beta)
-    z, running = measured.starts(init, 1, 0)
-    beta, total = beta.clone(), _Total(z.clone(), beta)
-    # The last step of log β, and log gap before it.
-    moved, before = torch.zeros_like(beta), torch.zeros_like(beta)
-    for stage in tqdm(range(stages), desc="continuation", disable=not progress, leave=False):
-        now = problem.take(running).with_beta(beta[running])
-        solution = run(
-            now.profile(),
-            Door({"z": total.z[running]}, dict, True),
-            {"z": first_update(now) if stage == 0 else LevenbergMarquardt()},
-            max_iter=max_iter,
-            tol=tol,
-            callback=callback and _renumbered(callback, running),
-            progress=False,
-        )
-        gap = now.gap(solution.blocks["z"])
-        ended = total.add(running, solution, gap, beta, gap <= epsilon[running])
-        running, gap = running[~ended], gap[~ended]
-        if not len(running) or stage + 1 == stages:
-            break
-        slope = (gap.log() - before[running]) / moved[running] if stage else torch.full_like(gap, -2.0)
-        log_step = step(gap, epsilon[running], slope.nan_to_num(-2.0).clamp(-2.0, -0.5))
-        before[running], moved[running] = gap.log(), log_step
-        beta[running] *= log_step.exp()
+    asked = {**settings, "stages": stages, "max_iter": max_iter, "tol": tol}
+    file, saved = begin(
+        checkpoint,
+        resume,
+        "continuation of beta",
+        lambda: identity(problem, measured, init, epsilon=epsilon, **asked),
+        progress=progress,
+    )
+    total = _Total(measured.start(init), beta)
+    if saved is not None:
+        total.restore(saved)
+    bar = tqdm(total=stages, initial=total.stages, desc="continuation", disable=not progress, leave=False)
+    with bar, saving(file, total.snapshot) as done:
+        while total.stages < stages and len(running := total.running):
+            now = problem.take(running).with_beta(total.beta[running])
+            solution = run(
+                now.profile(),
+                Door({"z": total.z[running]}, dict, True),
+                {"z": LevenbergMarquardt() if total.stages else first_update(now)},
+                max_iter=max_iter,
+                tol=tol,
+                callback=callback and _renumbered(callback, running),
+                progress=False,
+            )
+            total.add(solution, now.gap(solution.blocks["z"]), epsilon, step)
+            bar.update()
+            if not (solution.status == Status.STOPPED).any():  # what a callback has stopped does the stage again
+                done(now=not len(total.running) or total.stages == stages)
     solution = total.solution(time.perf_counter() - began)
-    return finished(measured, problem.with_beta(beta), solution)
+    return finished(measured, problem.with_beta(total.betas[-1]), solution)
 
 
 def _renumbered(callback: Callback, samples: Tensor) -> Callback:
@@ -256,29 +279,67 @@ def _renumbered(callback: Callback, samples: Tensor) -> Callback:
 
 
 class _Total:
-    """The results of all stages so far."""
+    """The results of all stages so far, and the β of the next one.
 
-    def __init__(self, z: Tensor, like: Tensor) -> None:
-        self.z = z
-        self.value, self.gap = torch.full_like(like, torch.nan), torch.full_like(like, torch.inf)
-        self.status = torch.full_like(like, Status.MAX_ITER, dtype=torch.int64)
+    Attributes
+    ----------
+    z, value, gap, status, iterations, calls
+        Of every sample after its last stage.
+    beta : Tensor
+        β, ``(B,)``.
+    running : Tensor
+        The samples that have not ended.
+    moved, before : Tensor
+        The last step of log β, and log gap before it, ``(B,)``.
+    betas, gaps : list of Tensor
+        β and gap of every stage.
+    """
+
+    def __init__(self, z: Tensor, beta: Tensor) -> None:
+        self.z, self.beta = z.clone(), beta.clone()
+        self.running = torch.arange(len(z), device=z.device)
+        self.value, self.gap = torch.full_like(beta, torch.nan), torch.full_like(beta, torch.inf)
+        self.status = torch.full_like(beta, Status.MAX_ITER, dtype=torch.int64)
         self.iterations, self.calls = torch.zeros_like(self.status), torch.zeros_like(self.status)
+        self.moved, self.before = torch.zeros_like(beta), torch.zeros_like(beta)
         self.betas: list[Tensor] = []
         self.gaps: list[Tensor] = []
 
-    def add(self, index: Tensor, stage: Solution, gap: Tensor, beta: Tensor, held: Tensor) -> Tensor:
-        """Write a stage of some samples down, and return which of them have ended."""
+    @property
+    def stages(self) -> int:
+        """Number of stages so far."""
+        return len(self.betas)
+
+    def add(
+        self, stage: Solution, gap: Tensor, epsilon: Tensor, step: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> None:
+        """Write a stage of the running samples down, and raise β of those whose gap is above ε."""
+        index, first = self.running, not self.stages
         self.z[index], self.value[index], self.gap[index] = stage.blocks["z"], stage.value, gap
         self.iterations[index] += stage.iterations
         self.calls[index] += stage.operator_calls
-        self.betas.append(beta.clone())
+        self.betas.append(self.beta.clone())
         self.gaps.append(self.gap.clone())
         stopped = bool((stage.status == Status.STOPPED).any())
-        broken = stage.status == Status.NON_FINITE
-        self.status[index[held | broken]] = stage.status[held | broken]
+        ended = (gap <= epsilon[index]) | (stage.status == Status.NON_FINITE)
+        self.status[index[ended]] = stage.status[ended]
         if stopped:
-            self.status[index[~held & ~broken]] = Status.STOPPED
-        return held | broken | stopped
+            self.status[index[~ended]] = Status.STOPPED
+            ended = torch.ones_like(ended)
+        self.running, gap = index[~ended], gap[~ended]
+        slope = (gap.log() - self.before[self.running]) / self.moved[self.running]
+        slope = torch.full_like(gap, -2.0) if first else slope.nan_to_num(-2.0).clamp(-2.0, -0.5)
+        log_step = step(gap, epsilon[self.running], slope)
+        self.before[self.running], self.moved[self.running] = gap.log(), log_step
+        self.beta[self.running] *= log_step.exp()
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a file keeps."""
+        return dict(vars(self))
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Undo `snapshot`."""
+        vars(self).update(moved(saved, self.z.device))
 
     def solution(self, seconds: float) -> Solution:
         """All of it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genreg.operators.arguments import check_callable, integer, number
+from genreg.solvers.checkpoints import StateFile, saving
 from genreg.solvers.checks import Checks, is_debugging, is_monotone
 from genreg.solvers.door import Door
 from genreg.solvers.objective import Blocks, Objective
+from genreg.solvers.position import Position, result_of
 from genreg.solvers.solution import Solution, Status
 from genreg.solvers.state import State, evaluate, starting_lengths
 from genreg.solvers.updates import Update
@@ -65,32 +67,6 @@ def check_stopping(max_iter: Any, tol: Any, callback: Any = None) -> tuple[int, 
     return integer(max_iter, "max_iter", minimum=0), number(tol, "tol", minimum=0)
 
 
-class _Record:
-    """Results of the whole batch, filled in as samples end, and their history."""
-
-    def __init__(self, state: State) -> None:
-        self.blocks = {name: v.clone() for name, v in state.blocks.items()}
-        self.value = state.value.clone()
-        self.residual = torch.full_like(self.value, torch.inf)
-        self.status = torch.full_like(self.value, Status.RUNNING, dtype=torch.int64)
-        self.iterations = torch.zeros_like(self.status)
-        self.calls = torch.ones_like(self.status)
-        self.values = [self.value.clone()]
-        self.residuals = [self.residual.clone()]
-
-    def write(self, index: Tensor, state: State, status: Tensor, iterations: Tensor) -> None:
-        for name, v in state.blocks.items():
-            self.blocks[name][index] = v
-        self.value[index], self.residual[index] = state.value, state.residual
-        self.status[index], self.iterations[index], self.calls[index] = status, iterations, state.calls
-
-    def remember(self, index: Tensor, state: State) -> None:
-        value, residual = self.values[-1].clone(), self.residuals[-1].clone()
-        value[index], residual[index] = state.value, state.residual
-        self.values.append(value)
-        self.residuals.append(residual)
-
-
 def _start(objective: Objective, blocks: Blocks, updates: Mapping[str, Update]) -> State:
     for name, g in objective.proximable.items():
         outside = ~torch.isfinite(g(blocks[name]))
@@ -115,11 +91,6 @@ def _start(objective: Objective, blocks: Blocks, updates: Mapping[str, Update]) 
     )
 
 
-def _result(state: State) -> State:
-    """What a result needs of a state."""
-    return replace(state, gradients={}, steps={}, memory={}, rejections={})
-
-
 def run(
     objective: Objective,
     door: Door,
@@ -130,6 +101,8 @@ def run(
     callback: Callback | None = None,
     progress: bool = True,
     description: str = "",
+    file: StateFile | None = None,
+    saved: Mapping[str, Any] | None = None,
 ) -> Solution:
     """Apply the updates in turn until every sample has ended.
 
@@ -155,6 +128,10 @@ def run(
         Show a progress bar.
     description : str
         Label of the progress bar.
+    file : StateFile, optional
+        Where the run is kept, about every minute and at Ctrl-C, so that it can go on.
+    saved : mapping, optional
+        What was read from there, which the run goes on from, bit for bit.
 
     Returns
     -------
@@ -168,43 +145,37 @@ def run(
     """
     max_iter, tol = check_stopping(max_iter, tol, callback)
     began = time.perf_counter()
-    state = _start(objective, door.blocks, updates)
-    record = _Record(state)
-    best = None if all(map(is_monotone, updates.values())) else _result(state)
-    checks = Checks(state, record.blocks) if is_debugging() else None
-    index = torch.arange(state.smooth.shape[0], device=state.smooth.device)
-    iterations = torch.zeros_like(index)
-    status = torch.where(torch.isfinite(state.value), Status.RUNNING, Status.NON_FINITE)
+    if saved is None:
+        state = _start(objective, door.blocks, updates)
+        best = None if all(map(is_monotone, updates.values())) else result_of(state)
+        now = Position.start(state, best, max_iter)
+    else:
+        now = Position.restored(saved, next(iter(door.blocks.values())).device)
+        objective = objective.take(now.index)
+    record = now.record
+    checks = Checks(now.state, record.blocks) if is_debugging() else None
     limit = max(update.line_search.max_trials for update in updates.values())
-
-    if max_iter == 0:
-        status = torch.where(status == Status.RUNNING, Status.MAX_ITER, status)
-    active = torch.ones_like(status, dtype=torch.bool)  # as opposed to ended, and written down
-    trips = 0
-    with tqdm(total=max_iter, desc=description, disable=not progress, leave=False) as bar:
+    stopped = False
+    bar = tqdm(total=max_iter, desc=description, disable=not progress, leave=False)
+    with bar, saving(file, now.snapshot) as done:
         while True:
-            running = status == Status.RUNNING
-            if (ended := active & ~running).any():
-                at = ended.nonzero().squeeze(1)
-                last = result = state.take(at)
-                if best is not None:
-                    kept = replace(best.take(at), calls=last.calls)
-                    result = _result(last).where(status[at] == Status.CONVERGED, kept)
-                record.write(index[at], result, status[at], iterations[at])
-                if checks:
-                    checks.end(index[at], last)
+            now.write_ended()
+            running = now.status == Status.RUNNING
+            if checks and (ended := now.active & ~running).any():
+                checks.end(now.index[ended], now.state.take(ended.nonzero().squeeze(1)))
             if not running.any():
+                now.active = running
+                if not stopped:  # what a callback has stopped goes on from before that
+                    done(now=True)
                 break
             if running.float().mean() < _COMPACT_BELOW:
-                keep = running.nonzero().squeeze(1)
-                state, objective = state.take(keep), objective.take(keep)
-                index, iterations, status = index[keep], iterations[keep], status[keep]
-                best = None if best is None else best.take(keep)
-                running = torch.ones_like(keep, dtype=torch.bool)
-            active = running
+                at = running.nonzero().squeeze(1)
+                now.keep(at)
+                objective, running = objective.take(at), torch.ones_like(at, dtype=torch.bool)
+            now.active = running
 
-            before = state
-            trips += 1
+            before = state = now.state
+            now.trips += 1
             for block, update in updates.items():
                 previous, state = state, update(objective, state, block)
                 if checks:
@@ -215,27 +186,30 @@ def run(
                         block,
                         update,
                         start=before,
-                        samples=index,
+                        samples=now.index,
                         running=running,
-                        iteration=trips,
+                        iteration=now.trips,
                     )
             if not running.all():
                 state = state.where(running, before)
             if checks:
-                checks.iteration(state, updates, samples=index, running=running, iteration=trips)
-            if best is not None:
-                best = _result(state).where(state.value <= best.value, best)
-            iterations = iterations + (running & (state.idle == 0))
-            record.remember(index, state)
-            status = torch.where(
-                running, _judge(state, iterations, max_iter=max_iter, tol=tol, limit=limit), status
-            )
-            if trips >= 4 * max_iter + limit:
-                status = torch.where(status == Status.RUNNING, Status.MAX_ITER, status)
+                checks.iteration(state, updates, samples=now.index, running=running, iteration=now.trips)
+            now.state = state
+            if now.best is not None:
+                now.best = result_of(state).where(state.value <= now.best.value, now.best)
+            now.iterations = now.iterations + (running & (state.idle == 0))
+            record.remember(now.index, state)
+            judged = _judge(state, now.iterations, max_iter=max_iter, tol=tol, limit=limit)
+            now.status = torch.where(running, judged, now.status)
+            if now.trips >= 4 * max_iter + limit:
+                now.status = torch.where(now.status == Status.RUNNING, Status.MAX_ITER, now.status)
 
-            bar.update(max(int(iterations.max()) - bar.n, 0))
-            if callback and callback(Iterate(trips, state.blocks, state.value, state.residual, index)):
-                status = torch.where(status == Status.RUNNING, Status.STOPPED, status)
+            bar.update(max(int(now.iterations.max()) - bar.n, 0))
+            seen = Iterate(now.trips, state.blocks, state.value, state.residual, now.index)
+            stopped = bool(callback and callback(seen))
+            done(now=stopped)
+            if stopped:
+                now.status = torch.where(now.status == Status.RUNNING, Status.STOPPED, now.status)
 
     return Solution(
         blocks=door.leave(record.blocks),

@@ -31,6 +31,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import odl
@@ -38,8 +39,9 @@ import torch
 from torch import Tensor
 
 from genreg.operators.arguments import choice, integer
-from genreg.operators.arrays import check_memory
+from genreg.operators.arrays import array, check_memory
 from genreg.operators.modes import undisturbed
+from genreg.solvers.checkpoints import StateFile, begin, digest, of_generator, of_operator, of_setting
 from genreg.solvers.door import Door, per_sample_number
 from genreg.solvers.driver import Callback, run
 from genreg.solvers.gauss_newton import LevenbergMarquardt
@@ -52,7 +54,16 @@ from genreg.solvers.state import State
 from genreg.solvers.structured import StructuredProblem
 from genreg.solvers.updates import Update
 
-__all__ = ["check_turns", "finished", "jpmap", "learned_beta", "maximise", "proposing", "with_encoder"]
+__all__ = [
+    "check_turns",
+    "finished",
+    "identity",
+    "jpmap",
+    "learned_beta",
+    "maximise",
+    "proposing",
+    "with_encoder",
+]
 
 Rule = Literal["exact", "candidates", "fast"]
 
@@ -77,6 +88,8 @@ def jpmap(
     max_iter: int = 200,
     tol: float = 1e-4,
     callback: Callback | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> Solution:
     r"""Maximise the joint posterior of image and latent vector (algorithms 2.1, 2.2 and 2.3).
@@ -96,7 +109,7 @@ def jpmap(
     init : dict, ODL element of Z, Tensor or array, optional
         First latent vector, or ``{"x": image}`` for the code of an image. By default the code of a rough
         reconstruction. A run that was ended, by `max_iter` or `callback`, goes on from its ``solution.blocks``: J falls
-        from where it was, while the turns of the encoder and the damping begin anew.
+        from where it was, while the turns of the encoder and the damping begin anew; a `checkpoint` keeps these too.
     rule : {"fast", "candidates", "exact"}
         Algorithm 2.3, 2.2 or 2.1, see the module. With "exact" a sample ends as stalled when the encoder no
         longer lowers its J.
@@ -117,6 +130,11 @@ def jpmap(
         A sample has converged when :math:`\|\nabla \varphi(z)\| (1 + \|z\|) / \varphi(z)` is at most this.
     callback : callable, optional
         Called with an `Iterate` of z after every turn; a true answer ends the run.
+    checkpoint : str or Path, optional
+        File that is written about every minute, at Ctrl-C and at the end, whole or not at all. It belongs to this
+        problem and these settings.
+    resume : bool
+        Go on from `checkpoint`, to the same result as without the interruption; start anew where there is none yet.
     progress : bool
         Show a progress bar.
 
@@ -130,13 +148,20 @@ def jpmap(
     ------
     TypeError, ValueError, NotImplementedError
         If an argument has the wrong type, shape, dtype, device or sign, or is not finite; if A is not linear with
-        an adjoint, or the step in x is singular; if G has no encoder, or no γ and `beta` is not given.
+        an adjoint, or the step in x is singular; if G has no encoder, or no γ and `beta` is not given; if
+        `checkpoint` is damaged or belongs to another problem.
+    FileExistsError
+        If there is a `checkpoint` and `resume` is false.
     """
     measured = with_encoder(Measured.enter(A, y, G, noise_std))
     n1, n2 = check_turns(rule, n1, n2)
     restarts, y = integer(restarts, "restarts", minimum=1), measured.y
     check_memory((len(y), restarts, A.domain.size), y.dtype, "restarts", restarts, y.device)
     problem = JointProblem.measured(measured, learned_beta(measured, beta))
+    settings = dict(rule=rule, n1=n1, n2=n2, restarts=restarts, seed=seed, max_iter=max_iter, tol=tol)
+    file, saved = begin(
+        checkpoint, resume, "jpmap", lambda: identity(problem, measured, init, **settings), progress=progress
+    )
     z, rows = _screened(problem, *measured.starts(init, 1 + _DRAWS * (restarts - 1), seed), restarts)
     solution = maximise(
         problem.take(rows),
@@ -146,6 +171,8 @@ def jpmap(
         tol=tol,
         callback=callback,
         progress=progress,
+        file=file,
+        saved=saved,
     )
     return finished(measured, problem, solution.best(restarts))
 
@@ -174,6 +201,8 @@ def maximise(
     tol: float = 1e-4,
     callback: Callback | None = None,
     progress: bool = True,
+    file: StateFile | None = None,
+    saved: Mapping[str, Any] | None = None,
 ) -> Solution:
     """Minimise J of a batch of tensors over both blocks, from the latent vectors in `init`.
 
@@ -187,6 +216,8 @@ def maximise(
         Makes the update of z for the problem; by default damped Gauss-Newton steps for the profile.
     max_iter, tol, callback, progress
         As for `jpmap`.
+    file, saved
+        As for `run`.
 
     Returns
     -------
@@ -202,6 +233,8 @@ def maximise(
         callback=callback,
         progress=progress,
         description="JPMAP",
+        file=file,
+        saved=saved,
     )
     z = solution.blocks["z"]
     return replace(solution, blocks={"x": problem.image(z), "z": z})
@@ -249,6 +282,18 @@ def proposing(
         return Propose([Proposal(code), Proposal(descent)], LevenbergMarquardt(), "best")
     descents = [] if n2 is None else [Proposal(descent, n2)]
     return Propose([Proposal(code, n1), *descents], LevenbergMarquardt())
+
+
+def identity(problem: JointProblem, measured: Measured, init: Any, **settings: Any) -> dict[str, Any]:
+    """Return what the state of a run belongs to."""
+    given = init.values() if isinstance(init, Mapping) else () if init is None else (init,)
+    return {
+        **{name: digest(value) for name, value in problem.per_sample.items()},
+        "init": digest(*(array(value, "init") for value in given)),
+        **of_operator("operator", measured.A),
+        **of_generator(measured.G),
+        **{name: of_setting(value) for name, value in settings.items()},
+    }
 
 
 def with_encoder(measured: Measured) -> Measured:

@@ -9,13 +9,13 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg._state_files import digest
 from genreg.adaptive.groups import Groups
 from genreg.fidelity import GaussianFidelity
 from genreg.fidelity.base import trailing
 from genreg.operators import check_tensor, to_element, torch_device, torch_dtype
 from genreg.operators.arguments import integer
 from genreg.operators.arrays import array
+from genreg.solvers.checkpoints import digest
 from genreg.solvers.door import given_back, is_element
 
 __all__ = ["Candidates"]

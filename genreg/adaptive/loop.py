@@ -24,9 +24,6 @@ from odl.functionals import Functional
 from torch import Tensor
 from tqdm import tqdm
 
-from genreg import _resumable
-from genreg._identity import codes, of_generator, of_operator, of_setting
-from genreg._state_files import digest
 from genreg.adaptive.candidates import Candidates
 from genreg.adaptive.policies import Belief, Policy
 from genreg.adaptive.progress import Known, Progress
@@ -38,6 +35,7 @@ from genreg.operators.modes import undisturbed
 from genreg.sampling import LatentPosterior, Samples, sample
 from genreg.sampling.kernels import Kernel
 from genreg.sampling.starts import STARTS
+from genreg.solvers.checkpoints import codes, digest, of_generator, of_operator, of_setting, resumable
 from genreg.solvers.door import given_back
 
 __all__ = ["adaptive_measurements"]
@@ -138,7 +136,7 @@ def adaptive_measurements(
     sampler: dict[str, Any] = {"kernel": kernel, "chains": chains, "steps": steps, "burn_in": burn_in}
     sampler["metric"] = metric
     settings = {"policy": policy, "k": k, "init": init, "restart": restart, "initial": first, "draws": draws}
-    file, saved = _resumable.begin(
+    file, saved = resumable.begin(
         checkpoint,
         resume,
         "adaptive measurement",
@@ -161,7 +159,7 @@ def adaptive_measurements(
             f"rounds must be at least those of the run to resume, {len(run.chosen)}, got {rounds}"
         )
     bar = tqdm(total=rounds + 1, initial=len(run.states), desc="Measuring", disable=not progress)
-    with bar, _resumable.saving(file, run.snapshot) as done:
+    with bar, resumable.saving(file, run.snapshot) as done:
         while True:
             if len(run.states) == len(run.chosen):
                 posterior = LatentPosterior(problem.fidelity(run.known.y, run.known.where), G, latent=latent)

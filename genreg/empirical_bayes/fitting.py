@@ -32,7 +32,6 @@ from genreg._batches import Batches
 from genreg._borrowed import seeded
 from genreg._loop import drive
 from genreg._plan import check_run
-from genreg._state_files import digest
 from genreg.empirical_bayes._training import Run, Settings
 from genreg.empirical_bayes.coordinates import coordinates, encoder_inputs
 from genreg.empirical_bayes.encoders import EncoderConfig, FullCovariance
@@ -42,6 +41,7 @@ from genreg.empirical_bayes.result import EmpiricalBayes, check_observations
 from genreg.fidelity import Fidelity
 from genreg.operators.arrays import check_memory
 from genreg.operators.modes import undisturbed
+from genreg.solvers.checkpoints import digest
 
 __all__ = ["fit"]
 

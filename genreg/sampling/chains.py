@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from genreg._resumable import StateFile, saving
 from genreg.operators.arguments import choice, described, flag, integer, number, seed_number
 from genreg.operators.arrays import check_memory
 from genreg.operators.modes import undisturbed
@@ -27,6 +26,7 @@ from genreg.sampling.storage import (
     restored,
     state_file,
 )
+from genreg.solvers.checkpoints import StateFile, saving
 from genreg.solvers.door import per_sample_number
 
 __all__ = ["langevin", "resume", "sample"]

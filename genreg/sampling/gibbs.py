@@ -30,9 +30,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from genreg import _resumable
 from genreg._identity import of_fidelity, of_regulariser
-from genreg._state_files import digest, not_finite
 from genreg.fidelity import GaussianFidelity
 from genreg.operators.arguments import flag, integer, number, seed_number
 from genreg.operators.arrays import check_memory
@@ -44,6 +42,7 @@ from genreg.sampling.moments import masked_moments
 from genreg.sampling.random import Random
 from genreg.sampling.samples import ChainStatus
 from genreg.sampling.warm_up import adapted
+from genreg.solvers.checkpoints import digest, not_finite, resumable
 from genreg.solvers.door import enter
 
 __all__ = ["JointSamples", "gibbs"]
@@ -180,12 +179,12 @@ def gibbs(
         of_prior = of_regulariser(prior, fidelity.data.real.flatten(1)[:, 0])
         return {**of_fidelity(fidelity), **of_prior, "z": digest(z), **settings}
 
-    file, saved = _resumable.begin(checkpoint, resume, "Gibbs sampling", identity, progress=progress)
+    file, saved = resumable.begin(checkpoint, resume, "Gibbs sampling", identity, progress=progress)
     run = _Run(prior, fidelity, z, chains, ("image", "white") if interweave else ("image",), step, seed)
     if saved is not None:
         run.restore(saved)
     turns = burn_in + draws * thin
-    with _resumable.saving(file, run.snapshot) as done:
+    with resumable.saving(file, run.snapshot) as done:
         for turn in tqdm(
             range(run.turn, turns), initial=run.turn, total=turns, desc="Gibbs", disable=not progress
         ):

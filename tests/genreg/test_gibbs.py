@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from genreg import GaussianFidelity, JointPrior, reconstruct, to_torch
-from genreg._state_files import load_state, save_state
 from genreg.sampling import ChainStatus, gibbs
 from genreg.sampling.joint_moves import JointMoves
+from genreg.solvers.checkpoints import load_state, save_state
 
 from .test_structured_prior import SIGMA, dense, structured
 
@@ -172,7 +172,7 @@ def test_resumed_is_uninterrupted(A, X, y, tmp_path, monkeypatch, turn):
         return image(self, z)
 
     with monkeypatch.context() as patch:
-        patch.setattr("genreg._resumable._SECONDS", 0.0)
+        patch.setattr("genreg.solvers.checkpoints.resumable._SECONDS", 0.0)
         patch.setattr(JointMoves, "image", killed)
         with pytest.raises(KilledError):
             gibbs(prior, fidelity, z, draws=4, checkpoint=file, **SETTINGS)

@@ -18,10 +18,10 @@ from genreg import (
     TotalVariation,
     latent,
 )
-from genreg._identity import of_fidelity, of_regulariser, of_setting
-from genreg._state_files import refuse_other
+from genreg._identity import of_fidelity, of_regulariser
 from genreg.operators import gaussian_measurements
 from genreg.sampling import HMC
+from genreg.solvers.checkpoints import of_setting, refuse_other
 
 from .conftest import LinearModel
 

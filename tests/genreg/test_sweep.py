@@ -198,7 +198,7 @@ def test_resumed_is_uninterrupted(A, G, noisy, truth, lam, tmp_path, monkeypatch
         batched(self, *args, **kwargs)
 
     monkeypatch.setattr(BatchedSolve, "__init__", counted)
-    monkeypatch.setattr("genreg._resumable._SECONDS", 0.0)
+    monkeypatch.setattr("genreg.solvers.checkpoints.resumable._SECONDS", 0.0)
     with pytest.raises(KilledError):
         sweep(A, noisy, R, checkpoint=file, **options)
     for count in (7, 7):  # all six batches, of which two are done; then none

@@ -7,10 +7,11 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from genreg import _state_files, recipes, training, weights
+from genreg import recipes, training, weights
 from genreg._batches import Batches
 from genreg.datasets import shapes
 from genreg.networks import Autoencoder, ConvConfig, DenseConfig, DuffConfig
+from genreg.solvers.checkpoints import state_files
 
 VAE = DenseConfig(image_shape=(4, 6), latent_dim=2, encoder=(8,), decoder=(8,))
 AE = dataclasses.replace(VAE, variational=False)
@@ -185,7 +186,7 @@ def test_checkpoints_are_replaced_atomically(tmp_path, monkeypatch):
         target.write_bytes(b"half of it")
         raise SafetensorError("disk full")
 
-    monkeypatch.setattr(_state_files, "save_file", failing)
+    monkeypatch.setattr(state_files, "save_file", failing)
     with pytest.raises(OSError, match=r"run\.checkpoint can't be written: disk full"):
         training.Run(VAE.build(), training.Settings(**card["training"])).save(file)
     assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]

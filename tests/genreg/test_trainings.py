@@ -18,7 +18,6 @@ from genreg import (
 )
 from genreg._loop import State
 from genreg._plan import Plan
-from genreg._state_files import load_state, save_state
 from genreg.amortise import fit_encoder
 from genreg.empirical_bayes import FullCovariance, GaussianGraphicalModel, GraphicalLasso
 from genreg.flows import fit_flow
@@ -31,6 +30,7 @@ from genreg.networks import (
 )
 from genreg.operators import gaussian_measurements
 from genreg.precision_training import fit_precision
+from genreg.solvers.checkpoints import load_state, save_state
 
 PART = DenseConfig(image_shape=(4, 6), latent_dim=2, encoder=(8,), decoder=(8,))
 JUDGE = DenseConfig(image_shape=(4, 6), latent_dim=1, encoder=(8,), decoder=(8,), variational=False)

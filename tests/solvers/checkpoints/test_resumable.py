@@ -4,8 +4,7 @@ import signal
 
 import pytest
 
-from genreg import _resumable
-from genreg._resumable import StateFile, begin, saving
+from genreg.solvers.checkpoints import StateFile, begin, resumable, saving
 
 
 def identity():
@@ -14,7 +13,7 @@ def identity():
 
 def test_written_about_every_minute_or_now(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(_resumable.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(resumable.time, "perf_counter", lambda: now[0])
     file, saved = begin(tmp_path / "deep" / "run", False, "test", identity)
     assert saved is None
     with saving(file, lambda: {"turn": now[0]}) as done:

@@ -11,9 +11,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from genreg._borrowed import interruptible
-from genreg._state_files import load_state, refuse_other, save_state
 from genreg.operators.arguments import check_path, flag
+from genreg.solvers.checkpoints.interruption import interruptible
+from genreg.solvers.checkpoints.state_files import load_state, refuse_other, save_state
 
 __all__ = ["StateFile", "begin", "saving"]
 
@@ -30,7 +30,7 @@ class StateFile:
     kind : str
         What kind of computation it is.
     identity : callable
-        Makes what the state belongs to, see `genreg._state_files.refuse_other`; it is asked once, when it is needed.
+        Makes what the state belongs to, see `refuse_other`; asked once, when it is needed.
     name : str
         What error messages call the file.
 

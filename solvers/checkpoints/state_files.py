@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-__all__ = ["atomically", "digest", "load_state", "not_finite", "refuse_other", "save_state"]
+__all__ = ["atomically", "digest", "load_state", "moved", "not_finite", "refuse_other", "save_state"]
 
 _DIGEST = "sha256:"
 _TENSOR, _COMPLEX, _PAIRS = "$tensor", "$complex", "$pairs"
@@ -219,6 +219,15 @@ def _unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
     if _PAIRS in value:
         return {_unpacked(key, tensors): _unpacked(entry, tensors) for key, entry in value[_PAIRS]}
     return {key: _unpacked(entry, tensors) for key, entry in value.items()}
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """Return a state, or a part of it, with its tensors on another device."""
+    if isinstance(value, Mapping):
+        return {name: moved(entry, device) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [moved(entry, device) for entry in value]
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def not_finite(state: Any, name: str = "") -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from genreg._state_files import digest, load_state, not_finite, refuse_other, save_state
+from genreg.solvers.checkpoints import digest, load_state, not_finite, refuse_other, save_state
 
 STATE = {
     "step": 3,
