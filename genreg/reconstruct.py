@@ -159,8 +159,8 @@ def reconstruct(
         (:math:`\|A x - y\|^2` for Gaussian noise) is at most `factor` times its level (:math:`\dim(Y)
         \sigma^2`, for complex data twice that); or by the corner of the L-curve.
     lam_range : tuple of float, optional
-        Smallest and largest λ among which it is chosen. By default eight decades (L-curve: six) on both sides of a λ
-        of the right order: the one that makes both terms equal at a rough reconstruction; 1 for `HardConstraint`
+        Smallest and largest λ among which a principle chooses. By default eight decades (L-curve: six) on both sides of
+        a λ of the right order: the one that makes both terms equal at a rough reconstruction; 1 for `HardConstraint`
         and `JointPrior`, whose R has no units.
     restarts : int
         Starting points for every image, solved in the same batch; the smallest objective wins.
@@ -196,7 +196,7 @@ def reconstruct(
     check_callable(solver, "solver", "(problem, init, ...)")
     check_callable(callback, "callback", "of an Iterate")
     restarts, factor = integer(restarts, "restarts", minimum=1), number(factor, "factor", above=0)
-    lam_range = None if lam_range is None else checked_range(lam_range)
+    lam_range = range_of(lam, lam_range)
     options = {k: v for k, v in (("max_iter", max_iter), ("tol", tol)) if v is not None}
     solve = BatchedSolve(
         fidelity,
@@ -219,6 +219,9 @@ def reconstruct(
     return _finish(fidelity, regulariser, choice, history, time.perf_counter() - began)
 
 
+LamRange = tuple[float, float] | None
+
+
 def principle(name: str, otherwise: str, regulariser: Regulariser) -> Callable[..., Choice]:
     """Return the function of a principle of parameter choice, one of `CHOICES`.
 
@@ -237,7 +240,22 @@ def principle(name: str, otherwise: str, regulariser: Regulariser) -> Callable[.
     return CHOICES[name]
 
 
-LamRange = tuple[float, float] | None
+def range_of(lam: Any, lam_range: Any) -> LamRange:
+    """Return the range of λ for a principle of parameter choice.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no pair of numbers 0 < low < high, or λ is given.
+    """
+    if lam_range is None:
+        return None
+    found = checked_range(lam_range)
+    if not isinstance(lam, str):
+        raise ValueError(
+            f"lam_range must not be given beside numbers for lam: it is for one of {sorted(CHOICES)}, got {lam_range}"
+        )
+    return found
 
 
 def _by_l_curve(solve: Callable[..., Trial], level: Tensor, scale: Tensor, lam_range: LamRange) -> Choice:

@@ -35,12 +35,11 @@ from genreg.operators import to_torch, torch_dtype
 from genreg.operators.arguments import check_callable, flag, integer, number, seed_number
 from genreg.operators.arrays import array, check_finite
 from genreg.operators.modes import undisturbed
-from genreg.reconstruct import principle
+from genreg.reconstruct import principle, range_of
 from genreg.regularisers import Regulariser
 from genreg.regularisers.functional import as_regulariser
 from genreg.solvers import Choice, Solution, Trial
 from genreg.solvers.checkpoints import of_setting, resumable
-from genreg.solvers.morozov import checked_range
 from genreg.solvers.objective import Blocks, pack
 
 __all__ = ["Best", "Selection", "Sweep", "sweep"]
@@ -130,7 +129,7 @@ def sweep(
     fidelity = checked_fidelity(A, y, noise_std, fidelity, regulariser)
     check_callable(solver, "solver", "(problem, init, ...)")
     restarts, factor = integer(restarts, "restarts", minimum=1), number(factor, "factor", above=0)
-    lam_range = None if lam_range is None else checked_range(lam_range)
+    lam_range = range_of(lam, lam_range)
     batch_size, tied = integer(batch_size, "batch_size", minimum=1), flag(tied, "tied")
     keep_images, seed = flag(keep_images, "keep_images"), 0 if seed is None else seed_number(seed)
     if batch_size < restarts:

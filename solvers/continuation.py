@@ -267,7 +267,9 @@ def _raise_beta(
             )
             total.add(solution, now.gap(solution.blocks["z"]), epsilon, step)
             bar.update()
-            if not (solution.status == Status.STOPPED).any():  # what a callback has stopped does the stage again
+            if not (
+                solution.status == Status.STOPPED
+            ).any():  # what a callback has stopped does the stage again
                 done(now=not len(total.running) or total.stages == stages)
     solution = total.solution(time.perf_counter() - began)
     return finished(measured, problem.with_beta(total.betas[-1]), solution)

@@ -221,6 +221,13 @@ TABLE = [
         ValueError,
         "lam_range must be a pair of numbers 0 < low < high, got (1.0, 1.0)",
     ),
+    (
+        "reconstruct",
+        {"lam_range": (0.1, 1.0)},
+        ValueError,
+        "lam_range must not be given beside numbers for lam: it is for one of",
+    ),
+    ("sweep", {"lam_range": (0.1, 1.0)}, ValueError, "lam_range must not be given beside numbers for lam"),
     ("sweep", {"lam_range": 3}, ValueError, "lam_range must be a pair of numbers 0 < low < high, got 3"),
     ("sweep", {"keep_images": 1}, TypeError, "keep_images must be True or False, got 1"),
     ("sweep", {"seed": -1}, ValueError, "seed must be a non-negative integer, got -1"),

@@ -15,7 +15,7 @@ from ..latent_problems import OPERATORS, data, network, space
 STD = torch.tensor([0.05, 0.2, 0.5, 0.1], dtype=torch.float64)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """The end of a process."""
 
 
@@ -26,7 +26,7 @@ def killed(turn):
     def callback(iterate):
         seen.append(iterate)
         if len(seen) == turn:
-            raise Killed
+            raise KilledError
 
     return callback
 
@@ -69,7 +69,7 @@ def test_resumed_is_uninterrupted(problem, name, tmp_path):
     assert len(turns) > 3
     for turn in (2, len(turns) - 1):
         file = tmp_path / f"{turn}"
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             solver(*problem, callback=killed(turn), checkpoint=file, **given)
         for again in (False, True):  # from the middle, and what has been finished
             found = solver(*problem, checkpoint=file, resume=file.exists() or again, **given)
@@ -134,7 +134,7 @@ def test_an_objective_that_rises_keeps_its_best_iterate(problem, tmp_path):
     right = solve()
     assert len(right.status.unique()) > 1  # some samples have ended when the run is interrupted
     file, _ = begin(tmp_path / "run", False, "test", dict)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         solve(callback=killed(45), file=file)
     file, saved = begin(tmp_path / "run", True, "test", dict)
     assert_same(solve(file=file, saved=saved), right)
