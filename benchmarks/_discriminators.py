@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import genreg
-from genreg import datasets, density_ratio, weights
+from genreg import datasets, training, weights
 from genreg.networks import ConvConfig, Critic, CriticConfig
 
 __all__ = ["Discriminators"]
@@ -62,13 +62,13 @@ class Discriminators:
         if kind not in self._known:
             make: dict[str, Callable[[], nn.Module]] = {
                 "critic": lambda: Critic.of(weights.load("mnist-gan")[0]),  # type: ignore[arg-type]
-                "fine-tuned": lambda: density_ratio.fine_tune(self("critic"), self.G, self.images[0]),
+                "fine-tuned": lambda: training.fine_tune(self("critic"), self.G, self.images[0]),
                 "trained": lambda: self._trained(0.0),
                 "smoothed": lambda: self._trained(NOISE),
             }
             D = make[kind]()
             noise_std = NOISE if kind == "smoothed" else 0.0
-            found = density_ratio.scores(D, self.G, self.images[1], draws=10000, noise_std=noise_std)
+            found = training.discriminator_scores(D, self.G, self.images[1], draws=10000, noise_std=noise_std)
             self._known[kind] = D, asdict(found)
         return self._known[kind]
 
@@ -76,7 +76,7 @@ class Discriminators:
         torch.manual_seed(0)
         # the critic has learnt to tell images of the GAN, for 13,500 steps; of the VAE any network can tell them soon
         D = CriticConfig(body=BODY).build() if self.G.has_encoder else copy.deepcopy(self("critic"))
-        density_ratio.fit(
+        training.fit_discriminator(
             D,
             self.G,
             self.images[0],

@@ -10,9 +10,9 @@ from odl.applications import tomo
 from torch import Tensor
 
 from genreg import datasets
-from genreg.distillation import GaussianRegressor, GaussianRegressorConfig, distil
-from genreg.links import Logit
+from genreg.networks.links import Logit
 from genreg.operators import data_prox, ray_transform, to_torch
+from genreg.training.distillation import GaussianRegressor, GaussianRegressorConfig, distil
 
 __all__ = ["LINK", "Sizes", "Task", "distilled", "ensemble", "outputs_of", "pairs"]
 

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from genreg.operators import calibration_region, coil_maps, fourier_sampling, to_torch
-from genreg.operators.fourier import FourierSampling, centred_fft2
-from genreg.operators.kspace_masks import central
-from genreg.operators.tensor_operator import TensorOperator
+from genreg.operators.bridge.tensor_operator import TensorOperator
+from genreg.operators.mri.fourier import FourierSampling, centred_fft2
+from genreg.operators.mri.kspace_masks import central
 
 __all__ = ["Data", "Enlarged", "Errors", "Method", "Split", "load", "measured_file"]
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 import genreg
 from genreg import solvers
-from genreg.solvers.jpmap import codes, maximise
-from genreg.solvers.structured import StructuredProblem
+from genreg.solvers.generative.joint_map import codes, maximise
+from genreg.solvers.generative.structured import StructuredProblem
 
 __all__ = ["BRIGHT", "HEIGHT", "Learned", "Placement", "Resampled", "cubic"]
 

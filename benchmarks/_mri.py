@@ -19,10 +19,10 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg import _brain_recipe
 from genreg.datasets import brain_slices
 from genreg.evaluation import psnr, ssim
 from genreg.operators import fourier_sampling, radial_mask, to_torch
+from genreg.recipes import brain
 
 __all__ = [
     "FULL",
@@ -108,13 +108,13 @@ def test_slices(count: int) -> Tensor:
 def tuning_slices(count: int) -> Tensor:
     """Slices of subject 1, an adult, that no model has been trained on, likewise."""
     images, subjects = brain_slices()
-    images = torch.cat([images[subjects == 1][first:last] for first, last in _brain_recipe.VALIDATION])
+    images = torch.cat([images[subjects == 1][first:last] for first, last in brain.VALIDATION])
     return images[evenly(images, count)]
 
 
 def training_images() -> Callable[..., Tensor]:
     """Sampler of the training images of the generative models: other slices of subject 1, deformed and recoloured."""
-    return _brain_recipe.training_images()
+    return brain.training_images()
 
 
 def evenly(images: Tensor, count: int) -> Tensor:

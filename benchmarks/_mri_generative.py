@@ -16,8 +16,8 @@ import genreg
 from genreg import solvers
 from genreg.evaluation import psnr
 from genreg.operators import GaussianPosterior, to_torch
-from genreg.solvers.jpmap import codes, maximise
-from genreg.solvers.structured import StructuredProblem
+from genreg.solvers.generative.joint_map import codes, maximise
+from genreg.solvers.generative.structured import StructuredProblem
 
 __all__ = ["Joint", "RangeConstrained", "WeightOptimised"]
 

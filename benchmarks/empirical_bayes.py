@@ -42,7 +42,6 @@ from _empirical_bayes_report import draw, table
 from _posterior import report
 from torch import Tensor
 
-from genreg._loop import atomically
 from genreg.empirical_bayes import (
     ExactPosterior,
     FullCovariance,
@@ -53,6 +52,7 @@ from genreg.empirical_bayes import (
     expectation_maximisation,
     fit,
 )
+from genreg.training.engine import atomically
 
 BASE = Setting(50, 5000, 50, 0.1)
 ALL = ("lasso", "EM", "mean-field", "full", "flow")

@@ -6,8 +6,8 @@ r"""Whether ADMM for x = G(z) beats the continuation in β, and Levenberg-Marqua
 
 The methods seek a minimiser of H(z) = ‖A G(z) - y‖² / (2σ²) + ‖z‖² / 2, that is of ‖A x - y‖² / (2σ²) + ‖z‖² / 2
 subject to x = G(z). The augmented Lagrangian adds r/2 ‖x - G(z) + u‖² with a penalty r and a scaled multiplier u
-for every image. With x' = x + u it is the joint objective of `genreg.solvers.joint` with β = r and the data y + A
-u; the new multiplier is u = x' - G(z). Two methods follow:
+for every image. With x' = x + u it is the joint objective of `genreg.solvers.generative.isotropic` with β = r and the
+data y + A u; the new multiplier is u = x' - G(z). Two methods follow:
 
 * ADMM: x' by the exact step, then z by a few Gauss-Newton steps for r/2 ‖x' - G(z)‖² + ‖z‖² / 2, then u;
 * multipliers: z by a few Gauss-Newton steps for the profile, in which x' follows z, then u.
@@ -49,10 +49,10 @@ from torch.autograd import forward_ad
 
 import genreg
 from genreg import solvers
-from genreg.solvers.descent import gauss_newton
-from genreg.solvers.door import per_sample_number
-from genreg.solvers.joint import JointProblem, projection
-from genreg.solvers.latent import Measured
+from genreg.operators.bridge.door import per_sample_number
+from genreg.solvers.algorithms.descent import gauss_newton
+from genreg.solvers.generative.isotropic import JointProblem, projection
+from genreg.solvers.generative.latent import Measured
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ from torch import Tensor
 
 import genreg
 from genreg.evaluation import Coverage, coverage, rank_transform
-from genreg.operators.forward import GaussianMeasurements
+from genreg.operators.measurements.forward import GaussianMeasurements
 from genreg.sampling import MALA, Samples, diagnose, sample, screened_starts
 
 FLOOR = 0.01

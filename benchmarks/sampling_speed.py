@@ -45,7 +45,7 @@ from genreg.sampling import (
     starts,
 )
 from genreg.sampling.kernels import Kernel, State
-from genreg.sampling.random import Random
+from genreg.sampling.random_numbers import Random
 
 MODELS = ("mnist-vae-dense", "mnist-vae", "mnist-gan")
 MEASUREMENTS = 50

@@ -49,7 +49,7 @@ from torch import Tensor
 
 import genreg
 from genreg.sampling import MALA, LatentPosterior, diagnose, sample, screened_starts, starts
-from genreg.sampling.random import Random
+from genreg.sampling.random_numbers import Random
 from genreg.sampling.warm_up import window_ends
 
 STARTS = ("prior", "posterior", "map", "screened")

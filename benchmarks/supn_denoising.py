@@ -33,9 +33,10 @@ import torch
 from torch import Tensor
 
 import genreg
-from genreg import _brain_recipe, datasets, sampling, training, weights
+from genreg import datasets, sampling, training, weights
 from genreg.evaluation import psnr
 from genreg.plotting import image_grid
+from genreg.recipes import brain
 
 METHODS = (
     "noisy",
@@ -68,7 +69,7 @@ def _digits() -> tuple[Tensor, Tensor]:
 
 
 def _slices() -> tuple[Tensor, Tensor]:
-    return _brain_recipe.training_images()(400, seed=1), _brain_recipe.test_images()
+    return brain.training_images()(400, seed=1), brain.test_images()
 
 
 CASES = (

@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from genreg import weights
-from genreg._brain_recipe import test_images, validation_images
 from genreg.datasets import brain_slices, mnist
 from genreg.networks import Autoencoder
 from genreg.operators import correlation_image
-from genreg.precision_training import fit_gamma, log_likelihoods, precision_of
+from genreg.recipes.brain import test_images, validation_images
+from genreg.training.precision import fit_gamma, log_likelihoods, precision_of
 
 KINDS = ("isotropic", "diagonal", "SUPN")
 SLICES = (60, 84, 104, 150)  # of the child, from the top of the head down, for the figures

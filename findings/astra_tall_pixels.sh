@@ -5,7 +5,7 @@
 # Seen: wide pixels are refused ("Pixel height must equal pixel width"). Pixels r times as high as wide are taken, and
 # all sums of vertical rays are too small by the factor r, those of horizontal rays too large by r. "strip" refuses the
 # same wide pixels but is right for the tall ones.
-# genreg: stretches the plane until pixels are square and corrects the lengths (genreg.operators.ray_matrix).
+# genreg: stretches the plane until pixels are square and corrects the lengths (genreg.operators.tomography.ray_matrix).
 set -euo pipefail
 
 folder=$(mktemp -d)

@@ -5,7 +5,7 @@
 # (det_point_position, det_to_src), or refuses a geometry that it cannot do.
 # Seen: for Parallel2dGeometry the argument `translation` and a detector partition whose middle is not 0 change nothing
 # in the data: relative errors of 0.7 and 0.9 for an ellipse against its chords. FanBeamGeometry counts both.
-# genreg: gives ASTRA the detector's vectors, and refuses ODL's own operator there (genreg.operators._detector).
+# genreg: gives ASTRA the detector's vectors, and refuses ODL's own operator there (genreg.operators.tomography.detector).
 set -euo pipefail
 
 folder=$(mktemp -d)

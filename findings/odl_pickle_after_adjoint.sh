@@ -5,7 +5,7 @@
 # say) can be pickled later as well.
 # Seen: pickle.dumps(A) works, and fails with "Can't pickle local object" once A.adjoint was read, as every solver does:
 # the adjoint is of a class defined inside the property and is kept in A.
-# genreg: makes ODL's operators picklable when it is imported (genreg.operators._odl_pickles).
+# genreg: makes ODL's operators picklable when it is imported (genreg.operators.bridge.pickles).
 set -euo pipefail
 
 folder=$(mktemp -d)

@@ -4,7 +4,7 @@
 # Expected: with A = PowerOperator(R, 2) * 2, that is A(x) = (2 x)^2, the product A * B is A after B, as for every other
 # operator, and A * v for a vector v is x -> A(v x).
 # Seen: A * B and A @ B are B after A, and A * v is x -> v A(x), with no error. Without the factor 2 both are right.
-# genreg: repairs the product when it is imported (genreg.operators._repairs).
+# genreg: repairs the product when it is imported (genreg.operators.bridge.repairs).
 set -euo pipefail
 
 folder=$(mktemp -d)

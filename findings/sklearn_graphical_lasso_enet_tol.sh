@@ -9,7 +9,7 @@
 # through all of its 100 iterations, warns, and W_ii is off by 1.2e-2 of 1; with enet_tol=1e-10 it ends after 22, and
 # W_ii is off by 3e-4. With max_iter=1000 the default stops after some 200, no nearer and without a warning; for alpha =
 # 0.05 it stops after 58, and |W_ij - R_ij| is up to 14 % above alpha, again without one.
-# genreg: sets enet_tol and checks the conditions of the optimum (genreg.empirical_bayes.graphical_lasso).
+# genreg: sets enet_tol and checks the conditions of the optimum (genreg.empirical_bayes.graphs.lasso).
 set -euo pipefail
 
 folder=$(mktemp -d)

@@ -5,7 +5,7 @@
 # singular block of a block diagonal matrix (a batch of systems, solved at once) spoils itself alone. Or an error.
 # Seen: torch.triangular_solve with a CSR matrix returns NaN for all unknowns, also of independent blocks. A NaN in the
 # same place stays in its own block. No error or warning of it.
-# genreg: puts NaN in the place of pivots that are zero (genreg.operators._triangular).
+# genreg: puts NaN in the place of pivots that are zero (genreg.operators.precision.triangular).
 set -euo pipefail
 
 folder=$(mktemp -d)

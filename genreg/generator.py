@@ -24,9 +24,9 @@ from genreg.operators import (
     torch_device,
     torch_dtype,
 )
-from genreg.operators.arguments import described, integer, seeded_generator
-from genreg.operators.arrays import check_memory
-from genreg.operators.modes import undisturbed, without_autocast
+from genreg.operators.bridge.arguments import described, integer, seeded_generator
+from genreg.operators.bridge.arrays import check_memory
+from genreg.operators.bridge.modes import undisturbed, without_autocast
 
 __all__ = ["Decoded", "Generator", "load_generator"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from genreg.operators.arrays import array
-from genreg.solvers.door import is_element
+from genreg.operators.bridge.arrays import array
+from genreg.operators.bridge.door import is_element
 
 __all__ = ["as_images", "as_pictures", "draw_images", "image_grid", "mosaic"]
 

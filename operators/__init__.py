@@ -19,8 +19,9 @@ ODL 1.0.0 has defects, most of them on pytorch spaces; importing this package re
 environment variable ``GENREG_NO_ODL_REPAIRS`` is 1.
 """
 
-from genreg.operators import _repairs  # noqa: F401  # first: imports odl, undoes its side effects, repairs it
-from genreg.operators.bridge import (
+from genreg.operators.bridge import (  # first: imports ODL and repairs it
+    NetworkFunctional,
+    NetworkOperator,
     TorchFunctional,
     TorchOperator,
     check_tensor,
@@ -33,34 +34,42 @@ from genreg.operators.bridge import (
     torch_dtype,
     weight,
 )
-from genreg.operators.coils import calibration_region, coil_maps
-from genreg.operators.conditioning import Conditional, condition
-from genreg.operators.covariance import Estimate, correlation_image, covariance_column, marginal_variance
-from genreg.operators.data_prox import DataProx, data_prox
-from genreg.operators.dense_precision import DenseCholeskyPrecision
-from genreg.operators.diagonal_precision import DiagonalPrecision, IsotropicPrecision
-from genreg.operators.forward import blur, gaussian_measurements, mask, normalised
-from genreg.operators.fourier import FourierSampling, fourier_sampling
-from genreg.operators.gaussian_posterior import GaussianPosterior
-from genreg.operators.kspace_masks import cartesian_mask, radial_mask
-from genreg.operators.network import NetworkFunctional, NetworkOperator
-from genreg.operators.norm import operator_norm
-from genreg.operators.nufft import Nufft, nufft
-from genreg.operators.precision import Precision
-from genreg.operators.ray import ray_transform
-from genreg.operators.sparse_cholesky import SparseCholeskyPrecision, neighbourhood, soft_clip
-from genreg.operators.testing import derivative_test, dot_test
-from genreg.operators.trajectories import density_compensation, golden_angle_trajectory, radial_trajectory
-
-from genreg.operators import (  # noqa: F401  # isort: skip  # these register in `lower`
-    fallback,
-    functional_algebra,
-    functionals,
-    functionals_simple,
-    lowering,
-    lowering_algebra,
-    lowering_fields,
+from genreg.operators.linear import operator_norm
+from genreg.operators.measurements import blur, gaussian_measurements, mask, normalised
+from genreg.operators.mri import (
+    FourierSampling,
+    Nufft,
+    calibration_region,
+    cartesian_mask,
+    coil_maps,
+    density_compensation,
+    fourier_sampling,
+    golden_angle_trajectory,
+    nufft,
+    radial_mask,
+    radial_trajectory,
 )
+from genreg.operators.precision import (
+    Conditional,
+    DenseCholeskyPrecision,
+    DiagonalPrecision,
+    Estimate,
+    GaussianPosterior,
+    IsotropicPrecision,
+    Precision,
+    SparseCholeskyPrecision,
+    condition,
+    correlation_image,
+    covariance_column,
+    marginal_variance,
+    neighbourhood,
+    soft_clip,
+)
+from genreg.operators.proximal import DataProx, data_prox
+from genreg.operators.testing import derivative_test, dot_test
+from genreg.operators.tomography import ray_transform
+
+from genreg.operators import lowering  # noqa: F401  # isort: skip  # its rules register in `lower`
 
 __all__ = [
     "Conditional",

@@ -15,9 +15,16 @@ import odl
 import torch
 from odl.core.set import Field
 
-from genreg.operators.arguments import number, seeded_generator
-from genreg.operators.bridge import TorchOperator
-from genreg.operators.spaces import Tensors, is_stacked, space_shape, to_element, to_tensor, torch_dtype
+from genreg.operators.bridge.arguments import number, seeded_generator
+from genreg.operators.bridge.spaces import (
+    Tensors,
+    is_stacked,
+    space_shape,
+    to_element,
+    to_tensor,
+    torch_dtype,
+)
+from genreg.operators.bridge.translation import TorchOperator
 
 __all__ = ["derivative_test", "dot_test"]
 

@@ -4,34 +4,39 @@ Every solver takes ODL functionals and elements, or tensors with a leading batch
 `Solution`, in which every sample has its own value, status and history.
 """
 
-from genreg.solvers.adam import Adam
-from genreg.solvers.checks import debugging
-from genreg.solvers.continuation import jpmap_continuation, map_z_splitting
-from genreg.solvers.descent import (
+from genreg.operators.linear.least_squares import rough_reconstruction
+from genreg.solvers.algorithms import (
     alternating_gradient_descent,
+    conjugate_gradient,
     gauss_newton,
     gradient_descent,
     ipalm,
+    lbfgs,
     palm,
+    pdhg,
     quasi_newton,
 )
-from genreg.solvers.driver import Iterate
-from genreg.solvers.gauss_newton import LevenbergMarquardt
-from genreg.solvers.inertial import Inertial
-from genreg.solvers.joint import JointProblem
-from genreg.solvers.jpmap import jpmap
-from genreg.solvers.krylov import conjugate_gradient, rough_reconstruction
-from genreg.solvers.l_curve import l_curve
-from genreg.solvers.levenberg_marquardt import levenberg_marquardt
-from genreg.solvers.limited_memory import lbfgs
-from genreg.solvers.line_search import Backtracking
-from genreg.solvers.morozov import Choice, Trial, morozov
-from genreg.solvers.objective import Objective, SaddlePoint, split
-from genreg.solvers.primal_dual import pdhg
-from genreg.solvers.projected import projected_gradient
-from genreg.solvers.propose import Proposal, Propose
-from genreg.solvers.solution import Solution, Status
-from genreg.solvers.updates import ProxGradient, QuasiNewton
+from genreg.solvers.driver import Iterate, Solution, Status, debugging
+from genreg.solvers.generative import (
+    JointProblem,
+    jpmap,
+    jpmap_continuation,
+    levenberg_marquardt,
+    map_z_splitting,
+    projected_gradient,
+)
+from genreg.solvers.parameter_choice import Choice, Trial, l_curve, morozov
+from genreg.solvers.problem import Objective, SaddlePoint, split
+from genreg.solvers.updates import (
+    Adam,
+    Backtracking,
+    Inertial,
+    LevenbergMarquardt,
+    Proposal,
+    Propose,
+    ProxGradient,
+    QuasiNewton,
+)
 
 __all__ = [
     "Adam",

@@ -13,10 +13,10 @@ from genreg.adaptive.groups import Groups
 from genreg.fidelity import GaussianFidelity
 from genreg.fidelity.base import trailing
 from genreg.operators import check_tensor, to_element, torch_device, torch_dtype
-from genreg.operators.arguments import integer
-from genreg.operators.arrays import array
+from genreg.operators.bridge.arguments import integer
+from genreg.operators.bridge.arrays import array
+from genreg.operators.bridge.door import given_back, is_element
 from genreg.solvers.checkpoints import digest
-from genreg.solvers.door import given_back, is_element
 
 __all__ = ["Candidates"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genreg.operators.arguments import integer
+from genreg.operators.bridge.arguments import integer
 
 __all__ = ["Groups"]
 

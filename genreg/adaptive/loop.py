@@ -30,13 +30,13 @@ from genreg.adaptive.progress import Known, Progress
 from genreg.adaptive.result import AdaptiveResult
 from genreg.generator import Generator
 from genreg.operators import to_torch
-from genreg.operators.arguments import choice, integer, seed_number
-from genreg.operators.modes import undisturbed
+from genreg.operators.bridge.arguments import choice, integer, seed_number
+from genreg.operators.bridge.door import given_back
+from genreg.operators.bridge.modes import undisturbed
 from genreg.sampling import LatentPosterior, Samples, sample
-from genreg.sampling.kernels import Kernel
-from genreg.sampling.starts import STARTS
+from genreg.sampling.kernels.metropolis import Kernel
+from genreg.sampling.starting_points import STARTS
 from genreg.solvers.checkpoints import codes, digest, of_generator, of_operator, of_setting, resumable
-from genreg.solvers.door import given_back
 
 __all__ = ["adaptive_measurements"]
 

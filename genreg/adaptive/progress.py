@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genreg.adaptive.candidates import Candidates
 from genreg.sampling import LatentPosterior, Samples
-from genreg.sampling.kernels import Kernel
+from genreg.sampling.kernels.metropolis import Kernel
 from genreg.sampling.run import Run
 from genreg.sampling.storage import as_stored, refuse_not_finite, restored
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from genreg.operators import check_tensor
-from genreg.operators.arrays import array
+from genreg.operators.bridge.arrays import array
 from genreg.sampling import ChainStatus, Samples
 
 __all__ = ["AdaptiveResult"]

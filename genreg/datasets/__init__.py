@@ -1,14 +1,14 @@
 """Data sets: synthetic shapes and acrylic discs, MNIST, brains, knees, folders of images, and measured X-ray data."""
 
 from genreg.datasets.brain import brain_slices
+from genreg.datasets.digits import mnist
 from genreg.datasets.discs import discs_with_holes
 from genreg.datasets.fan_beam import HTCData
-from genreg.datasets.fastmri import FastMRISlices, fastmri, fastmri_kspace
+from genreg.datasets.fastmri_files import FastMRISlices, fastmri, fastmri_kspace
 from genreg.datasets.folder import ImageFolder, image_folder
 from genreg.datasets.gradients import add_gradients, gradient_digits, intensity_ramps
-from genreg.datasets.htc2022 import htc2022
+from genreg.datasets.helsinki_challenge import htc2022
 from genreg.datasets.limited_angle import LimitedAngleDiscs, solid_disc
-from genreg.datasets.mnist import mnist
 from genreg.datasets.synthetic import shapes, shapes_plus
 
 __all__ = [

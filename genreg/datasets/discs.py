@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genreg.operators.arguments import integer, number, seed_number
-from genreg.operators.arrays import check_memory
+from genreg.operators.bridge.arguments import integer, number, seed_number
+from genreg.operators.bridge.arrays import check_memory
 
 __all__ = ["DISC_ATTENUATION", "DISC_RADIUS", "FIELD_OF_VIEW", "discs_with_holes"]
 

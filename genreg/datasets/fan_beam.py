@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from genreg.datasets.discs import DISC_RADIUS, FIELD_OF_VIEW
-from genreg.operators.arguments import number
+from genreg.operators.bridge.arguments import number
 
 if TYPE_CHECKING:
     from odl import DiscretizedSpace

@@ -15,8 +15,15 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from genreg.operators.arguments import check_path, integer, integers, number, seed_number, seeded_generator
-from genreg.operators.arrays import check_memory
+from genreg.operators.bridge.arguments import (
+    check_path,
+    integer,
+    integers,
+    number,
+    seed_number,
+    seeded_generator,
+)
+from genreg.operators.bridge.arrays import check_memory
 
 __all__ = ["ImageFolder", "image_folder"]
 

@@ -16,8 +16,8 @@ import os
 import torch
 from torch import Tensor
 
-from genreg.datasets.mnist import mnist
-from genreg.operators.arguments import integer, integers, number, seed_number
+from genreg.datasets.digits import mnist
+from genreg.operators.bridge.arguments import integer, integers, number, seed_number
 
 __all__ = ["add_gradients", "gradient_digits", "intensity_ramps"]
 

@@ -5,7 +5,7 @@ A rough reconstruction is the Tikhonov solution around the solid disc x_0,
     x = x_0 + (A^T A + α I)^{-1} A^T (y - A x_0),
 
 a cheap linear map that says as much about the object as the data do, but with the streaks and the blur of the
-missing directions. An encoder can learn to see through them: `genreg.amortise.fit_encoder`.
+missing directions. An encoder can learn to see through them: `genreg.training.fit_encoder`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from genreg.datasets.discs import DISC_RADIUS, FIELD_OF_VIEW
 from genreg.datasets.fan_beam import HTCData
-from genreg.operators.arguments import integer, integers, number, seeded_generator
+from genreg.operators.bridge.arguments import integer, integers, number, seeded_generator
 
 __all__ = ["LimitedAngleDiscs", "solid_disc"]
 

@@ -15,8 +15,8 @@ one pixel longer and wider.)
 import torch
 from torch import Tensor
 
-from genreg.operators.arguments import integer, seed_number
-from genreg.operators.arrays import check_memory
+from genreg.operators.bridge.arguments import integer, seed_number
+from genreg.operators.bridge.arrays import check_memory
 
 __all__ = ["SIZE", "shapes", "shapes_plus"]
 

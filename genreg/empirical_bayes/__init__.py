@@ -12,13 +12,13 @@ posterior.
 It needs scikit-learn, and zuko for flows: the extra ``genreg[bayes]``.
 """
 
-from genreg.empirical_bayes.covariance_selection import Selected, covariance_selection
 from genreg.empirical_bayes.em import EMResult, EMStatus, expectation_maximisation
-from genreg.empirical_bayes.encoders import FullCovariance, InverseAutoregressive, MeanField
+from genreg.empirical_bayes.encoders.families import FullCovariance, InverseAutoregressive, MeanField
 from genreg.empirical_bayes.exact import ExactPosterior
 from genreg.empirical_bayes.fitting import fit
-from genreg.empirical_bayes.graphical import GaussianGraphicalModel
-from genreg.empirical_bayes.graphical_lasso import GraphicalLasso, SparsePrecision
+from genreg.empirical_bayes.graphs.lasso import GraphicalLasso, SparsePrecision
+from genreg.empirical_bayes.graphs.model import GaussianGraphicalModel
+from genreg.empirical_bayes.graphs.selection import Selected, covariance_selection
 from genreg.empirical_bayes.priors import DistributionPrior, Prior
 from genreg.empirical_bayes.result import EmpiricalBayes, Inferred
 

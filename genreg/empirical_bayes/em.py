@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from genreg.empirical_bayes.coordinates import coordinates, encoder_inputs
+from genreg.empirical_bayes.encoders.coordinates import coordinates, encoder_inputs
 from genreg.empirical_bayes.exact import ExactPosterior, check_exact
-from genreg.empirical_bayes.graphical import GaussianGraphicalModel
+from genreg.empirical_bayes.graphs.model import GaussianGraphicalModel
 from genreg.fidelity import GaussianFidelity
-from genreg.operators.arguments import integer, number, seed_number
-from genreg.operators.modes import undisturbed
-from genreg.solvers.advised import Advised
+from genreg.operators.bridge.arguments import integer, number, seed_number
+from genreg.operators.bridge.modes import undisturbed
+from genreg.solvers.driver.advised import Advised
 
 __all__ = ["EMResult", "EMStatus", "expectation_maximisation"]
 

@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg.empirical_bayes.graphical import GaussianGraphicalModel
-from genreg.empirical_bayes.linearised import Linearised, real_data, real_precision
-from genreg.empirical_bayes.statistics import Statistics
+from genreg.empirical_bayes.encoders.linearised import Linearised, real_data, real_precision
+from genreg.empirical_bayes.graphs.model import GaussianGraphicalModel
+from genreg.empirical_bayes.graphs.sufficient_statistics import Statistics
 from genreg.fidelity import GaussianFidelity
-from genreg.operators.arguments import integer, seeded_generator
-from genreg.operators.arrays import check_memory
+from genreg.operators.bridge.arguments import integer, seeded_generator
+from genreg.operators.bridge.arrays import check_memory
 
 __all__ = ["ExactPosterior"]
 

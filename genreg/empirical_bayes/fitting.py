@@ -28,20 +28,20 @@ from typing import Any
 
 import torch
 
-from genreg._batches import Batches
-from genreg._borrowed import seeded
-from genreg._loop import drive
-from genreg._plan import check_run
-from genreg.empirical_bayes._training import Run, Settings
-from genreg.empirical_bayes.coordinates import coordinates, encoder_inputs
-from genreg.empirical_bayes.encoders import EncoderConfig, FullCovariance
-from genreg.empirical_bayes.linearised import is_sufficient
+from genreg.empirical_bayes.encoder_training import Run, Settings
+from genreg.empirical_bayes.encoders.coordinates import coordinates, encoder_inputs
+from genreg.empirical_bayes.encoders.families import EncoderConfig, FullCovariance
+from genreg.empirical_bayes.encoders.linearised import is_sufficient
 from genreg.empirical_bayes.priors import Prior
 from genreg.empirical_bayes.result import EmpiricalBayes, check_observations
 from genreg.fidelity import Fidelity
-from genreg.operators.arrays import check_memory
-from genreg.operators.modes import undisturbed
+from genreg.networks.borrowed import seeded
+from genreg.operators.bridge.arrays import check_memory
+from genreg.operators.bridge.modes import undisturbed
 from genreg.solvers.checkpoints import digest
+from genreg.training.batches import Batches
+from genreg.training.engine import drive
+from genreg.training.settings import check_run
 
 __all__ = ["fit"]
 

@@ -16,10 +16,10 @@ from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from genreg._borrowed import seeded
+from genreg.networks.borrowed import seeded
 from genreg.operators import torch_device, torch_dtype
-from genreg.operators.arguments import integer, number, seed_number
-from genreg.operators.arrays import check_memory
+from genreg.operators.bridge.arguments import integer, number, seed_number
+from genreg.operators.bridge.arrays import check_memory
 
 __all__ = ["DistributionPrior", "Drawn", "Prior"]
 

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg._borrowed import evaluating, seeded
-from genreg.empirical_bayes.beliefs import Belief
-from genreg.empirical_bayes.coordinates import encoder_inputs
-from genreg.empirical_bayes.encoders import Encoder
-from genreg.empirical_bayes.linearised import Linearised, is_sufficient
+from genreg.empirical_bayes.encoders.coordinates import encoder_inputs
+from genreg.empirical_bayes.encoders.densities import Belief
+from genreg.empirical_bayes.encoders.families import Encoder
+from genreg.empirical_bayes.encoders.linearised import Linearised, is_sufficient
 from genreg.empirical_bayes.priors import Prior
 from genreg.fidelity import Fidelity
+from genreg.networks.borrowed import evaluating, seeded
 from genreg.operators import to_torch
-from genreg.operators.arguments import integer, seed_number
+from genreg.operators.bridge.arguments import integer, seed_number
 
 __all__ = ["EmpiricalBayes", "Inferred", "evidence_terms"]
 

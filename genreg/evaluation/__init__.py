@@ -7,13 +7,6 @@ of a Gaussian with a precision, through a link.
 writes a report; the functions that it consists of can be called on their own.
 """
 
-from genreg.evaluation.coverage import (
-    Coverage,
-    coverage,
-    gaussian_coverage,
-    interval_coverage,
-    rank_transform,
-)
 from genreg.evaluation.distribution import (
     EarthMover,
     MeanDiscrepancy,
@@ -24,6 +17,13 @@ from genreg.evaluation.distribution import (
 )
 from genreg.evaluation.figures import earth_mover_figure
 from genreg.evaluation.inputs import held_out
+from genreg.evaluation.intervals import (
+    Coverage,
+    coverage,
+    gaussian_coverage,
+    interval_coverage,
+    rank_transform,
+)
 from genreg.evaluation.latent import PriorFit, encodings, far_from_prior, interpolate, prior_fit
 from genreg.evaluation.metrics import l1_error, nrmse, psnr, ssim
 from genreg.evaluation.reconstruction import RangeFit, deciles, fit_range

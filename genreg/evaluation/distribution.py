@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg.operators.arguments import integer, number, seeded_generator
-from genreg.operators.arrays import array
+from genreg.operators.bridge.arguments import integer, number, seeded_generator
+from genreg.operators.bridge.arrays import array
 
 __all__ = ["EarthMover", "MeanDiscrepancy", "earth_mover", "emd", "mmd", "nearest_distance"]
 
@@ -46,7 +46,7 @@ def emd(a: Tensor, b: Tensor) -> float:
     ----------
     R. Flamary et al. (2021), POT: Python Optimal Transport, JMLR 22(78).
     """
-    ot, a, b = _pot(), _images(a, "a"), _images(b, "b")
+    ot, a, b = load_pot(), _images(a, "a"), _images(b, "b")
     cost = _squared_distances(a, b).numpy(force=True)
     n, m = cost.shape
     weights = (torch.full((k,), 1 / k, dtype=torch.float64).numpy(force=True) for k in (n, m))
@@ -56,7 +56,8 @@ def emd(a: Tensor, b: Tensor) -> float:
     return float(value)
 
 
-def _pot() -> Any:
+def load_pot() -> Any:
+    """Import POT, or say how to install it."""
     try:
         import ot
     except ImportError as error:

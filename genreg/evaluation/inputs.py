@@ -13,8 +13,8 @@ from genreg import weights
 from genreg.datasets import mnist
 from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
-from genreg.operators.arguments import integer, seeded_generator
-from genreg.operators.arrays import array
+from genreg.operators.bridge.arguments import integer, seeded_generator
+from genreg.operators.bridge.arrays import array
 
 __all__ = ["checked", "held_out", "load"]
 
@@ -47,7 +47,7 @@ def held_out(name: str, n: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     ValueError
         If no recipe fits the name, or n is not positive.
     """
-    from genreg.recipes import RECIPES
+    from genreg.recipes.shipped import RECIPES
 
     n, random = integer(n, "n", minimum=1), seeded_generator(seed)
     kind = name.split("-")[0]

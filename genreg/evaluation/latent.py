@@ -10,8 +10,8 @@ from torch import Tensor
 
 from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
-from genreg.operators.arguments import integer, seeded_generator
-from genreg.operators.arrays import array, check_memory
+from genreg.operators.bridge.arguments import integer, seeded_generator
+from genreg.operators.bridge.arrays import array, check_memory
 
 __all__ = ["PriorFit", "encodings", "far_from_prior", "interpolate", "prior_fit"]
 

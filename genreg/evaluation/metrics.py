@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from genreg.operators.arguments import number
+from genreg.operators.bridge.arguments import number
 from genreg.plotting import as_images
 
 __all__ = ["l1_error", "nrmse", "psnr", "ssim"]

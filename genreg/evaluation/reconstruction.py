@@ -17,12 +17,12 @@ from genreg.evaluation.inputs import checked
 from genreg.evaluation.metrics import l1_error, nrmse, psnr, ssim
 from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
-from genreg.operators.arguments import integer, number, seeded_generator
-from genreg.operators.arrays import check_memory
-from genreg.operators.modes import undisturbed
+from genreg.operators.bridge.arguments import integer, number, seeded_generator
+from genreg.operators.bridge.arrays import check_memory
+from genreg.operators.bridge.modes import undisturbed
 from genreg.solvers import Objective, Solution, gradient_descent, quasi_newton
-from genreg.solvers.objective import Blocks
-from genreg.solvers.updates import DENSE
+from genreg.solvers.problem.objective import Blocks
+from genreg.solvers.updates.base import DENSE
 
 __all__ = ["RangeFit", "deciles", "fit_range"]
 

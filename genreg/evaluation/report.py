@@ -6,13 +6,11 @@ import base64
 import html
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from genreg._run import atomically
 from genreg.evaluation import figures, sections
-
-if TYPE_CHECKING:
-    from genreg.evaluation.suite import Evaluation
+from genreg.evaluation.result import Measurements
+from genreg.solvers.checkpoints import atomically
 
 __all__ = ["check_name", "draw", "write_report"]
 
@@ -28,12 +26,12 @@ pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 12px; }
 """
 
 
-def draw(e: Evaluation) -> dict[str, Any]:
+def draw(e: Measurements) -> dict[str, Any]:
     """All figures of an evaluation, by name.
 
     Parameters
     ----------
-    e : Evaluation
+    e : Measurements
         What was measured.
 
     Returns
@@ -57,12 +55,12 @@ def draw(e: Evaluation) -> dict[str, Any]:
     return drawn
 
 
-def write_report(e: Evaluation, path: Path) -> Path:
+def write_report(e: Measurements, path: Path) -> Path:
     """Write the report.
 
     Parameters
     ----------
-    e : Evaluation
+    e : Measurements
         What was measured.
     path : Path
         Name of the file, ending in .html.
@@ -96,7 +94,7 @@ def _embedded(name: str, figure: Any) -> str:
     return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{data}">'
 
 
-def _page(e: Evaluation, image: dict[str, str]) -> str:
+def _page(e: Measurements, image: dict[str, str]) -> str:
     parts = [
         ("Range: reconstruction of test images", sections.reconstruction(e, image)),
         ("Distribution: earth mover's distance and MMD", sections.distribution(e, image)),

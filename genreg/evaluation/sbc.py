@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
-from genreg.operators.arguments import integer, seeded_generator
+from genreg.operators.bridge.arguments import integer, seeded_generator
 
 __all__ = ["Calibration", "calibration", "can_calibrate"]
 

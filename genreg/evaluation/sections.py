@@ -5,14 +5,11 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from genreg.evaluation.summary import quantiles
-
-if TYPE_CHECKING:
-    from genreg.evaluation.suite import Evaluation
+from genreg.evaluation.result import Measurements, quantiles
 
 __all__ = [
     "calibration",
@@ -26,7 +23,7 @@ __all__ = [
 ]
 
 
-def reconstruction(e: Evaluation, image: dict[str, str]) -> str:
+def reconstruction(e: Measurements, image: dict[str, str]) -> str:
     """How near the range comes to the test images."""
     fit = e.reconstruction
     rows = [(name, *quantiles(values).values()) for name, values in fit.scores.items()]
@@ -50,7 +47,7 @@ def reconstruction(e: Evaluation, image: dict[str, str]) -> str:
     )
 
 
-def distribution(e: Evaluation, image: dict[str, str]) -> str:
+def distribution(e: Measurements, image: dict[str, str]) -> str:
     """Generated against test images."""
     d = e.earth_mover
     rows: list[tuple[str, float | None]] = [("EMD(generated, test)", d.raw), ("per pixel", d.per_pixel)]
@@ -81,13 +78,13 @@ def distribution(e: Evaluation, image: dict[str, str]) -> str:
     )
 
 
-def _nth(e: Evaluation, k: int | None) -> tuple[Any, ...]:
+def _nth(e: Measurements, k: int | None) -> tuple[Any, ...]:
     if (real := e.mmd_reference) is None:
         return ()
     return (real.value, real.p_value) if k is None else (real.values[k], real.p_values[k])
 
 
-def latent(e: Evaluation, image: dict[str, str]) -> str:
+def latent(e: Measurements, image: dict[str, str]) -> str:
     """Encodings against the prior."""
     prior = e.prior
     d = len(prior.mean)
@@ -122,7 +119,7 @@ def latent(e: Evaluation, image: dict[str, str]) -> str:
     )
 
 
-def far(e: Evaluation, image: dict[str, str]) -> str:
+def far(e: Measurements, image: dict[str, str]) -> str:
     """Images far from the prior."""
     unit = " / that of reference images" if e.earth_mover.reference is not None else ""
     rows = [(f"s = {s:g}", value) for s, value in zip(e.scales, e.far_distance, strict=True)]
@@ -141,7 +138,7 @@ def interpolation(image: dict[str, str]) -> str:
     )
 
 
-def smoothness(e: Evaluation, image: dict[str, str]) -> str:
+def smoothness(e: Measurements, image: dict[str, str]) -> str:
     """Slopes of the generator."""
     values, secants = e.smoothness.singular_values, e.smoothness.secants
     named = {
@@ -162,7 +159,7 @@ def smoothness(e: Evaluation, image: dict[str, str]) -> str:
     )
 
 
-def calibration(e: Evaluation, image: dict[str, str]) -> str:
+def calibration(e: Measurements, image: dict[str, str]) -> str:
     """Calibration of the encoder."""
     if e.calibration is None or e.calibration_clean is None:
         return "<p>Not done: the model has no encoder with a distribution q(z | x) and a standard deviation γ.</p>"
@@ -210,7 +207,7 @@ def _number(item: Any) -> str:
     return f"{item:.4g}" if isinstance(item, float) else "–" if item is None else str(item)
 
 
-def settings(e: Evaluation) -> str:
+def settings(e: Measurements) -> str:
     """Settings, times and the card."""
     card = {key: value for key, value in e.card.items() if key != "history"}
     return (

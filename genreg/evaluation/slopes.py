@@ -10,9 +10,9 @@ from torch import Tensor
 
 from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
-from genreg.operators.arguments import integer, seeded_generator
-from genreg.operators.arrays import check_memory
-from genreg.operators.modes import undisturbed
+from genreg.operators.bridge.arguments import integer, seeded_generator
+from genreg.operators.bridge.arrays import check_memory
+from genreg.operators.bridge.modes import undisturbed
 
 __all__ = ["Smoothness", "jacobian", "smoothness"]
 

@@ -22,23 +22,23 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 from tqdm import tqdm
 
-from genreg.evaluation.distribution import EarthMover, MeanDiscrepancy, earth_mover, mmd, nearest_distance
+from genreg.evaluation.distribution import earth_mover, load_pot, mmd, nearest_distance
 from genreg.evaluation.inputs import checked, held_out, load
-from genreg.evaluation.latent import PriorFit, encodings, far_from_prior, interpolate, prior_fit
-from genreg.evaluation.reconstruction import RangeFit, fit_range
+from genreg.evaluation.latent import encodings, far_from_prior, interpolate, prior_fit
+from genreg.evaluation.reconstruction import fit_range
+from genreg.evaluation.report import write_report
+from genreg.evaluation.result import Measurements
 from genreg.evaluation.sbc import Calibration, calibration, can_calibrate
-from genreg.evaluation.slopes import Smoothness, smoothness
+from genreg.evaluation.slopes import smoothness
 from genreg.generator import Generator
-from genreg.operators.arguments import seed_number
-from genreg.operators.modes import undisturbed
+from genreg.operators.bridge.arguments import seed_number
+from genreg.operators.bridge.modes import undisturbed
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -46,72 +46,8 @@ SCALES = (1.0, 2.0, 5.0, 10.0, 50.0)
 LEAST = 20  # images with which the tests of normality make sense
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` has measured.
-
-    Attributes
-    ----------
-    name : str
-        Name of the model.
-    card : dict
-        Its card, where it has one.
-    settings : dict
-        Seed and sizes.
-    seconds : dict of str to float
-        Time of every part.
-    reconstruction : RangeFit
-        Test images and their nearest images in the range.
-    earth_mover : EarthMover
-        Distance of generated from test images.
-    mmd : MeanDiscrepancy
-        Test whether generated and test images have one distribution.
-    mmd_reference : MeanDiscrepancy or None
-        The same for reference and test images, where two sets of real images should pass.
-    codes : str
-        Where the encodings come from, in words.
-    prior : PriorFit
-        Encodings against the prior.
-    scales : tuple of float
-        Scales s of z ~ N(0, s² I).
-    far : Tensor
-        Images of these, ``(len(scales), count, n, m)``.
-    far_distance : tuple of float
-        Median distance of the images of each scale from the nearest test image, relative to the same for the
-        reference images (absolute where there are none).
-    corners, interpolation : Tensor
-        Four test images, and the images between their encodings, ``(steps, steps, n, m)``.
-    calibration, calibration_clean : Calibration or None
-        Calibration of the encoder on images of the model with and without its noise; None where the model has
-        no distribution to calibrate.
-    smoothness : Smoothness
-        Slopes of the generator.
-    """
-
-    name: str
-    card: dict[str, Any]
-    settings: dict[str, Any]
-    seconds: dict[str, float]
-    reconstruction: RangeFit
-    earth_mover: EarthMover
-    mmd: MeanDiscrepancy
-    mmd_reference: MeanDiscrepancy | None
-    codes: str
-    prior: PriorFit
-    scales: tuple[float, ...]
-    far: Tensor
-    far_distance: tuple[float, ...]
-    corners: Tensor
-    interpolation: Tensor
-    calibration: Calibration | None
-    calibration_clean: Calibration | None
-    smoothness: Smoothness
-
-    def to_dict(self) -> dict[str, Any]:
-        """All numbers, in a dictionary that JSON can represent; what is not finite is None."""
-        from genreg.evaluation.summary import to_dict
-
-        return to_dict(self)
+class Evaluation(Measurements):
+    """What `evaluate` has measured; its fields are those of `Measurements`."""
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write one self-contained HTML file with all figures and tables; whole or not at all.
@@ -131,8 +67,6 @@ class Evaluation:
         ValueError
             If the name ends otherwise.
         """
-        from genreg.evaluation.report import write_report
-
         return write_report(self, Path(path))
 
 
@@ -188,9 +122,7 @@ def evaluate(
     ImportError
         If POT is not installed.
     """
-    from genreg.evaluation.distribution import _pot
-
-    _pot()  # found missing at the start, not after minutes
+    load_pot()  # found missing at the start, not after minutes
     G = G if isinstance(G, Generator) else load(G)
     name = str(G.card.get("name", type(G.model).__name__))
     seeds = [int(s) for s in np.random.SeedSequence(seed_number(seed)).generate_state(10)]

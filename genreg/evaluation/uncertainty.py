@@ -33,10 +33,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genreg.links import Identity, Link
+from genreg.networks.links import Identity, Link
 from genreg.operators import Precision, marginal_variance
-from genreg.operators.arguments import choice, integer
-from genreg.operators.arrays import array
+from genreg.operators.bridge.arguments import choice, integer
+from genreg.operators.bridge.arrays import array
 
 __all__ = ["Sparsification", "image_moments", "log_likelihood", "sparsification"]
 

@@ -13,10 +13,10 @@ from odl.functionals import Functional
 from torch import Tensor
 
 from genreg.operators import TorchFunctional, lower, riesz, to_element, to_tensor, to_torch
-from genreg.operators.arrays import array, fitting
-from genreg.operators.modes import undisturbed
-from genreg.solvers import rough_reconstruction
-from genreg.solvers.door import Kind, enter, given_back, is_element
+from genreg.operators.bridge.arrays import array, fitting
+from genreg.operators.bridge.door import Kind, enter, given_back, is_element
+from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.linear.least_squares import rough_reconstruction
 
 __all__ = ["Fidelity", "per_datum", "trailing"]
 
@@ -43,7 +43,7 @@ class Fidelity(Functional):
     batched : bool
         Whether the data were given with a batch axis.
     kind : str
-        What the data were given as: "element", "tensor" or "array", see `genreg.solvers.door.Kind`.
+        What the data were given as: "element", "tensor" or "array", see `genreg.operators.bridge.door.Kind`.
 
     Raises
     ------

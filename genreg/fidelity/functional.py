@@ -13,9 +13,9 @@ from torch import Tensor
 
 from genreg.fidelity.base import Fidelity, trailing
 from genreg.operators import TorchFunctional, to_torch
-from genreg.solvers import rough_reconstruction
-from genreg.solvers.door import per_sample_number
-from genreg.solvers.splitting import is_smooth
+from genreg.operators.bridge.door import per_sample_number
+from genreg.operators.linear.least_squares import rough_reconstruction
+from genreg.operators.lowering.splitting import is_smooth
 
 __all__ = ["FunctionalFidelity"]
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from genreg.fidelity.base import Fidelity, per_datum, trailing
 from genreg.operators import TorchFunctional, to_torch, weight
-from genreg.operators.arrays import array
-from genreg.solvers import rough_reconstruction
-from genreg.solvers.door import is_element, per_sample_number
-from genreg.solvers.line_search import inner
+from genreg.operators.bridge.arrays import array
+from genreg.operators.bridge.door import is_element, per_sample_number
+from genreg.operators.linear.conjugate_gradient import inner
+from genreg.operators.linear.least_squares import rough_reconstruction
 
 __all__ = ["GaussianFidelity"]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from genreg.fidelity._transmission import transmission_prox
 from genreg.fidelity.base import Fidelity, per_datum, trailing
 from genreg.operators import TorchFunctional, weight
-from genreg.operators.functionals_simple import kullback_leibler_prox
-from genreg.solvers import rough_reconstruction
+from genreg.operators.linear.least_squares import rough_reconstruction
+from genreg.operators.lowering.functionals import kullback_leibler_prox
 
 __all__ = ["PoissonFidelity"]
 

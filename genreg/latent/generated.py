@@ -11,7 +11,7 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor, nn
 
-from genreg.latent._verdict import Verdict
+from genreg.networks.discriminator_output import Verdict
 from genreg.operators import (
     NetworkFunctional,
     TorchFunctional,
@@ -21,10 +21,10 @@ from genreg.operators import (
     torch_device,
     torch_dtype,
 )
-from genreg.operators._building_blocks import weighted_sum
-from genreg.operators.arguments import number
-from genreg.operators.lowering_fields import sum_of_squares
-from genreg.solvers.splitting import is_smooth, summed, terms
+from genreg.operators.bridge.arguments import number
+from genreg.operators.lowering.building_blocks import weighted_sum
+from genreg.operators.lowering.fields import sum_of_squares
+from genreg.operators.lowering.splitting import is_smooth, summed, terms
 
 __all__ = ["DensityRatio", "Discriminator", "ImageVariation", "take_apart"]
 
@@ -218,11 +218,11 @@ class DensityRatio(_OfVerdict):
     so that :math:`\exp(-\tfrac12 \|z\|^2 + d(G(z)))`, the prior times the ratio, is a density of latent vectors
     whose images are distributed like the data. In a `genreg.sampling.LatentPosterior` that is the latent term
     ``0.5 * StandardNormal(G.domain) + DensityRatio(G, D)``; a factor below 1 before the ratio tempers a
-    discriminator that is too sure. `genreg.density_ratio` trains discriminators for any generator.
+    discriminator that is too sure. `genreg.training.fit_discriminator` trains discriminators for any generator.
 
     The critic of a Wasserstein GAN is no logit: trained for a distance between images, it bounds the slope of d
     but says nothing of a ratio, and its scale is that of the images. It may stand here, as it does in the first
-    of the papers below, but the density that results is not that of the data; `genreg.density_ratio.fine_tune`
+    of the papers below, but the density that results is not that of the data; `genreg.training.fine_tune`
     takes one as the start of a discriminator.
 
     Parameters

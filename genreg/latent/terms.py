@@ -13,7 +13,7 @@ from odl.core.space.base_tensors import TensorSpace
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.latent._prox import power_prox, project_to_sphere
+from genreg.latent.prox import power_prox, project_to_sphere
 from genreg.operators import (
     TorchFunctional,
     lower,
@@ -23,10 +23,10 @@ from genreg.operators import (
     torch_dtype,
     weight,
 )
-from genreg.operators._building_blocks import abs2, constant, zeros
-from genreg.operators.arguments import number
-from genreg.operators.bridge import Step, space_shape
-from genreg.operators.functionals import indicator, pointwise
+from genreg.operators.bridge.arguments import number
+from genreg.operators.bridge.translation import Step, space_shape
+from genreg.operators.lowering.building_blocks import abs2, constant, zeros
+from genreg.operators.lowering.norms import indicator, pointwise
 
 __all__ = ["Box", "Power", "Sphere", "StandardNormal"]
 

@@ -15,17 +15,17 @@ the decoder of one autoencoder and, as its critic, the encoder of another; a `Cr
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from genreg.networks._adversarial import AUTOENCODERS, GAN, GanConfig, from_dict
-from genreg.networks._autoencoder import Architecture, Autoencoder
-from genreg.networks._critic import Critic, CriticConfig
-from genreg.networks._duff import DuffConfig
-from genreg.networks._flow import Flow, FlowConfig
-from genreg.networks._gaussian import GaussianRegressor, GaussianRegressorConfig
-from genreg.networks._grid import GridConfig
-from genreg.networks._regions import RegionsConfig
-from genreg.networks._small import ConvConfig, DenseConfig
-from genreg.networks._strided import StridedConfig
-from genreg.networks._structured import Structured, StructuredConfig
+from genreg.networks.autoencoder import Architecture, Autoencoder
+from genreg.networks.critic import Critic, CriticConfig
+from genreg.networks.dense_and_convolutional import ConvConfig, DenseConfig
+from genreg.networks.duff import DuffConfig
+from genreg.networks.flow import Flow, FlowConfig
+from genreg.networks.gan import AUTOENCODERS, GAN, GanConfig, from_dict
+from genreg.networks.gaussian_regressor import GaussianRegressor, GaussianRegressorConfig
+from genreg.networks.latent_grid import GridConfig
+from genreg.networks.regions import RegionsConfig
+from genreg.networks.strided import StridedConfig
+from genreg.networks.structured import Structured, StructuredConfig
 
 __all__ = [
     "ARCHITECTURES",

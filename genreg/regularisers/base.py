@@ -21,14 +21,14 @@ from torch import Tensor
 
 from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.operators import TorchFunctional, lower, to_tensor, to_torch
-from genreg.operators.arguments import described, seeded_generator
-from genreg.operators.arrays import array, fitting
-from genreg.operators.modes import normal, undisturbed
-from genreg.operators.spaces import split
+from genreg.operators.bridge.arguments import described, seeded_generator
+from genreg.operators.bridge.arrays import array, fitting
+from genreg.operators.bridge.modes import normal, undisturbed
+from genreg.operators.bridge.spaces import split
+from genreg.operators.lowering.splitting import terms
 from genreg.regularisers.differentiable import Gradient, Lowered
 from genreg.solvers import Objective, SaddlePoint, gradient_descent
-from genreg.solvers.objective import Blocks, block_spaces, pack
-from genreg.solvers.splitting import terms
+from genreg.solvers.problem.objective import Blocks, block_spaces, pack
 
 __all__ = ["Regulariser", "checked_parameter"]
 

@@ -13,16 +13,17 @@ from torch import Tensor
 
 from genreg.fidelity import Fidelity
 from genreg.generator import Generator
-from genreg.operators import TorchFunctional, spaces, to_torch, weight
-from genreg.operators.arguments import choice
-from genreg.operators.total_variation import total_variation
+from genreg.operators import TorchFunctional, to_torch, weight
+from genreg.operators.bridge import spaces
+from genreg.operators.bridge.arguments import choice
+from genreg.operators.lowering.total_variation import total_variation
 from genreg.regularisers.base import checked_parameter
 from genreg.regularisers.generative import Generative, HardConstraint, check_generator
 from genreg.regularisers.marginal import Marginal
 from genreg.solvers import QuasiNewton, ipalm, lbfgs
-from genreg.solvers.limited_memory import Substitution
-from genreg.solvers.objective import Blocks
-from genreg.solvers.updates import DENSE
+from genreg.solvers.algorithms.limited_memory import Substitution
+from genreg.solvers.problem.objective import Blocks
+from genreg.solvers.updates.base import DENSE
 
 __all__ = ["RelaxedConstraint", "SparseDeviation"]
 

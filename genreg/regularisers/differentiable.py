@@ -9,8 +9,8 @@ import torch
 from odl.functionals import Functional
 
 from genreg.operators import TorchFunctional, lower, riesz, to_element, to_tensor, to_torch
-from genreg.operators.modes import undisturbed
-from genreg.operators.spaces import tree_leaves, tree_map
+from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.bridge.spaces import tree_leaves, tree_map
 
 __all__ = ["Gradient", "Lowered"]
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from genreg.fidelity import Fidelity
 from genreg.operators import TorchFunctional, to_torch
+from genreg.operators.lowering.splitting import is_smooth, terms
 from genreg.regularisers.base import Regulariser
 from genreg.regularisers.images import OnImages, TotalVariation
 from genreg.solvers import Objective, SaddlePoint, lbfgs, pdhg
-from genreg.solvers.splitting import is_smooth, terms
 
 __all__ = ["OfFunctional", "as_regulariser"]
 

@@ -30,14 +30,14 @@ from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.generator import Generator
 from genreg.latent.generated import take_apart
 from genreg.operators import TorchFunctional, to_torch, torch_dtype, weight
+from genreg.operators.bridge.door import usable
+from genreg.operators.lowering.splitting import split
 from genreg.regularisers.base import Regulariser, posed
 from genreg.regularisers.marginal import RangeMarginal
 from genreg.solvers import Objective, SaddlePoint, gradient_descent, palm, quasi_newton
-from genreg.solvers.door import usable
-from genreg.solvers.latent import latent_curvature
-from genreg.solvers.objective import Blocks, Curvature
-from genreg.solvers.splitting import split
-from genreg.solvers.updates import DENSE
+from genreg.solvers.generative.latent import latent_curvature
+from genreg.solvers.problem.objective import Blocks, Curvature
+from genreg.solvers.updates.base import DENSE
 
 __all__ = ["Generative", "HardConstraint", "check_generator"]
 

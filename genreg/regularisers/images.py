@@ -24,12 +24,12 @@ from genreg.operators import (
     to_torch,
     torch_dtype,
 )
-from genreg.operators.arguments import described, flag, number
-from genreg.operators.total_variation import VariationProximal, total_variation
+from genreg.operators.bridge.arguments import described, flag, number
+from genreg.operators.lowering.splitting import Term, terms
+from genreg.operators.lowering.total_variation import VariationProximal, total_variation
 from genreg.regularisers.base import Regulariser
 from genreg.solvers import SaddlePoint, conjugate_gradient, gradient_descent, pdhg
-from genreg.solvers.objective import Blocks
-from genreg.solvers.splitting import Term, terms
+from genreg.solvers.problem.objective import Blocks
 
 __all__ = ["AutoencoderResidual", "EncoderNorm", "FlowPrior", "Tikhonov", "TotalVariation"]
 
@@ -267,7 +267,7 @@ class FlowPrior(OnImages):
     ----------
     flow : torch.nn.Module
         With ``to_latent(x) -> (z, log_abs_det)``, ``(B, *shape)`` to ``(B, dim)`` and ``(B,)``; for example one
-        that `genreg.flows.fit_flow` has trained.
+        that `genreg.training.fit_flow` has trained.
     space : ODL space
         The image space X.
     determinant : bool

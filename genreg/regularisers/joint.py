@@ -14,18 +14,18 @@ from torch import Tensor
 from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.generator import Decoded, Generator
 from genreg.operators import GaussianPosterior, IsotropicPrecision, Precision
+from genreg.operators.bridge.door import enter
 from genreg.regularisers.base import checked_parameter
 from genreg.regularisers.deviations import deviation_for_image
 from genreg.regularisers.generative import Generative, check_generator
 from genreg.regularisers.marginal import Marginal
 from genreg.solvers import LevenbergMarquardt, Objective, QuasiNewton, SaddlePoint, Solution, lbfgs
-from genreg.solvers.door import enter
-from genreg.solvers.joint import JointProblem
-from genreg.solvers.jpmap import codes, maximise
-from genreg.solvers.objective import Blocks
-from genreg.solvers.propose import Proposal, Propose
-from genreg.solvers.structured import StructuredProblem, negative_log_prior
-from genreg.solvers.updates import DENSE, Update
+from genreg.solvers.generative.isotropic import JointProblem
+from genreg.solvers.generative.joint_map import codes, maximise
+from genreg.solvers.generative.structured import StructuredProblem, negative_log_prior
+from genreg.solvers.problem.objective import Blocks
+from genreg.solvers.updates.base import DENSE, Update
+from genreg.solvers.updates.propose import Proposal, Propose
 
 __all__ = ["JointPrior"]
 

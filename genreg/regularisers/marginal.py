@@ -20,11 +20,11 @@ from torch import Tensor
 
 from genreg.fidelity import GaussianFidelity
 from genreg.operators import TorchFunctional, lower, to_tensor, to_torch, torch_dtype
-from genreg.operators.arguments import integer, number, seed_number
-from genreg.operators.modes import normal, undisturbed
+from genreg.operators.bridge.arguments import integer, number, seed_number
+from genreg.operators.bridge.modes import normal, undisturbed
 from genreg.regularisers.differentiable import Gradient
 from genreg.solvers import Objective, palm, quasi_newton
-from genreg.solvers.objective import Blocks
+from genreg.solvers.problem.objective import Blocks
 
 __all__ = ["Marginal", "RangeMarginal"]
 

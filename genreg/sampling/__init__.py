@@ -11,13 +11,13 @@ from genreg.sampling.diagnostics import (
     rank_normalised_rhat,
 )
 from genreg.sampling.figures import plot_traces
-from genreg.sampling.gibbs import JointSamples, gibbs
-from genreg.sampling.kernels import HMC, MALA, PCN, ULA
+from genreg.sampling.gibbs_sampler import JointSamples, gibbs
+from genreg.sampling.kernels.metropolis import HMC, MALA, PCN, ULA
+from genreg.sampling.kernels.skrock import SKROCK
 from genreg.sampling.posterior import LatentPosterior
 from genreg.sampling.samples import ChainStatus, Samples
 from genreg.sampling.screening import screened_starts
-from genreg.sampling.skrock import SKROCK
-from genreg.sampling.starts import starts
+from genreg.sampling.starting_points import starts
 
 __all__ = [
     "HMC",

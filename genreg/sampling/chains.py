@@ -9,16 +9,17 @@ from typing import Any
 
 from torch import Tensor
 
-from genreg.operators.arguments import choice, described, flag, integer, number, seed_number
-from genreg.operators.arrays import check_memory
-from genreg.operators.modes import undisturbed
-from genreg.sampling.coordinates import METRICS, Coordinates
-from genreg.sampling.kernels import HMC, MALA, ULA, Kernel
+from genreg.operators.bridge.arguments import choice, described, flag, integer, number, seed_number
+from genreg.operators.bridge.arrays import check_memory
+from genreg.operators.bridge.door import per_sample_number
+from genreg.operators.bridge.modes import undisturbed
+from genreg.sampling.adaptation import METRICS, Coordinates
+from genreg.sampling.kernels.metropolis import HMC, MALA, ULA, Kernel
 from genreg.sampling.posterior import LatentPosterior
-from genreg.sampling.random import Random
+from genreg.sampling.random_numbers import Random
 from genreg.sampling.run import Plan, Run
 from genreg.sampling.samples import Samples
-from genreg.sampling.starts import starts
+from genreg.sampling.starting_points import starts
 from genreg.sampling.storage import (
     as_stored,
     refuse_not_finite,
@@ -27,7 +28,6 @@ from genreg.sampling.storage import (
     state_file,
 )
 from genreg.solvers.checkpoints import StateFile, saving
-from genreg.solvers.door import per_sample_number
 
 __all__ = ["langevin", "resume", "sample"]
 

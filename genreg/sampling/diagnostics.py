@@ -17,7 +17,7 @@ from genreg.sampling.convergence import (
 
 if TYPE_CHECKING:
     from genreg.sampling.samples import Samples
-from genreg.solvers.advised import Advised
+from genreg.solvers.driver.advised import Advised
 
 __all__ = [
     "Diagnostics",

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from genreg.fidelity import GaussianFidelity
 from genreg.operators import GaussianPosterior, Precision, to_torch
+from genreg.operators.linear.conjugate_gradient import inner
 from genreg.regularisers import JointPrior
-from genreg.sampling.kernels import MALA, Info, State
-from genreg.sampling.random import Random
-from genreg.solvers.line_search import inner
-from genreg.solvers.structured import negative_log_prior
+from genreg.sampling.kernels.metropolis import MALA, Info, State
+from genreg.sampling.random_numbers import Random
+from genreg.solvers.generative.structured import negative_log_prior
 
 __all__ = ["JointMoves"]
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from genreg.sampling.coordinates import Coordinates, Scatter
-from genreg.sampling.kernels import Kernel, State
+from genreg.sampling.adaptation import Coordinates, Scatter
+from genreg.sampling.kernels.metropolis import Kernel, State
 from genreg.sampling.moments import Moments
 from genreg.sampling.posterior import LatentPosterior
-from genreg.sampling.random import Random
+from genreg.sampling.random_numbers import Random
 from genreg.sampling.samples import ChainStatus, Samples
 from genreg.sampling.warm_up import adapted, largest_curvature, window_ends
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg.operators.arguments import number
-from genreg.operators.arrays import samples_of
+from genreg.operators.bridge.arguments import number
+from genreg.operators.bridge.arrays import samples_of
 from genreg.sampling.posterior import LatentPosterior
 from genreg.sampling.storage import as_stored, state_file
 from genreg.sampling.weights import kish_ess, self_normalised, weighted_mean_and_std
-from genreg.solvers.advised import Advised
+from genreg.solvers.driver.advised import Advised
 
 __all__ = ["ChainStatus", "Samples"]
 

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from genreg.operators import to_torch, torch_dtype
-from genreg.operators.arguments import integer, seeded_generator
-from genreg.operators.arrays import check_memory
-from genreg.operators.modes import undisturbed
+from genreg.operators.bridge.arguments import integer, seeded_generator
+from genreg.operators.bridge.arrays import check_memory
+from genreg.operators.bridge.modes import undisturbed
 from genreg.sampling.posterior import LatentPosterior
 from genreg.sampling.weights import kish_ess
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from genreg._identity import of_fidelity
 from genreg.operators import to_torch
-from genreg.sampling.kernels import HMC, MALA, PCN, ULA
+from genreg.regularisers.identity import of_fidelity
+from genreg.sampling.kernels.metropolis import HMC, MALA, PCN, ULA
+from genreg.sampling.kernels.skrock import SKROCK
 from genreg.sampling.posterior import LatentPosterior
-from genreg.sampling.skrock import SKROCK
 from genreg.solvers.checkpoints import StateFile, codes, not_finite, of_generator, refuse_other
 
 __all__ = ["as_stored", "refuse_not_finite", "refuse_other_posterior", "restored", "state_file"]

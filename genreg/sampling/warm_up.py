@@ -16,8 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genreg.sampling.kernels import Target
-from genreg.sampling.random import Random
+from genreg.sampling.kernels.metropolis import Target
+from genreg.sampling.random_numbers import Random
 
 __all__ = ["adapted", "largest_curvature", "window_ends"]
 

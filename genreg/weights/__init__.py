@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg._loop import atomically
 from genreg.networks import GAN, Autoencoder, Critic, Flow, GaussianRegressor, build
-from genreg.operators.arguments import check_path
+from genreg.operators.bridge.arguments import check_path
+from genreg.solvers.checkpoints import atomically
 
 __all__ = ["load", "read_card", "save", "shipped"]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from genreg.operators import to_torch, torch_device, torch_dtype
-from genreg.operators.spaces import space_shape
+from genreg.operators.bridge.spaces import space_shape
 from genreg.solvers.checkpoints.state_files import digest
 
 __all__ = ["codes", "noise", "of_generator", "of_operator", "of_setting"]

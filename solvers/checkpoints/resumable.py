@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from genreg.operators.arguments import check_path, flag
+from genreg.operators.bridge.arguments import check_path, flag
 from genreg.solvers.checkpoints.interruption import interruptible
 from genreg.solvers.checkpoints.state_files import load_state, refuse_other, save_state
 

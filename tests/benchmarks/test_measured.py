@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from genreg.operators import cartesian_mask, dot_test
-from genreg.operators.fourier import centred_fft2
+from genreg.operators.mri.fourier import centred_fft2
 
 SHAPE = (48, 40)
 NOISE = 0.01

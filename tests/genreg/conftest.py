@@ -11,7 +11,7 @@ from odl.applications import tomo
 from torch import nn
 
 from genreg import Generator, to_torch
-from genreg.configuration import reconstruct_file
+from genreg.cli.configuration import reconstruct_file
 from genreg.operators import gaussian_measurements, ray_transform
 
 
@@ -145,7 +145,7 @@ class Case:
 @pytest.fixture
 def without_pictures(monkeypatch):
     """Write images only: the picture beside takes longer than most of the small problems."""
-    monkeypatch.setattr("genreg.configuration._write", lambda image, target: np.save(target, image))
+    monkeypatch.setattr("genreg.cli.configuration._write", lambda image, target: np.save(target, image))
 
 
 @pytest.fixture

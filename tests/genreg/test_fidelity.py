@@ -25,7 +25,7 @@ from genreg import (
 )
 from genreg.fidelity._transmission import transmission_prox
 from genreg.operators import derivative_test, ray_transform
-from genreg.operators.tensor_operator import TensorOperator
+from genreg.operators.bridge.tensor_operator import TensorOperator
 from genreg.solvers import Objective, SaddlePoint, Status
 
 from .conftest import LinearModel

@@ -28,10 +28,10 @@ from genreg import (
 )
 from genreg.operators import GaussianPosterior, IsotropicPrecision, condition, gaussian_measurements
 from genreg.regularisers.functional import OfFunctional
-from genreg.solvers.jpmap import codes
-from genreg.solvers.propose import Proposal, Propose
+from genreg.solvers.generative.joint_map import codes
+from genreg.solvers.updates.propose import Proposal, Propose
 
-from ..operators.test_pickles import WAYS, points, same
+from ..operators.bridge.test_pickles import WAYS, points, same
 
 REGULARISERS = {
     "hard": lambda G: HardConstraint(G),

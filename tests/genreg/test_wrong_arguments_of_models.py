@@ -8,17 +8,7 @@ import pytest
 import torch
 
 import genreg
-from genreg import (
-    adaptive,
-    adversarial,
-    amortise,
-    datasets,
-    distillation,
-    evaluation,
-    latent,
-    sampling,
-    training,
-)
+from genreg import adaptive, datasets, evaluation, latent, sampling, training
 from genreg import empirical_bayes as eb
 from genreg.networks import DenseConfig
 from genreg.operators import gaussian_measurements
@@ -110,8 +100,8 @@ CALLS = {
 }
 # of these, which take time or files, only what is refused at the entry
 OTHERS = {
-    "adversarial.fit": (adversarial.fit, {"model": None, "images": SMALL, "steps": 1}),
-    "distil": (distillation.distil, {"model": None, "inputs": SMALL, "outputs": SMALL, "steps": 1}),
+    "training.fit_gan": (training.fit_gan, {"model": None, "images": SMALL, "steps": 1}),
+    "distil": (training.distil, {"model": None, "inputs": SMALL, "outputs": SMALL, "steps": 1}),
     "earth_mover": (evaluation.earth_mover, {"generated": IMAGES, "test": IMAGES}),
     "empirical_bayes.fit": (empirical_bayes, {}),
     "evaluate": (evaluation.evaluate, {"G": G}),
@@ -120,7 +110,7 @@ OTHERS = {
         {"fidelity": OBSERVED, "prior": eb.GaussianGraphicalModel(Z3), "max_iter": 1, "progress": False},
     ),
     "fastmri": (datasets.fastmri, {"folder": "/nowhere"}),
-    "fit_encoder": (amortise.fit_encoder, {"model": None, "pairs": None, "steps": 1}),
+    "fit_encoder": (training.fit_encoder, {"model": None, "pairs": None, "steps": 1}),
     "fit_range": (evaluation.fit_range, {"G": G, "images": IMAGES[:, :4, :5], "data_range": 1.0}),
     "htc2022": (datasets.htc2022, {"path": "/nowhere.mat"}),
     "image_folder": (datasets.image_folder, {"path": "/nowhere", "size": 8}),
@@ -141,7 +131,7 @@ TABLE = [
     ("fit", {"validate_every": "often"}, TypeError, "validate_every must be an integer, got 'often'"),
     ("fit", {"images": SMALL[:0]}, ValueError, "images must have the shape (N, 4, 4), got (0, 4, 4)"),
     ("fit", {"images": SMALL / 0}, ValueError, "images must be finite"),
-    ("adversarial.fit", {"critic_steps": 0}, ValueError, "critic_steps must be a positive integer, got 0"),
+    ("training.fit_gan", {"critic_steps": 0}, ValueError, "critic_steps must be a positive integer, got 0"),
     ("distil", {"mean_steps": 1.5}, TypeError, "mean_steps must be an integer, got 1.5"),
     ("fit_encoder", {"clean": 1}, ValueError, "clean must be a number between 0 and 1, got 1"),
     ("empirical_bayes.fit", {"n_critic": None}, TypeError, "n_critic must be an integer, got None"),

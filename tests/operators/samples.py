@@ -6,7 +6,7 @@ import odl
 import torch
 
 from genreg.operators import to_element, to_tensor
-from genreg.operators.spaces import is_stacked, space_shape, torch_dtype, tree_leaves, tree_map
+from genreg.operators.bridge.spaces import is_stacked, space_shape, torch_dtype, tree_leaves, tree_map
 
 BATCHES = [(), (1,), (7,)]
 ROUNDING = {"rtol": 1e-10, "atol": 1e-10}

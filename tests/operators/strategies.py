@@ -15,7 +15,7 @@ from odl.core.discr import DiscretizedSpace
 from odl.core.set import Field
 
 from genreg.operators import to_element
-from genreg.operators.spaces import is_stacked, torch_dtype
+from genreg.operators.bridge.spaces import is_stacked, torch_dtype
 
 from .samples import random
 

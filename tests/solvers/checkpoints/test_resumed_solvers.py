@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from genreg.operators import to_torch
+from genreg.operators.bridge.door import Door
 from genreg.solvers import Adam, Status, jpmap, jpmap_continuation, map_z_splitting
 from genreg.solvers.checkpoints import begin, resumable
-from genreg.solvers.door import Door
-from genreg.solvers.driver import run
-from genreg.solvers.latent import least_squares
+from genreg.solvers.driver.loop import run
+from genreg.solvers.generative.latent import least_squares
 
 from ..latent_problems import OPERATORS, data, network, space
 

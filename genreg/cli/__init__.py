@@ -1,0 +1,5 @@
+"""The command line, and the files that it reads."""
+
+from genreg.cli.commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,5 @@
+"""``python -m genreg.cli``."""
+
+from genreg.cli.commands import main
+
+raise SystemExit(main())

@@ -1,0 +1,110 @@
+r"""Jacobians of batched operators, for latent vectors: few columns, many pixels.
+
+For :math:`F : Z \to Y` on a batch, :math:`J = F'(z)` of every sample by itself. `jacobian` makes all its columns
+in one sweep of forward differentiation over the batch, `linearise` the products :math:`J p` and
+:math:`J^T w`. All are Euclidean, without the weights of the spaces.
+
+References
+----------
+A. Griewank, A. Walther (2008), Evaluating derivatives, doi:10.1137/1.9780898717761, chapter 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genreg.operators.bridge.lowered import TorchOperator
+from genreg.operators.bridge.spaces import Tensors, space_shape, tree_leaves, tree_map
+
+__all__ = ["columns", "jacobian", "linearise"]
+
+# Numbers that a sweep of forward differentiation may hold in one layer as wide as the output.
+_ENTRIES = 2**25
+
+
+def jacobian(op: TorchOperator, z: Tensor) -> Tensor:
+    """Jacobian of every sample, ``(B, m, n)`` with m entries of Y and n of Z; complex where Y is.
+
+    By forward differentiation (n sweeps at once), or by reverse (m sweeps) where m is smaller.
+
+    Parameters
+    ----------
+    op : TorchOperator
+        F, from one tensor to one tensor.
+    z : Tensor
+        Points, ``(B, *Z.shape)``, real.
+    """
+    m, n = math.prod(space_shape(op.range)), z[0].numel()
+    if m < n and not op.linear:
+        return _rows(op, z)
+    return columns(op, z).flatten(2).permute(1, 2, 0)
+
+
+def columns(op: TorchOperator, z: Tensor) -> Tensor:
+    """Columns :math:`J e_i` of every sample, ``(n, B, *Y.shape)``, by forward differentiation.
+
+    An operator that cannot be differentiated forwards gets them from its rows.
+    """
+    count, n = len(z), z[0].numel()
+    basis = torch.eye(n, dtype=z.dtype, device=z.device).view(n, 1, *z.shape[1:]).expand(n, *z.shape)
+    with torch.no_grad():
+        if op.linear:
+            return op(basis)
+        size = count * math.prod(space_shape(op.range))
+        try:
+            return torch.func.vmap(
+                lambda p: torch.func.jvp(op.fn, (z,), (p,))[1], chunk_size=max(1, _ENTRIES // max(size, 1))
+            )(basis)
+        except torch.OutOfMemoryError:
+            raise
+        except (NotImplementedError, RuntimeError):
+            pass  # an operator of which torch knows the reverse derivative only
+    return _rows(op, z).movedim(2, 0).reshape(n, count, *space_shape(op.range))
+
+
+def _rows(op: TorchOperator, z: Tensor) -> Tensor:
+    """Jacobians ``(B, m, n)`` by reverse differentiation, row by row."""
+
+    def row(entry: Tensor) -> Tensor:
+        return torch.autograd.grad(entry.sum(), leaf, retain_graph=True, materialize_grads=True)[0]
+
+    with torch.enable_grad():
+        leaf = z.detach().requires_grad_()
+        value = op(leaf).flatten(1)
+        parts = (value.real, value.imag) if value.is_complex() else (value,)
+        jacobians = [torch.stack([row(part[:, i]) for i in range(part.shape[1])], 1) for part in parts]
+    return (torch.complex(*jacobians) if value.is_complex() else jacobians[0]).flatten(2)
+
+
+def linearise(
+    op: TorchOperator, z: Tensor
+) -> tuple[Tensors, Callable[[Tensor], Any], Callable[[Any], Tensor]]:
+    """Return the values F(z), and the functions p -> J p and w -> J^T w.
+
+    Parameters
+    ----------
+    op : TorchOperator
+        F, which must be differentiable forwards and backwards.
+    z : Tensor
+        Points, ``(B, *Z.shape)``.
+    """
+    with torch.enable_grad():
+        leaf = z.detach().requires_grad_()
+        recorded = op(leaf)
+    value = tree_map(lambda t: t.detach(), recorded)
+
+    def push(p: Tensor) -> Any:
+        with torch.no_grad():
+            return op(p) if op.linear else torch.func.jvp(op.fn, (z,), (p,))[1]
+
+    def pull(w: Any) -> Tensor:
+        return torch.autograd.grad(
+            tree_leaves(recorded), leaf, tree_leaves(w), retain_graph=True, materialize_grads=True
+        )[0]
+
+    return value, push, pull

@@ -1,0 +1,116 @@
+r"""Lowering: an ODL operator or functional becomes a differentiable torch callable on batches.
+
+``to_torch(op)`` *lowers* `op`, and with it every operator that ODL's algebra has composed it from. The result
+maps tensors ``(*batch, *domain.shape)`` to ``(*batch, *range.shape)``, for a functional to ``(*batch,)``,
+with the values of ODL itself, the weights of its spaces included. It is differentiable by autograd to any
+order and works under `torch.func`. On complex spaces functionals give the real part of ODL's value.
+One functional differs from ODL 1.0 on purpose: `odl.functionals.KullbackLeibler` where nothing was counted is x
+for x >= 0, also at 0, where ODL has infinity, and infinite for x < 0, where ODL has x; its conjugate likewise.
+
+`lower` is a `functools.singledispatch` on the class of the operator; a new class is taught by one
+registration::
+
+    @lower.register(MyOperator)
+    def _(op):
+        A = to_torch(op.inner)                    # recurse by to_torch, not by lower
+        return TorchOperator(lambda t: A.fn(t).exp(), op.domain, op.range)
+
+What has no registration falls back to calling ODL sample by sample (see `genreg.operators.lowering.fallback`) and says
+so once per class. Nothing is checked inside the callables; `check_tensor` is for the entry points.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import odl
+
+from genreg.operators.bridge.lowered import Remade, Step, TorchFunctional, TorchOperator, sample_ndims, spread
+from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.bridge.spaces import (
+    check_tensor,
+    is_stacked,
+    join,
+    space_shape,
+    split,
+    to_element,
+    to_tensor,
+    torch_device,
+    torch_dtype,
+)
+from genreg.operators.bridge.weights import riesz, weight
+
+__all__ = [
+    "Remade",
+    "Step",
+    "TorchFunctional",
+    "TorchOperator",
+    "check_tensor",
+    "is_stacked",
+    "join",
+    "lower",
+    "riesz",
+    "sample_ndims",
+    "space_shape",
+    "split",
+    "spread",
+    "to_element",
+    "to_tensor",
+    "to_torch",
+    "torch_device",
+    "torch_dtype",
+    "weight",
+]
+
+
+@functools.singledispatch
+def lower(op: Any) -> TorchOperator | TorchFunctional:
+    """Return the torch form of an ODL operator or functional; dispatches on its class.
+
+    Call `to_torch`, which checks its argument; this is the registry that a new operator class is added to.
+    """
+    raise TypeError(f"`op` must be an ODL operator or functional, got {type(op).__name__}")
+
+
+@undisturbed
+def to_torch(op: Any) -> TorchOperator | TorchFunctional:
+    """Lower an ODL operator or functional to a differentiable torch callable on batches.
+
+    Parameters
+    ----------
+    op : odl.Operator
+        Operator or functional, of any composition. What is lowered already is returned as it is.
+
+    Returns
+    -------
+    TorchOperator or TorchFunctional
+        The latter for instances of `odl.functionals.Functional`.
+
+    Raises
+    ------
+    TypeError
+        If `op` is not an ODL operator.
+
+    Warns
+    -----
+    UserWarning
+        Once for every class without a native lowering; such operators are called sample by sample.
+    """
+    if isinstance(op, TorchOperator | TorchFunctional):
+        return op
+    if not isinstance(op, odl.Operator):
+        raise TypeError(f"`op` must be an ODL operator or functional, got {type(op).__name__}")
+    return _implementation(type(op))(op).made_by(to_torch, op)
+
+
+def _implementation(cls: type) -> Callable[[Any], TorchOperator | TorchFunctional]:
+    """Find the lowering of `cls`: the fallback if it overrides `_call` of the ODL class registered."""
+    found = lower.dispatch(cls)
+    owner = next((c for c in cls.__mro__ if lower.registry.get(c) is found), None)
+    if owner is None or owner.__module__.split(".")[0] != "odl" or cls._call is owner._call:
+        return found
+    return lower.dispatch(
+        odl.functionals.Functional if issubclass(cls, odl.functionals.Functional) else odl.Operator
+    )

@@ -1,0 +1,173 @@
+"""Small parts that the lowerings are made of: constants, weighted sums, zeros, weighted adjoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import odl
+import torch
+from torch import Tensor
+
+from genreg.operators.bridge.spaces import Tensors, is_stacked, space_shape, to_tensor, torch_dtype, tree_map
+from genreg.operators.bridge.tensor_operator import TensorOperator
+from genreg.operators.bridge.translation import TorchFunctional, TorchOperator, to_torch
+from genreg.operators.bridge.weights import weight
+
+__all__: list[str] = []
+
+Number = float | complex
+
+
+def constant(x: Any) -> Callable[[Tensors], Tensors]:
+    """Copy an ODL element (or tensors), and return a function that gives it on the device of its argument.
+
+    Numpy spaces live on the CPU; with this, a problem written on them also runs on tensors on a GPU.
+    """
+    t = x if isinstance(x, Tensor | tuple) else to_tensor(x)
+    if isinstance(t, tuple):
+        parts = [constant(part) for part in t]
+        return lambda like: tuple(part(like) for part in parts)
+    t = t.detach().clone()
+    copies = {t.device: t}
+
+    def on_device_of(like: Tensors) -> Tensor:
+        while not isinstance(like, Tensor):
+            like = like[0]
+        device = like.device
+        if device not in copies:
+            copies[device] = t.to(device)
+        return copies[device]
+
+    return on_device_of
+
+
+def number(value: Any) -> Number:
+    """Return a Python number, real if it can be: multiplying by a complex one makes real tensors complex."""
+    value = complex(value)
+    return value.real if value.imag == 0 else value
+
+
+def elementwise(space: Any, fn: Callable[..., Tensor]) -> Callable[..., Tensors]:
+    """Let `fn` act on each tensor of `space`; `fn` itself where there is only one."""
+    return fn if is_stacked(space) else lambda *trees: tree_map(fn, *trees)
+
+
+def times(space: Any, scale: Number) -> Callable[[Tensors], Tensors]:
+    """Multiplication by a number."""
+    return elementwise(space, lambda t: scale * t)
+
+
+def weighted_sum(space: Any) -> Callable[[Tensors], Tensor]:
+    """Return the map from tensor(s) to the weighted sum over each sample, ``(*batch,)``."""
+    if not is_stacked(space):
+        return _sum_of_parts([_weighted_sum(s, w) for s, w in zip(space.spaces, weight(space), strict=True)])
+    return _weighted_sum(space, weight(space))
+
+
+def _weighted_sum(space: Any, w: float | Tensor | tuple) -> Callable[[Tensors], Tensor]:
+    if not is_stacked(space):
+        return _sum_of_parts([_weighted_sum(s, v) for s, v in zip(space.spaces, w, strict=True)])
+    axes = tuple(range(-len(space_shape(space)), 0))
+    if isinstance(w, Tensor):
+        array = constant(w)
+        return lambda t: (t * array(t)).sum(axes)
+    if not axes:
+        return lambda t: w * t
+    return (lambda t: t.sum(axes)) if w == 1.0 else (lambda t: w * t.sum(axes))
+
+
+def _sum_of_parts(sums: list[Callable[[Tensors], Tensor]]) -> Callable[[Tensors], Tensor]:
+    return lambda t: sum(f(part) for f, part in zip(sums, t, strict=True))
+
+
+def abs2(t: Tensor) -> Tensor:
+    """Squared modulus. A product is faster to differentiate than a square."""
+    return t.real * t.real + t.imag * t.imag if t.is_complex() else t * t
+
+
+def safe_sqrt(s: Tensor) -> Tensor:
+    """Square root whose derivative at 0 is 0, the smallest subgradient of a norm, instead of infinity."""
+    positive = s > 0
+    return torch.where(positive, torch.where(positive, s, 1.0).sqrt(), 0.0)
+
+
+def zeros(space: Any) -> Callable[[Tensors], Tensor]:
+    """Return the map to ``(*batch,)`` real zeros that autograd still knows to depend on its argument."""
+    if not is_stacked(space):
+        return _sum_of_parts([zeros(s) for s in space.spaces])
+    ndim = len(space_shape(space))
+
+    def empty_sum(t: Tensor) -> Tensor:
+        t = t.flatten(-ndim) if ndim > 1 else t if ndim else t.unsqueeze(-1)
+        return (t.real if t.is_complex() else t)[..., :0].sum(-1)
+
+    return empty_sum
+
+
+def replicated(space: Any, values: Tensor) -> Tensors:
+    """Values ``(*batch,)`` repeated over every entry of a sample of `space`; complex where the space is."""
+    if not is_stacked(space):
+        return tuple(replicated(s, values) for s in space.spaces)
+    shape = space_shape(space)
+    if torch_dtype(space).is_complex and not values.is_complex():
+        values = values.to(values.dtype.to_complex())
+    return values.reshape(values.shape + (1,) * len(shape)).expand(values.shape + shape)
+
+
+def own_adjoint(op: Any) -> Callable[[], TorchOperator] | None:
+    """ODL's own adjoint, lowered when it is needed; None for a nonlinear operator."""
+    return (lambda: to_torch(op.adjoint)) if op.is_linear else None
+
+
+def weighted_pair(
+    forward: Callable[[Tensors], Tensors],
+    transposed: Callable[[Tensors], Tensors],
+    domain: Any,
+    range: Any,
+) -> TorchOperator:
+    """Return the linear operator of a function and its Euclidean adjoint; this adds the weights."""
+    w_dom, w_ran = weight(domain), weight(range)
+    if isinstance(w_dom, float) and isinstance(w_ran, float):
+        ratio, scale = w_ran / w_dom, times(domain, w_ran / w_dom)
+        adjoint = transposed if ratio == 1.0 else lambda t: scale(transposed(t))
+        return TorchOperator.pair(forward, adjoint, domain, range)
+    up, down = multiplier(range, w_ran), multiplier(domain, w_dom, inverse=True)
+    return TorchOperator.pair(forward, lambda t: down(transposed(up(t))), domain, range)
+
+
+def multiplier(space: Any, w: Any, inverse: bool = False) -> Callable[[Tensors], Tensors]:
+    if isinstance(w, float):
+        return times(space, 1 / w if inverse else w)
+    if isinstance(w, Tensor):
+        array = constant(1 / w if inverse else w)
+        return lambda t: t * array(t)
+    parts = [multiplier(s, v, inverse) for s, v in zip(space.spaces, w, strict=True)]
+    return lambda t: tuple(f(part) for f, part in zip(parts, t, strict=True))
+
+
+def euclidean_pair(A: odl.Operator) -> tuple[Callable[[Tensor], Tensors], Callable[[Tensors], Tensor]]:
+    r"""Return the action of A on samples and its Euclidean transpose :math:`w_X A^*(w_Y^{-1}\,\cdot)`."""
+    if isinstance(A, TensorOperator):
+        return A.forward, A.transpose
+    lowered = to_torch(A)
+    try:
+        if isinstance(lowered, TorchFunctional):
+            raise NotImplementedError
+        adjoint = lowered.adjoint
+    except NotImplementedError:
+        raise NotImplementedError(f"`A` must be linear with an adjoint, got {A!r}, which has none") from None
+    outer, inner = weight(A.range), weight(A.domain)
+    if isinstance(outer, float) and isinstance(inner, float):
+        up, down = multiplier(A.domain, inner / outer), None
+        back = adjoint.fn if inner == outer else lambda s: up(adjoint.fn(s))
+    else:
+        up, down = multiplier(A.domain, inner), multiplier(A.range, outer, inverse=True)
+        back = lambda s: up(adjoint.fn(down(s)))  # noqa: E731
+    if torch_dtype(A.domain).is_complex:
+        return lowered.fn, back
+    return lowered.fn, lambda s: _real(back(s))
+
+
+def _real(t: Tensor) -> Tensor:
+    return t.real if t.is_complex() else t

@@ -1,0 +1,94 @@
+"""Which pixels a sparse triangular factor joins: a neighbourhood of later pixels, and the channels of one pixel."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genreg.operators.bridge.arguments import integer, integers
+from genreg.operators.bridge.arrays import check_memory
+
+__all__ = ["Stencil", "Term", "neighbourhood"]
+
+
+def neighbourhood(distance: int, dilation: int | Sequence[int] = 1) -> list[tuple[int, int]]:
+    r"""Offsets (rows, columns) to the later half of a square neighbourhood, in raster order.
+
+    Parameters
+    ----------
+    distance : int
+        d, so that the neighbourhood has :math:`(2 d + 1)^2` pixels, :math:`((2 d + 1)^2 - 1) / 2` of them later; 0
+        for none.
+    dilation : int or sequence of int
+        Factor of the offsets; for several, the union of the neighbourhoods.
+
+    Returns
+    -------
+    list of tuple of int
+        The offsets, of which K is the number.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If distance is no non-negative integer, or a dilation no positive one.
+    """
+    distance = integer(distance, "distance", minimum=0)
+    if np.ndim(dilation):
+        factors = integers(dilation, "dilation", minimum=1)
+    else:
+        factors = (integer(dilation, "dilation", minimum=1),)
+    check_memory((2 * distance + 1, distance + 1, 16), torch.int64, "distance", distance)
+    near = [(a, b) for a in range(distance + 1) for b in range(-distance, distance + 1) if (a, b) > (0, 0)]
+    return sorted({(f * a, f * b) for f in factors for a, b in near})
+
+
+class Term(NamedTuple):
+    """One k of the form: the channels c and c', and the offset."""
+
+    column: int
+    row: int
+    down: int
+    right: int
+
+
+class Stencil(tuple[Term, ...]):
+    """The terms of the form: the neighbourhood in every channel, then the pairs of channels of one pixel."""
+
+    @classmethod
+    def of(cls, channels: int, distance: int, dilation: int | Sequence[int]) -> Stencil:
+        """The stencil of a neighbourhood, see `neighbourhood`."""
+        near = neighbourhood(distance, dilation)
+        own = [Term(c, c, *offset) for c in range(channels) for offset in near]
+        cross = [Term(c, other, 0, 0) for c in range(channels) for other in range(c + 1, channels)]
+        return cls([*own, *cross])
+
+    @functools.cached_property
+    def offsets(self) -> list[tuple[int, int]]:
+        """The neighbourhood, which is that of every channel."""
+        return [(t.down, t.right) for t in self if t.column == t.row == 0]
+
+    @functools.cached_property
+    def pairs(self) -> list[tuple[int, int]]:
+        """The pairs of channels."""
+        return [(t.column, t.row) for t in self if t.column != t.row]
+
+    @functools.cached_property
+    def reach(self) -> tuple[int, int]:
+        """Largest offsets in rows and columns."""
+        return max((a for a, _ in self.offsets), default=0), max((abs(b) for _, b in self.offsets), default=0)
+
+    def by_offset(self, w: Tensor) -> tuple[Tensor, ...]:
+        """The weights of every offset, ``(*batch, C, n, m)``."""
+        if not self.offsets:
+            return ()
+        own = w.narrow(-3, 0, len(self) - len(self.pairs))
+        return own.unflatten(-3, (-1, len(self.offsets))).unbind(-3)
+
+    def by_pair(self, w: Tensor) -> tuple[Tensor, ...]:
+        """The weights of every pair of channels, ``(*batch, n, m)``."""
+        return w.narrow(-3, len(self) - len(self.pairs), len(self.pairs)).unbind(-3) if self.pairs else ()

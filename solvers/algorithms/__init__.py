@@ -1,0 +1,25 @@
+"""Algorithms for any objective: descent, PALM, quasi-Newton, primal-dual, conjugate gradients."""
+
+from genreg.solvers.algorithms.descent import (
+    alternating_gradient_descent,
+    gauss_newton,
+    gradient_descent,
+    ipalm,
+    palm,
+    quasi_newton,
+)
+from genreg.solvers.algorithms.krylov import conjugate_gradient
+from genreg.solvers.algorithms.limited_memory import lbfgs
+from genreg.solvers.algorithms.primal_dual import pdhg
+
+__all__ = [
+    "alternating_gradient_descent",
+    "conjugate_gradient",
+    "gauss_newton",
+    "gradient_descent",
+    "ipalm",
+    "lbfgs",
+    "palm",
+    "pdhg",
+    "quasi_newton",
+]

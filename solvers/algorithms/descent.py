@@ -1,0 +1,272 @@
+r"""Descent over blocks: gradient descent, alternating descent, PALM and its inertial form; Newton-like methods.
+
+All solve :math:`\min_v H(v) + \sum_i g_i(v_i)` with a line search for every sample and block. They differ in
+the number of blocks and in whether the :math:`g_i` are there.
+
+References
+----------
+M. Duff, N. D. F. Campbell, M. J. Ehrhardt (2021), Regularising inverse problems with generative machine
+learning models, arXiv:2107.11191, algorithms 1-3.
+
+J. Bolte, S. Sabach, M. Teboulle (2014), Proximal alternating linearized minimization,
+doi:10.1007/s10107-013-0701-9.
+
+T. Pock, S. Sabach (2016), Inertial proximal alternating linearized minimization (iPALM) for nonconvex and
+nonsmooth problems, doi:10.1137/16M1064064.
+
+A. Bora, A. Jalal, E. Price, A. G. Dimakis (2017), Compressed sensing using generative models, arXiv:1703.03208.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from odl.functionals import Functional
+
+from genreg.operators.bridge.arguments import described
+from genreg.operators.bridge.door import enter
+from genreg.operators.bridge.modes import undisturbed
+from genreg.solvers.driver.loop import Callback, run
+from genreg.solvers.driver.solution import Solution
+from genreg.solvers.problem.objective import Objective
+from genreg.solvers.updates.adam import Adam
+from genreg.solvers.updates.base import ProxGradient, QuasiNewton, Update
+from genreg.solvers.updates.inertial import Inertial
+from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
+from genreg.solvers.updates.line_search import Backtracking, searching
+
+__all__ = [
+    "alternating_gradient_descent",
+    "gauss_newton",
+    "gradient_descent",
+    "ipalm",
+    "palm",
+    "quasi_newton",
+]
+
+_SMOOTH = (Adam, QuasiNewton)  # updates that need a block without a proximable part
+
+
+@undisturbed
+def gradient_descent(
+    objective: Objective | Functional,
+    init: Any,
+    *,
+    max_iter: int = 500,
+    tol: float = 1e-4,
+    line_search: Backtracking | None = None,
+    updates: Mapping[str, Update] | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Gradient descent with backtracking (Duff et al., algorithm 1): :math:`v \leftarrow v - \tau \nabla H(v)`.
+
+    Parameters
+    ----------
+    objective : Functional or Objective
+        H, differentiable. An ODL functional is lowered to torch.
+    init : ODL element, Tensor or dict of one of them
+        Starting point; a tensor may have a leading batch axis.
+    max_iter : int
+        Accepted steps.
+    tol : float
+        A sample has converged when :math:`\|\nabla H(v)\| (\ell + \|v\|) / |H(v)|` is at most this, with the unit of
+        length ℓ of the block, see `Objective`.
+    line_search : Backtracking, optional
+        By default the spectral rule; ``Backtracking()`` is the rule of algorithm 1 itself.
+    updates : dict of str to update, optional
+        Another way to move the block: ``{"z": Adam(lr=0.02)}``, which on the problem of `HardConstraint` is the
+        method of Bora et al. Adam may let the objective rise, so that the result of a sample is the iterate with
+        the smallest one, unless the last iterate met the tolerance.
+    callback : callable, optional
+        Called with an `Iterate` after every iteration; a true answer ends the run.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Solution
+        Its blocks have the names of `init`, or ``"v"`` if `init` is no dict.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
+    NotImplementedError
+        If the objective is not differentiable.
+    """
+    update = ProxGradient(searching(line_search, Backtracking(spectral=True)))
+    return _descend(
+        objective, init, update, max_iter, tol, callback, progress, blocks=1, prox=False, updates=updates
+    )
+
+
+@undisturbed
+def alternating_gradient_descent(
+    objective: Objective | Functional,
+    init: Any,
+    *,
+    max_iter: int = 500,
+    tol: float = 1e-4,
+    line_search: Backtracking | None = None,
+    updates: Mapping[str, Update] | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Gradient steps in every block in turn (Duff et al., algorithm 2).
+
+    Parameters and results are those of `gradient_descent`, with `init` a dict of blocks in the order of the
+    parts of the functional's domain. By default the line search grows its step after a success. `updates` is
+    that of `palm`.
+    """
+    update = ProxGradient(searching(line_search, Backtracking()))
+    return _descend(objective, init, update, max_iter, tol, callback, progress, prox=False, updates=updates)
+
+
+@undisturbed
+def palm(
+    objective: Objective | Functional,
+    init: Any,
+    *,
+    max_iter: int = 500,
+    tol: float = 1e-4,
+    line_search: Backtracking | None = None,
+    updates: Mapping[str, Update] | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Proximal alternating linearised minimisation with backtracking (Duff et al., algorithm 3).
+
+    In every block in turn :math:`v_i \leftarrow \mathrm{prox}_{\tau g_i}(v_i - \tau \nabla_i H(v))`; with a
+    single block this is proximal gradient descent. Parameters and results are those of `gradient_descent`,
+    with `init` a dict of blocks. Terms of a functional that have no gradient must have a prox on one block.
+
+    `updates` names blocks that are to move in another way, such as ``{"z": QuasiNewton()}`` for a latent
+    vector without a proximable part.
+    """
+    update = ProxGradient(searching(line_search, Backtracking()))
+    return _descend(objective, init, update, max_iter, tol, callback, progress, prox=True, updates=updates)
+
+
+@undisturbed
+def ipalm(
+    objective: Objective | Functional,
+    init: Any,
+    *,
+    max_iter: int = 500,
+    tol: float = 1e-4,
+    line_search: Backtracking | None = None,
+    updates: Mapping[str, Update] | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Inertial proximal alternating linearised minimisation (Pock and Sabach), monotone by adaptive restart.
+
+    In every block in turn :math:`v_i \leftarrow \mathrm{prox}_{\tau g_i}(v_i + \beta_k (v_i -
+    v_i^{\mathrm{old}}) - \tau \nabla_i H(v))`, see `genreg.solvers.updates.inertial`; an iteration costs what one of
+    `palm` does. Parameters and results are those of `palm`; ``updates={"z": QuasiNewton()}`` is a good choice for a
+    latent vector without a proximable part.
+    """
+    update = Inertial(line_search) if line_search else Inertial()
+    return _descend(objective, init, update, max_iter, tol, callback, progress, prox=True, updates=updates)
+
+
+@undisturbed
+def quasi_newton(
+    objective: Objective | Functional,
+    init: Any,
+    *,
+    max_iter: int = 200,
+    tol: float = 1e-4,
+    line_search: Backtracking | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""BFGS with backtracking, one dense inverse Hessian for every sample: for latent vectors.
+
+    Parameters and results are those of `gradient_descent`. The objective must be differentiable, and a block
+    small enough for an n × n matrix of every sample.
+    """
+    update = QuasiNewton(searching(line_search, Backtracking()))
+    return _descend(objective, init, update, max_iter, tol, callback, progress, blocks=1, prox=False)
+
+
+@undisturbed
+def gauss_newton(
+    objective: Objective,
+    init: Any,
+    *,
+    max_iter: int = 100,
+    tol: float = 1e-4,
+    update: LevenbergMarquardt | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Gauss-Newton steps :math:`v \leftarrow v - (N + \mu \operatorname{diag} N)^{-1} \nabla H(v)`, damped.
+
+    Parameters and results are those of `gradient_descent`, `update` has the settings of the steps. The objective
+    must have one block and a curvature N, such as that of a `HardConstraint` with a Gaussian fidelity.
+    """
+    if not isinstance(objective, Objective):
+        raise TypeError(f"objective must be an Objective, got {type(objective).__name__}")
+    if objective.proximable or objective.spaces.keys() != objective.curvature.keys():
+        raise NotImplementedError(
+            "objective must have one block, smooth and with a curvature, for Gauss-Newton steps; got the blocks "
+            f"{list(objective.spaces)}, proximable parts of {list(objective.proximable)} and the curvature of "
+            f"{list(objective.curvature)}"
+        )
+    step = update or LevenbergMarquardt()
+    return _descend(objective, init, step, max_iter, tol, callback, progress, blocks=1, prox=False)
+
+
+def _descend(
+    objective: Objective | Functional,
+    init: Any,
+    update: Update,
+    max_iter: int,
+    tol: float,
+    callback: Callback | None,
+    progress: bool,
+    *,
+    blocks: int | None = None,
+    prox: bool,
+    updates: Mapping[str, Update] | None = None,
+) -> Solution:
+    if not (updates is None or isinstance(updates, Mapping)):
+        raise TypeError(f"updates must be a dict from blocks to updates, got {described(updates)}")
+    names = tuple(init) if isinstance(init, Mapping) else ("v",)
+    if not isinstance(objective, Objective):
+        objective = Objective.from_odl(objective, names)
+    if blocks is not None and len(objective.spaces) != blocks:
+        raise ValueError(f"objective must have {blocks} block for this solver, got {list(objective.spaces)}")
+    if objective.proximable and not prox:
+        raise NotImplementedError(
+            "objective must be differentiable for this solver, got terms without a gradient in "
+            f"{list(objective.proximable)}; palm takes them by their prox"
+        )
+    if not isinstance(init, Mapping) and len(objective.spaces) == 1:
+        init = dict.fromkeys(objective.spaces, init)
+    door = enter(init, objective.spaces)
+    others = dict(updates or {})
+    for name, other in others.items():
+        if name not in objective.spaces:
+            raise ValueError(
+                f"updates must name blocks of the objective, {list(objective.spaces)}, got {name!r}"
+            )
+        if isinstance(other, type) or not callable(other):
+            raise TypeError(f"updates[{name!r}] must be an update such as Adam(), got {described(other)}")
+        if isinstance(other, _SMOOTH) and name in objective.proximable:
+            raise NotImplementedError(
+                f"updates[{name!r}] must take a proximable part, {type(other).__name__} needs a smooth block"
+            )
+    return run(
+        objective,
+        door,
+        {name: others.get(name, update) for name in objective.spaces},
+        max_iter=max_iter,
+        tol=tol,
+        callback=callback,
+        progress=progress,
+        description="descent",
+    )

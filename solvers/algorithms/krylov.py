@@ -1,0 +1,167 @@
+r"""Conjugate gradients for quadratic objectives, batched.
+
+References
+----------
+M. R. Hestenes, E. Stiefel (1952), Methods of conjugate gradients for solving linear systems,
+doi:10.6028/jres.049.044.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from genreg.operators.bridge.door import enter
+from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.linear.conjugate_gradient import conjugate_directions, inner
+from genreg.solvers.driver.loop import Callback, Iterate, check_stopping
+from genreg.solvers.driver.solution import Solution, Status
+from genreg.solvers.problem.objective import Objective
+
+__all__ = ["conjugate_gradient"]
+
+
+@undisturbed
+def conjugate_gradient(
+    objective: Objective,
+    init: Any,
+    *,
+    max_iter: int = 500,
+    tol: float = 1e-4,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Minimise a quadratic objective of one block by conjugate gradients.
+
+    The Hessian N acts by differences of gradients, :math:`N p = (\nabla H(c p) - \nabla H(0)) / c`, exact for a
+    quadratic. The number c gives the argument the length
+    :math:`\ell = \|b\|^3 / \langle b, N b \rangle` with :math:`b = \nabla H(0)`, which is at most that of the
+    minimiser, so that b does not drown the difference. Every 50 steps, and when the recursion says so, the residual
+    is computed afresh.
+
+    A sample has converged when :math:`\|\nabla H(x)\| (\ell + \|x\|) \le tol |H(x)|`. As H is convex and
+    :math:`\|x - x^*\| \le \|x\| + \|x^*\|`, that bounds the relative error of the objective.
+
+    Parameters
+    ----------
+    objective : Objective
+        Quadratic and bounded below, such as a Gaussian fidelity of a linear operator plus Tikhonov's term.
+    init, max_iter, tol, callback, progress
+        As for `gradient_descent`.
+
+    Returns
+    -------
+    Solution
+        ``history`` has ``residual``. A sample whose objective is not quadratic ends as stalled.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
+    NotImplementedError
+        If the objective has a part without a gradient.
+    """
+    max_iter, tol = check_stopping(max_iter, tol, callback)
+    if not isinstance(objective, Objective):
+        raise TypeError(f"objective must be an Objective, got {type(objective).__name__}")
+    if objective.proximable or len(objective.spaces) != 1:
+        raise NotImplementedError(
+            "objective must be quadratic in one block, got proximable parts or more blocks"
+        )
+    door = enter(init, objective.spaces)
+    (name,) = door.blocks
+    x = door.blocks[name]
+    began = time.perf_counter()
+
+    def gradient(v: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradients = objective.value_and_gradient({name: v})
+        return value, gradients[name]
+
+    at_zero, offset = gradient(torch.zeros_like(x))
+    product = _Product(lambda p: gradient(p)[1] - offset, at_zero, offset)
+    value, g = gradient(x)
+    samples = torch.arange(len(x), device=x.device)
+    status = torch.where(torch.isfinite(value), Status.RUNNING, Status.NON_FINITE)
+    iterations, calls = torch.zeros_like(samples), torch.full_like(samples, 3)
+    history: list[Tensor] = []
+    taken = 0
+    with tqdm(total=max_iter, desc="conjugate gradients", disable=not progress, leave=False) as bar:
+        while True:
+            size = product.length + inner(x, x).sqrt()
+            residual = inner(g, g).sqrt() * size / value.abs().clamp_min(torch.finfo(value.dtype).tiny)
+            history.append(residual)
+            running = status == Status.RUNNING
+            status = torch.where(running & (residual <= tol), Status.CONVERGED, status)
+            if taken >= max_iter:
+                status = torch.where(status == Status.RUNNING, Status.MAX_ITER, status)
+            running = status == Status.RUNNING
+            if not running.any():
+                break
+            start = x, value
+            keep = running.view(-1, *(1,) * (x.ndim - 1))
+            b = torch.where(keep, -g, 0)  # samples that have ended stay where they are
+            # Below rounding a residual by recursion means nothing, and a step may run along the null space of N.
+            smallest = 100 * torch.finfo(value.dtype).eps * inner(b, b).sqrt()
+            moving = running
+            for k, (step, r) in enumerate(conjugate_directions(product, b), start=1):
+                x = torch.where(moving.view_as(keep), x + step, x)
+                iterations = iterations + moving
+                taken += 1
+                size, length = product.length + inner(x, x).sqrt(), inner(r, r).sqrt()
+                moving = moving & (length * size > 0.5 * tol * value.abs()) & (length > smallest)
+                if k == 50 or taken >= max_iter or not bool(moving.any()):
+                    break
+            value, g = gradient(x)
+            rounding = 1e-6 * torch.maximum(start[1].abs(), at_zero.abs())
+            worse = running & ~(value <= start[1] + rounding)
+            x = torch.where(worse.view_as(keep), start[0], x)
+            value = torch.where(worse, start[1], value)
+            # neither the objective nor its gradient falls any more: this is rounding
+            idle = (value >= start[1] - rounding) & (inner(g, g) > 0.25 * inner(b, b))
+            status = torch.where(worse | (running & idle), Status.STALLED, status)
+            calls = torch.where(running, calls + k + 1, calls)
+            bar.update(taken - bar.n)
+            if callback and callback(Iterate(taken, {name: x}, value, residual, samples)):
+                status = torch.where(status == Status.RUNNING, Status.STOPPED, status)
+    return Solution(
+        blocks=door.leave({name: x}),
+        value=door.per_sample(value),
+        status=door.per_sample(status),
+        iterations=door.per_sample(iterations),
+        operator_calls=door.per_sample(calls),
+        time=time.perf_counter() - began,
+        history={"residual": door.per_sample(torch.stack(history), axis=1)},
+    )
+
+
+class _Product:
+    r"""The Hessian N of a quadratic by differences of gradients, at arguments of the length of its minimiser.
+
+    Parameters
+    ----------
+    difference : callable
+        :math:`p \mapsto \nabla H(p) - \nabla H(0)`.
+    value, b : Tensor
+        H(0), ``(B,)``, and ∇H(0), ``(B, *shape)``.
+    """
+
+    def __init__(self, difference: Callable[[Tensor], Tensor], value: Tensor, b: Tensor) -> None:
+        self.difference = difference
+        norm = inner(b, b).sqrt()
+        # H(0) / ‖b‖ has the units of x. Where it is no length, the difference is taken at the argument itself.
+        self.length = torch.where(norm > 0, value.abs() / norm, 0.0).nan_to_num(0.0, 0.0)
+        curvature = inner(b, self(b))
+        found = torch.isfinite(curvature) & (curvature > 0)
+        self.length = torch.where(found, norm * (norm * norm / torch.where(found, curvature, 1.0)), 0.0)
+
+    def __call__(self, p: Tensor) -> Tensor:
+        norm = inner(p, p).sqrt()
+        usable = (self.length > 0) & (norm > 0)
+        c = torch.where(usable, self.length / torch.where(norm > 0, norm, 1.0), 1.0)
+        c = c.view(-1, *(1,) * (p.ndim - 1))
+        return self.difference(c * p) / c

@@ -1,0 +1,236 @@
+r"""Limited-memory BFGS over all blocks together, batched: for smooth objectives of images and latent vectors.
+
+The blocks of a sample are one vector w, each divided by its unit of length ℓ (see `Objective`), so that the result
+does not depend on the units of the blocks. A step is :math:`-\tau M \nabla H(w)`, where M is made from the last m
+steps s and changes of the gradient by the two-loop recursion, from :math:`M_0 = \gamma_b I` on every block b,
+:math:`\gamma_b = \langle s_b, y_b \rangle / \|y_b\|^2`: blocks of different scale need no tuning.
+
+References
+----------
+D. C. Liu, J. Nocedal (1989), On the limited memory BFGS method for large scale optimization,
+doi:10.1007/BF01589116.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import odl
+import torch
+from odl.functionals import Functional
+from torch import Tensor
+
+from genreg.operators.bridge.arguments import check_callable, integer
+from genreg.operators.bridge.arrays import check_memory
+from genreg.operators.bridge.door import Door, enter
+from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.linear.conjugate_gradient import inner
+from genreg.solvers.driver.loop import Callback, Iterate, run
+from genreg.solvers.driver.solution import Solution
+from genreg.solvers.problem.objective import Blocks, Objective
+from genreg.solvers.problem.state import State, evaluate, starting_lengths, where
+from genreg.solvers.updates.base import descent_step
+from genreg.solvers.updates.line_search import Backtracking, searching
+
+__all__ = ["lbfgs"]
+
+Substitution = tuple[Callable[[Blocks], Blocks], Callable[[Blocks], Blocks]]
+
+
+@undisturbed
+def lbfgs(
+    objective: Objective | Functional,
+    init: Any,
+    *,
+    max_iter: int = 500,
+    tol: float = 1e-4,
+    memory: int = 10,
+    substitution: Substitution | None = None,
+    line_search: Backtracking | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Minimise a smooth objective over all its blocks at once by limited-memory BFGS.
+
+    Parameters
+    ----------
+    objective : Functional or Objective
+        H, differentiable. An ODL functional is lowered to torch.
+    init : ODL element, Tensor or dict of one of them
+        Starting point; a tensor may have a leading batch axis.
+    max_iter : int
+        Accepted steps.
+    tol : float
+        A sample has converged when :math:`\|\nabla H(w)\| (1 + \|w\|) / |H(w)|` is at most this, every block of w in
+        its unit of length, see `Objective`.
+    memory : int
+        Steps remembered, m.
+    substitution : pair of callables, optional
+        φ and its inverse, which map dicts of tensors with the names and shapes of the blocks: w is moved, and
+        v = φ(w) are the blocks; the lengths are those of v at the start. The deviation u = x - G(z) from the range
+        of a generator, for instance, is a far better variable than x: ``φ(w) = {"x": w["x"] + G(w["z"]), "z":
+        w["z"]}``.
+    line_search : Backtracking, optional
+        Its first step, `shrink`, `slack` and `max_trials` are used.
+    callback : callable, optional
+        Called with an `Iterate` after every iteration; a true answer ends the run.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Solution
+        Its blocks have the names of `init`, or ``"v"`` if `init` is no dict.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
+    NotImplementedError
+        If the objective is not differentiable.
+    """
+    memory = integer(memory, "memory", minimum=1)
+    check_callable(callback, "callback", "of an Iterate")
+    if not isinstance(objective, Objective):
+        objective = Objective.from_odl(objective, tuple(init) if isinstance(init, Mapping) else ("v",))
+    if objective.proximable:
+        raise NotImplementedError(
+            f"objective must be differentiable for lbfgs, got terms without a gradient in {list(objective.proximable)}"
+        )
+    door = enter(init, objective.spaces)
+    layout = _Layout(door.blocks, substitution)
+    size, like = sum(layout.sizes), next(iter(door.blocks.values()))
+    check_memory((len(like), 2 * memory, size), like.real.dtype, "memory", memory, like.device)
+    units = layout.units(objective, door.blocks)
+
+    def smooth(blocks: Blocks, unit: Tensor, **per_sample: Tensor) -> Tensor:
+        return objective.smooth(layout.unpack(blocks["w"], unit), **per_sample)
+
+    def offset(blocks: Blocks, unit: Tensor, **per_sample: Tensor) -> Tensor:
+        return objective.offset(layout.unpack(blocks["w"], unit), **per_sample)  # type: ignore[misc]
+
+    def watch(iterate: Iterate) -> Any:
+        with torch.no_grad():
+            blocks = layout.unpack(iterate.blocks["w"], units[iterate.samples])
+            return callback(replace(iterate, blocks=blocks))  # type: ignore[misc]
+
+    def leave(result: Mapping[str, Tensor]) -> dict[str, Any]:
+        with torch.no_grad():
+            return door.leave(layout.unpack(result["w"], units))
+
+    with torch.no_grad():
+        start = layout.pack(substitution[1](door.blocks) if substitution else door.blocks, units)
+    single = odl.rn(start.shape[1], dtype=str(start.dtype).removeprefix("torch."))
+    problem = Objective(
+        smooth,
+        {"w": single},
+        per_sample={**objective.per_sample, "unit": units},
+        offset=None if objective.offset is None else offset,
+    )
+    return run(
+        problem,
+        Door({"w": start}, leave, door.batched),
+        {"w": _LimitedMemory(layout.sizes, memory, searching(line_search, Backtracking()))},
+        max_iter=max_iter,
+        tol=tol,
+        callback=watch if callback else None,
+        progress=progress,
+        description="L-BFGS",
+    )
+
+
+class _Layout:
+    """Blocks as one real vector of every sample, each in its unit of length, and back."""
+
+    def __init__(self, blocks: Blocks, substitution: Substitution | None) -> None:
+        self.shapes = {name: (v.shape[1:], v.is_complex()) for name, v in blocks.items()}
+        self.sizes = tuple(math.prod(shape) * (2 if cx else 1) for shape, cx in self.shapes.values())
+        self.substitution = substitution
+
+    def units(self, objective: Objective, blocks: Blocks) -> Tensor:
+        """The unit of length of every block, ``(B, number of blocks)``; 1 where nothing has a length."""
+        _, gradients, scale, _ = evaluate(objective, blocks)
+        lengths = [starting_lengths(objective, blocks, gradients, name, scale)[1] for name in self.shapes]
+        units = torch.stack(lengths, 1)
+        return torch.where(torch.isfinite(units) & (units > 0), units, 1.0)
+
+    def pack(self, blocks: Blocks, units: Tensor) -> Tensor:
+        parts = (torch.view_as_real(v) if v.is_complex() else v for v in blocks.values())
+        return torch.cat([v.flatten(1) / units[:, k, None] for k, v in enumerate(parts)], 1)
+
+    def unpack(self, w: Tensor, units: Tensor) -> Blocks:
+        blocks = {}
+        scaled = (part * units[:, k, None] for k, part in enumerate(w.split(self.sizes, 1)))
+        for part, (name, (shape, is_complex)) in zip(scaled, self.shapes.items(), strict=True):
+            if is_complex:
+                blocks[name] = torch.view_as_complex(part.reshape(len(w), *shape, 2))
+            else:
+                blocks[name] = part.reshape(len(w), *shape)
+        return self.substitution[0](blocks) if self.substitution else blocks
+
+
+@dataclass(frozen=True)
+class _LimitedMemory:
+    """The step -τ M ∇H(w); see the module's docstring."""
+
+    sizes: tuple[int, ...]
+    length: int
+    line_search: Backtracking = field(default_factory=Backtracking)
+
+    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
+        """First step sizes, ``(B,)``."""
+        return gradient.new_ones(len(gradient))
+
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
+        """Steps, changes of the gradient (newest first) and the diagonal of M₀, ``(B, 2 m + 1, n)``."""
+        memory = gradient.new_zeros((len(gradient), 2 * self.length + 1, gradient.shape[1]))
+        memory[:, -1] = self.line_search.first_step(gradient, reach)[:, None]
+        return memory
+
+    def __call__(self, objective: Objective, state: State, block: str) -> State:
+        """One trial for every sample."""
+        memory, gradient = state.memory[block], state.gradients[block]
+        steps, changes, diagonal = memory[:, : self.length], memory[:, self.length : -1], memory[:, -1]
+        direction = -_two_loops(steps, changes, diagonal, gradient)
+        trial, accepted, tau = descent_step(objective, state, block, direction, self.line_search)
+        d, bend = trial.step, trial.bend
+        curved = accepted & _curved(d, bend)
+        scales = self._scales(d, bend)
+        updated = torch.cat((d[:, None], steps[:, :-1], bend[:, None], changes[:, :-1], scales[:, None]), 1)
+        longer = torch.cat((memory[:, :-1], 2 * memory[:, -1:]), 1)  # negative curvature
+        memory = where(accepted, where(curved, updated, longer), memory)
+        return trial.result(accepted, tau, memory, inner(gradient, gradient).sqrt())
+
+    def _scales(self, d: Tensor, bend: Tensor) -> Tensor:
+        """γ of every block, over its entries, ``(B, n)``; that of all blocks where it is not positive."""
+        tiny = torch.finfo(d.dtype).tiny
+        overall = inner(d, bend) / inner(bend, bend).clamp_min(tiny)
+        parts = []
+        for s, y in zip(d.split(self.sizes, 1), bend.split(self.sizes, 1), strict=True):
+            gamma = torch.where(_curved(s, y), inner(s, y) / inner(y, y).clamp_min(tiny), overall)
+            parts.append(gamma[:, None].expand_as(s))
+        return torch.cat(parts, 1)
+
+
+def _curved(s: Tensor, y: Tensor) -> Tensor:
+    """Where the curvature along a step is positive beyond rounding, ``(B,)``."""
+    sy = inner(s, y)
+    return (sy > 1e-8 * (inner(s, s) * inner(y, y)).sqrt()) & (sy > 1e6 * torch.finfo(s.dtype).tiny)
+
+
+def _two_loops(steps: Tensor, changes: Tensor, diagonal: Tensor, gradient: Tensor) -> Tensor:
+    """M ∇H, ``(B, n)``, from steps and changes ``(B, m, n)``, newest first; zeros stand for what is not there yet."""
+    products = (steps * changes).sum(2)
+    rho = torch.where(products > 0, 1 / torch.where(products > 0, products, 1), 0)  # (B, m)
+    q, alphas = gradient, []
+    for i in range(steps.shape[1]):
+        alphas.append(rho[:, i] * (steps[:, i] * q).sum(1))
+        q = q - alphas[i][:, None] * changes[:, i]
+    q = diagonal * q
+    for i in reversed(range(steps.shape[1])):
+        beta = rho[:, i] * (changes[:, i] * q).sum(1)
+        q = q + (alphas[i] - beta)[:, None] * steps[:, i]
+    return q

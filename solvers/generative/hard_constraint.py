@@ -1,0 +1,103 @@
+r"""The Levenberg-Marquardt method for latent vectors.
+
+.. math:: \min_z \frac{1}{2 \sigma^2} \|A(G(z)) - y\|^2 + \lambda \|z\|^2
+
+is a least-squares problem in few unknowns. The Jacobian of A∘G is made by forward differentiation of G, which costs
+about dim Z evaluations of G but is one sweep over the batch, and a step solves a dim Z × dim Z system for every
+sample, see `genreg.solvers.updates.levenberg_marquardt`. An `Objective` with a curvature is solved by
+`solvers.gauss_newton`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import odl
+import torch
+from torch import Tensor
+
+from genreg.operators import to_torch
+from genreg.operators.bridge.arguments import described
+from genreg.operators.bridge.door import Door, per_sample_number
+from genreg.operators.bridge.modes import undisturbed
+from genreg.solvers.driver.loop import Callback, run
+from genreg.solvers.driver.solution import Solution
+from genreg.solvers.generative.latent import Measured, least_squares
+from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
+
+__all__ = ["levenberg_marquardt"]
+
+
+@undisturbed
+def levenberg_marquardt(
+    A: odl.Operator,
+    y: Any,
+    G: odl.Operator,
+    *,
+    noise_std: float | Tensor,
+    lam: float | Tensor = 1.0,
+    init: Any = None,
+    max_iter: int = 100,
+    tol: float = 1e-4,
+    update: LevenbergMarquardt | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Minimise :math:`\frac{1}{2 \sigma^2} \|A(G(z)) - y\|^2 + \lambda \|z\|^2`, the problem of the hard constraint.
+
+    Parameters
+    ----------
+    A : odl.Operator
+        Forward operator X -> Y, linear or not.
+    y : ODL element of Y, Tensor or array
+        Data; a tensor or an array may have a leading batch axis, ``(B, *Y.shape)``.
+    G : odl.Operator
+        Generator Z -> X. For an approximation of an image x in its range, A is the identity and y = x.
+    noise_std : float or Tensor
+        σ > 0, or one for every sample, ``(B,)``.
+    lam : float or Tensor
+        λ ≥ 0, or one for every sample: that of `HardConstraint`; ½ gives the maximum a posteriori z.
+    init : ODL element of Z, Tensor or array, optional
+        First z. By default the code of a rough reconstruction where G has an encoder, otherwise zero.
+    max_iter : int
+        Accepted steps.
+    tol : float
+        A sample has converged when :math:`\|\nabla H(z)\| (1 + \|z\|) / |H(z)|` is at most this.
+    update : LevenbergMarquardt, optional
+        Settings of the steps: damping, and up to which dim Z the systems are dense.
+    callback : callable, optional
+        Called with an `Iterate` after every iteration; a true answer ends the run.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Solution
+        The block ``"z"``, and ``image``, which is G(z).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
+    """
+    measured = Measured.enter(A, y, G, noise_std)
+    if not (update is None or isinstance(update, LevenbergMarquardt)):
+        raise TypeError(f"update must be a LevenbergMarquardt, got {described(update)}")
+    weight = 2 * per_sample_number(lam, "lam", measured.y, zero=True)
+    forward, generate = to_torch(A), to_torch(G)
+    problem = least_squares(
+        forward, generate, y=measured.y, inverse_variance=measured.inverse_variance, weight=weight
+    )
+    solution = run(
+        problem,
+        Door({"z": measured.start(init)}, dict, True),
+        {"z": update or LevenbergMarquardt()},
+        max_iter=max_iter,
+        tol=tol,
+        callback=callback,
+        progress=progress,
+        description="Levenberg-Marquardt",
+    )
+    z = solution.blocks["z"]
+    with torch.no_grad():
+        return measured.leave(solution, generate(z), z=z)

@@ -1,0 +1,223 @@
+r"""Projected gradient descent onto the range of a generator.
+
+.. math:: x \leftarrow P_G(x - \tau \nabla f(x)), \qquad f(x) = \tfrac{1}{2 \sigma^2} \|A(x) - y\|_2^2,
+
+where :math:`P_G(w) = G(\arg\min_z \|G(z) - w\|^2)` is found by an inner solve, or replaced by G(E(w)) with a
+learned encoder E. Every sample has its own step, and moves only if f falls.
+
+References
+----------
+V. Shah, C. Hegde (2018), Solving linear inverse problems using GAN priors: an algorithm with provable
+guarantees, arXiv:1802.08406.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import odl
+import torch
+from torch import Tensor
+
+from genreg.operators import to_torch, weight
+from genreg.operators.bridge.arguments import choice, integer, number, seeded_generator
+from genreg.operators.bridge.arrays import check_memory
+from genreg.operators.bridge.door import Door
+from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.linear.conjugate_gradient import inner
+from genreg.operators.linear.norm import operator_norm
+from genreg.solvers.algorithms.descent import gauss_newton
+from genreg.solvers.driver.loop import Callback, run
+from genreg.solvers.driver.solution import Solution
+from genreg.solvers.generative.isotropic import projection
+from genreg.solvers.generative.latent import Measured
+from genreg.solvers.problem.objective import Objective
+from genreg.solvers.problem.state import State, where
+from genreg.solvers.updates.base import TrialStep
+from genreg.solvers.updates.line_search import Backtracking
+
+__all__ = ["projected_gradient"]
+
+Projection = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""Maps w and the last z to z⁺, G(z⁺), and the evaluations it took."""
+
+
+@undisturbed
+def projected_gradient(
+    A: odl.Operator,
+    y: Any,
+    G: Any,
+    *,
+    noise_std: float | Tensor = 1.0,
+    projection: Literal["solve", "encoder"] = "solve",
+    init: Any = None,
+    step: float | None = None,
+    max_iter: int = 200,
+    tol: float = 1e-4,
+    inner_iterations: int = 20,
+    restarts: int = 1,
+    seed: int = 0,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> Solution:
+    r"""Minimise :math:`\|A(x) - y\|^2 / (2 \sigma^2)` over the range of G by projected gradient descent.
+
+    Parameters
+    ----------
+    A : odl.Operator
+        Forward operator X -> Y, linear or not.
+    y : ODL element of Y, Tensor or array
+        Data; a tensor or an array may have a leading batch axis, ``(B, *Y.shape)``.
+    G : odl.Operator
+        Generator Z -> X; for the encoder with an attribute ``has_encoder`` and a method ``encode(x)`` that maps
+        tensors ``(B, *X.shape)`` to ``(B, *Z.shape)``.
+    noise_std : float or Tensor
+        σ > 0, or one for every sample, ``(B,)``.
+    projection : {"solve", "encoder"}
+        How to project: by an inner latent solve, started from the last z, or by the encoder.
+    init : ODL element of Z, Tensor or array, optional
+        First z. By default the code of a rough reconstruction where G has an encoder, otherwise zero.
+    step : float, optional
+        First τ. By default :math:`\sigma^2 / \|A\|^2` in the Euclidean norms where A is linear, else such that the
+        first step minimises f along its gradient, to second order. τ doubles after a success and halves after a
+        failure.
+    max_iter : int
+        Accepted steps.
+    tol : float
+        A sample has converged when :math:`\tfrac{\tau_0}{\tau} \|x^+ - x\| \le tol \|x\|`, with τ₀ the first step.
+    inner_iterations : int
+        Largest number of Levenberg-Marquardt steps of an inner solve.
+    restarts : int
+        Starts of every inner solve: the last z, and draws from N(0, I).
+    seed : int
+        Seed of these draws.
+    callback : callable, optional
+        Called with an `Iterate` after every iteration; a true answer ends the run.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Solution
+        Blocks ``"x"`` and ``"z"``, and ``image``, which is x = G(z). ``operator_calls`` counts the evaluations of f
+        and those of G in the inner solves together. A sample whose projection is too inexact to lower f
+        further ends as stalled.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape, dtype, device or sign, or is not finite; if the encoder is
+        asked for and there is none.
+    """
+    measured = Measured.enter(A, y, G, noise_std)
+    choice(projection, "projection", ("solve", "encoder"))
+    if projection == "encoder" and not measured.has_encoder:
+        raise ValueError(f"projection='encoder' needs a generator with an encoder, got {G!r}")
+    inner_iterations = integer(inner_iterations, "inner_iterations", minimum=1)
+    restarts, generator = integer(restarts, "restarts", minimum=1), seeded_generator(seed)
+    check_memory((restarts, len(measured.y), A.domain.size), measured.y.dtype, "restarts", restarts)
+    if step is not None:
+        step = number(step, "step", above=0)
+
+    z = measured.start(init)
+    forward, generate = to_torch(A), to_torch(G)
+    with torch.no_grad():
+        door = Door({"x": generate(z), "z": z}, dict, True)
+
+    def fidelity(blocks: Mapping[str, Tensor], y: Tensor, precision: Tensor) -> Tensor:
+        r = forward(blocks["x"]) - y
+        return 0.5 * precision * inner(r, r)
+
+    objective = Objective(
+        fidelity,
+        {"x": A.domain, "z": G.domain},
+        per_sample={"y": measured.y, "precision": measured.inverse_variance},
+    )
+    if step is None and A.is_linear:
+        norm_sq = operator_norm(A) ** 2 * float(weight(A.domain)) / float(weight(A.range))
+        first = measured.noise_std.square() / norm_sq
+    else:
+        first = None if step is None else torch.full_like(measured.noise_std, step)
+    if projection == "encoder":
+        project = _by_encoder(G, generate)
+    else:
+        project = _by_solve(generate, inner_iterations, restarts, generator)
+    solution = run(
+        objective,
+        door,
+        {"x": _Projected(project, first)},
+        max_iter=max_iter,
+        tol=tol,
+        callback=callback,
+        progress=progress,
+        description="projected gradient",
+    )
+    return measured.leave(solution, solution.blocks["x"], **solution.blocks)
+
+
+def _by_encoder(G: Any, generate: Any) -> Projection:
+    def project(w: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        code = G.encode(w)
+        return code, generate(code), torch.zeros(len(w), dtype=torch.int64, device=w.device)
+
+    return project
+
+
+def _by_solve(generate: Any, max_iter: int, restarts: int, generator: torch.Generator) -> Projection:
+    def project(w: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        drawn = torch.randn((restarts - 1, *z.shape), generator=generator, dtype=z.dtype).to(z.device)
+        starts = torch.cat((z[None], drawn)).flatten(0, 1)  # (restarts * B, *Z.shape)
+        several = w.repeat(restarts, *(1,) * (w.ndim - 1))
+        ones = w.new_ones(len(several))
+        problem = projection(generate, several, 2 * ones, 0 * ones)
+        found = gauss_newton(problem, {"z": starts}, max_iter=max_iter, tol=1e-6, progress=False)
+        values = found.value.view(restarts, -1)
+        best = values.nan_to_num(torch.inf).argmin(0) * len(z) + torch.arange(len(z), device=z.device)
+        code = found.blocks["z"][best]
+        return code, generate(code), found.operator_calls.view(restarts, -1).sum(0)
+
+    return project
+
+
+@dataclass(frozen=True)
+class _Projected:
+    """A gradient step in x, projected; z follows."""
+
+    project: Projection
+    first: Tensor | None
+    line_search: Backtracking = field(default_factory=lambda: Backtracking(max_trials=20))
+
+    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
+        """First step sizes, ``(B,)``."""
+        return self.line_search.first_step(gradient, reach) if self.first is None else self.first
+
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
+        """The first step size, as a unit of the later ones, ``(B, 1)``."""
+        return self.first_step(gradient, reach)[:, None]
+
+    def __call__(self, objective: Objective, state: State, block: str) -> State:
+        """One trial for every sample."""
+        search, tau, unit = self.line_search, state.steps[block], state.memory[block]
+        x, gradient = state.blocks[block], state.gradients[block]
+        with torch.no_grad():
+            z, point, calls = self.project(
+                x - tau.view(-1, *(1,) * (x.ndim - 1)) * gradient, state.blocks["z"]
+            )
+        trial = TrialStep.of(objective, state, block, point)
+        d = trial.step
+        slope, change, step_sq = inner(gradient, d), inner(trial.bend, d), inner(d, d)
+        lowered = state.smooth - 1e-4 * step_sq / tau
+        accepted = search.accept(state.smooth, trial.smooth, lowered, slope, change, -2 * slope)
+        steps = torch.where(accepted, tau * search.grow, tau * search.shrink)
+        moved = trial.result(accepted, steps, unit, step_sq)
+        tiny = torch.finfo(step_sq.dtype).tiny
+        size = inner(x, x).sqrt().clamp_min(tiny)
+        residual = unit[:, 0] / tau * step_sq.sqrt() / size
+        return replace(
+            moved,
+            blocks={**moved.blocks, "z": where(accepted, z, state.blocks["z"])},
+            residuals={block: torch.where(accepted, residual, state.residuals[block])},
+            calls=moved.calls + calls,
+        )

@@ -1,0 +1,191 @@
+r"""Gauss-Newton steps for latent vectors, damped after Levenberg and Marquardt.
+
+With the gradient g of H and its Gauss-Newton matrix N, a step is
+
+.. math:: d = -(N + \mu \operatorname{diag} N)^{-1} g ,
+
+with a damping μ for every sample: it shrinks when H falls as the quadratic model promises, and grows when H does
+not fall. N comes from the objective (`Objective.curvature`). It leaves out the second derivatives of what is squared,
+so that the iteration slows down where the residual is large (an image off the range of the generator) and a Jacobian
+costs several gradients. After the rule of Fletcher and Xu, N is therefore made anew after a step that has lowered H by
+a tenth, and otherwise updated by the formula of Broyden, Fletcher, Goldfarb and Shanno, with Powell's damping.
+
+References
+----------
+K. Levenberg (1944), doi:10.1090/qam/10666; D. W. Marquardt (1963), doi:10.1137/0111030.
+
+K. Madsen, H. B. Nielsen, O. Tingleff (2004), Methods for non-linear least squares problems, Technical University
+of Denmark, section 3.2 (the rule for μ).
+
+R. Fletcher, C. Xu (1987), Hybrid methods for nonlinear least squares, doi:10.1093/imanum/7.3.371.
+
+S. G. Nash, A. Sofer (1990), Assessing a search direction within a truncated-Newton method,
+doi:10.1016/0167-6377(90)90065-D (when to end the inner conjugate gradients).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genreg.operators.linear.conjugate_gradient import conjugate_directions, inner
+from genreg.solvers.problem.objective import Objective
+from genreg.solvers.problem.state import State
+from genreg.solvers.updates.base import DENSE, TrialStep
+from genreg.solvers.updates.line_search import Backtracking
+
+__all__ = ["LevenbergMarquardt"]
+
+
+@dataclass(frozen=True)
+class LevenbergMarquardt:
+    r"""The step :math:`v \leftarrow v - (N + \mu \operatorname{diag} N)^{-1} \nabla H(v)`, see the module.
+
+    Up to `dense` unknowns by a Cholesky factorisation for every sample; with more by conjugate gradients on
+    :math:`N + \mu I` (μ in units of the mean curvature along the gradient) with products :math:`N p` only.
+
+    Parameters
+    ----------
+    damping : float
+        First μ.
+    fresh : float
+        Relative decrease of H above which the next step has a new Gauss-Newton matrix; 0 for a new one always.
+    smallest : float
+        Smallest μ.
+    dense : int
+        Number of unknowns up to which N is a dense matrix.
+    inner_iterations : int
+        Largest number of inner conjugate gradient steps.
+    line_search : Backtracking
+        `slack` and `max_trials` count: what rounding is, and how often a step may fail. After 15 failures in a
+        row μ has grown by a factor of 2¹²⁰.
+    """
+
+    damping: float = 0.1
+    fresh: float = 0.1
+    smallest: float = 1e-8
+    dense: int = DENSE
+    inner_iterations: int = 30
+    line_search: Backtracking = field(default_factory=lambda: Backtracking(max_trials=15))
+
+    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
+        """First damping of every sample, ``(B,)``."""
+        return gradient.new_full((len(gradient),), self.damping)
+
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
+        """Factor by which μ grows next, whether N is known, and N itself where it is dense, ``(B, 2 + n²)``."""
+        n = gradient[0].numel()
+        memory = gradient.new_zeros((len(gradient), 2 + (n * n if n <= self.dense else 0)))
+        memory[:, 0] = 2.0
+        return memory
+
+    def __call__(self, objective: Objective, state: State, block: str) -> State:
+        """One trial for every sample."""
+        if block in objective.proximable:
+            raise NotImplementedError(
+                f"a Gauss-Newton step needs a smooth block, {block!r} has a proximable part"
+            )
+        if block not in objective.curvature:
+            raise NotImplementedError(
+                f"the block {block!r} must have a curvature (Objective.curvature) for a Gauss-Newton step"
+            )
+        mu, v, gradient = state.steps[block], state.blocks[block], state.gradients[block]
+        if v[0].numel() <= self.dense:
+            memory = self._refreshed(objective, state, block)
+            d, promised = _dense_step(memory[:, 2:], gradient.flatten(1), mu)
+        else:
+            memory = state.memory[block]
+            N = objective.curvature[block](state.blocks, **objective.per_sample)
+            d, promised = self._krylov_step(N.product, gradient, mu)
+        trial = TrialStep.of(objective, state, block, v + d.view_as(v))
+        d = trial.step
+        slope, change = inner(gradient, d), inner(trial.bend, d)
+        highest, steepest = state.smooth + 1e-4 * slope, -1.9998 * slope
+        accepted = self.line_search.accept(state.smooth, trial.smooth, highest, slope, change, steepest)
+        accepted = accepted & (slope < 0)  # a step lost in the rounding of v is none
+
+        fall = state.smooth - trial.smooth
+        equal = self.line_search.equal(state.smooth, trial.smooth, slope, change)
+        gain = torch.where(equal, 1.0, fall / promised)
+        shrunk = (mu * (1 - (2 * gain.clamp(0, 1) - 1) ** 3).clamp_min(0.1)).clamp_min(self.smallest)
+        growth = memory[:, 0]
+        far = (fall >= self.fresh * trial.smooth.abs()) | (self.fresh == 0)
+        memory = memory.clone()
+        memory[:, 0] = torch.where(accepted, 2.0, 2 * growth)
+        memory[:, 1] = torch.where(accepted & far, 0.0, memory[:, 1])
+        if memory.shape[1] > 2:
+            n = d[0].numel()
+            updated = _bfgs(memory[:, 2:].unflatten(1, (n, n)), d.flatten(1), trial.bend.flatten(1))
+            memory[:, 2:] = torch.where((accepted & ~far)[:, None], updated.flatten(1), memory[:, 2:])
+        mu = torch.where(accepted, shrunk, mu.clamp_min(1e-4) * growth)
+        return trial.result(accepted, mu, memory, inner(gradient, gradient).sqrt())
+
+    def _refreshed(self, objective: Objective, state: State, block: str) -> Tensor:
+        """The memory with N for all samples, computed for those that have moved."""
+        memory = state.memory[block]
+        moved = (memory[:, 1] == 0).nonzero().squeeze(1)
+        if len(moved) == len(memory):
+            N = objective.curvature[block](state.blocks, **objective.per_sample).matrix()
+            return torch.cat((memory[:, :1], torch.ones_like(memory[:, :1]), N.flatten(1)), 1)
+        if len(moved):
+            few = objective.take(moved)
+            blocks = {name: v[moved] for name, v in state.blocks.items()}
+            N = few.curvature[block](blocks, **few.per_sample).matrix()
+            memory = memory.clone()
+            memory[moved, 1], memory[moved, 2:] = 1.0, N.flatten(1)
+        return memory
+
+    def _krylov_step(self, product: Any, g: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        """Truncated conjugate gradients on (N + μ I) d = -g, and the decrease that the model promises."""
+        tiny = torch.finfo(g.dtype).tiny
+        gg = inner(g, g)
+        unit = inner(g, product(g)) / gg.clamp_min(tiny)  # curvature along the gradient
+        shift = (mu * unit).view(-1, *(1,) * (g.ndim - 1))
+
+        def shifted(p: Tensor) -> Tensor:
+            return product(p) + shift * p
+
+        d, r = torch.zeros_like(g), -g
+        model = torch.zeros_like(gg)
+        running = gg > 0
+        for k, (step, residual) in enumerate(conjugate_directions(shifted, r), start=1):
+            keep = running.view(-1, *(1,) * (g.ndim - 1))
+            d = torch.where(keep, d + step, d)
+            # the decrease -(gᵀd + ½ dᵀ(N + μ)d), with (N + μ)d = -g - residual
+            lower = 0.5 * (inner(residual, d) - inner(g, d))
+            small = k * (lower - model) <= 0.1 * lower
+            model = torch.where(running, lower, model)
+            running = running & ~small
+            if k == self.inner_iterations or not bool(running.any()):
+                break
+        return d, model.clamp_min(tiny)
+
+
+def _dense_step(N: Tensor, g: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve (N + μ diag N) d = -g, and return the decrease that the model promises, -gᵀd - ½ dᵀN d."""
+    n = g.shape[1]
+    N = N.view(-1, n, n)
+    diagonal = N.diagonal(dim1=1, dim2=2)
+    floor = torch.finfo(g.dtype).eps * diagonal.amax(1, keepdim=True)  # a direction that nothing depends on
+    damping = mu[:, None] * diagonal + floor
+    factor, _ = torch.linalg.cholesky_ex(N + torch.diag_embed(damping))
+    d = -torch.cholesky_solve(g[..., None], factor)[..., 0]
+    promised = 0.5 * ((damping * d * d).sum(1) - (g * d).sum(1))
+    return d, promised.clamp_min(torch.finfo(g.dtype).tiny)
+
+
+def _bfgs(N: Tensor, s: Tensor, y: Tensor) -> Tensor:
+    """The update of the matrices N, ``(B, n, n)``, by steps s and gradient changes y, ``(B, n)``, damped by Powell."""
+    Ns = (N @ s[..., None])[..., 0]
+    sNs, sy = (s * Ns).sum(1), (s * y).sum(1)
+    mix = torch.where(sy < 0.2 * sNs, 0.8 * sNs / (sNs - sy), 1.0)[:, None]
+    r = mix * y + (1 - mix) * Ns
+    tiny = torch.finfo(s.dtype).tiny
+    down = Ns[..., None] * (Ns / sNs.clamp_min(tiny)[:, None])[:, None]
+    up = r[..., None] * (r / (r * s).sum(1).clamp_min(tiny)[:, None])[:, None]
+    updated = N - down + up
+    usable = torch.isfinite(updated).flatten(1).all(1) & (sNs > 0)
+    return torch.where(usable[:, None, None], updated, N)

@@ -1,0 +1,151 @@
+r"""Candidates for a block, taken where they lower the objective of a sample.
+
+A descent method ends in the minimum next to where it starts. A candidate from elsewhere, such as the code of the
+present image by a trained encoder, can be far ahead of it; it costs one evaluation to see whether it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from genreg.operators.linear.conjugate_gradient import inner
+from genreg.solvers.problem.objective import Objective
+from genreg.solvers.problem.state import State, relative, where
+from genreg.solvers.updates.base import Update, is_monotone
+from genreg.solvers.updates.line_search import Backtracking
+
+__all__ = ["Proposal", "Propose"]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate, and for how long it is tried.
+
+    Parameters
+    ----------
+    candidate : callable
+        ``candidate(objective, state) -> (B, *shape)``, new values of the block for every sample.
+    turns : int, optional
+        Turns of a sample in which it is tried; by default all.
+    """
+
+    candidate: Callable[[Objective, State], Tensor]
+    turns: int | None = None
+
+
+@dataclass(frozen=True)
+class Propose:
+    """Take candidates that lower the objective, and move by another update where none does.
+
+    The memory of a block is the number of turns and, behind it, the memory of `otherwise`, which is made anew for a
+    sample that has jumped.
+
+    Parameters
+    ----------
+    proposals : sequence of Proposal
+        The candidates, the preferred one first.
+    otherwise : Update, optional
+        How a sample moves that no candidate lowers; without it, such a sample stays and, after one turn, has stalled.
+    take : {"first", "best"}
+        Take the first candidate that lowers the objective of a sample, or move by `otherwise` as well and take
+        the best of all. All candidates are made where the turn starts.
+    """
+
+    proposals: Sequence[Proposal]
+    otherwise: Update | None = None
+    take: Literal["first", "best"] = "first"
+
+    @property
+    def line_search(self) -> Backtracking:
+        """That of the other update."""
+        return self.otherwise.line_search if self.otherwise else Backtracking(max_trials=1)
+
+    @property
+    def monotone(self) -> bool:
+        """Whether the other update never lets the objective rise, as the candidates do not."""
+        return self.otherwise is None or is_monotone(self.otherwise)
+
+    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
+        """First step sizes of the other update, ``(B,)``."""
+        if self.otherwise is None:
+            return gradient.new_ones(len(gradient))
+        return self.otherwise.first_step(gradient, reach)
+
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
+        """No turns yet, and the first memory of the other update."""
+        turns = gradient.new_zeros((len(gradient), 1))
+        if self.otherwise is None:
+            return turns
+        return torch.cat((turns, self.otherwise.first_memory(gradient, reach).flatten(1)), 1)
+
+    def __call__(self, objective: Objective, state: State, block: str) -> State:
+        """One turn of every sample."""
+        if block in objective.proximable:
+            raise NotImplementedError(f"proposals need a smooth block, {block!r} has a proximable part")
+        gradient, memory = state.gradients[block], state.memory[block]
+        turns, memory = memory[:, :1], memory[:, 1:]
+        if self.otherwise is not None:
+            first = self.otherwise.first_memory(gradient[:1], state.lengths[block][:1])
+            memory = memory.reshape(len(memory), *first.shape[1:])
+        start = replace(state, memory={**state.memory, block: memory})
+        stayed = replace(
+            start,
+            residuals={
+                **start.residuals,
+                block: relative(start, block, inner(gradient, gradient).sqrt()),
+            },
+            rejections={**start.rejections, block: start.rejections[block] + 1},
+        )
+        settled = torch.zeros_like(turns[:, 0], dtype=torch.bool)
+        reached = stayed
+        for proposal in self.proposals:
+            tried = ~settled if proposal.turns is None else ~settled & (turns[:, 0] < proposal.turns)
+            jumped = _on(tried, stayed, lambda o, s, p=proposal: self._jump(p, o, s, block), objective)
+            calls = reached.calls + jumped.calls - start.calls
+            reached = replace(jumped.where(jumped.smooth < reached.smooth, reached), calls=calls)
+            if self.take == "first":
+                settled = reached.smooth < start.smooth
+        if self.otherwise is not None:
+            other, update = ~settled, self.otherwise
+            moved = _on(other, start, lambda o, s: update(o, s, block), objective)
+            better = other & ~((reached.smooth < start.smooth) & (reached.smooth < moved.smooth))
+            calls = reached.calls + torch.where(other, moved.calls - start.calls, 0)
+            reached = replace(moved.where(better, reached), calls=calls)
+        memory = torch.cat((turns + 1, reached.memory[block].flatten(1)), 1)
+        return replace(reached, memory={**reached.memory, block: memory})
+
+    def _jump(self, proposal: Proposal, objective: Objective, state: State, block: str) -> State:
+        """The state after a candidate, where it lowers the objective."""
+        point = proposal.candidate(objective, state)
+        smooth, gradients = objective.value_and_gradient({**state.blocks, block: point})
+        lower = smooth < state.smooth
+        steps, memory = state.steps[block], state.memory[block]
+        if self.otherwise is not None:
+            new = gradients[block], state.lengths[block]
+            steps = torch.where(lower, self.otherwise.first_step(*new), steps)
+            memory = where(lower, self.otherwise.first_memory(*new), memory)
+        return replace(
+            state,
+            blocks={**state.blocks, block: where(lower, point, state.blocks[block])},
+            gradients={name: where(lower, g, state.gradients[name]) for name, g in gradients.items()},
+            smooth=torch.where(lower, smooth, state.smooth),
+            steps={**state.steps, block: steps},
+            memory={**state.memory, block: memory},
+            rejections={**state.rejections, block: torch.where(lower, 0, state.rejections[block])},
+            calls=state.calls + 1,
+        )
+
+
+def _on(
+    mask: Tensor, state: State, change: Callable[[Objective, State], State], objective: Objective
+) -> State:
+    """Change the samples in a mask only."""
+    if bool(mask.all()):
+        return change(objective, state)
+    index = mask.nonzero().squeeze(1)
+    return state.put(index, change(objective.take(index), state.take(index))) if len(index) else state

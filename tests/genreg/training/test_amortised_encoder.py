@@ -1,0 +1,156 @@
+import pytest
+import torch
+
+from genreg.networks import ConvConfig, GridConfig, build
+from genreg.networks.latent_grid import normalise
+from genreg.training.amortised_encoder import fit_encoder
+
+GRID = GridConfig(
+    image_shape=(8, 8), latent_dim=8, encoder=(8, 8), decoder=(8, 8), encoder_blocks=1, decoder_blocks=1
+)
+
+
+def blurred_squares(n, *, seed):
+    """Squares in one of four corners; the rough reconstruction is an average over rows and columns."""
+    random = torch.Generator().manual_seed(seed)
+    x = torch.zeros(n, 8, 8)
+    corner = torch.randint(4, (n,), generator=random)
+    for image, c in zip(x, corner.tolist(), strict=True):
+        image[4 * (c // 2) : 4 * (c // 2) + 4, 4 * (c % 2) : 4 * (c % 2) + 4] = 1
+    rough = 0.5 * x.mean(1, keepdim=True) + 0.5 * x.mean(2, keepdim=True)
+    return x, rough.expand(n, 8, 8).clone()
+
+
+@pytest.mark.parametrize("variational", [True, False])
+def test_grid_autoencoder(variational):
+    config = GridConfig(
+        image_shape=(16, 24), latent_dim=18, variational=variational, encoder=(8, 8, 8), decoder=(4, 4, 8)
+    )
+    model = build(config.to_dict())
+    x = torch.rand(3, 16, 24)
+    assert model.encode(x).shape == (3, 18)
+    assert model.encoder(x).shape == (3, 36 if variational else 18)
+    decoded = model(x)
+    assert decoded.shape == x.shape
+    assert 0 <= decoded.min() <= decoded.max() <= 1
+
+
+@pytest.mark.parametrize("variational", [True])
+def test_codes_of_the_encoder_are_split_into_mean_and_deviation(variational):
+    torch.manual_seed(0)
+    model = GRID.build()
+    mean, std = model.encode_distribution(torch.rand(2, 8, 8))
+    assert mean.shape == std.shape == (2, 8)
+    assert (std > 0).all()
+
+
+def test_a_change_of_one_code_changes_its_neighbourhood_only():
+    torch.manual_seed(0)
+    model = GridConfig(
+        image_shape=(64, 64), latent_dim=256, encoder=(4, 4), decoder=(4, 4), decoder_blocks=0
+    ).build()
+    z = torch.zeros(2, 256)
+    z[1, 0] = 1.0
+    change = (model.decode(z)[1] - model.decode(z)[0]).abs()
+    assert change[:16, :16].max() > 0
+    assert change[32:, :].max() == 0
+    assert change[:, 32:].max() == 0
+
+
+@pytest.mark.parametrize("variational", [True, False])
+def test_normalised_codes(variational):
+    torch.manual_seed(0)
+    model = build(GRID.to_dict() | {"variational": variational}).double()
+    x = torch.rand(400, 8, 8, dtype=torch.float64) ** 2
+    before = model(x)
+    normalise(model, x[:200])
+    normalise(model, x)
+    assert (model(x) - before).abs().max() < 1e-12
+    z = model.encode(x)
+    variance = z.var(0)
+    if variational:
+        variance = variance + model.encode_distribution(x)[1].square().mean(0)
+    assert z.mean(0).abs().max() < 1e-6
+    assert (variance - 1).abs().max() < 1e-6
+    with pytest.raises(TypeError, match="model must be a grid autoencoder, got one of ConvConfig"):
+        normalise(ConvConfig(image_shape=(8, 8), latent_dim=4, channels=(8,), hidden=32).build(), x)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"image_shape": (8, 6)},
+            r"image_shape must be divisible by 2 \*\* len\(encoder\) = 4, got \(8, 6\)",
+        ),
+        ({"latent_dim": 7}, "latent_dim must be a multiple of the number of patches"),
+        ({"decoder": (8,)}, "encoder and decoder must have equally many entries"),
+        ({"encoder_blocks": -1}, "encoder_blocks must not be negative, got -1"),
+    ],
+)
+def test_bad_configurations(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build(GRID.to_dict() | changes)
+
+
+def test_encoder_learns_to_read_rough_reconstructions():
+    torch.manual_seed(0)
+    model = ConvConfig(image_shape=(8, 8), latent_dim=4, channels=(8,), hidden=32).build()
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    for step in range(100):  # an autoencoder of the images
+        x, _ = blurred_squares(32, seed=step)
+        optimiser.zero_grad()
+        (model(x) - x).square().sum().backward()
+        optimiser.step()
+    x, rough = blurred_squares(200, seed=10**6)
+    decoder = {k: v.clone() for k, v in model.decoder.state_dict().items()}
+    before = (model.eval()(rough) - x).square().mean()
+    card = fit_encoder(model, blurred_squares, steps=120, lr=1e-2, warmup=10, clean=0.0, progress=False)
+    after = (model(rough) - x).square().mean()
+    assert after < 0.2 * before
+    assert all(torch.equal(v, decoder[k]) for k, v in model.decoder.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())
+    assert not model.training
+    assert card["history"][-1]["loss"] < card["history"][0]["loss"]
+    assert card["steps"] == 120
+
+
+def test_same_seed_same_encoder():
+    results = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = GRID.build()
+        fit_encoder(model, blurred_squares, steps=3, batch_size=4, seed=5, progress=False)
+        results.append(torch.cat([p.flatten() for p in model.encoder.parameters()]))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"steps": 0}, "steps must be a positive integer, got 0"),
+        ({"lr": -1.0}, "lr must be positive"),
+        ({"clean": 1.0}, r"clean must be a number between 0 and 1, got 1.0"),
+        ({"latent_weight": -1.0}, "latent_weight must be non-negative and finite, got -1"),
+    ],
+)
+def test_bad_settings(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        fit_encoder(GRID.build(), blurred_squares, **{"steps": 1, "progress": False} | keywords)
+
+
+def test_pairs_of_the_wrong_shape():
+    def pairs(n, *, seed):
+        return torch.zeros(n, 8, 8), torch.zeros(n, 4, 4)
+
+    with pytest.raises(ValueError, match=r"pairs must return two tensors of the shape \(32, 8, 8\)"):
+        fit_encoder(GRID.build(), pairs, steps=1, progress=False)
+
+
+def test_diverging_loss():
+    def pairs(n, *, seed):
+        x = torch.zeros(n, 8, 8)
+        return x, torch.full_like(x, torch.nan)
+
+    with pytest.raises(FloatingPointError, match="loss is nan at step 1: lower lr or clip, lr is"):
+        fit_encoder(GRID.build(), pairs, steps=1, progress=False)
