@@ -10,15 +10,16 @@ from _study import kept, normal
 from odl.applications import tomo
 from torch import Tensor
 
-from genreg import datasets
-from genreg.links import Logit
+from genreg import datasets, links
 from genreg.networks import GaussianRegressor, GaussianRegressorConfig
 from genreg.operators import data_prox, ray_transform, to_torch
 from genreg.training import distil
 
 __all__ = ["LINK", "Sizes", "Task", "distilled", "ensemble", "outputs_of", "pairs"]
 
-LINK = Logit(lower=-0.05, upper=1.05)  # with a margin, so that the images, in [0, 1], have finite log-odds
+LINK = links.Logit(
+    lower=-0.05, upper=1.05
+)  # with a margin, so that the images, in [0, 1], have finite log-odds
 NOISE = 0.02  # standard deviation; the largest line integrals are about 0.55
 SHIFT = 0.01  # of Tikhonov's method
 

@@ -260,7 +260,7 @@ def picture(ax: Any, image: Tensor, title: str = "", *, size: float = 8, **style
     ax.set(xticks=[], yticks=[])
     if title:
         ax.set_title(title, fontsize=size)
-    return ax.imshow(image, **{"cmap": "gray", "vmin": 0, "vmax": 1, **style})
+    return ax.imshow(image.numpy(), **{"cmap": "gray", "vmin": 0, "vmax": 1, **style})
 
 
 def light(ax: Any, **grid: Any) -> None:
