@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from _mri import Result, Setting, Sizes
 from _study import figure, light, markdown, picture, plus_minus, save
 from torch import Tensor
@@ -111,7 +110,8 @@ def draw_images(
         upper, lower = axes[2 * row], axes[2 * row + 1]
         picture(upper[0], true, "truth")
         upper[0].set_ylabel(str(setting), fontsize=8)
-        picture(lower[0], torch.ones_like(true))
+        lower[0].set(xticks=[], yticks=[])
+        lower[0].spines[:].set_visible(False)
         lower[0].set_ylabel("5 × error", fontsize=8)
         for k, (method, of) in enumerate(results.items(), start=1):
             image, score = of[setting].images[index], of[setting].scores(truth)
