@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _study import arguments, figure, kept, light, mean_and_error, picture, plus_minus, save
+from _study import arguments, figure, kept, light, markdown, mean_and_error, picture, plus_minus, save
 from torch import Tensor
 
 import genreg
@@ -147,13 +147,11 @@ def numbers(effort: Any, courses: Mapping[str, Course], against: Sequence[str]) 
 
 def table(title: str, courses: Mapping[str, Course], rounds: Sequence[int], unit: str, k: int) -> str:
     """Errors after some rounds, and where each policy is below random and equispaced choices."""
-    heads = "".join(f" {k * r} {unit} |" for r in rounds)
-    lines = [f"| {title} |{heads}", "|---|" + "---|" * len(rounds)]
+    rows = []
     for name, course in courses.items():
-        cells = "".join(
-            f" {plus_minus(1e3 * course.error[:, r])} ({course.psnr[:, r].mean():.2f}) |" for r in rounds
-        )
-        lines.append(f"| {name} |{cells}")
+        error, psnr = 1e3 * course.error, course.psnr.mean(0)
+        rows.append([name, *(f"{plus_minus(error[:, r])} ({psnr[r]:.2f})" for r in rounds)])
+    lines = [markdown((title, *(f"{k * r} {unit}" for r in rounds)), rows)]
     for name, course in courses.items():
         for other in ("random", "equispaced"):
             if name in ("random", other) or other not in courses:
