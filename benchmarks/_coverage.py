@@ -7,7 +7,7 @@ correlations as well: a posterior that has none makes it too certain.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,10 @@ from torch import Tensor
 
 from genreg.evaluation import gaussian_coverage
 
-__all__ = ["Calibration", "block_means", "calibration", "head"]
+__all__ = ["CURVE", "LEVELS", "Calibration", "block_means", "calibration", "coverage_panel", "head"]
+
+LEVELS = (0.5, 0.8, 0.95)
+CURVE = tuple(k / 20 for k in range(1, 20))
 
 
 def block_means(images: Tensor, size: int) -> Tensor:
@@ -79,3 +82,14 @@ def calibration(
     score = average(((true - centre) / std).square()).sqrt()
     found = gaussian_coverage(centre, std, true, levels, draws=len(samples), inside=counted)
     return Calibration(found.share.to(truth.dtype), average(std), score)
+
+
+def coverage_panel(ax: Any, title: str) -> None:
+    """Prepare axes for the share of truths in the intervals against the nominal probability."""
+    ax.plot((0, 1), (0, 1), color="#a0aec0", linewidth=0.8)
+    ticks = (0, *LEVELS)
+    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=ticks, yticks=ticks)
+    ax.set_title(title, fontsize=9)
+    ax.set_xlabel("nominal", fontsize=8)
+    ax.tick_params(labelsize=7)
+    ax.grid(alpha=0.25, linewidth=0.5)

@@ -5,36 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["BINS", "CURVE", "LEVELS", "draw"]
+from _coverage import CURVE, coverage_panel
+from _study import figure, save
 
-LEVELS = (0.5, 0.8, 0.95)
-CURVE = tuple(k / 20 for k in range(1, 20))
+__all__ = ["BINS", "draw"]
+
 BINS = 20  # of the histograms of ranks
 COLOURS = ("#2b6cb0", "#c53030", "#38a169", "#d69e2e", "#805ad5")
 
 
 def draw(found: Sequence[dict], path: Path) -> None:
     """Coverage against the nominal probability, and histograms of latent ranks, of what `numbers` gave."""
-    from matplotlib.figure import Figure
-
     models = list(dict.fromkeys(row["model"] for row in found))
-    figure = Figure(figsize=(13, 3.9 * len(models)), layout="constrained")
+    whole = figure(13, 3.9 * len(models))
     styles = {"G(z)": "-", "G(z) + γ ε": "--", "x given y": ":"}
-    for axes, name in zip(figure.subplots(len(models), 4, squeeze=False), models, strict=True):
+    for axes, name in zip(whole.subplots(len(models), 4, squeeze=False), models, strict=True):
         of = [row for row in found if row["model"] == name]
         settings = dict.fromkeys((row["m"], row["sigma"]) for row in of)
         colours = dict(zip(settings, COLOURS, strict=False))
-        titles = ("pixels, x = G(z)", "z, x = G(z)", "pixels, digits", "ranks of z, x = G(z)")
-        for ax, title in zip(axes, titles, strict=True):
-            ax.set_title(f"{name}: {title}", fontsize=9)
-            ax.tick_params(labelsize=7)
-            ax.grid(alpha=0.25, linewidth=0.5)
-        for ax in axes[:3]:
-            ax.plot((0, 1), (0, 1), color="#a0aec0", linewidth=0.8)
+        titles = ("pixels, x = G(z)", "z, x = G(z)", "pixels, digits")
+        for ax, title in zip(axes[:3], titles, strict=False):
+            coverage_panel(ax, f"{name}: {title}")
             ax.fill_between((0, 1), (-0.03, 0.97), (0.03, 1.03), color="#a0aec0", alpha=0.25, linewidth=0)
-            ticks = (0, *LEVELS)
-            ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=ticks, yticks=ticks)
-            ax.set_xlabel("nominal", fontsize=8)
+        axes[3].set_title(f"{name}: ranks of z, x = G(z)", fontsize=9)
+        axes[3].tick_params(labelsize=7)
+        axes[3].grid(alpha=0.25, linewidth=0.5)
         axes[0].set_ylabel("share of truths in the interval", fontsize=8)
         for row in of:
             setting = row["m"], row["sigma"]
@@ -55,4 +50,4 @@ def draw(found: Sequence[dict], path: Path) -> None:
             axes[2].plot([], [], color="k", linewidth=1, linestyle=styles[label], label=label)
         for ax in (axes[0], axes[2]):
             ax.legend(fontsize=7, frameon=False, loc="upper left")
-    figure.savefig(path, dpi=80)
+    save(whole, path, 80)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _study import figure, markdown, mean_and_error, save
 from torch import Tensor
 
 from genreg.plotting import mosaic
@@ -22,22 +23,17 @@ Results = Mapping[str, Mapping[Any, Mapping[str, Mapping[str, Any]]]]  # of mode
 
 def paired(found: Mapping[str, Any], plain: Mapping[str, Any], key: str) -> tuple[float, float]:
     """Mean over the digits of the difference to plain, and its standard error."""
-    difference = (found[key] - plain[key]).double()
-    return difference.mean().item(), (difference.std() / len(difference) ** 0.5).item()
+    mean, error = mean_and_error((found[key] - plain[key]).double())
+    return mean.item(), error.item()
 
 
 def table(results: Results) -> str:
     """The scores of plain, and paired differences to it."""
-    heads = ("MSE of the mean", "SSIM of the mean", "MSE of draws", "SSIM of draws")
+    head = ("", "MSE of the mean", "SSIM of the mean", "MSE of draws", "SSIM of draws", "median R-hat")
     parts = []
     for name, of in results.items():
         for problem, methods in of.items():
-            lines = [
-                f"**{name}, {problem}**",
-                "",
-                "| | " + " | ".join(heads) + " | median R-hat |",
-                "|---" * 6 + "|",
-            ]
+            rows = []
             for method, found in methods.items():
                 cells = []
                 for key in SCORES:
@@ -48,8 +44,8 @@ def table(results: Results) -> str:
                         if method == "plain"
                         else f"{mean:+.{digits}f} ± {error:.{digits}f}"
                     )
-                lines.append(f"| {method} | " + " | ".join(cells) + f" | {found['rhat'].median():.2f} |")
-            parts.append("\n".join(lines))
+                rows.append([method, *cells, f"{found['rhat'].median():.2f}"])
+            parts.append(markdown(head, rows, f"**{name}, {problem}**"))
     return "\n\n".join(parts) + "\n"
 
 
@@ -78,12 +74,8 @@ def numbers(results: Results, scores: Mapping[str, Any]) -> dict[str, Any]:
 
 def draw(results: Results, truth: Tensor, path: Path) -> None:
     """Draw the differences to plain with 95 % bars, and digits of the first problem."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12.5, 4.1 * len(results) + 2.6 * len(results)), layout="constrained")
-    parts = figure.subfigures(2 * len(results), 1, height_ratios=(4.1, 2.6) * len(results), squeeze=False)[
-        :, 0
-    ]
+    whole = figure(12.5, 6.7 * len(results))
+    parts = whole.subfigures(2 * len(results), 1, height_ratios=(4.1, 2.6) * len(results), squeeze=False).flat
     titles = ("MSE of the mean × 1000", "SSIM of the mean", "MSE of draws × 1000", "SSIM of draws")
     for (name, of), chart, pictures in zip(results.items(), parts[::2], parts[1::2], strict=True):
         heading = f"{name}: difference to plain posterior sampling (in brackets), {len(truth)} digits, 95 % intervals"
@@ -130,6 +122,4 @@ def draw(results: Results, truth: Tensor, path: Path) -> None:
             ax.tick_params(length=0)
             ax.spines[:].set_visible(False)
             ax.set_title(f"{problem}: {title}", fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=85)
-    print(f"figure: {path}")
+    save(whole, path, 85)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import odl
 import torch
+from _digits import digits
+from _study import normal
 from odl.applications import tomo
 from torch import Tensor
 
@@ -39,16 +41,13 @@ class Problem:
         return self.A.domain
 
 
-def _measurements() -> odl.Operator:
-    X = odl.uniform_discr([-14, -14], [14, 14], (28, 28), dtype="float32")
-    return gaussian_measurements(X, 150, seed=0)
+SMALL = odl.uniform_discr([-14, -14], [14, 14], (28, 28), dtype="float32")
 
 
 def _deconvolution() -> odl.Operator:
-    X = odl.uniform_discr([-14, -14], [14, 14], (28, 28), dtype="float32")
     axis = torch.arange(5) - 2.0
     kernel = torch.exp(-0.5 * (axis[:, None] ** 2 + axis**2))
-    return blur(X, (kernel / kernel.sum()).numpy(), boundary="zero")
+    return blur(SMALL, (kernel / kernel.sum()).numpy(), boundary="zero")
 
 
 def _tomography() -> odl.Operator:
@@ -56,12 +55,13 @@ def _tomography() -> odl.Operator:
     return ray_transform(X, tomo.parallel_beam_geometry(X))  # 125 angles, 81 detector pixels
 
 
-def _digits() -> Tensor:
-    return datasets.mnist(train=False)[0][:200]
-
-
 PROBLEMS: dict[str, tuple[str, Callable, float, Callable]] = {
-    "1a": ("MNIST, 150 Gaussian measurements, noise 0.1", _measurements, 0.1, _digits),
+    "1a": (
+        "MNIST, 150 Gaussian measurements, noise 0.1",
+        lambda: gaussian_measurements(SMALL, 150, seed=0),
+        0.1,
+        lambda: digits(200),
+    ),
     "1b": ("shapes, tomography, noise 0.1", _tomography, 0.1, lambda: datasets.shapes(200, seed=2**41)),
     "5.3": (
         "shapes+, tomography, noise 0.05",
@@ -69,7 +69,7 @@ PROBLEMS: dict[str, tuple[str, Callable, float, Callable]] = {
         0.05,
         lambda: datasets.shapes_plus(200, seed=2**41),
     ),
-    "deconvolution": ("MNIST, 5 x 5 Gaussian kernel, noise 0.1", _deconvolution, 0.1, _digits),
+    "deconvolution": ("MNIST, 5 x 5 Gaussian kernel, noise 0.1", _deconvolution, 0.1, lambda: digits(200)),
 }
 
 
@@ -78,7 +78,6 @@ def make(name: str, *, choose: int = 20, report: int = 100) -> Problem:
     title, operator, noise_std, images = PROBLEMS[name]
     A, images = normalised(operator()), images()
     clean = to_torch(A)(images)
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
-    y = clean + noise_std * noise
+    y = clean + noise_std * normal(clean.shape, 1)
     train, test = slice(0, choose), slice(100, 100 + report)
     return Problem(title, A, noise_std, images[train], images[test], y[train], y[test])

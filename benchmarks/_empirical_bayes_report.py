@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
+from _study import figure, markdown, picture, save
 
 __all__ = ["draw", "table"]
 
@@ -30,65 +27,44 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _setting(r: dict[str, Any]) -> str:
-    return f"{r['p']} | {r['n']} | {r['m']} | {r['sigma']:g}"
+def _setting(r: dict[str, Any]) -> list[str]:
+    return [f"{r[name]:g}" for name in ("p", "n", "m", "sigma")]
 
 
 def _gaussians(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "Gaussian graphical models. ELBO (of EM the evidence) and evidence: relative to that of the true prior.",
-        "",
-        "| graph | p | n | m | σ | prior learned by | F1 of edges | edges (true) | error of Λ | MSE / oracle | ELBO "
-        "| evidence | s |",
-        "|---" * 13 + "|",
-    ]
+    title = "Gaussian graphical models. ELBO (of EM the evidence) and evidence: relative to that of the true prior."
+    head = "graph|p|n|m|σ|prior learned by|F1 of edges|edges (true)|error of Λ|MSE / oracle|ELBO|evidence|s"
+    lines = []
     for r in rows:
-        lines.append(
-            f"| {r['graph']} | {_setting(r)} | {NAMES[r['method']]} | {r['f1'][0]:.3f} | {r['edges'][0]} "
-            f"({r['true_edges'][0]}) | {r['error'][0]:.3f} | {r['mse']:.4f} | {r['elbo']:+.4f} | "
-            f"{r['evidence']:+.4f} | {r['seconds']:.0f} |"
-        )
-    return "\n".join(lines) if rows else ""
+        edges = f"{r['edges'][0]} ({r['true_edges'][0]})"
+        graph = f"{r['f1'][0]:.3f}", edges, f"{r['error'][0]:.3f}"
+        lines.append([r["graph"], *_setting(r), NAMES[r["method"]], *graph, *_scores(r)])
+    return markdown(head.split("|"), lines, title) if rows else ""
+
+
+def _scores(r: dict[str, Any]) -> list[str]:
+    return [f"{r['mse']:.4f}", f"{r['elbo']:+.4f}", f"{r['evidence']:+.4f}", f"{r['seconds']:.0f}"]
 
 
 def _mixtures(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "Mixtures of a chain (weight 0.6) and a random graph (0.4).",
-        "",
-        "| p | n | m | σ | prior learned by | weight | F1, chain; random | error of Λ | MSE / oracle | ELBO "
-        "| evidence | s |",
-        "|---" * 12 + "|",
-    ]
+    title = "Mixtures of a chain (weight 0.6) and a random graph (0.4)."
+    head = "p|n|m|σ|prior learned by|weight|F1, chain; random|error of Λ|MSE / oracle|ELBO|evidence|s"
+    lines = []
     for r in rows:
         f1, error = (";  ".join(f"{value:.3f}" for value in r[key]) for key in ("f1", "error"))
-        lines.append(
-            f"| {_setting(r)} | {NAMES[r['method']]} | {r['weight']:.3f} | {f1} | {error} | {r['mse']:.4f} | "
-            f"{r['elbo']:+.4f} | {r['evidence']:+.4f} | {r['seconds']:.0f} |"
-        )
-    return "\n".join(lines) if rows else ""
+        lines.append([*_setting(r), NAMES[r["method"]], f"{r['weight']:.3f}", f1, error, *_scores(r)])
+    return markdown(head.split("|"), lines, title) if rows else ""
 
 
 def _known(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "Mean squared errors without a prior, relative to the oracle's.",
-        "",
-        "| prior | p | n | m | σ | MSE of the oracle | pseudo-inverse | ridge | y itself |",
-        "|---" * 9 + "|",
-    ]
-    seen = set()
+    methods = ("pseudo-inverse", "ridge", "y itself")
+    lines = {}
     for r in rows:
-        key = (r["graph"], _setting(r))
-        if key in seen:
-            continue
-        seen.add(key)
-        cells = [
-            f"{r['known'][name]:.2f}" if name in r["known"] else ""
-            for name in ("pseudo-inverse", "ridge", "y itself")
-        ]
-        lines.append(
-            f"| {r['graph']} | {_setting(r)} | {r['known']['oracle']:.4f} | " + " | ".join(cells) + " |"
-        )
-    return "\n".join(lines)
+        setting, known = _setting(r), r["known"]
+        cells = [f"{known[name]:.2f}" if name in known else "" for name in methods]
+        lines.setdefault((r["graph"], *setting), [r["graph"], *setting, f"{known['oracle']:.4f}", *cells])
+    head = ("prior", "p", "n", "m", "σ", "MSE of the oracle", *methods)
+    return markdown(head, lines.values(), "Mean squared errors without a prior, relative to the oracle's.")
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -100,19 +76,15 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     lines = [(part, graph, 0, graph) for graph in graphs]
     lines += [("mixture", "mixture", k, f"mixture, {name}") for k, name in enumerate(("chain", "random"))]
     columns = ["truth", "EM", "mean-field", "full", "flow"]
-    figure, axes = plt.subplots(
-        len(lines), len(columns), figsize=(2 * len(columns), 2.15 * len(lines)), squeeze=False
-    )
-    for (of, graph, component, label), line in zip(lines, axes, strict=True):
+    whole = figure(2 * len(columns), 2.15 * len(lines))
+    axes = whole.subplots(len(lines), len(columns), squeeze=False)
+    for k, (of, graph, component, label) in enumerate(lines):
+        line = axes[k]
         truth = torch.load(cache / f"{of}-{graph}-truth.pt")[component]
         span = float(truth.abs().max())
         for name, axis in zip(columns, line, strict=True):
             matrix = torch.load(cache / f"{of}-{graph}-{name}.pt")[component]
-            axis.imshow(matrix, cmap="RdBu_r", vmin=-span, vmax=span)
-            axis.set(xticks=[], yticks=[])
-            if of == lines[0][0] and graph == lines[0][1]:
-                axis.set_title("Λ" if name == "truth" else NAMES[name], fontsize=8)
+            title = ("Λ" if name == "truth" else NAMES[name]) if k == 0 else ""
+            picture(axis, matrix, title, cmap="RdBu_r", vmin=-span, vmax=span)
         line[0].set_ylabel(label, fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save(whole, path, 150)

@@ -6,17 +6,20 @@ from pathlib import Path
 
 import odl
 import torch
+from _study import kept, normal
 from odl.applications import tomo
 from torch import Tensor
 
-from genreg import datasets
-from genreg.networks.links import Logit
+from genreg import datasets, links
+from genreg.networks import GaussianRegressor, GaussianRegressorConfig
 from genreg.operators import data_prox, ray_transform, to_torch
-from genreg.training.distillation import GaussianRegressor, GaussianRegressorConfig, distil
+from genreg.training import distil
 
 __all__ = ["LINK", "Sizes", "Task", "distilled", "ensemble", "outputs_of", "pairs"]
 
-LINK = Logit(lower=-0.05, upper=1.05)  # with a margin, so that the images, in [0, 1], have finite log-odds
+LINK = links.Logit(
+    lower=-0.05, upper=1.05
+)  # with a margin, so that the images, in [0, 1], have finite log-odds
 NOISE = 0.02  # standard deviation; the largest line integrals are about 0.55
 SHIFT = 0.01  # of Tikhonov's method
 
@@ -47,19 +50,19 @@ class Task:
     def rough(self, x: Tensor, seed: int) -> Tensor:
         """Simulate data and reconstruct, min ‖A r - y‖² + SHIFT ‖r‖² with Euclidean norms."""
         y = self._forward(x)
-        y = y + NOISE * torch.randn(y.shape, generator=torch.Generator().manual_seed(seed))
-        return self._prox(torch.zeros_like(x), y, SHIFT)
+        return self._prox(torch.zeros_like(x), y + NOISE * normal(y.shape, seed), SHIFT)
 
 
 def pairs(task: Task, n: int, seed: int, cache: Path) -> tuple[Tensor, Tensor]:
     """Draw inputs and images, or read them from the cache."""
-    file = cache / f"pairs-{n}-{seed}.pt"
-    if not file.is_file():
+
+    def compute() -> dict[str, Tensor]:
         x = datasets.shapes_plus(n, seed=seed)
         parts = [task.rough(part, 1000 * seed + k) for k, part in enumerate(x.split(500))]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save((torch.cat(parts), x), file)
-    return torch.load(file, weights_only=True)
+        return {"inputs": torch.cat(parts), "images": x}
+
+    found = kept(cache / f"data-{n}-{seed}.pt", {}, compute)
+    return found["inputs"], found["images"]
 
 
 @torch.no_grad()
@@ -83,36 +86,20 @@ def ensemble(sizes: Sizes, inputs: Tensor, images: Tensor, cache: Path) -> list[
     for k in range(sizes.members):
         model = _network(0, k)
         chosen = torch.randint(len(inputs), (len(inputs),), generator=torch.Generator().manual_seed(k))
-        distil(
-            model,
-            inputs[chosen],
-            images[chosen],
-            steps=sizes.member_steps,
-            mean_steps=sizes.member_steps,
-            batch_size=16,
-            lr=3e-3,
-            warmup=50,
-            seed=k,
-            checkpoint=cache / f"member-{k}-{sizes.member_steps}.checkpoint",
-            resume=True,
-        )
+        steps, file = sizes.member_steps, cache / f"member-{k}-{sizes.member_steps}.checkpoint"
+        _fit(model, inputs[chosen], images[chosen], file, steps=steps, mean_steps=steps, seed=k)
         members.append(model)
     return members
+
+
+def _fit(model: GaussianRegressor, inputs: Tensor, images: Tensor, file: Path, **settings: int) -> None:
+    common = {"batch_size": 16, "lr": 3e-3, "warmup": 50, "checkpoint": file, "resume": True}
+    distil(model, inputs, images, **common, **settings)
 
 
 def distilled(distance: int, sizes: Sizes, inputs: Tensor, outputs: Tensor, cache: Path) -> GaussianRegressor:
     """Distil the ensemble into one network, diagonal for distance 0."""
     model = _network(distance, 100)
-    distil(
-        model,
-        inputs,
-        outputs,
-        steps=sizes.steps,
-        batch_size=16,
-        lr=3e-3,
-        warmup=50,
-        mean_steps=sizes.mean_steps,
-        checkpoint=cache / f"distilled-{distance}-{sizes.distillation}-{sizes.steps}.checkpoint",
-        resume=True,
-    )
+    file = cache / f"distilled-{distance}-{sizes.distillation}-{sizes.steps}.checkpoint"
+    _fit(model, inputs, outputs, file, steps=sizes.steps, mean_steps=sizes.mean_steps)
     return model

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import odl
 import torch
+from _digits import SPACE, digits
+from _study import normal
 from odl.applications import tomo
 from torch import Tensor
 
@@ -56,15 +58,19 @@ def problem(name: str, count: int = 100, *, first: int = 0, model: str | None = 
         A = ray_transform(X, tomo.parallel_beam_geometry(X, 40))
         x = genreg.datasets.shapes(count, seed=2**41 + first)
     else:
-        X = odl.uniform_discr([0, 0], [1, 1], (28, 28), dtype="float32")
+        X, x = SPACE, digits(count, first)
         A = _operator(name, X)
-        x = genreg.datasets.mnist(train=False)[0][first : first + count]
     clean = genreg.to_torch(A)(x)
     levels = {"denoising": 110 / 255, "tomography": 0.05 * float(clean.max())}
     noise_std = levels.get(name, 10 / 255)
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1 + first))
     model = model or ("shapes-vae" if name == "tomography" else "mnist-vae-dense")
-    return Problem(A, x, clean + noise_std * noise, noise_std, genreg.load_generator(model, range=X))
+    return Problem(
+        A,
+        x,
+        clean + noise_std * normal(clean.shape, 1 + first),
+        noise_std,
+        genreg.load_generator(model, range=X),
+    )
 
 
 def _operator(name: str, X: odl.DiscretizedSpace) -> odl.Operator:

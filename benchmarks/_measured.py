@@ -23,18 +23,26 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg.operators import calibration_region, coil_maps, fourier_sampling, to_torch
-from genreg.operators.bridge.tensor_operator import TensorOperator
-from genreg.operators.mri.fourier import FourierSampling, centred_fft2
+from genreg.operators import FourierSampling, calibration_region, coil_maps, fourier_sampling, to_torch
 from genreg.operators.mri.kspace_masks import central
 
-__all__ = ["Data", "Enlarged", "Errors", "Method", "Split", "load", "measured_file"]
+__all__ = ["Data", "Errors", "Method", "Split", "load", "measured_file"]
 
 
-def measured_file() -> Path | None:
-    """The file with k-space, ``(8, 230, 180)``, from sigpy's tutorial; None where it is not there."""
+def measured_file() -> Path:
+    """The file with k-space, ``(8, 230, 180)``, from sigpy's tutorial.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is not there.
+    """
     file = Path(os.environ.get("GENREG_DATA", "")) / "mri" / "brain_8coil_cartesian_ksp.npy"
-    return file if file.is_file() else None
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"GENREG_DATA must name a folder with {file.parent.name}/{file.name}, see the README"
+        )
+    return file
 
 
 class Split(NamedTuple):
@@ -181,42 +189,3 @@ class Method:
 
     solve: Callable[[Data, Tensor, Sequence[float]], Tensor]
     grid: tuple[float, ...] = (0.0,)
-
-
-class Enlarged(TensorOperator):
-    r"""Real images of a model as complex images of the scanner: cut to its field of view, at its number of pixels.
-
-    The transform of the image is continued by zeros, so that ``A @ Enlarged(...)`` is the forward operator for images
-    ``(N, N)`` whose pixels are `factor` times as large as those of the measured ones.
-
-    Parameters
-    ----------
-    space : DiscretizedSpace
-        Images of the model.
-    data : Data
-        What was measured.
-    factor : int
-        Size of a pixel in those of the data.
-    """
-
-    def __init__(self, space: odl.DiscretizedSpace, data: Data, factor: int = 2) -> None:
-        super().__init__(space, data.space("complex"))
-        small = [n // factor for n in data.shape]
-        if any(s > n for n, s in zip(space.shape, small, strict=True)):
-            raise ValueError(f"images of {space.shape} pixels must have the {small} of the field of view")
-        self._outer, self._inner = central(space.shape, small), central(data.shape, small)
-        self._scale = math.sqrt(math.prod(data.shape) / math.prod(small))
-
-    def forward(self, t: Tensor) -> Tensor:
-        """Map ``(*batch, N, N)`` to ``(*batch, n, m)``."""
-        k = centred_fft2(t[..., *self._outer])
-        whole = k.new_zeros(*k.shape[:-2], *self.range.shape)
-        whole[..., *self._inner] = k
-        return self._scale * centred_fft2(whole, inverse=True)
-
-    def transpose(self, s: Tensor) -> Tensor:
-        """Map ``(*batch, n, m)`` to ``(*batch, N, N)``."""
-        cut = self._scale * centred_fft2(centred_fft2(s)[..., *self._inner], inverse=True).real
-        whole = cut.new_zeros(*cut.shape[:-2], *self.domain.shape)
-        whole[..., *self._outer] = cut
-        return whole

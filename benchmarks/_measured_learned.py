@@ -11,20 +11,17 @@ and its 99.8th percentile is the unit of grey values. The mean is placed where t
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from _measured import Data
+from _mri_generative import quasi_newton_solver
 from torch import Tensor, nn
 
 import genreg
-from genreg import solvers
-from genreg.solvers.generative.joint_map import codes, maximise
-from genreg.solvers.generative.structured import StructuredProblem
 
 __all__ = ["BRIGHT", "HEIGHT", "Learned", "Placement", "Resampled", "cubic"]
 
@@ -168,7 +165,7 @@ class Learned:
                 "x": magnitude.expand(count, -1, -1),
                 "z": G.encode(magnitude[None]).expand(count, -1),
             },
-            solver=functools.partial(self._solve, G),
+            solver=quasi_newton_solver(G, self.tol),
             max_iter=self.max_iter,
             progress=False,
         )
@@ -179,14 +176,3 @@ class Learned:
         model, _ = genreg.weights.load(self.weights)
         place = Placement.of(magnitude, HEIGHT)
         return genreg.Generator(Resampled(model, tuple(magnitude.shape), place), space)
-
-    def _solve(
-        self, G: genreg.Generator, problem: Any, init: Mapping[str, Tensor], **settings: Any
-    ) -> solvers.Solution:
-        if isinstance(problem, StructuredProblem):
-            problem = replace(problem, tol=self.tol)
-
-        def update(problem: Any) -> solvers.Propose:
-            return solvers.Propose([solvers.Proposal(codes(problem, G.encode), 2)], solvers.QuasiNewton())
-
-        return maximise(problem, init, update=update, **settings)

@@ -9,16 +9,15 @@ with slices that are held out, for the choice of parameters, subject 2 for tests
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import odl
 import torch
 from torch import Tensor
 
+import genreg
 from genreg.datasets import brain_slices
 from genreg.evaluation import psnr, ssim
 from genreg.operators import fourier_sampling, radial_mask, to_torch
@@ -33,11 +32,11 @@ __all__ = [
     "Setting",
     "Sizes",
     "evenly",
+    "generator",
     "measure",
     "noisy",
     "space",
     "test_slices",
-    "training_images",
     "tuning_slices",
 ]
 
@@ -107,14 +106,8 @@ def test_slices(count: int) -> Tensor:
 
 def tuning_slices(count: int) -> Tensor:
     """Slices of subject 1, an adult, that no model has been trained on, likewise."""
-    images, subjects = brain_slices()
-    images = torch.cat([images[subjects == 1][first:last] for first, last in brain.VALIDATION])
+    images = brain.validation_images()
     return images[evenly(images, count)]
-
-
-def training_images() -> Callable[..., Tensor]:
-    """Sampler of the training images of the generative models: other slices of subject 1, deformed and recoloured."""
-    return brain.training_images()
 
 
 def evenly(images: Tensor, count: int) -> Tensor:
@@ -161,6 +154,11 @@ def space(n: int, m: int) -> odl.DiscretizedSpace:
     return odl.uniform_discr([0, 0], [n, m], (n, m), dtype="float32")
 
 
+def generator(name: str) -> genreg.Generator:
+    """A model that comes with the package."""
+    return genreg.load_generator(name, range=space(128, 128))
+
+
 def noisy(clean: Tensor, noise_std: float, generator: torch.Generator) -> Tensor:
     """Data with noise of standard deviation `noise_std` in the real and in the imaginary part."""
     noise = torch.randn((2, *clean.shape), generator=generator, dtype=clean.real.dtype)
@@ -204,15 +202,3 @@ class Result:
             "psnr": psnr(self.images, truth, data_range=1.0),
             "ssim": ssim(self.images, truth, data_range=1.0),
         }
-
-    def save(self, file: Path) -> None:
-        """Write the result; a reader sees all of it or nothing."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        torch.save(asdict(self), temporary)
-        temporary.replace(file)
-
-    @classmethod
-    def load(cls, file: Path) -> Result:
-        """Read a result."""
-        return cls(**torch.load(file, weights_only=True))

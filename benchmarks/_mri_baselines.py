@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from _mri import TRAINED, Measured, Sizes, measure, noisy, training_images
+from _mri import TRAINED, Measured, Sizes, measure, noisy
 from _unrolled import Plan, train
 from torch import Tensor
 
 import genreg
 from genreg.operators import to_torch
+from genreg.recipes import brain
 from genreg.solvers import Status
 
-__all__ = ["Method", "Supervised", "Tuned", "ZeroFilled", "total_variation", "unconverged"]
+__all__ = ["Method", "Supervised", "Tuned", "ZeroFilled", "tikhonov", "total_variation", "unconverged"]
 
 Parameters = Mapping[str, float]
 
@@ -147,7 +148,7 @@ class Supervised:
     name = "unrolled, supervised"
 
     def __init__(self, file: Path, sizes: Sizes) -> None:
-        images = training_images()
+        images = brain.training_images()
         A = to_torch(measure(images(1, seed=0), TRAINED, seed=0).A)
         plan = Plan(stages=2, channels=8, steps=3, batch=2) if sizes.quick else Plan()
         self.network = train(

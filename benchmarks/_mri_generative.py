@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from genreg.operators import GaussianPosterior, to_torch
 from genreg.solvers.generative.joint_map import codes, maximise
 from genreg.solvers.generative.structured import StructuredProblem
 
-__all__ = ["Joint", "RangeConstrained", "WeightOptimised"]
+__all__ = ["Joint", "RangeConstrained", "WeightOptimised", "quasi_newton_solver"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,29 @@ class RangeConstrained:
         )
 
 
+def quasi_newton_solver(G: genreg.Generator, tol: float) -> Callable[..., solvers.Solution]:
+    """A solver of the joint posterior whose z moves by proposals of the encoder and by quasi-Newton steps.
+
+    Parameters
+    ----------
+    G : Generator
+        The generator.
+    tol : float
+        Error of an image given z, in posterior standard deviations.
+    """
+
+    def solve(problem: Any, init: Mapping[str, Tensor], **settings: Any) -> solvers.Solution:
+        if isinstance(problem, StructuredProblem):
+            problem = replace(problem, tol=tol)
+
+        def update(problem: Any) -> solvers.Propose:
+            return solvers.Propose([solvers.Proposal(codes(problem, G.encode), 2)], solvers.QuasiNewton())
+
+        return maximise(problem, init, update=update, **settings)
+
+    return solve
+
+
 @dataclass(frozen=True)
 class Joint:
     """The joint posterior of image and latent vector, maximised; the structure of its precision is that of the model.
@@ -109,7 +132,7 @@ class Joint:
             genreg.JointPrior(self.G),
             noise_std=data.setting.noise_std,
             lam=1.0,
-            solver=self._solve,
+            solver=quasi_newton_solver(self.G, self.tol),
             max_iter=self.max_iter,
             progress=False,
         )
@@ -120,17 +143,6 @@ class Joint:
         found = genreg.JointPrior(self.G).posterior(fidelity, self.found(data).blocks["z"])
         found.tol = self.tol
         return found
-
-    def _solve(self, problem: Any, init: Mapping[str, Tensor], **settings: Any) -> solvers.Solution:
-        if isinstance(problem, StructuredProblem):
-            problem = replace(problem, tol=self.tol)
-
-        def update(problem: Any) -> solvers.Propose:
-            return solvers.Propose(
-                [solvers.Proposal(codes(problem, self.G.encode), 2)], solvers.QuasiNewton()
-            )
-
-        return maximise(problem, init, update=update, **settings)
 
 
 @dataclass(frozen=True)

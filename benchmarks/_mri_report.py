@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from _mri import Result, Setting, Sizes
+from _study import figure, light, markdown, picture, plus_minus, save
 from torch import Tensor
 
-__all__ = ["Scores", "draw_curves", "draw_images", "margins", "tables"]
+__all__ = ["Scores", "as_json", "draw_curves", "draw_images", "margins", "tables"]
 
 METRICS = {"psnr": "PSNR, dB", "ssim": "SSIM"}
 STYLES: dict[str, dict[str, Any]] = {
@@ -35,52 +36,36 @@ def tables(scores: Scores, seconds: Mapping[str, Mapping[Setting, float]], sizes
     for noise in sizes.noise:
         for metric, label in METRICS.items():
             digits = 2 if metric == "psnr" else 3
-            lines = [
-                f"**{label}, σ = {noise:g}**, mean ± standard deviation of {sizes.test} slices",
-                "",
-                "| spokes | " + " | ".join(str(s) for s in sizes.spokes) + " | s per slice |",
-                "|---" * (len(sizes.spokes) + 2) + "|",
-            ]
-            best = {
-                s: max(float(of[Setting(s, noise)][metric].mean()) for of in scores.values())
-                for s in sizes.spokes
-            }
+            title = f"**{label}, σ = {noise:g}**, mean ± standard deviation of {sizes.test} slices"
+            settings = [Setting(s, noise) for s in sizes.spokes]
+            best = [max(float(of[s][metric].mean()) for of in scores.values()) for s in settings]
+            rows = []
             for method, of in scores.items():
-                cells = []
-                for s in sizes.spokes:
-                    values = of[Setting(s, noise)][metric]
-                    text = f"{values.mean():.{digits}f} ± {values.std():.{digits}f}"
-                    cells.append(f"**{text}**" if float(values.mean()) == best[s] else text)
-                taken = [seconds[method][Setting(s, noise)] for s in sizes.spokes]
-                lines.append(f"| {method} | " + " | ".join(cells) + f" | {sum(taken) / len(taken):.2g} |")
-            parts.append("\n".join(lines))
+                cells = [plus_minus(of[s][metric], digits, spread=True) for s in settings]
+                means = [float(of[s][metric].mean()) for s in settings]
+                cells = [f"**{c}**" if m == b else c for c, m, b in zip(cells, means, best, strict=True)]
+                taken = [seconds[method][s] for s in settings]
+                rows.append([method, *cells, f"{sum(taken) / len(taken):.2g}"])
+            parts.append(markdown(("spokes", *map(str, sizes.spokes), "s per slice"), rows, title))
     return "\n\n".join(parts) + "\n"
 
 
 def margins(scores: Scores, sizes: Sizes, method: str) -> str:
     """Mean differences of the PSNR of one method to the others, ± their standard errors over the slices."""
-    lines = [
-        f"PSNR of {method} minus that of the others, dB, mean ± standard error over the slices",
-        "",
-        "| σ, spokes | " + " | ".join(f"{n:g}, {s}" for n in sizes.noise for s in sizes.spokes) + " |",
-        "|---" * (len(sizes.settings) + 1) + "|",
-    ]
-    for other in (name for name in scores if name != method):
-        cells = []
-        for setting in sizes.settings:
-            difference = scores[method][setting]["psnr"] - scores[other][setting]["psnr"]
-            error = difference.std() / len(difference) ** 0.5
-            cells.append(f"{difference.mean():+.2f} ± {error:.2f}")
-        lines.append(f"| {other} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    title = f"PSNR of {method} minus that of the others, dB, mean ± standard error over the slices"
+    head = ("σ, spokes", *(f"{n:g}, {s}" for n in sizes.noise for s in sizes.spokes))
+    ours, rows = scores[method], []
+    for other, of in scores.items():
+        if other != method:
+            differences = (ours[s]["psnr"] - of[s]["psnr"] for s in sizes.settings)
+            rows.append([other, *(plus_minus(d, sign="+") for d in differences)])
+    return markdown(head, rows, title) + "\n"
 
 
 def draw_curves(scores: Scores, sizes: Sizes, path: Path) -> None:
     """Draw PSNR and SSIM against the number of spokes, a column for every noise level."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.0 * len(sizes.noise) + 0.6, 8.0), layout="constrained")
-    axes = figure.subplots(2, len(sizes.noise), squeeze=False, sharey="row", sharex=True)
+    whole = figure(5.0 * len(sizes.noise) + 0.6, 8.0)
+    axes = whole.subplots(2, len(sizes.noise), squeeze=False, sharey="row", sharex=True)
     for row, (metric, label) in zip(axes, METRICS.items(), strict=True):
         row[0].set_ylabel(label)
         for ax, noise in zip(row, sizes.noise, strict=True):
@@ -99,16 +84,14 @@ def draw_curves(scores: Scores, sizes: Sizes, path: Path) -> None:
                     **STYLES.get(method, {}),
                 )
             ax.set_xticks(sizes.spokes)
-            ax.spines[["top", "right"]].set_visible(False)
-            ax.grid(alpha=0.25, linewidth=0.5)
+            light(ax, linewidth=0.5)
     for ax, noise in zip(axes[0], sizes.noise, strict=True):
         ax.set_title(f"noise σ = {noise:g}", fontsize=10)
     for ax in axes[1]:
         ax.set_xlabel("spokes")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    whole.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    save(whole, path, 150)
 
 
 def draw_images(
@@ -119,30 +102,23 @@ def draw_images(
     path: Path,
 ) -> None:
     """Draw one slice by all methods, two rows (images, five times their errors) for every setting."""
-    from matplotlib.figure import Figure
-
     columns = 1 + len(results)
-    figure = Figure(figsize=(1.75 * columns, 3.75 * len(settings)), layout="constrained")
-    axes = figure.subplots(2 * len(settings), columns, squeeze=False)
+    whole = figure(1.75 * columns, 3.75 * len(settings))
+    axes = whole.subplots(2 * len(settings), columns, squeeze=False)
     true = truth[index]
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
     for row, setting in enumerate(settings):
         upper, lower = axes[2 * row], axes[2 * row + 1]
-        upper[0].imshow(true.numpy(), cmap="gray", vmin=0, vmax=1)
-        upper[0].set_title("truth", fontsize=8)
+        picture(upper[0], true, "truth")
         upper[0].set_ylabel(str(setting), fontsize=8)
+        lower[0].set(xticks=[], yticks=[])
+        lower[0].spines[:].set_visible(False)
         lower[0].set_ylabel("5 × error", fontsize=8)
         for k, (method, of) in enumerate(results.items(), start=1):
-            result = of[setting]
-            score = result.scores(truth)
-            upper[k].imshow(result.images[index].numpy(), cmap="gray", vmin=0, vmax=1)
-            lower[k].imshow(5 * (result.images[index] - true).abs().numpy(), cmap="inferno", vmin=0, vmax=1)
-            upper[k].set_title(method, fontsize=8)
-            lower[k].set_title(f"{score['psnr'][index]:.1f} dB, {score['ssim'][index]:.3f}", fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+            image, score = of[setting].images[index], of[setting].scores(truth)
+            picture(upper[k], image, method)
+            title = f"{score['psnr'][index]:.1f} dB, {score['ssim'][index]:.3f}"
+            picture(lower[k], 5 * (image - true).abs(), title, size=7, cmap="inferno")
+    save(whole, path, 80)
 
 
 def as_json(

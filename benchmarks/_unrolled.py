@@ -20,13 +20,13 @@ doi:10.1109/TIP.2018.2839891 (convolutions at half the resolution).
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from _study import atomically
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -134,7 +134,6 @@ def train(
     optimiser = torch.optim.Adam(network.parameters(), lr=plan.lr)
     checkpoint = file.with_suffix(".checkpoint")
     first = _resumed(checkpoint, plan, network, optimiser)
-    file.parent.mkdir(parents=True, exist_ok=True)
     began, loss = time.perf_counter(), torch.tensor(torch.nan)
     for step in tqdm(range(first, plan.steps), initial=first, total=plan.steps, disable=not progress):
         random = torch.Generator().manual_seed(plan.seed + step)
@@ -177,6 +176,5 @@ def _resumed(checkpoint: Path, plan: Plan, network: Unrolled, optimiser: torch.o
 
 
 def _write(path: Path, plan: Plan, network: Unrolled, **more: object) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save({"plan": asdict(plan), "network": network.state_dict(), **more}, temporary)
-    temporary.replace(path)
+    with atomically(path) as target:
+        torch.save({"plan": asdict(plan), "network": network.state_dict(), **more}, target)

@@ -20,18 +20,16 @@ computed again with ``--fresh``.
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import odl
 import torch
-from _adaptive import Course, computed, count_stopped, draw_curves, numbers, table
+from _adaptive import Course, adapted, computed, count_stopped, draw_curves, numbers, read, rows_of, table
+from _study import folder, normal, write
 from odl.applications import tomo
+from torch import Tensor
 
 import genreg
 from genreg import adaptive, sampling
@@ -71,34 +69,14 @@ class Experiment:
         self.A = ray_transform(X, tomo.parallel_beam_geometry(X, effort.angles, 80))
         clean = to_torch(self.A)(self.x)
         self.noise_std = effort.noise * float(clean.max())
-        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
-        self.y = clean + self.noise_std * noise
+        self.y = clean + self.noise_std * normal(clean.shape, 1)
         self.problem = adaptive.Candidates(self.A, self.y, self.noise_std, groups=0)
-        self.sampler = {
-            "kernel": sampling.MALA(),
-            "chains": effort.chains,
-            "steps": effort.steps,
-            "progress": False,
-        }
 
     def course(self, policy: adaptive.Policy | None) -> Course:
         """What a policy chooses; equispaced angles for None."""
         if policy is None:
             return self.equispaced()
-        effort = self.effort
-        found = adaptive.adaptive_measurements(
-            self.problem,
-            policy,
-            effort.rounds,
-            effort.k,
-            G=self.G,
-            restart="map",
-            seed=effort.seed,
-            **self.sampler,
-        )
-        variance = found.std.square().flatten(2).mean(2)
-        error = found.error(self.x)
-        return Course(found.chosen, error, variance, found.mean[:SHOWN], 0.0, count_stopped(found.status))
+        return adapted(self.problem, policy, self.effort, self.G, self.x, restart="map", shown=SHOWN)
 
     def equispaced(self) -> Course:
         """Sets of 3r equispaced angles, r = 0, 1, ..., none contained in the other."""
@@ -112,7 +90,10 @@ class Experiment:
                 sampling.LatentPosterior(self.problem.fidelity(self.y, measured), self.G),
                 init="map" if r else "prior",
                 seed=effort.seed + r,
-                **self.sampler,
+                kernel=sampling.MALA(),
+                chains=effort.chains,
+                steps=effort.steps,
+                progress=False,
             )
             means.append(samples.moments[0])
             variances.append(samples.moments[1].square().flatten(1).mean(1))
@@ -120,79 +101,43 @@ class Experiment:
         mean = torch.stack(means, 1)
         error = (mean - self.x[:, None]).square().flatten(2).mean(2)
         chosen = angles.view(B, effort.rounds, effort.k)  # of the last set
-        return Course(chosen, error, torch.stack(variances, 1), mean[:SHOWN], 0.0, stopped)
-
-
-def pictures(experiment: Experiment, courses: dict[str, Course], image: int) -> Callable[[Any], None]:
-    """Posterior means of an image after two and four rounds, each with the angles measured until then."""
-    rounds, count = experiment.effort.rounds, experiment.effort.angles
-    after = sorted({min(2, rounds), min(4, rounds)})
-
-    def draw(figure: Any) -> None:
-        axes = figure.subplots(1, 1 + len(courses) * len(after))
-        axes[0].imshow(experiment.x[image].T, cmap="gray", vmin=0, vmax=1, origin="lower")
-        axes[0].set_title("truth", fontsize=7)
-        for ax, (name, r) in zip(axes[1:], ((n, r) for n in courses for r in after), strict=True):
-            found, k = courses[name], experiment.effort.k
-            ax.imshow(found.mean[image, r].T, cmap="gray", vmin=0, vmax=1, origin="lower")
-            ax.set_title(f"{name}\n{k * r} angles", fontsize=6)
-            if name == "equispaced":
-                angles = torch.arange(k * r) * count / (k * r)
-            else:
-                angles = found.chosen[image, :r].flatten()
-            turn = torch.pi * (angles.float() + 0.5) / count
-            towards = torch.stack((-turn.sin(), turn.cos()))  # the direction in which the X-rays run
-            for end in (-1, 1):
-                x, y = 27.5 + end * torch.stack((22 * towards, 27 * towards)).movedim(1, 0)
-                ax.plot(x, y, linewidth=1.0, color="#E69F00")
-            ax.set(xlim=(-0.5, 55.5), ylim=(-0.5, 55.5))
-        for ax in axes:
-            ax.set_axis_off()
-
-    return draw
+        return Course(chosen, error, torch.stack(variances, 1), mean[:SHOWN], stopped)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument(
-        "--policies", nargs="+", choices=list(POLICIES), default=list(POLICIES), help="only these"
-    )
-    parser.add_argument("--fresh", action="store_true", help="compute again what is in build/adaptive_angles")
-    options = parser.parse_args()
-    matplotlib.use("Agg")
-    torch.set_num_threads(1)
-    effort, folder = Effort(), Path("build/adaptive_angles")
+    options = read(__doc__, list(POLICIES))
+    effort, cache = Effort(), Path("build/adaptive_angles")
     if options.quick:
-        effort, folder = Effort(images=2, rounds=2, angles=12, chains=2, steps=10), folder / "quick"
+        effort, cache = Effort(images=2, rounds=2, angles=12, chains=2, steps=10), cache / "quick"
     experiment = Experiment(effort)
     courses = {}
     for name in options.policies:
-        file = folder / f"{name.replace(' ', '-')}.pt"
-
-        def make(name: str = name) -> Course:
-            return experiment.course(POLICIES[name])
-
-        courses[name] = computed(make, file, asdict(effort), options.fresh or options.quick)
-        print(f"{name}: {courses[name].seconds:.0f} s", flush=True)
-    rounds = tuple(range(1, effort.rounds + 1))
-    print(f"\nMSE × 1000 ± standard error (mean PSNR in dB), {effort.images} images")
-    print(table("shapes", courses, rounds, "angles", effort.k))
-    whole = not options.quick and len(courses) == len(POLICIES)
-    out = Path("docs") if whole else folder
-    rows = [
-        (
-            "posterior means, and the directions of the rays" if image == 0 else "",
-            pictures(experiment, courses, image),
+        file = cache / f"{name.replace(' ', '-')}.pt"
+        fresh = options.fresh or options.quick
+        courses[name] = computed(
+            lambda name=name: experiment.course(POLICIES[name]), file, asdict(effort), fresh
         )
-        for image in range(SHOWN)
-    ]
+        print(f"{name}: {courses[name].seconds:.0f} s", flush=True)
+    print(f"\nMSE × 1000 ± standard error (mean PSNR in dB), {effort.images} images")
+    print(table("shapes", courses, range(1, effort.rounds + 1), "angles", effort.k))
+
+    def directions(ax: Any, name: str, chosen: Tensor) -> None:
+        count = chosen.numel()
+        angles = torch.arange(count) * effort.angles / count if name == "equispaced" else chosen.flatten()
+        turn = torch.pi * (angles.float() + 0.5) / effort.angles
+        towards = torch.stack((-turn.sin(), turn.cos()))  # the direction in which the X-rays run
+        for end in (-1, 1):
+            x, y = 27.5 + end * torch.stack((22 * towards, 27 * towards)).movedim(1, 0)
+            ax.plot(x, y, linewidth=1.0, color="#E69F00")
+        ax.set(xlim=(-0.5, 55.5), ylim=(-0.5, 55.5))
+
+    after = sorted({min(2, effort.rounds), min(4, effort.rounds)})
+    title = "posterior means, and the directions of the rays"
+    turned = {name: replace(course, mean=course.mean.mT) for name, course in courses.items()}
+    rows = rows_of(experiment.x.mT, turned, title, SHOWN, after, "angles", directions, origin="lower")
+    out = folder(options, whole=len(courses) == len(POLICIES))
     draw_curves({"shapes, 56 x 56": courses}, effort.k, "angles measured", rows, out / "adaptive_angles.png")
-    record = {"effort": asdict(effort), "policies": numbers(courses, ("random", "equispaced"))}
-    (out / "adaptive_angles.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"figure and numbers: {out}/adaptive_angles.png, .json")
+    write(out / "adaptive_angles.json", numbers(effort, courses, ("random", "equispaced")))
 
 
 if __name__ == "__main__":

@@ -28,21 +28,18 @@ Source: A. M. Liang (2021), Using deep generative priors for inverse problems an
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import odl
-import torch
-from _adaptive import Course, computed, count_stopped, draw_curves, numbers, table
+from _adaptive import Course, adapted, computed, draw_curves, numbers, read, rows_of, table
+from _digits import digits, generator
+from _study import folder, normal, skipped_without_data, write
 from torch import Tensor
 
 import genreg
-from genreg import adaptive, sampling
+from genreg import adaptive
 
 POLICIES: dict[str, adaptive.Policy] = {
     "variance": adaptive.Variance(),
@@ -77,113 +74,51 @@ def model_error(G: genreg.Generator) -> float:
 
 def course(x: Tensor, G: genreg.Generator, policy: adaptive.Policy, effort: Effort) -> Course:
     """Measure pixels of digits ``(B, 28, 28)``."""
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     sigma = (NOISE_STD**2 + model_error(G) ** 2) ** 0.5
-    problem = adaptive.Candidates(odl.IdentityOperator(G.range), x + NOISE_STD * noise, sigma)
-    found = adaptive.adaptive_measurements(
-        problem,
-        policy,
-        effort.rounds,
-        effort.k,
-        G=G,
-        kernel=sampling.MALA(),
-        chains=effort.chains,
-        steps=effort.steps,
-        restart=effort.restart,
-        seed=effort.seed,
-        progress=False,
-    )
-    variance = found.std.square().flatten(2).mean(2)
-    return Course(
-        found.chosen, found.error(x), variance, found.mean[:SHOWN], 0.0, count_stopped(found.status)
-    )
+    problem = adaptive.Candidates(odl.IdentityOperator(G.range), x + NOISE_STD * normal(x.shape, 1), sigma)
+    return adapted(problem, policy, effort, G, x, restart=effort.restart, shown=SHOWN)
 
 
-def pictures(
-    x: Tensor, courses: dict[str, Course], image: int, names: tuple[str, ...]
-) -> Callable[[Any], None]:
-    """Posterior means of a digit after some rounds with the pixels measured, for some policies next to each other."""
-    rounds = courses[names[0]].chosen.shape[1]
-    after = sorted({min(2, rounds), min(5, rounds)})
-
-    def draw(figure: Any) -> None:
-        axes = figure.subplots(1, 1 + len(names) * len(after))
-        axes[0].imshow(x[image], cmap="gray", vmin=0, vmax=1)
-        axes[0].set_title("truth", fontsize=7)
-        for ax, (name, r) in zip(axes[1:], ((n, r) for n in names for r in after), strict=True):
-            found = courses[name]
-            ax.imshow(found.mean[image, r], cmap="gray", vmin=0, vmax=1)
-            seen = found.chosen[image, :r].flatten()
-            ax.plot(seen % 28, seen // 28, "s", markersize=1.6, color="#E69F00")
-            ax.set_title(f"{name}\n{found.chosen.shape[2] * r} pixels", fontsize=6)
-        for ax in axes:
-            ax.set_axis_off()
-
-    return draw
+def pixels(ax: Any, name: str, chosen: Tensor) -> None:
+    """Mark the pixels measured."""
+    ax.plot(chosen.flatten() % 28, chosen.flatten() // 28, "s", markersize=1.6, color="#E69F00")
 
 
+@skipped_without_data
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="only these")
-    parser.add_argument(
-        "--policies", nargs="+", choices=list(POLICIES), default=list(POLICIES), help="only these"
-    )
-    parser.add_argument("--fresh", action="store_true", help="compute again what is in build/adaptive_pixels")
-    options = parser.parse_args()
-    matplotlib.use("Agg")
-    torch.set_num_threads(1)
+    only = {"nargs": "+", "choices": list(MODELS), "default": list(MODELS), "help": "only these"}
+    options = read(__doc__, list(POLICIES), {"--models": only})
     efforts = {name: MODELS[name] for name in options.models}
-    folder = Path("build/adaptive_pixels")
+    cache = Path("build/adaptive_pixels")
     if options.quick:
-        efforts = {
-            name: replace(effort, images=4, rounds=3, chains=2, steps=10) for name, effort in efforts.items()
-        }
-        folder = folder / "quick"
-    try:
-        digits = genreg.datasets.mnist(train=False)[0]
-    except FileNotFoundError as error:
-        print(f"skipped: {error}")
-        return
-    X = odl.uniform_discr([0, 0], [1, 1], (28, 28), dtype="float32")
+        small = {"images": 4, "rounds": 3, "chains": 2, "steps": 10}
+        efforts, cache = {name: replace(effort, **small) for name, effort in efforts.items()}, cache / "quick"
     panels: dict[str, dict[str, Course]] = {}
     for name, effort in efforts.items():
-        G, x = genreg.load_generator(name, range=X), digits[: effort.images]
+        G, x = generator(name), digits(effort.images)
         panels[name] = {}
         for label in options.policies:
-            policy = POLICIES[label]
-            file = folder / f"{name}-{label.replace(' ', '-')}.pt"
+            file = cache / f"{name}-{label.replace(' ', '-')}.pt"
             settings = {**asdict(effort), "noise_std": NOISE_STD}
 
-            def make(x: Tensor = x, G: Any = G, policy: Any = policy, effort: Effort = effort) -> Course:
-                return course(x, G, policy, effort)
+            def make(x: Tensor = x, G: Any = G, label: str = label, effort: Effort = effort) -> Course:
+                return course(x, G, POLICIES[label], effort)
 
             panels[name][label] = computed(make, file, settings, options.fresh or options.quick)
-        shown = tuple(sorted({max(1, round(share * effort.rounds)) for share in (0.15, 0.25, 0.5, 1.0)}))
+        shown = sorted({max(1, round(share * effort.rounds)) for share in (0.15, 0.25, 0.5, 1.0)})
         print(f"\nMSE × 1000 ± standard error (mean PSNR in dB), {effort.images} digits")
         print(table(name, panels[name], shown, "pixels", effort.k), flush=True)
     if len(options.policies) < len(POLICIES):
         return
-    whole = not options.quick and list(efforts) == list(MODELS)
-    out = Path("docs") if whole else folder
-    first = panels[next(iter(panels))]
-    titles = [
-        f"{next(iter(panels))}: posterior means, and the pixels measured",
-        *["" for _ in range(SHOWN - 1)],
-    ]
-    rows = [
-        (title, pictures(digits, first, image, ("variance", "information gain", "random")))
-        for image, title in enumerate(titles)
-    ]
+    out = folder(options, whole=list(efforts) == list(MODELS))
+    first, courses = next(iter(panels.items()))
+    pictured = {name: courses[name] for name in ("variance", "information gain", "random")}
+    after = sorted({min(2, efforts[first].rounds), min(5, efforts[first].rounds)})
+    title = f"{first}: posterior means, and the pixels measured"
+    rows = rows_of(digits(SHOWN), pictured, title, SHOWN, after, "pixels", pixels)
     draw_curves(panels, 10, "pixels measured", rows, out / "adaptive_pixels.png")
-    record = {
-        name: {"effort": asdict(efforts[name]), "policies": numbers(courses, ("random",))}
-        for name, courses in panels.items()
-    }
-    (out / "adaptive_pixels.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"figure and numbers: {out}/adaptive_pixels.png, .json")
+    record = {name: numbers(efforts[name], courses, ("random",)) for name, courses in panels.items()}
+    write(out / "adaptive_pixels.json", record)
 
 
 if __name__ == "__main__":

@@ -34,18 +34,17 @@ A. M. Liang (2021), Using deep generative priors for inverse problems and Bayesi
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import odl
 import torch
+from _digits import digits, generator, operator
 from _discriminator_report import SHOWN, draw, numbers, table
 from _discriminators import Discriminators
+from _study import arguments, atomically, folder, normal, skipped_without_data, write
 from torch import Tensor
 
 import genreg
@@ -71,21 +70,11 @@ class Problem:
         ]
         return f"{self.kind}, {of}, σ = {self.sigma}".replace(", ,", ",")
 
-    def operator(self, X: Any) -> odl.Operator:
-        """The forward operator; pixels and matrix are drawn with a fixed seed."""
-        if self.kind == "denoising":
-            return odl.IdentityOperator(X)
-        if self.kind == "compressed sensing":
-            return operators.gaussian_measurements(X, self.m, seed=0)
-        keep = torch.zeros(X.size, dtype=torch.bool)
-        keep[torch.randperm(X.size, generator=torch.Generator().manual_seed(0))[: self.m]] = True
-        return operators.mask(X, keep.view(X.shape))
-
-    def data(self, X: Any, x: Tensor) -> tuple[odl.Operator, Tensor]:
-        """A and y for images x."""
-        A = self.operator(X)
+    def data(self, x: Tensor) -> tuple[Any, Tensor]:
+        """A and y for images x; pixels and matrix are drawn with a fixed seed."""
+        A = operator(self.kind, self.m, matrix_seed=0, pixel_seed=0)
         Ax = operators.to_torch(A)(x)
-        return A, Ax + self.sigma * torch.randn(Ax.shape, generator=torch.Generator().manual_seed(1))
+        return A, Ax + self.sigma * normal(Ax.shape, 1)
 
 
 PROBLEMS = (
@@ -139,9 +128,7 @@ class Study:
 
     def __init__(self, name: str, effort: Effort, cache: Path) -> None:
         self.name, self.effort, self.cache = name, effort, cache
-        self.X = odl.uniform_discr([0, 0], [1, 1], (28, 28), dtype="float32")
-        self.G = genreg.load_generator(name, range=self.X)
-        self.x = genreg.datasets.mnist(train=False)[0][: effort.count]
+        self.G, self.x = generator(name), digits(effort.count)
         self.discriminators = Discriminators(name, self.G, effort.training, cache)
 
     @property
@@ -170,8 +157,8 @@ class Study:
         """Compute what is not yet in the files."""
         weighted = [method for method in self.methods() if method in WEIGHTED]
         for method in self.methods():
-            missing = [m for m in ((method, *weighted) if method == "plain" else (method,))]
-            if method in WEIGHTED or all(self.file(problem, m).exists() for m in missing):
+            wanted = (method, *weighted) if method == "plain" else (method,)
+            if method in WEIGHTED or all(self.file(problem, m).exists() for m in wanted):
                 continue
             samples = self.sample(problem, method)
             self.keep(problem, method, samples)
@@ -183,7 +170,8 @@ class Study:
     def keep(self, problem: Problem, method: str, samples: sampling.Samples) -> None:
         """Score draws and write the scores."""
         found = score(samples, self.x)
-        torch.save(found, self.file(problem, method))
+        with atomically(self.file(problem, method)) as file:
+            torch.save(found, file)
         print(
             f"{self.name}, {problem}, {method}: MSE {found['mean_mse'].mean():.2f}, SSIM "
             f"{found['mean_ssim'].mean():.3f}, R-hat {found['rhat'].median():.2f}, {found['seconds']:.0f} s",
@@ -192,7 +180,7 @@ class Study:
 
     def sample(self, problem: Problem, method: str) -> sampling.Samples:
         """Draw from the posterior by a method."""
-        A, y = problem.data(self.X, self.x)
+        A, y = problem.data(self.x)
         unadjusted = method in ("unadjusted", "Tweedie")
         kind = "fine-tuned" if unadjusted else method
         latent = None
@@ -228,46 +216,40 @@ def report(studies: Mapping[str, Study], problems: tuple[Problem, ...], out: Pat
     scores = {
         name: {k: studies[name].discriminators.scores(k) for k in studies[name].kinds} for name in results
     }
-    out.mkdir(parents=True, exist_ok=True)
     text = table(results)
     print(text)
-    (out / "discriminator_weighting.md").write_text(text, encoding="utf-8")
-    content = json.dumps(numbers(results, scores), indent=1) + "\n"
-    (out / "discriminator_weighting.json").write_text(content, encoding="utf-8")
+    write(out / "discriminator_weighting.md", text)
+    write(out / "discriminator_weighting.json", numbers(results, scores))
     draw(results, next(iter(studies.values())).x, out / "discriminator_weighting.png")
 
 
+@skipped_without_data
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--problems", nargs="+", type=int, choices=range(len(PROBLEMS)), help="only these")
-    parser.add_argument("--compute", action="store_true", help="write the files, but no table and figure")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    effort, problems, cache, out = Effort(), PROBLEMS, Path("build/discriminators"), Path("docs")
-    models = options.models
+    options = arguments(
+        __doc__,
+        {
+            "--models": {"nargs": "+", "choices": MODELS, "default": MODELS},
+            "--problems": {
+                "nargs": "+", "type": int, "choices": range(len(PROBLEMS)), "help": "only these",
+            },
+            "--compute": {"action": "store_true", "help": "write the files, but no table and figure"},
+        },
+        output=True,
+    )  # fmt: skip
+    effort, problems, cache, models = Effort(), PROBLEMS, Path("build/discriminators"), options.models
     if options.quick:
         effort = Effort(count=4, chains=2, steps=10, training=3, map_iterations=2)
-        cache = out = Path("build/discriminators-quick")
-        problems, models = PROBLEMS[:1], MODELS[:1]
+        cache, problems, models = Path("build/discriminators-quick"), PROBLEMS[:1], MODELS[:1]
     if options.problems is not None:
         problems = tuple(PROBLEMS[k] for k in options.problems)
-    cache.mkdir(parents=True, exist_ok=True)
-    try:
-        studies = {name: Study(name, effort, cache) for name in models}
-    except FileNotFoundError as error:
-        print(f"skipped: {error}")
-        return
+    studies = {name: Study(name, effort, cache) for name in models}
     began = time.perf_counter()
     for problem in problems:
         for study in studies.values():
             study.run(problem)
     print(f"sampling: {time.perf_counter() - began:.0f} s")
     if not options.compute:
-        report(studies, problems, out)
+        report(studies, problems, folder(options))
 
 
 if __name__ == "__main__":

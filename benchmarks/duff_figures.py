@@ -11,13 +11,13 @@ the Helsinki Tomography Challenge 2022: the statuses, and the largest rise of th
 Figures go to build/duff/.
 """
 
-import argparse
 import time
 from collections import Counter
 from pathlib import Path
 
 import torch
 from _duff import PEAK, make
+from _study import arguments, save
 
 import genreg
 from genreg import solvers
@@ -47,9 +47,8 @@ def sweeps(name: str, quick: bool) -> None:
             problem.A, y, regulariser, lam=lam, noise_std=problem.noise_std, reference=truth, data_range=PEAK,
             max_iter=20 if quick else 300, progress=False, **options,
         )  # fmt: skip
-        path = OUT / f"sweep-{name}-{kind}.png"
-        study.show().savefig(path, dpi=110)
-        print(f"{path}: best PSNR {study.best('psnr')}, {time.perf_counter() - began:.1f} s", flush=True)
+        print(f"best PSNR {study.best('psnr')}, {time.perf_counter() - began:.1f} s", flush=True)
+        save(study.show(), OUT / f"sweep-{name}-{kind}.png", 110)
 
 
 def report(label: str, solution: solvers.Solution) -> None:
@@ -65,6 +64,12 @@ def report(label: str, solution: solvers.Solution) -> None:
     )
 
 
+def descend(label: str, problem: solvers.Objective, start: dict, max_iter: int) -> None:
+    """PALM, without and with inertia."""
+    for name, solver in (("palm", solvers.palm), ("ipalm", solvers.ipalm)):
+        report(f"{label}, {name}", solver(problem, start, max_iter=max_iter, progress=False))
+
+
 def shapes_plus(quick: bool) -> None:
     problem = make("5.3", choose=1, report=2 if quick else 20)
     G = genreg.load_generator("shapes-vae", range=problem.space)
@@ -72,9 +77,7 @@ def shapes_plus(quick: bool) -> None:
     R = genreg.SparseDeviation(G, 0.02, sparsity="tv")
     start = R.start(fidelity, None, 1, torch.Generator().manual_seed(0))
     task = R.problem(fidelity, torch.full((len(problem.y_test),), 10.0))
-    for label, solver in (("palm", solvers.palm), ("ipalm", solvers.ipalm)):
-        solution = solver(task, start, max_iter=20 if quick else 500, progress=False)
-        report(f"shapes+, sparse TV, {label}", solution)
+    descend("shapes+, sparse TV", task, start, 20 if quick else 500)
 
 
 def discs(quick: bool) -> None:
@@ -87,30 +90,18 @@ def discs(quick: bool) -> None:
     R = genreg.SparseDeviation(G, 0.05)
     start = R.start(fidelity, "encoder", 1, torch.Generator().manual_seed(0))
     task = R.problem(fidelity, torch.tensor([40.0]))
-    for label, solver in (("palm", solvers.palm), ("ipalm", solvers.ipalm)):
-        solution = solver(task, start, max_iter=20 if quick else 1000, progress=False)
-        report(f"HTC2022 ta, 60 degrees, sparse deviation, {label}", solution)
+    descend("HTC2022 ta, 60 degrees, sparse deviation", task, start, 20 if quick else 1000)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    OUT.mkdir(parents=True, exist_ok=True)
-    for name in ("deconvolution", "1b") if options.quick else MODELS:
+    quick = arguments(__doc__, threads=2).quick
+    parts = {name: lambda name=name: sweeps(name, quick) for name in MODELS if not quick or name != "1a"}
+    parts |= {"shapes+": lambda: shapes_plus(quick), "HTC2022": lambda: discs(quick)}
+    for name, run in parts.items():
         try:
-            sweeps(name, options.quick)
+            run()
         except FileNotFoundError as error:
             print(f"{name} skipped: {error}")
-    shapes_plus(options.quick)
-    try:
-        discs(options.quick)
-    except FileNotFoundError as error:
-        print(f"measured data skipped: {error}")
 
 
 if __name__ == "__main__":

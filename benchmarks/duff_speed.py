@@ -13,13 +13,12 @@
    time (on some of the images), with the convolutional and with the fully connected VAE.
 """
 
-import argparse
 import functools
 import time
 
 import torch
 from _duff import make
-from _timing import interleaved
+from _study import arguments, interleaved, markdown, skipped_without_data
 
 import genreg
 from genreg import solvers
@@ -78,7 +77,7 @@ def iterations(name: str, quick: bool) -> None:
         },
     }  # fmt: skip
     print(f"\n{problem.title}: iterations to a relative change of 1e-8")
-    print("| problem | solver | iterations | evaluations | paper | not reached |\n|---|---|---|---|---|---|")
+    print(markdown(("problem", "solver", "iterations", "evaluations", "paper", "not reached"), ()))
     for kind, (lam, mu, paper) in PARAMETERS[name].items():
         regulariser = {
             "Tikhonov": lambda: genreg.Tikhonov(problem.space),
@@ -93,8 +92,10 @@ def iterations(name: str, quick: bool) -> None:
             solver = solver or regulariser.solver
             solver(task, start, max_iter=50 if quick else 5000, tol=0.0, callback=counter, progress=False)
             reached = counter.iterations >= 0
-            median = counter.iterations[reached].median().item() if reached.any() else float("nan")
-            calls = counter.trips[reached].median().item() * len(start) if reached.any() else float("nan")
+            median, calls = (
+                n[reached].median().item() if reached.any() else float("nan")
+                for n in (counter.iterations, counter.trips * len(start))
+            )
             missing = int((~reached).sum())
             print(f"| {kind} | {label} | {median:.0f} | {calls:.0f} | {paper} | {missing} |", flush=True)
 
@@ -162,29 +163,21 @@ def throughput(model: str, quick: bool) -> None:
     )
 
 
+@skipped_without_data
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--part", choices=("iterations", "inertia", "throughput"), action="append")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    parts = ["iterations", "inertia", "throughput"]
+    options = arguments(__doc__, {"--part": {"choices": parts, "action": "append"}}, threads=2)
     began = time.perf_counter()
-    parts = options.part or ["iterations", "inertia", "throughput"]
-    try:
-        if "iterations" in parts:
-            iterations("1a", options.quick)
-            iterations("1b", options.quick)
-        if "inertia" in parts:
-            inertia("1a", 31.25, 0.0625, options.quick)
-            inertia("1b", 10.0, 0.05, options.quick)
-        if "throughput" in parts:
-            for model in ("mnist-vae", "mnist-vae-dense"):
-                throughput(model, options.quick)
-    except FileNotFoundError as error:
-        print(f"skipped: {error}")
+    parts = options.part or parts
+    if "iterations" in parts:
+        iterations("1a", options.quick)
+        iterations("1b", options.quick)
+    if "inertia" in parts:
+        inertia("1a", 31.25, 0.0625, options.quick)
+        inertia("1b", 10.0, 0.05, options.quick)
+    if "throughput" in parts:
+        for model in ("mnist-vae", "mnist-vae-dense"):
+            throughput(model, options.quick)
     print(f"\n{time.perf_counter() - began:.0f} s")
 
 

@@ -13,13 +13,13 @@ authors' code: one z ~ N(0, I), 200 iterations of algorithm 1. PSNR is the paper
 The results go to build/duff/: tables (Markdown), and strips of images from worst to best (figures 10, 12, 13).
 """
 
-import argparse
 import functools
 import time
 from pathlib import Path
 
 import torch
 from _duff import PEAK, Problem, make
+from _study import arguments, markdown, plus_minus, save, write
 
 import genreg
 from genreg import evaluation, solvers
@@ -35,32 +35,18 @@ MODELS = {
 }
 PAPER = {
     "1a": {
-        "VAE hard": 22.33,
-        "AE hard": 21.84,
-        "GAN hard": 16.93,
-        "VAE sparse": 21.08,
-        "AE sparse": 19.52,
-        "GAN sparse": 17.06,
-        "VAE relaxed": 20.07,
-        "AE relaxed": 19.31,
-        "GAN relaxed": 17.12,
-        "TV": 21.54,
+        "VAE hard": 22.33, "AE hard": 21.84, "GAN hard": 16.93,
+        "VAE sparse": 21.08, "AE sparse": 19.52, "GAN sparse": 17.06,
+        "VAE relaxed": 20.07, "AE relaxed": 19.31, "GAN relaxed": 17.12, "TV": 21.54,
     },
     "1b": {
-        "VAE hard": 32.92,
-        "AE hard": 33.17,
-        "GAN hard": 22.92,
-        "VAE sparse": 33.09,
-        "AE sparse": 33.12,
-        "GAN sparse": 22.72,
-        "VAE relaxed": 28.79,
-        "AE relaxed": 30.70,
-        "GAN relaxed": 24.20,
-        "TV": 29.94,
+        "VAE hard": 32.92, "AE hard": 33.17, "GAN hard": 22.92,
+        "VAE sparse": 33.09, "AE sparse": 33.12, "GAN sparse": 22.72,
+        "VAE relaxed": 28.79, "AE relaxed": 30.70, "GAN relaxed": 24.20, "TV": 29.94,
     },
     "5.3": {"VAE sparse TV": 32.83, "TV": 32.01},
     "deconvolution": {},
-}
+}  # fmt: skip
 
 
 class Table:
@@ -155,21 +141,14 @@ class Table:
 
     def markdown(self, paper: dict[str, float]) -> str:
         """Write the table, with the paper's numbers beside ours."""
-        lines = [
-            f"**{self.problem.title}**, {len(self.problem.test)} images",
-            "",
-            "| method | PSNR (range 2), dB | worst | SSIM | paper | λ | μ |",
-            "|---|---|---|---|---|---|---|",
-        ]
+        head = ("method", "PSNR (range 2), dB", "worst", "SSIM", "paper", "λ", "μ")
+        rows = []
         for name, row in self.rows.items():
             theirs = f"{paper[name]:.2f}" if name in paper else ""
             mu = "" if row["mu"] is None else f"{row['mu']:.3g}"
-            score = row["psnr"]
-            lines.append(
-                f"| {name} | {score.mean():.2f} ± {score.std():.2f} | {score.min():.2f} | {row['ssim']:.3f} | {theirs} "
-                f"| {row['lam']:.3g} | {mu} |"
-            )
-        return "\n".join(lines) + "\n"
+            ours = plus_minus(row["psnr"], spread=True), f"{row['psnr'].min():.2f}", f"{row['ssim']:.3f}"
+            rows.append((name, *ours, theirs, f"{row['lam']:.3g}", mu))
+        return markdown(head, rows, f"**{self.problem.title}**, {len(self.problem.test)} images") + "\n"
 
     def strips(self, path: Path, first: str, others: tuple[str, ...]) -> None:
         """Images from the worst to the best of the method `first`, as in figures 10, 12 and 13."""
@@ -179,19 +158,11 @@ class Table:
         rows = {"truth": self.problem.test[chosen]}
         rows |= {name: self.images[name][chosen] for name in (first, *others) if name in self.images}
         peak = float(self.problem.test.max())
-        image_grid(rows, columns=count, vmax=peak).savefig(path, dpi=110)
+        save(image_grid(rows, columns=count, vmax=peak), path, 110)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--table", choices=sorted(MODELS), action="append")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    OUT.mkdir(parents=True, exist_ok=True)
+    options = arguments(__doc__, {"--table": {"choices": sorted(MODELS), "action": "append"}}, threads=2)
     for name in options.table or sorted(MODELS):
         try:
             problem = make(name, **({"choose": 2, "report": 3} if options.quick else {}))
@@ -205,7 +176,7 @@ def main() -> None:
         for model in MODELS[name][:1] if options.quick else MODELS[name]:
             table.generative(model, kinds=kinds)
         text = table.markdown(PAPER[name])
-        (OUT / f"table-{name}.md").write_text(text, encoding="utf-8")
+        write(OUT / f"table-{name}.md", text)
         print(text)
         others = ("VAE sparse TV", "VAE sparse", "VAE relaxed", "TV")
         table.strips(OUT / f"strips-{name}.png", "VAE hard" if name != "5.3" else "VAE sparse TV", others)

@@ -19,9 +19,7 @@ docs/empirical_bayes.png (build/ if quick); what has been computed is kept in bu
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -39,7 +37,7 @@ from _empirical_bayes import (
     ridge,
 )
 from _empirical_bayes_report import draw, table
-from _posterior import report
+from _study import Rows, arguments, report
 from torch import Tensor
 
 from genreg.empirical_bayes import (
@@ -52,7 +50,6 @@ from genreg.empirical_bayes import (
     expectation_maximisation,
     fit,
 )
-from genreg.training.engine import atomically
 
 BASE = Setting(50, 5000, 50, 0.1)
 ALL = ("lasso", "EM", "mean-field", "full", "flow")
@@ -130,52 +127,42 @@ def without_prior(observed: Observed) -> dict[str, float]:
     return {"oracle": oracle, **{name: value / oracle for name, value in found.items()}}
 
 
-def compute(part: str, file: Path, *, quick: bool) -> None:
+def compute(part: str, rows: Rows, *, quick: bool) -> None:
     """The rows of a part, those that are not there yet."""
     setting, methods = (SETTINGS[part], ALL) if part in SETTINGS else (MIXTURES[part], ALL[1:])
     setting = QUICK if quick else setting
     graphs = ["mixture"] if part in MIXTURES else ["chain"] if quick else list(GRAPHS)
-    rows: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+    rows.file.parent.mkdir(parents=True, exist_ok=True)
     for graph in graphs:
-        missing = [m for m in methods if not any((r["graph"], r["method"]) == (graph, m) for r in rows)]
+        missing = [method for method in methods if (graph, method) not in rows]
         if not missing:
             continue
         observed = mixture(setting) if graph == "mixture" else gaussian(graph, setting)
         true_edges = [int((matrix.triu(1) != 0).sum()) for matrix in observed.truth.matrices]
         common = {"part": part, "graph": graph, **setting._asdict(), "known": without_prior(observed)}
-        torch.save(list(observed.truth.matrices), file.with_name(f"{part}-{graph}-truth.pt"))
+        torch.save(list(observed.truth.matrices), rows.file.with_name(f"{part}-{graph}-truth.pt"))
         for method in missing:
-            keep = file.with_name(f"{part}-{graph}-{method}.pt")
+            keep = rows.file.with_name(f"{part}-{graph}-{method}.pt")
             steps = 60 if quick else 9000 if part in MIXTURES else 3000
             found = row(method, observed, len(true_edges), steps, keep)
-            rows.append(common | {"true_edges": true_edges} | found)
+            rows.add(common | {"true_edges": true_edges} | found)
             f1 = " ".join(f"{value:.3f}" for value in found["f1"])
             print(
                 f"{part:14s} {graph:8s} {method:10s} F1 {f1}  error {found['error'][0]:.3f}  "
                 f"MSE {found['mse']:.4f}  ELBO {found['elbo']:+.4f}  {found['seconds']:.0f} s",
                 flush=True,
             )
-            order = [*GRAPHS, "mixture"]
-            rows.sort(key=lambda r: (order.index(r["graph"]), ALL.index(r["method"])))
-            atomically(file, lambda target: target.write_text(json.dumps(rows)))
+    order = [*GRAPHS, "mixture"]
+    rows.sort(key=lambda r: (order.index(r["graph"]), ALL.index(r["method"])))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--only", choices=[*SETTINGS, *MIXTURES], help="compute one part only")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)  # the matrices are small
+def main() -> None:
+    only = {"choices": [*SETTINGS, *MIXTURES], "help": "compute one part only"}
+    options = arguments(__doc__, {"--only": only}, output=True)
     parts = ["base", "mixture"] if options.quick else [*SETTINGS, *MIXTURES]
-    report(
-        "empirical_bayes",
-        parts,
-        functools.partial(compute, quick=options.quick),
-        table,
-        draw,
-        only=options.only,
-        quick=options.quick,
-    )
+    compute_part = functools.partial(compute, quick=options.quick)
+    key = ("graph", "method")
+    report("empirical_bayes", parts, key, compute_part, table, draw, options, only=options.only)
 
 
 if __name__ == "__main__":

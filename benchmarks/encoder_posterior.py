@@ -15,7 +15,6 @@ over the first images of the test set; z* is the best of the minima a solver fin
 is one whose error J(E(x)) - J(z*) is about the median.
 """
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,8 @@ import matplotlib
 import matplotlib.ticker
 import odl
 import torch
+from _digits import digits, generator
+from _study import arguments, figure, folder, normal, picture, save, skipped_without_data
 from torch import Tensor
 
 import genreg
@@ -69,7 +70,7 @@ def descend(
     G: genreg.Generator, x: Tensor, *, starts: int, max_iter: int, solver: Callable = solvers.quasi_newton
 ) -> Study:
     """Minimise J(x, z) over z from E(x) and from random starts, all in one batch."""
-    random = torch.randn(starts, len(x), G.domain.size, generator=torch.Generator().manual_seed(0))
+    random = normal((starts, len(x), G.domain.size), 0)
     z = torch.cat((G.encode(x)[None], random)).flatten(0, 1)
     path = [z.clone()]
 
@@ -151,7 +152,7 @@ def grid(origin: Tensor, axes: Tensor, points: Tensor, margin: float, n: int) ->
 def minima(study: Study, image: int) -> Tensor:
     """The minimiser and two other local minima (random points where there are none), ``(3, dim Z)``."""
     order = study.value[:, image].argsort()
-    spare = torch.randn(2, study.z.shape[2], generator=torch.Generator().manual_seed(2))
+    spare = normal((2, study.z.shape[2]), 2)
     chosen: list[Tensor] = []
     for z in (*study.z[order, image], *spare):
         if all((z - other).norm() > 0.5 for other in chosen):
@@ -162,7 +163,7 @@ def minima(study: Study, image: int) -> Tensor:
 def draw_posterior(figure, G, x: Tensor, study: Study, image: int, n: int) -> None:
     mean, std = (t[0] for t in G.model.encode_distribution(x[image : image + 1]))
     best = study.best[image]
-    random = mean + torch.randn(mean.shape, generator=torch.Generator().manual_seed(1))
+    random = mean + normal(mean.shape, 1)
     axes = plane(mean, best, random)
     u, v, z = grid(mean, axes, torch.stack((mean, best)), 4.5 * std.mean().item(), n)
     p = posterior(G, x[image].expand(len(z), -1, -1))({"z": z}) - study.value[:, image].min()
@@ -235,10 +236,8 @@ def draw_descents(figure, G, x: Tensor, study: Study, image: int, n: int) -> Non
 
 def draw(G: genreg.Generator, x: Tensor, study: Study, image: int, file: Path, n: int) -> None:
     """Draw the figure of one image."""
-    import matplotlib.pyplot as plt
-
-    figure = plt.figure(figsize=(9.2, 9.6), layout="constrained")
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=[1.6, 4.4, 3.9])
+    whole = figure(9.2, 9.6)
+    top, middle, bottom = whole.subfigures(3, 1, height_ratios=[1.6, 4.4, 3.9])
     with torch.no_grad():
         other = minima(study, image)[1]
         encoder = G.encode(x[image : image + 1])[0]
@@ -246,36 +245,26 @@ def draw(G: genreg.Generator, x: Tensor, study: Study, image: int, file: Path, n
         draw_posterior(middle, G, x, study, image, n)
         draw_descents(bottom, G, x, study, image, n)
     labels = ("x", "G(E(x)), the encoder", "G(z*), the minimiser", "G(z), a worse local minimum")
-    for ax, picture, label in zip(top.subplots(1, 4), (x[image], *shown), labels, strict=True):
-        ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
-        ax.set_title(label, fontsize=8)
-        ax.set_axis_off()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
-    plt.close(figure)
+    for ax, decoded, label in zip(top.subplots(1, 4), (x[image], *shown), labels, strict=True):
+        picture(ax, decoded, label)
+    save(whole, file, 150)
 
 
+@skipped_without_data
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    options = arguments(
+        __doc__,
+        {
+            "--image": {"type": int, "default": 11, "help": "number of the image to draw"},
+            "--starts": {"type": int, "default": 10, "help": "random starts of every image"},
+            "--model": {"default": "mnist-vae-dense", "help": "a variational model of MNIST"},
+        },
+        output=True,
     )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--image", type=int, default=11, help="number of the image to draw")
-    parser.add_argument("--starts", type=int, default=10, help="random starts of every image")
-    parser.add_argument("--model", default="mnist-vae-dense", help="a variational model of MNIST")
-    options = parser.parse_args()
-    matplotlib.use("Agg")
-    torch.set_num_threads(1)
     count, starts, max_iter, image = (
         (3, 3, 10, 0) if options.quick else (100, options.starts, 500, options.image)
     )
-    try:
-        x = genreg.datasets.mnist(train=False)[0][:count]
-    except FileNotFoundError as error:
-        print(f"skipped: {error}")
-        return
-    X = odl.uniform_discr([0, 0], [1, 1], (28, 28), dtype="float32")
-    G = genreg.load_generator(options.model, range=X)
+    x, G = digits(count), generator(options.model)
     print(
         f"min_z J(x, z), {count} images, the encoder's start and {starts} random ones; means over the images;\n"
         "best, median and worst over an image's starts; runs that end > 1 % above z*, images with such a run"
@@ -291,9 +280,8 @@ def main() -> None:
     for name, study in studies.items():
         print_descents(name, study)
     print_encoder(G, x, studies["BFGS"])
-    file = Path("build" if options.quick else "docs") / "encoder_posterior.png"
+    file = folder(options) / "encoder_posterior.png"
     draw(G, x, studies["BFGS"], image, file, 20 if options.quick else 160)
-    print(f"figure: {file}")
 
 
 if __name__ == "__main__":

@@ -22,15 +22,15 @@ build/ensemble/ and not trained again. The paper reports for depth an AUSE of
 1.56 for the structured Gaussian against 5.08 for the diagonal one, and log-likelihoods of 40.6e5 against 1.8e5.
 """
 
-import argparse
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import matplotlib
 import odl
 import torch
 from _ensemble import LINK, Sizes, Task, distilled, ensemble, outputs_of, pairs
+from _study import arguments, figure, folder, picture, plus_minus, save
 from torch import Tensor
 
 from genreg.evaluation import Sparsification, image_moments, log_likelihood, sparsification
@@ -81,9 +81,7 @@ def of_members(outputs: Tensor, truth: Tensor) -> Result:
 
 def number(t: Tensor, scale: float = 1.0) -> str:
     """Mean over images with its standard error."""
-    mean, error = float(scale * t.mean()), float(scale * t.std() / len(t) ** 0.5)
-    digits = 0 if abs(mean) >= 1000 else 3
-    return f"{mean:.{digits}f} ± {error:.{digits}f}"
+    return plus_minus(scale * t, 0 if abs(float(scale * t.mean())) >= 1000 else 3)
 
 
 def print_table(results: dict[str, Result], truth: Tensor) -> None:
@@ -101,15 +99,13 @@ def print_table(results: dict[str, Result], truth: Tensor) -> None:
 
 def draw(results: dict[str, Result], inputs: Tensor, truth: Tensor, outputs: Tensor, file: Path) -> None:
     """Draw inputs, members, draws and standard deviations of some test images, curves, and a correlation image."""
-    import matplotlib.pyplot as plt
-
     count = min(3, len(inputs))
     structured, diagonal, own = results["SUPN, d = 2"], results["diagonal"], results["ensemble, by pixel"]
     draws = {
         name: LINK.inverse(r.mean[:count] + r.precision.take(slice(count)).sample(2, 1).detach())
         for name, r in (("SUPN", structured), ("diagonal", diagonal))
     }
-    grey = {"cmap": "gray", "vmin": 0, "vmax": 1}
+    grey: dict[str, Any] = {}
     heat = {"cmap": "magma", "vmin": 0, "vmax": float(structured.std[:count].max())}
     columns = [
         ("Tikhonov", inputs, grey),
@@ -124,14 +120,11 @@ def draw(results: dict[str, Result], inputs: Tensor, truth: Tensor, outputs: Ten
         ),
         ("|error| of SUPN", (structured.image - truth).abs(), {**heat, "vmax": 0.5}),
     ]
-    figure = plt.figure(figsize=(1.12 * len(columns), 1.2 * count + 3.3), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1.2 * count, 3.3])
+    whole = figure(1.12 * len(columns), 1.2 * count + 3.3)
+    top, bottom = whole.subfigures(2, 1, height_ratios=[1.2 * count, 3.3])
     for line, axes in enumerate(top.subplots(count, len(columns), squeeze=False)):
         for ax, (label, images, style) in zip(axes, columns, strict=True):
-            ax.imshow(images[line], interpolation="nearest", **style)
-            ax.set(xticks=[], yticks=[])
-            if line == 0:
-                ax.set_title(label, fontsize=7.5)
+            picture(ax, images[line], "" if line else label, size=7.5, interpolation="nearest", **style)
     left, *right = bottom.subplots(1, 4, width_ratios=[1.7, 1, 1, 1])
     for name, colour in zip(results, ("#718096", "#d9822b", "#2b6cb0"), strict=True):
         r = results[name].curves
@@ -149,22 +142,13 @@ def draw(results: dict[str, Result], inputs: Tensor, truth: Tensor, outputs: Ten
     for k, ax in enumerate(right[:count]):
         pixel = divmod(int(structured.std[k].argmax()), 56)
         shown = correlation_image(structured.precision.take(k), pixel)
-        ax.imshow(shown, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
-        ax.set_title("SUPN: correlations of a pixel", fontsize=8)
-        ax.set(xticks=[], yticks=[])
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
+        style = {"cmap": "RdBu_r", "vmin": -1, "interpolation": "nearest"}
+        picture(ax, shown, "SUPN: correlations of a pixel", **style)
+    save(whole, file, 130)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
-    matplotlib.use("Agg")
-    torch.set_num_threads(1)
+    options = arguments(__doc__, output=True)
     sizes = QUICK if options.quick else Sizes()
     cache = Path("build/ensemble-quick" if options.quick else "build/ensemble")
     if options.quick:
@@ -192,9 +176,7 @@ def main() -> None:
         f"SUPN over diagonal, log-likelihood of a member's output: {number(gain)} nats per image, "
         f"more likely in {100 * (gain > 0).float().mean():.0f} % of the images"
     )
-    file = Path("build" if options.quick else "docs") / "ensemble_distillation.png"
-    draw(results, inputs, truth, outputs, file)
-    print(f"figure: {file}")
+    draw(results, inputs, truth, outputs, folder(options) / "ensemble_distillation.png")
 
 
 if __name__ == "__main__":

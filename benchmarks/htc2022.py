@@ -22,8 +22,6 @@ Run ``python benchmarks/htc2022.py`` with the environment variable GENREG_DATA s
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +30,7 @@ from typing import Any
 import numpy as np
 import odl
 import torch
+from _study import arguments, figure, picture, save, skipped_without_data
 from torch import Tensor
 
 import genreg
@@ -188,66 +187,45 @@ def problems(quick: bool) -> list[tuple[str, HTCData]]:
     return found
 
 
-def figure(rows: list[tuple[str, Tensor, Result, Result]], file: Path) -> None:
+def draw(rows: list[tuple[str, Tensor, Result, Result]], file: Path) -> None:
     """Draw references, TV and generative reconstructions, with the errors of the segmentations."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(
-        5, len(rows), figsize=(1.7 * len(rows), 8.8), squeeze=False, layout="constrained"
-    )
+    whole = figure(1.7 * len(rows), 8.8)
+    axes = whole.subplots(5, len(rows), squeeze=False)
     for column, (label, reference, tv, generated) in zip(axes.T, rows, strict=True):
         images = [reference.float(), tv.image, None, generated.image, None]
         for k, result in ((2, tv), (4, generated)):
             found = result.image > 0.5  # white: right, red: acrylic missed, blue: acrylic invented
             right = (found == reference).float()
             images[k] = torch.stack([right + (reference & ~found), right, right + (found & ~reference)], -1)
-        for axis, image in zip(column, images, strict=True):
-            axis.imshow(image.clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
-            axis.set_xticks([])
-            axis.set_yticks([])
-        column[0].set_title(f"{label}°", fontsize=9)
-        column[1].set_title(f"{tv.score(reference):.3f}", fontsize=9)
-        column[3].set_title(f"{generated.score(reference):.3f}", fontsize=9)
+        titles = (f"{label}°", f"{tv.score(reference):.3f}", "", f"{generated.score(reference):.3f}", "")
+        for axis, image, title in zip(column, images, titles, strict=True):
+            picture(axis, image.clamp(0, 1), title, size=9)
     for axis, text in zip(axes[:, 0], ("reference", "TV", "error", "generative", "error"), strict=True):
         axis.set_ylabel(text)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(file, dpi=110)
-    plt.close(fig)
+    save(whole, file, 110)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="TV against a generative prior on the HTC2022 data.")
-    parser.add_argument(
-        "--quick", action="store_true", help="two problems, few iterations: a check that it runs"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("htc2022.png"),
-        help="name of the figures, before _training and _test",
-    )
-    parser.add_argument("--progress", action="store_true", help="show progress bars")
-    arguments = parser.parse_args()
-    folder = os.environ.get("GENREG_DATA")
-    if not folder or not (Path(folder) / "htc2022").is_dir():
-        print(
-            "GENREG_DATA names no folder with the data (htc2022/*.mat, doi:10.5281/zenodo.8041800): nothing done"
-        )
-        return 0
+@skipped_without_data
+def main() -> None:
+    out = {
+        "type": Path,
+        "default": Path("htc2022.png"),
+        "help": "name of the figures, before _training and _test",
+    }
+    progress = {"action": "store_true", "help": "show progress bars"}
+    options = arguments(__doc__, {"--out": out, "--progress": progress}, threads=None)
+    cases = problems(options.quick)
     settings = Settings()
-    if arguments.quick:
+    if options.quick:
         settings = Settings(tv_size=128, tv_iterations=150, iterations=40, deviation_iterations=50)
     rows = []
     print(
         f"{'':>8}  {'TV':>6} {'mm':>5} {'s':>5}   {'TV, b':>6} {'mm':>5}   {'generative':>10} {'mm':>5} {'s':>5}"
     )
-    for label, data in problems(arguments.quick):
-        generated = generative(data, settings, arguments.progress)
-        tv = total_variation(data, data.fit_rim().gain, settings, arguments.progress)
-        other = total_variation(data, generated.gain, settings, arguments.progress)
+    for label, data in cases:
+        generated = generative(data, settings, options.progress)
+        tv = total_variation(data, data.fit_rim().gain, settings, options.progress)
+        other = total_variation(data, generated.gain, settings, options.progress)
         rows.append((label, data.reference, tv, generated))
         scores = [result.score(data.reference) for result in (tv, other, generated)]
         print(
@@ -257,11 +235,9 @@ def main() -> int:
             flush=True,
         )
     for part, suffix in (("t", "_training"), ("0", "_test")):
-        file = arguments.out.with_stem(arguments.out.stem + suffix)
-        figure([row for row in rows if row[0].startswith(part)], file)
-        print(f"figure: {file}")
-    return 0
+        file = options.out.with_stem(options.out.stem + suffix)
+        draw([row for row in rows if row[0].startswith(part)], file)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -22,7 +22,6 @@ relative 1e-4, at most that of ten CSGM runs from random starts, each with the b
 and at most the J of the run whose own objective is the smallest.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from pathlib import Path
 import matplotlib
 import torch
 from _jpmap import AUTHORS, PROBLEMS, Problem, data_images, problem
+from _study import arguments, figure, folder, markdown, save, skipped_without_data, write
 from torch import Tensor
 
 import genreg
@@ -163,24 +163,22 @@ class Comparison:
 
     def markdown(self) -> str:
         """Write the table."""
-        lines = [
-            f"**{PROBLEMS[self.name]}**, {self.sizes.images} images",
-            "",
-            "| method | mean | median | PSNR, dB | ms per image | calls | iterations | authors: mean | ms |",
-            "|---|---|---|---|---|---|---|---|---|",
-        ]
+        title = f"**{PROBLEMS[self.name]}**, {self.sizes.images} images"
+        head = "method|mean|median|PSNR, dB|ms per image|calls|iterations|authors: mean|ms"
         theirs = {"CSGM": "CSGM", "JPMAP": "JPMAP", "JPMAP, continuation, α = 1": "continuation"}
+        rows = []
         for label, row in self.rows.items():
-            error = self.error(label)
-            mse, seconds = AUTHORS[self.name].get(theirs.get(label, ""), (None, None))
-            reference = f"{mse:.4f} | {1e3 * seconds:.0f}" if mse else " | "
+            error, solution = self.error(label), row.solution
+            known = AUTHORS[self.name].get(theirs.get(label, ""))
             score = psnr(row.image, self.problem.x, data_range=1.0).mean()
-            lines.append(
-                f"| {label} | {error.mean():.4f} | {error.median():.4f} | {score:.2f} "
-                f"| {1e3 * row.seconds / len(error):.1f} | {row.solution.operator_calls.double().mean():.0f} "
-                f"| {row.solution.iterations.double().median():.0f} | {reference} |"
+            cells = (label, f"{error.mean():.4f}", f"{error.median():.4f}", f"{score:.2f}")
+            cells += (
+                f"{1e3 * row.seconds / len(error):.1f}",
+                f"{solution.operator_calls.double().mean():.0f}",
             )
-        return "\n".join(lines)
+            cells += (f"{solution.iterations.double().median():.0f}",)
+            rows.append((*cells, *((f"{known[0]:.4f}", f"{1e3 * known[1]:.0f}") if known else ("", ""))))
+        return markdown(head.split("|"), rows, title)
 
     def error(self, label: str) -> Tensor:
         """Mean squared error of every image."""
@@ -238,10 +236,8 @@ class Comparison:
 
 def draw(comparisons: list[Comparison], path: Path, columns: int = 8) -> None:
     """Draw the reconstructions, one panel for every problem."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.5 * len(comparisons) + 1.0, 4.0), layout="constrained")
-    panels = figure.subplots(1, len(comparisons), squeeze=False)[0]
+    whole = figure(4.5 * len(comparisons) + 1.0, 4.0)
+    panels = whole.subplots(1, len(comparisons), squeeze=False)[0]
     cmap = matplotlib.colormaps["gray"].with_extremes(bad="white")
     for panel, one in zip(panels, comparisons, strict=True):
         rows = {"truth": one.problem.x, "data": data_images(one.problem)}
@@ -257,43 +253,31 @@ def draw(comparisons: list[Comparison], path: Path, columns: int = 8) -> None:
         errors = ["error"] + [""] + [f"{1e3 * one.error(label).mean():.1f}" for label in SHOWN]
         for y, text in zip(at, errors, strict=True):
             panel.text(30 * columns + 1, y, text, fontsize=8, va="center")
-    figure.supxlabel(
+    whole.supxlabel(
         f"error: mean squared error × 1000 of {comparisons[0].sizes.images} images, grey values in [0, 1]",
         fontsize=8,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save(whole, path, 150)
 
 
+@skipped_without_data
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--problem", choices=sorted(AUTHORS), action="append")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    problems = {"choices": sorted(AUTHORS), "action": "append"}
+    options = arguments(__doc__, {"--problem": problems}, threads=2, output=True)
     began = time.perf_counter()
-    sizes, out = (QUICK if options.quick else Sizes()), Path("build/jpmap")
-    out.mkdir(parents=True, exist_ok=True)
+    sizes = QUICK if options.quick else Sizes()
     comparisons = []
     for name in options.problem or AUTHORS:
-        try:
-            one = Comparison(name, sizes)
-        except FileNotFoundError as error:
-            print(f"skipped: {error}")
-            return
+        one = Comparison(name, sizes)
         solvers.jpmap(one.problem.A, one.problem.y[:2], one.problem.G, max_iter=2, **one.options)  # imports
         one.run()
         text = "\n".join(
             (one.markdown(), "", one.same_minima(), "", one.throughput(), "", one.joint_objective(), "")
         )
-        (out / f"{name}.md").write_text(text, encoding="utf-8")
+        write(Path("build/jpmap") / f"{name}.md", text)
         print(text, flush=True)
         comparisons.append(one)
-    whole = len(comparisons) == len(AUTHORS) and not options.quick
-    draw(comparisons, Path("docs/jpmap.png") if whole else out / "jpmap.png")
+    draw(comparisons, folder(options, whole=len(comparisons) == len(AUTHORS)) / "jpmap.png")
     print(f"{time.perf_counter() - began:.0f} s")
 
 

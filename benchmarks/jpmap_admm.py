@@ -6,7 +6,7 @@ r"""Whether ADMM for x = G(z) beats the continuation in β, and Levenberg-Marqua
 
 The methods seek a minimiser of H(z) = ‖A G(z) - y‖² / (2σ²) + ‖z‖² / 2, that is of ‖A x - y‖² / (2σ²) + ‖z‖² / 2
 subject to x = G(z). The augmented Lagrangian adds r/2 ‖x - G(z) + u‖² with a penalty r and a scaled multiplier u
-for every image. With x' = x + u it is the joint objective of `genreg.solvers.generative.isotropic` with β = r and the
+for every image. With x' = x + u it is the joint objective of `solvers.JointProblem` with β = r and the
 data y + A u; the new multiplier is u = x' - G(z). Two methods follow:
 
 * ADMM: x' by the exact step, then z by a few Gauss-Newton steps for r/2 ‖x' - G(z)‖² + ‖z‖² / 2, then u;
@@ -36,23 +36,18 @@ doi:10.1137/1.9781611973365 (bounded multipliers, the rule for the penalty).
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from _jpmap import PROBLEMS, Problem, problem
-from _timing import interleaved
+from _study import arguments, interleaved, normal, plus_minus, skipped_without_data
 from torch import Tensor
 from torch.autograd import forward_ad
 
 import genreg
 from genreg import solvers
-from genreg.operators.bridge.door import per_sample_number
-from genreg.solvers.algorithms.descent import gauss_newton
-from genreg.solvers.generative.isotropic import JointProblem, projection
-from genreg.solvers.generative.latent import Measured
 
 
 @dataclass(frozen=True)
@@ -77,11 +72,10 @@ class AugmentedLagrangian:
 
     def __call__(self, p: Problem, z: Tensor) -> Tensor:
         """The latent vectors found, ``(B, dim Z)``."""
-        measured, forward = Measured.enter(p.A, p.y, p.G, p.noise_std), genreg.to_torch(p.A)
-        whole = JointProblem.measured(
-            measured, per_sample_number(self.penalty / p.G.std**2, "penalty", measured.y)
-        )
-        r, z, u = whole.per_sample["beta"].clone(), z.clone(), torch.zeros_like(p.x)
+        forward, r = genreg.to_torch(p.A), torch.full((len(p.y),), self.penalty / p.G.std**2)
+        numbers = {"inverse_variance": torch.full_like(r, p.noise_std) ** -2, "weight": torch.ones_like(r)}
+        whole = solvers.JointProblem.of(p.A, p.G, y=p.y, beta=r.clone(), **numbers)
+        z, u = z.clone(), torch.zeros_like(p.x)
         mean, gap = p.G.decode(z).mean, torch.full_like(r, torch.inf)
         level, box = p.x[0].numel() * (self.grey / 255) ** 2, self.box / p.noise_std**2
         running = torch.arange(len(z))
@@ -92,12 +86,14 @@ class AugmentedLagrangian:
             x = now.x_step(mean[running], y, shift)
             latent, start = now.profile(), z[running]
             if not self.profile:
-                latent = projection(now.generate, x, r[running], now.per_sample["weight"])
+                latent = now.latent(x, **now.per_sample)
             if turn < self.proposals:
                 with torch.no_grad():
                     lower = latent({"z": (code := p.G.encode(x))}) < latent({"z": start})
                 start = torch.where(lower[:, None], code, start)
-            found = gauss_newton(latent, {"z": start}, max_iter=self.steps, progress=False).blocks["z"]
+            found = solvers.gauss_newton(latent, {"z": start}, max_iter=self.steps, progress=False).blocks[
+                "z"
+            ]
             new = p.G.decode(found).mean
             v = now.x_step.correction(new, y, shift) if self.profile else x - new
             now_gap, moved = _squares(v - u[running]), _squares(new - mean[running])
@@ -164,7 +160,7 @@ def splitting(p: Problem, z: Tensor) -> Tensor:
 
 def random_start(p: Problem, seed: int) -> Tensor:
     """Latent vectors from N(0, I)."""
-    return torch.randn(len(p.y), p.G.domain.size, generator=torch.Generator().manual_seed(seed))
+    return normal((len(p.y), p.G.domain.size), seed)
 
 
 def _shares(ratio: Tensor) -> str:
@@ -197,18 +193,20 @@ def print_table(
         print(
             f"{name:<26}  {H.mean():7.1f}  {H.median():7.1f}  {1000 * mse.mean():6.2f}  {work[name][0]:5.0f}  "
             f"{work[name][1]:4.1f}  {seconds[name] / unit:4.1f}  {shares[0]:>11}  {shares[1]:>12}  "
-            f"{ratio.mean():6.2f} ± {ratio.std() / count**0.5:.2f}"
+            f"{plus_minus(ratio):>13}"
         )
 
 
+@skipped_without_data
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("problems", nargs="*", default=list(PROBLEMS)[:3], help=", ".join(PROBLEMS))
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--first", type=int, default=0, help="number of the first test image")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    options = arguments(
+        __doc__,
+        {
+            "problems": {"nargs": "*", "default": list(PROBLEMS)[:3], "help": ", ".join(PROBLEMS)},
+            "--images": {"type": int, "default": 100},
+            "--first": {"type": int, "default": 0, "help": "number of the first test image"},
+        },
+    )
     count, repeats, turns = (2, 1, 3) if options.quick else (options.images, 3, 60)
     best = AugmentedLagrangian(proposals=5, turns=turns)
     admm = AugmentedLagrangian(profile=False, penalty=1.0, growth=1.2, reduction=0.99, turns=turns)
@@ -227,12 +225,8 @@ def main() -> None:
     few = ("Levenberg-Marquardt", "continuation", "multipliers", "multipliers, encoder", "ADMM")
     penalties = (0.3,) if options.quick else (0.01, 0.1, 1.0, 10.0, 100.0)
     for name in options.problems[: 1 if options.quick else None]:
-        try:
-            p = problem(name, count, first=options.first)
-        except FileNotFoundError as error:
-            print(f"skipped: {error}")
-            return
-        start = Measured.enter(p.A, p.y, p.G, p.noise_std).start()
+        p = problem(name, count, first=options.first)
+        start = genreg.HardConstraint(p.G).initial(p.y, p.A, init="encoder")["z"]
         print(f"\n{PROBLEMS[name]}; {count} images, from the code of a rough reconstruction")
         print_table(p, start, methods, repeats)
         if not options.quick:

@@ -28,7 +28,6 @@ doi:10.1609/aaai.v31i1.10777.
 A. Bora, A. Jalal, E. Price, A. G. Dimakis (2017), Compressed sensing using generative models, arXiv:1703.03208.
 """
 
-import argparse
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -39,6 +38,8 @@ import matplotlib
 import matplotlib.ticker
 import odl
 import torch
+from _digits import SPACE, digits
+from _study import arguments, figure, folder, light, mean_and_error, normal, save, skipped_without_data
 from encoder_posterior import descend
 from torch import Tensor
 
@@ -80,11 +81,11 @@ def train(folder: Path, level: int, seed: int, *, quick: bool, progress: bool = 
     return file
 
 
-def problems(X: odl.DiscretizedSpace, x: Tensor) -> Iterator[tuple[str, odl.Operator, Tensor, float]]:
+def problems(x: Tensor) -> Iterator[tuple[str, odl.Operator, Tensor, float]]:
     """Name, operator, data of the images and noise level of the three problems."""
     random = torch.Generator().manual_seed(0)
-    keep = (torch.randperm(X.size, generator=random) < round(0.2 * X.size)).reshape(X.shape)
-    operators = (odl.IdentityOperator(X), gaussian_measurements(X, 140, seed=0), mask(X, keep))
+    keep = (torch.randperm(784, generator=random) < round(0.2 * 784)).reshape(28, 28)
+    operators = (odl.IdentityOperator(SPACE), gaussian_measurements(SPACE, 140, seed=0), mask(SPACE, keep))
     for name, A, noise in zip(PROBLEMS, operators, (110 / 255, 10 / 255, 10 / 255), strict=True):
         clean = genreg.to_torch(A)(x)
         yield name, A, clean + noise * torch.randn(clean.shape, generator=random), noise
@@ -118,14 +119,13 @@ def reconstructions(
 
 def study(folder: Path, x: Tensor, sizes: Sizes) -> dict[str, Tensor]:
     """Measure everything, for every level, seed and image: name to ``(levels, seeds, images)``."""
-    X = odl.uniform_discr([0, 0], [1, 1], (28, 28), dtype="float32")
     files = [
         [train(folder, level, seed, quick=sizes.quick) for seed in sizes.seeds] for level in sizes.levels
     ]
     found: dict[str, list[Tensor]] = defaultdict(list)
     for file in (file for row in files for file in row):
-        G = genreg.load_generator(file, range=X)
-        for problem, A, y, noise in problems(X, x):
+        G = genreg.load_generator(file, range=SPACE)
+        for problem, A, y, noise in problems(x):
             value = {}
             for method, image, solution in reconstructions(A, y, G, noise, sizes):
                 found[f"{problem}: {method}"].append((image - x).square().mean((1, 2)))
@@ -134,7 +134,7 @@ def study(folder: Path, x: Tensor, sizes: Sizes) -> dict[str, Tensor]:
             found[f"turns in {problem}"].append(turns.to(x.dtype))
             found[f"left in {problem}"].append(value["JPMAP, encoder's turns only"] - value["JPMAP, encoder"])
         for level in NOISE:
-            noisy = x + level / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(level))
+            noisy = x + level / 255 * normal(x.shape, level)
             search = descend(G, noisy, starts=3, max_iter=sizes.max_iter)
             best = search.value.amin(0)
             found[f"gap {level}"].append(search.start[0] - best)
@@ -149,15 +149,14 @@ def study(folder: Path, x: Tensor, sizes: Sizes) -> dict[str, Tensor]:
     return {k: torch.stack(v).unflatten(0, (len(sizes.levels), len(sizes.seeds))) for k, v in found.items()}
 
 
-def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
+def by_level(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard error over the images of values ``(levels, seeds, images)``, ``(levels,)`` each."""
-    by_image = values.double().mean(1)
-    return by_image.mean(1), by_image.std(1) / by_image.shape[1] ** 0.5
+    return mean_and_error(values.double().mean(1).T)
 
 
 def print_table(found: dict[str, Tensor], sizes: Sizes) -> None:
     def row(label: str, values: Tensor, factor: int = 1) -> None:
-        cells = (f"{factor * m:.2f} ± {factor * e:.2f}" for m, e in zip(*mean_and_error(values), strict=True))
+        cells = (f"{factor * m:.2f} ± {factor * e:.2f}" for m, e in zip(*by_level(values), strict=True))
         print(f"{label:>52}  " + "  ".join(f"{cell:>15}" for cell in cells))
 
     print(
@@ -191,7 +190,7 @@ STYLES = {
 
 def line(ax, levels: tuple[int, ...], values: Tensor, shift: float = 0.0, **style) -> None:
     """Draw means with standard errors, and as crosses the means of the single models."""
-    mean, error = mean_and_error(values)
+    mean, error = by_level(values)
     at = torch.tensor(levels) + shift
     ax.errorbar(at, mean, error, marker="o", markersize=4, linewidth=1.5, capsize=2, **style)
     if values.shape[1] > 1:
@@ -199,10 +198,8 @@ def line(ax, levels: tuple[int, ...], values: Tensor, shift: float = 0.0, **styl
 
 
 def draw(found: dict[str, Tensor], sizes: Sizes, file: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    figure = plt.figure(figsize=(13, 7.4), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, hspace=0.04)
+    whole = figure(13, 7.4)
+    upper, lower = whole.subfigures(2, 1, hspace=0.04)
     upper.suptitle(
         f"{sizes.images} test digits: mean squared error per pixel ± standard error over the digits",
         fontsize=10,
@@ -259,41 +256,27 @@ def draw(found: dict[str, Tensor], sizes: Sizes, file: Path) -> None:
         ax.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-    for ax in figure.axes:
+    for ax in whole.axes:
         ax.set_xlabel(r"$255\,\sigma_{\mathrm{DVAE}}$, noise in training", fontsize=8)
         ax.set_xticks(sizes.levels)
         ax.tick_params(which="both", labelsize=7)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.25, linewidth=0.5)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
-    plt.close(figure)
+        light(ax, linewidth=0.5)
+    save(whole, file, 150)
 
 
+@skipped_without_data
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--models", type=Path, default=Path("build/dvae"), help="folder of the models")
-    parser.add_argument("--seeds", type=int, default=1, help="models for every noise")
-    options = parser.parse_args()
-    matplotlib.use("Agg")
-    torch.set_num_threads(1)
+    models = {"type": Path, "default": Path("build/dvae"), "help": "folder of the models"}
+    seeds = {"type": int, "default": 1, "help": "models for every noise"}
+    options = arguments(__doc__, {"--models": models, "--seeds": seeds}, output=True)
     sizes = Sizes(seeds=tuple(range(options.seeds)))
     if options.quick:
         sizes = Sizes(levels=(0, 25), seeds=(0,), images=3, restarts=2, max_iter=5, quick=True)
-    try:
-        x = genreg.datasets.mnist(train=False)[0][: sizes.images]
-    except FileNotFoundError as error:
-        print(f"skipped: {error}")
-        return
+    x = digits(sizes.images)
     with tempfile.TemporaryDirectory() as scratch:
         found = study(Path(scratch) if options.quick else options.models, x, sizes)
     print_table(found, sizes)
-    file = Path("build" if options.quick else "docs") / "jpmap_dvae.png"
-    draw(found, sizes, file)
-    print(f"figure: {file}")
+    draw(found, sizes, folder(options) / "jpmap_dvae.png")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@
 2. JPMAP of MNIST test images, compressed sensing, in chunks: time, memory and mean squared error.
 """
 
-import argparse
 import resource
 import statistics
 import time
@@ -25,6 +24,7 @@ from functools import partial
 
 import torch
 from _jpmap import PROBLEMS, Problem, problem
+from _study import arguments, plus_minus, skipped_without_data
 from torch import Tensor
 from tqdm import tqdm
 
@@ -146,33 +146,24 @@ def many(count: int, chunk: int) -> None:
     error = torch.cat(errors)
     print(
         f"\n{PROBLEMS['cs']}, JPMAP of {len(p.x)} images, {chunk} at once: {total:.0f} s (goal 300 for 10,000), "
-        f"{1e3 * total / len(error):.1f} ms per image; mean squared error {error.mean():.4f} ± "
-        f"{error.std() / len(error) ** 0.5:.4f}, median {error.median():.4f}; peak memory {peaks[0]:.0f} MiB after the "
+        f"{1e3 * total / len(error):.1f} ms per image; mean squared error "
+        f"{plus_minus(error, 4)}, median {error.median():.4f}; peak memory {peaks[0]:.0f} MiB after the "
         f"first chunk, {peaks[-1]:.0f} MiB after the last"
     )
 
 
+@skipped_without_data
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--images", type=int, default=10000, help="images of the second part")
-    parser.add_argument("--part", choices=("descent", "many"), action="append")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    parts = options.part or ["descent", "many"]
-    began = time.perf_counter()
-    try:
-        if "descent" in parts:
-            for name in ("cs", "tomography"):
-                for start in ("encoder",) if options.quick else ("encoder", "random"):
-                    compare(name, start, quick=options.quick)
-        if "many" in parts:
-            many(20 if options.quick else options.images, 10 if options.quick else 500)
-    except FileNotFoundError as error:
-        print(f"skipped: {error}")
+    images = {"type": int, "default": 10000, "help": "images of the second part"}
+    part = {"choices": ("descent", "many"), "action": "append"}
+    options = arguments(__doc__, {"--images": images, "--part": part}, threads=2)
+    parts, began = options.part or ("descent", "many"), time.perf_counter()
+    if "descent" in parts:
+        for name in ("cs", "tomography"):
+            for start in ("encoder",) if options.quick else ("encoder", "random"):
+                compare(name, start, quick=options.quick)
+    if "many" in parts:
+        many(20 if options.quick else options.images, 10 if options.quick else 500)
     print(f"\n{time.perf_counter() - began:.0f} s")
 
 

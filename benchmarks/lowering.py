@@ -9,11 +9,9 @@ decoder, the same sparse matrix product and the sums of squares. Goal: at most 1
 a batch of 100, 1.3 for a batch of 1.
 """
 
-import argparse
-
 import odl
 import torch
-from _timing import interleaved
+from _study import arguments, interleaved, normal
 from odl.applications import tomo
 
 import genreg
@@ -21,13 +19,7 @@ from genreg.operators import ray_transform
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
-    torch.set_num_threads(2)
-
+    quick = arguments(__doc__, threads=2).quick
     X = odl.uniform_discr([-1, -1], [1, 1], (56, 56), dtype="float32")
     A = ray_transform(X, tomo.parallel_beam_geometry(X, 40))
     G = genreg.load_generator("shapes-vae", range=X)
@@ -51,7 +43,7 @@ def main() -> None:
 
     print(f"{'batch':>6s} {'by hand, ms':>12s} {'lowered, ms':>12s} {'ratio':>7s} {'goal':>6s}")
     for batch, goal, inner in ((100, 1.15, 1), (1, 1.3, 20)):
-        z = torch.randn(batch, 10, generator=torch.Generator().manual_seed(0))
+        z = normal((batch, 10), 0)
         hand, ours = value_and_gradient(by_hand, z), value_and_gradient(lowered, z)
         for a, b in zip(hand, ours, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-2)

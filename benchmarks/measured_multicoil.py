@@ -27,16 +27,15 @@ Run ``python benchmarks/measured_multicoil.py`` with the environment variable GE
 
 from __future__ import annotations
 
-import argparse
 import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from _measured import Data, Errors, Method, Split, load, measured_file
 from _measured_learned import Learned
+from _study import arguments, figure, picture, save, skipped_without_data
 from torch import Tensor
 
 import genreg
@@ -149,65 +148,46 @@ def _row(name: str, parameter: str, errors: Errors) -> str:
     return f"{name:14}{parameter:>10}" + "".join(f"{float(e[0]):8.3f}" for e in errors)
 
 
-def figure(data: Data, found: dict[str, tuple[Tensor, Errors]], file: Path) -> None:
+def draw(data: Data, found: dict[str, tuple[Tensor, Errors]], file: Path) -> None:
     """Draw the samples, the images and a detail of each."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     n, m = data.shape
     detail = slice(round(0.30 * n), round(0.60 * n)), slice(round(0.30 * m), round(0.70 * m))
-    fig, axes = plt.subplots(2, len(found) + 1, figsize=(2.3 * (len(found) + 1), 5.2), layout="constrained")
-    axes[0, 0].imshow(data.mask.numpy(), cmap="gray")
-    axes[0, 0].set_title(f"samples, {100 * float(data.mask.float().mean()):.1f} %", fontsize=9)
-    axes[1, 0].imshow(np.abs(data.maps[0].numpy()), cmap="viridis")
-    axes[1, 0].set_title("map of a coil", fontsize=9)
+    whole = figure(2.3 * (len(found) + 1), 5.2)
+    axes = whole.subplots(2, len(found) + 1)
+    picture(axes[0, 0], data.mask, f"samples, {100 * float(data.mask.float().mean()):.1f} %", size=9)
+    picture(axes[1, 0], data.maps[0].abs(), "map of a coil", size=9, cmap="viridis", vmin=None, vmax=None)
     bright = float(found["TV"][0].abs().quantile(0.998))
     for (name, (image, errors)), column in zip(found.items(), axes.T[1:], strict=True):
         magnitude = image.abs()
         if name == "zero-filled":  # its grey values mean nothing: samples that are not there count as zero
             magnitude = magnitude * (bright / float(magnitude.quantile(0.998)))
-        for axis, part in zip(column, (magnitude, magnitude[detail]), strict=True):
-            axis.imshow(part.numpy(), cmap="gray", vmin=0, vmax=bright)
-        column[0].set_title(f"{name}: error {float(errors.all[0]):.3f}", fontsize=9)
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(file, dpi=90)
-    plt.close(fig)
+        picture(column[0], magnitude, f"{name}: error {float(errors.all[0]):.3f}", size=9, vmax=bright)
+        picture(column[1], magnitude[detail], vmax=bright)
+    save(whole, file, 90)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Prediction of held-out samples of measured multi-coil MRI.")
-    parser.add_argument("--quick", action="store_true", help="a quarter of the pixels, few iterations")
-    parser.add_argument(
-        "--maps", choices=("low-resolution", "espirit"), default="low-resolution", help="of the coils"
+@skipped_without_data
+def main() -> None:
+    options = arguments(
+        __doc__,
+        {
+            "--maps": {
+                "choices": ("low-resolution", "espirit"),
+                "default": "low-resolution",
+                "help": "of the coils",
+            },
+            "--seed": {"type": int, "default": 0, "help": "of the choice of samples"},
+            "--out": {"type": Path, "help": "file of the picture, by default docs/measured_multicoil.png"},
+        },
+        threads=2,
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of samples")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--out", type=Path, help="file of the picture, by default docs/measured_multicoil.png"
-    )
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    file = measured_file()
-    if file is None:
-        print(
-            "GENREG_DATA names no folder with mri/brain_8coil_cartesian_ksp.npy (sigpy-mri-tutorial): nothing done"
-        )
-        return 0
-    data = load(file, maps=arguments.maps)
-    if arguments.quick:
+    data = load(measured_file(), maps=options.maps)
+    if options.quick:
         data = data.coarse(2)
-    found = run(data, arguments.seed, arguments.quick)
-    default = Path("build" if arguments.quick else "docs") / "measured_multicoil.png"
-    picture = arguments.out or default
-    figure(data, found, picture)
-    print(f"picture: {picture}")
-    return 0
+    found = run(data, options.seed, options.quick)
+    default = Path("build" if options.quick else "docs") / "measured_multicoil.png"
+    draw(data, found, options.out or default)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

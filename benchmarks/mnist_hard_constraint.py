@@ -11,12 +11,12 @@ or 5,000 steps. The images Adam runs on are spread over the batch, and the runs 
 times the throughput at a lower or equal mean objective.
 """
 
-import argparse
 import statistics
 import time
 
-import odl
 import torch
+from _digits import SPACE, digits, generator
+from _study import arguments, normal, skipped_without_data
 
 import genreg
 from genreg.operators import gaussian_measurements
@@ -40,28 +40,16 @@ def adam(objective, z: torch.Tensor, steps: int) -> tuple[float, int]:
     return float(objective(z).detach()), taken
 
 
+@skipped_without_data
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--adam", type=int, default=10, help="images that Adam runs on")
-    parser.add_argument("--model", default="mnist-vae")
-    options = parser.parse_args()
-    torch.set_num_threads(2)
+    number = {"type": int, "default": 10, "help": "images that Adam runs on"}
+    options = arguments(__doc__, {"--adam": number, "--model": {"default": "mnist-vae"}}, threads=2)
     count, singles, steps, repeats = (4, 1, 200, 1) if options.quick else (100, options.adam, 5000, 3)
 
-    X = odl.uniform_discr([0, 0], [1, 1], (28, 28), dtype="float32")
-    A = gaussian_measurements(X, 150, seed=0)
-    G = genreg.load_generator(options.model, range=X)
-    try:
-        truth = genreg.datasets.mnist(train=False)[0][100 : 100 + count]
-    except FileNotFoundError as error:
-        print(f"skipped: {error}")
-        return
+    A, G, truth = gaussian_measurements(SPACE, 150, seed=0), generator(options.model), digits(count, 100)
     forward, decode = genreg.to_torch(A), G.model.decode
     clean = forward(truth)
-    y = clean + NOISE * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    y = clean + NOISE * normal(clean.shape, 1)
     regulariser = genreg.HardConstraint(G)
     start = regulariser.initial(y, A)
 

@@ -21,23 +21,18 @@ compressed sensing MRI, Phys. Med. Biol. 68, arXiv:2210.14586.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from _coverage import Calibration, calibration, head
-from _mri import Measured, Setting, measure, space, test_slices
+from _coverage import CURVE, LEVELS, Calibration, calibration, coverage_panel, head
+from _mri import Measured, Setting, generator, measure, test_slices
 from _mri_generative import Joint
+from _study import arguments, figure, folder, markdown, picture, plus_minus, save, skipped_without_data, write
 from torch import Tensor
 
-import genreg
-
-LEVELS = (0.5, 0.8, 0.95)
-CURVE = tuple(k / 20 for k in range(1, 20))
 BLOCKS = (1, 4, 16)
 SETTINGS = (Setting(10, 0.0125), Setting(30, 0.0125), Setting(30, 0.05))
 COLOURS = {"isotropic": "#38a169", "diagonal": "#d69e2e", "SUPN": "#c53030"}
@@ -75,75 +70,52 @@ def table(rows: Mapping[Setting, Mapping[str, Row]]) -> str:
     """Coverage in per cent, mean ± standard deviation over the slices."""
     parts = []
     for setting, of in rows.items():
-        lines = [
-            f"**{setting}**",
-            "",
-            "| | " + " | ".join(f"{100 * p:.0f} %" for p in LEVELS) + " | mean s | rms (truth - mean) / s |",
-            "|---" * (len(LEVELS) + 3) + "|",
-        ]
+        lines = []
         for size in BLOCKS:
-            what = "pixels" if size == 1 else f"means over {size} x {size}"
             for name, row in of.items():
                 found = row.blocks[size]
-                cells = [
-                    f"{100 * c.mean():.1f} ± {100 * c.std():.1f}" for c in found.coverage.T[: len(LEVELS)]
-                ]
+                levels = found.coverage.T[: len(LEVELS)]
+                cells = [plus_minus(100 * c, 1, spread=True) for c in levels]
                 score = found.score.square().mean().sqrt()
-                lines.append(
-                    f"| {name}, {what} | " + " | ".join(cells) + f" | {found.std.mean():.4f} | {score:.2f} |"
-                )
-        parts.append("\n".join(lines))
+                lines.append([f"{name}, {label(size)}", *cells, f"{found.std.mean():.4f}", f"{score:.2f}"])
+        head = ("", *(f"{100 * p:.0f} %" for p in LEVELS), "mean s", "rms (truth - mean) / s")
+        parts.append(markdown(head, lines, f"**{setting}**"))
     return "\n\n".join(parts) + "\n"
+
+
+def label(size: int) -> str:
+    """What is in the intervals."""
+    return "pixels" if size == 1 else f"means over {size} x {size}"
 
 
 def draw(rows: Mapping[Setting, Mapping[str, Row]], truth: Tensor, index: int, path: Path) -> None:
     """Draw coverage against the nominal probability, and errors beside standard deviations of one slice."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 3.7 * len(rows)), layout="constrained")
-    for part, (setting, of) in zip(
-        figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True
-    ):
+    whole = figure(12, 3.7 * len(rows))
+    parts = whole.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for part, (setting, of) in zip(parts, rows.items(), strict=True):
         part.suptitle(str(setting), fontsize=10)
         left, right = part.subfigures(1, 2, width_ratios=(3, 2.2))
         panels = left.subplots(1, len(BLOCKS), sharey=True)
         for ax, size in zip(panels, BLOCKS, strict=True):
-            ax.plot((0, 1), (0, 1), color="#a0aec0", linewidth=0.8)
+            coverage_panel(ax, label(size))
             for name, row in of.items():
                 share = row.blocks[size].coverage[:, len(LEVELS) :]
                 low, middle, high = share.quantile(share.new_tensor([0.1, 0.5, 0.9]), dim=0).numpy()
                 ax.plot(CURVE, middle, color=COLOURS.get(name), label=name)
                 ax.fill_between(CURVE, low, high, color=COLOURS.get(name), alpha=0.15, linewidth=0)
-            ax.set_title("pixels" if size == 1 else f"means over {size} x {size}", fontsize=9)
-            ax.set(
-                xlim=(0, 1),
-                ylim=(0, 1),
-                aspect="equal",
-                xticks=(0, 0.5, 0.8, 0.95),
-                yticks=(0, 0.5, 0.8, 0.95),
-            )
-            ax.tick_params(labelsize=7)
-            ax.set_xlabel("nominal", fontsize=8)
-            ax.grid(alpha=0.25, linewidth=0.5)
         panels[0].set_ylabel("share of truths in the interval", fontsize=8)
         panels[0].legend(fontsize=7, frameon=False)
         pictures = right.subplots(2, len(of), squeeze=False)
-        errors = [(row.posterior.mean[index] - truth[index]).abs() for row in of.values()]
-        spreads = [
-            (row.posterior.samples[:, index] - row.posterior.mean[index]).square().mean(0).sqrt()
-            for row in of.values()
-        ]
+        posteriors = [row.posterior for row in of.values()]
+        errors = [(mean[index] - truth[index]).abs() for mean, _ in posteriors]
+        spreads = [(draws[:, index] - mean[index]).square().mean(0).sqrt() for mean, draws in posteriors]
         top = float(torch.stack(errors).quantile(0.99))
         for column, name in enumerate(of):
-            pictures[0, column].imshow(errors[column].numpy(), cmap="inferno", vmin=0, vmax=top)
-            pictures[1, column].imshow(spreads[column].numpy(), cmap="inferno", vmin=0, vmax=top)
-            pictures[0, column].set_title(name, fontsize=8)
+            picture(pictures[0, column], errors[column], name, cmap="inferno", vmax=top)
+            picture(pictures[1, column], spreads[column], cmap="inferno", vmax=top)
         for row, text in zip(pictures, ("|error|", "standard deviation"), strict=True):
             row[0].set_ylabel(f"{text}, 0 to {top:.2f}", fontsize=7)
-        for ax in pictures.flat:
-            ax.set(xticks=[], yticks=[])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+    save(whole, path, 80)
 
 
 def numbers(rows: Mapping[Setting, Mapping[str, Row]]) -> list[dict]:
@@ -181,19 +153,18 @@ def study(
     return rows
 
 
-def write(rows: Mapping[Setting, Mapping[str, Row]], truth: Tensor, out: Path) -> None:
+def report(rows: Mapping[Setting, Mapping[str, Row]], truth: Tensor, out: Path) -> None:
     """Write table, numbers and figure."""
-    out.mkdir(parents=True, exist_ok=True)
     text = table(rows)
     print(text)
-    (out / "mri_calibration.md").write_text(text, encoding="utf-8")
-    (out / "mri_calibration.json").write_text(json.dumps(numbers(rows), indent=1) + "\n", encoding="utf-8")
+    write(out / "mri_calibration.md", text)
+    write(out / "mri_calibration.json", numbers(rows))
     draw(rows, truth, len(truth) // 3, out / "mri_calibration.png")
 
 
 def sampler(name: str, model: str, draws: int, **settings: int) -> Sampler:
     """Draws of x given y and the z of the joint maximum, with the model of that name."""
-    joint = Joint(genreg.load_generator(model, range=space(128, 128)), name, **settings)
+    joint = Joint(generator(model), name, **settings)
 
     def sample(data: Measured) -> Posterior:
         posterior = joint.posterior(data)
@@ -202,26 +173,17 @@ def sampler(name: str, model: str, draws: int, **settings: int) -> Sampler:
     return sample
 
 
+@skipped_without_data
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = arguments(__doc__, threads=2, output=True)
     count, draws, settings, limits = (
         (2, 4, SETTINGS[:1], {"max_iter": 1}) if options.quick else (12, 40, SETTINGS, {})
     )
-    try:
-        truth = test_slices(count)
-    except FileNotFoundError as error:
-        print(f"skipped: {error}")
-        return
+    truth = test_slices(count)
     models = {"isotropic": "brain-vae", "diagonal": "brain-diagonal", "SUPN": "brain-supn"}
     samplers = {name: sampler(name, model, draws, **limits) for name, model in models.items()}
     rows = study(samplers, truth, settings)
-    write(rows, truth, Path("build/mri/quick" if options.quick else "docs"))
+    report(rows, truth, folder(options))
 
 
 if __name__ == "__main__":

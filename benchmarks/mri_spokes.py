@@ -31,34 +31,27 @@ compressed sensing MRI, Phys. Med. Biol. 68, arXiv:2210.14586 (figures 15 to 17)
 
 from __future__ import annotations
 
-import argparse
-import json
+import functools
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import torch
-from _mri import FULL, QUICK, Measured, Result, Setting, Sizes, measure, space, test_slices, tuning_slices
+from _mri import FULL, QUICK, Measured, Result, Setting, Sizes, generator, measure, test_slices, tuning_slices
 from _mri_baselines import Method, Supervised, ZeroFilled, tikhonov, total_variation
 from _mri_generative import Joint, RangeConstrained, WeightOptimised
 from _mri_report import as_json, draw_curves, draw_images, margins, tables
-
-import genreg
+from _study import arguments, folder, kept, skipped_without_data, write
 
 SHOWN = (Setting(10, 0.0125), Setting(30, 0.05))
 OURS = "joint, SUPN"
 ORACLE = "TV, best λ"
 
 
-def generator(name: str) -> genreg.Generator:
-    """A model that comes with the package."""
-    return genreg.load_generator(name, range=space(128, 128))
-
-
-def methods(sizes: Sizes, folder: Path) -> dict[str, Callable[[], Method]]:
+def methods(sizes: Sizes, cache: Path) -> dict[str, Callable[[], Method]]:
     """How to make the methods, in the order of the tables."""
     turns = {"max_iter": 2} if sizes.quick else {}
 
@@ -80,7 +73,7 @@ def methods(sizes: Sizes, folder: Path) -> dict[str, Callable[[], Method]]:
         "joint, isotropic": joint("brain-vae", "joint, isotropic"),
         "joint, diagonal": joint("brain-diagonal", "joint, diagonal"),
         OURS: joint("brain-supn", OURS),
-        "unrolled, supervised": lambda: Supervised(folder / "unrolled.pt", sizes),
+        "unrolled, supervised": lambda: Supervised(cache / "unrolled.pt", sizes),
     }
 
 
@@ -88,44 +81,43 @@ def computed(
     make: Callable[[], Method],
     test: dict[Setting, Measured],
     tuning: dict[Setting, Measured],
-    folder: Path,
+    cache: Path,
     fresh: bool,
 ) -> dict[Setting, Result]:
     """The results of one method, from its folder where they are there."""
-    found, method = {}, None
+    found, method = {}, functools.cache(make)
     for setting, data in test.items():
-        file = folder / f"{setting.spokes}-{setting.noise_std:g}.pt"
-        kept = Result.load(file) if file.is_file() and not fresh else None
-        if kept is not None and kept.images.shape == data.x.shape:
-            found[setting] = kept
-            continue
-        method = make() if method is None else method
-        parameters = method.tune(tuning[setting])
-        began = time.perf_counter()
-        images, note = method.solve(data, parameters)
-        seconds = (time.perf_counter() - began) / len(images)
-        found[setting] = Result(images.detach().clamp(0, 1), seconds, parameters, note)
-        found[setting].save(file)
-        score = found[setting].scores(data.x)
-        print(
-            f"{method.name}, {setting}: {score['psnr'].mean():.2f} dB, SSIM {score['ssim'].mean():.3f}, "
-            f"{seconds:.2g} s per slice {parameters} {note}",
-            flush=True,
-        )
+
+        def solve(setting: Setting = setting, data: Measured = data) -> dict[str, Any]:
+            parameters = method().tune(tuning[setting])
+            began = time.perf_counter()
+            images, note = method().solve(data, parameters)
+            seconds = (time.perf_counter() - began) / len(images)
+            result = Result(images.detach().clamp(0, 1), seconds, parameters, note)
+            score = result.scores(data.x)
+            print(
+                f"{method().name}, {setting}: {score['psnr'].mean():.2f} dB, SSIM {score['ssim'].mean():.3f}, "
+                f"{seconds:.2g} s per slice {parameters} {note}",
+                flush=True,
+            )
+            return vars(result)
+
+        file = cache / f"{setting.spokes}-{setting.noise_std:g}.pt"
+        found[setting] = Result(**kept(file, {"shape": tuple(data.x.shape)}, solve, fresh=fresh))
     return found
 
 
-def run(sizes: Sizes, names: list[str], folder: Path, out: Path, *, fresh: bool) -> None:
+def run(sizes: Sizes, names: list[str], cache: Path, out: Path, *, fresh: bool) -> None:
     began = time.perf_counter()
     truth, tuned_on = test_slices(sizes.test), tuning_slices(sizes.tuning)
     test = {setting: measure(truth, setting, seed=2) for setting in sizes.settings}
     tuning = {setting: measure(tuned_on, setting, seed=1) for setting in sizes.settings}
     results: dict[str, dict[Setting, Result]] = {}
-    for name, make in methods(sizes, folder).items():
+    for name, make in methods(sizes, cache).items():
         if name not in names:
             continue
         results[name] = computed(
-            make, test, test if name == ORACLE else tuning, folder / name.replace(", ", "-"), fresh
+            make, test, test if name == ORACLE else tuning, cache / name.replace(", ", "-"), fresh
         )
 
     scores = {name: {s: r.scores(truth) for s, r in of.items()} for name, of in results.items()}
@@ -136,12 +128,9 @@ def run(sizes: Sizes, names: list[str], folder: Path, out: Path, *, fresh: bool)
     text = tables(scores, columns["seconds"], sizes)
     if OURS in scores and len(scores) > 1:
         text += "\n" + margins(scores, sizes, OURS)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "mri_spokes.md").write_text(text, encoding="utf-8")
+    write(out / "mri_spokes.md", text)
     numbers = as_json(scores, columns["seconds"], columns["parameters"], columns["note"])
-    (out / "mri_spokes.json").write_text(
-        json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    write(out / "mri_spokes.json", numbers)
     print(text)
     draw_curves(scores, sizes, out / "mri_spokes.png")
     shown = [setting for setting in SHOWN if setting in test]
@@ -150,32 +139,18 @@ def run(sizes: Sizes, names: list[str], folder: Path, out: Path, *, fresh: bool)
     print(f"{time.perf_counter() - began:.0f} s; tables and figures in {out}")
 
 
+@skipped_without_data
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--methods", nargs="+", metavar="NAME", help="rows of the tables, by default all")
-    parser.add_argument("--fresh", action="store_true", help="compute again what is in build/mri")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     every = list(methods(QUICK, Path()))
-    names = options.methods or every
-    if not set(names) <= set(every):
-        parser.error(f"--methods must be some of {every}, got {names}")
-    try:
-        test_slices(1)
-    except FileNotFoundError as error:
-        print(f"skipped: {error}")
-        return
-    folder = Path("build/mri")
+    rows = {"nargs": "+", "choices": every, "metavar": "NAME", "default": every, "help": "rows of the tables"}
+    fresh = {"action": "store_true", "help": "compute again what is in build/mri"}
+    options = arguments(__doc__, {"--methods": rows, "--fresh": fresh}, threads=2, output=True)
+    out = folder(options, whole=options.methods == every)
     if options.quick:
         with tempfile.TemporaryDirectory() as scratch:
-            run(QUICK, names, Path(scratch), folder / "quick", fresh=True)
-        return
-    whole = names == every
-    run(FULL, names, folder, Path("docs") if whole else folder, fresh=options.fresh)
+            run(QUICK, options.methods, Path(scratch), out, fresh=True)
+    else:
+        run(FULL, options.methods, Path("build/mri"), out, fresh=options.fresh)
 
 
 if __name__ == "__main__":

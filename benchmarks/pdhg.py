@@ -6,23 +6,15 @@
 min_x ½‖x - y‖² + λ‖∇x‖_{2,1} in float32 with the same fixed steps; ODL on its numpy backend. Goal: 5 times.
 """
 
-import argparse
-
 import numpy as np
 import odl
-import torch
-from _timing import interleaved
+from _study import arguments, interleaved
 
 from genreg.solvers import pdhg
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
-    torch.set_num_threads(2)
+    quick = arguments(__doc__, threads=2).quick
     n, iterations, repeats = (64, 50, 3) if quick else (256, 200, 9)
 
     X = odl.uniform_discr([0, 0], [n, n], (n, n), dtype="float32")

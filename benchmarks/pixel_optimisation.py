@@ -22,16 +22,26 @@ are equally bright). Source: A. M. Liang, "Using deep generative priors for inve
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import odl
 import torch
+from _adaptive import count_stopped
+from _digits import generator
+from _study import (
+    arguments,
+    figure,
+    folder,
+    light,
+    mean_and_error,
+    picture,
+    save,
+    skipped_without_data,
+    write,
+)
 from torch import Tensor
 
 import genreg
@@ -106,21 +116,19 @@ def search(x: Tensor, G: genreg.Generator, policy: adaptive.Policy, effort: Effo
         progress=False,
     )
     regret = x.amax((1, 2))[:, None] - result.best
-    stuck = int((result.status != sampling.ChainStatus.COMPLETED).sum())
-    return Search(result.chosen, regret, time.process_time() - began, stuck)
+    return Search(result.chosen, regret, time.process_time() - began, count_stopped(result.status))
 
 
 def summary(name: str, found: Search, random: Search) -> dict[str, Any]:
     """The numbers of a policy, JSON-able."""
-    root = len(found.regret) ** 0.5
-    difference = found.regret - random.regret
+    regret, difference = mean_and_error(found.regret), mean_and_error(found.regret - random.regret)
     rounds = found.regret.shape[1]
     return {
         "policy": name,
-        "regret": found.regret.mean(0).tolist(),
-        "regret_error": (found.regret.std(0) / root).tolist(),
-        "minus_random": difference.mean(0).tolist(),
-        "minus_random_error": (difference.std(0) / root).tolist(),
+        "regret": regret[0].tolist(),
+        "regret_error": regret[1].tolist(),
+        "minus_random": difference[0].tolist(),
+        "minus_random_error": difference[1].tolist(),
         "found": [(found.found <= r + 1).float().mean().item() for r in range(rounds)],
         "median_round": found.found.median().nan_to_num(posinf=-1).item(),
         "found_round": found.found.nan_to_num(posinf=-1).int().tolist(),
@@ -154,10 +162,8 @@ def report(title: str, rows: list[dict[str, Any]], rounds: int, images: int) -> 
 
 def draw(tables: dict[int, list[dict[str, Any]]], x: Tensor, example: dict[str, Search], file: Path) -> None:
     """Draw regret and share of images found by round, and what every policy measured of one digit."""
-    import matplotlib.pyplot as plt
-
-    figure = plt.figure(figsize=(9.6, 8.6), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[3, 1.15])
+    whole = figure(9.6, 8.6)
+    top, bottom = whole.subfigures(2, 1, height_ratios=[3, 1.15])
     axes = top.subplots(2, len(tables), sharex=True, squeeze=False)
     for column, (gradients, rows) in enumerate(tables.items()):
         upper, lower = axes[:, column]
@@ -178,17 +184,14 @@ def draw(tables: dict[int, list[dict[str, Any]]], x: Tensor, example: dict[str, 
         upper.set_title(f"{gradients} gradients", fontsize=10)
         lower.set(xlabel="round, of 10 pixels each", ylim=(-0.02, 1.02))
         for ax in (upper, lower):
-            ax.spines[["top", "right"]].set_visible(False)
-            ax.grid(alpha=0.25)
+            light(ax)
     axes[0, 0].set_ylabel("simple regret, mean ± standard error")
     axes[1, 0].set_ylabel("images whose brightest\npixel has been measured")
     axes[0, 0].legend(fontsize=8, frameon=False)
     brightest = int(x.argmax())
     panels = bottom.subplots(1, len(example) + 1)
-    panels[0].set_title("a digit and its brightest pixel", fontsize=8)
     for ax in panels:
-        ax.imshow(x, cmap="gray", vmin=0, vmax=1)
-        ax.set_axis_off()
+        picture(ax, x, "a digit and its brightest pixel" if ax is panels[0] else "")
     for ax, (name, found) in zip(panels[1:], example.items(), strict=True):
         rows, columns = (part.flatten() for part in (found.chosen[0] // 28, found.chosen[0] % 28))
         turn = torch.arange(1, found.chosen.shape[1] + 1).repeat_interleave(found.chosen.shape[2])
@@ -198,42 +201,28 @@ def draw(tables: dict[int, list[dict[str, Any]]], x: Tensor, example: dict[str, 
     for ax in panels:
         ax.plot(brightest % 28, brightest // 28, "o", mec="#56B4E9", mfc="none", markersize=9, mew=1.6)
     bottom.colorbar(shown, ax=list(panels), shrink=0.8, label="measured in round")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
+    save(whole, file, 130)
 
 
+@skipped_without_data
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--images", type=int, default=100, help="number of test digits")
-    parser.add_argument("--steps", type=int, default=100, help="turns of every chain in a round")
-    options = parser.parse_args()
-    matplotlib.use("Agg")
-    torch.set_num_threads(1)
+    images = {"type": int, "default": 100, "help": "number of test digits"}
+    steps = {"type": int, "default": 100, "help": "turns of every chain in a round"}
+    options = arguments(__doc__, {"--images": images, "--steps": steps}, output=True)
     effort = Effort(images=options.images, steps=options.steps)
     if options.quick:
         effort = Effort(images=3, rounds=3, chains=3, steps=6)
-    X = odl.uniform_discr([0, 0], [1, 1], (28, 28), dtype="float32")
     tables: dict[int, list[dict[str, Any]]] = {}
     for gradients in (2, 4):
-        try:
-            x = genreg.datasets.gradient_digits(train=False, gradients=gradients)[0][: effort.images]
-        except FileNotFoundError as error:
-            print(f"skipped: {error}")
-            return
-        G = genreg.load_generator(f"gradients-{gradients}-vae", range=X)
+        x = genreg.datasets.gradient_digits(train=False, gradients=gradients)[0][: effort.images]
+        G = generator(f"gradients-{gradients}-vae")
         searches = {name: search(x, G, policy, effort) for name, policy in POLICIES.items()}
         tables[gradients] = [summary(name, found, searches["random"]) for name, found in searches.items()]
         report(f"{gradients} gradients", tables[gradients], effort.rounds, effort.images)
-    folder = Path("build" if options.quick else "docs")
-    file = folder / "pixel_optimisation.png"
+    file = folder(options) / "pixel_optimisation.png"
     draw(tables, x[0], searches, file)
     record = {"effort": asdict(effort), "gradients": {str(n): rows for n, rows in tables.items()}}
-    file.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"figure: {file}, numbers: {file.with_suffix('.json')}")
+    write(file.with_suffix(".json"), record)
 
 
 if __name__ == "__main__":

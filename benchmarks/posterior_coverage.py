@@ -34,15 +34,14 @@ simulation-based calibration, arXiv:1804.06788.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from _coverage_figure import BINS, CURVE, LEVELS, draw
-from _posterior import Problem, digits, generator, measure, of_generator, posterior, report
+from _coverage import CURVE, LEVELS
+from _coverage_figure import BINS, draw
+from _digits import Problem, digits, generator, measure, of_generator, posterior
+from _study import Rows, arguments, markdown, report, skipped_without_data
 from torch import Tensor
 
 import genreg
@@ -110,7 +109,6 @@ class Marginal:
     """The model x = G(z) + γ ε: data whitened by the covariance that they have given z, and x given z and y."""
 
     def __init__(self, problem: Problem, gamma: float) -> None:
-        assert isinstance(problem.A, GaussianMeasurements)
         M, self.sigma, self.gamma = problem.A.matrix, problem.noise_std, gamma
         self.M, self.y = M, problem.y
         self.covariance = self.sigma**2 * torch.eye(len(M)) + gamma**2 * M @ M.T
@@ -162,32 +160,28 @@ def assess(
     )
 
 
-def rows(name: str, settings: Sequence[Setting], effort: Effort, cache: Path) -> list[dict]:
-    """All posteriors of a model, one after the other; those in the file are not computed again."""
-    found = json.loads(cache.read_text()) if cache.exists() else []
-    known = {(row["m"], row["sigma"], row["truth"], row["draws"]) for row in found}
+def compute(name: str, settings: Sequence[Setting], effort: Effort, rows: Rows) -> None:
+    """All posteriors of a model, one after the other; those that are there are not computed again."""
     G = generator(name)
 
     def add(row: Row, setting: Setting) -> None:
-        found.append(numbers(row._replace(model=name, setting=setting)))
-        print(line(found[-1]), flush=True)
-        cache.write_text(json.dumps(found))
+        rows.add(numbers(row._replace(model=name, setting=setting)))
+        print(" | ".join(cells(rows[-1])), flush=True)
 
     for setting in settings:
-        if (*setting, "G(z)", "G(z)") not in known:
+        if (*setting, "G(z)", "G(z)") not in rows:
             z, x = of_generator(G, effort.images)
             problem = measure(x, "compressed sensing", *setting)
             add(assess(chains(problem, G, effort), problem, "G(z)", z=z), setting)
         problem = measure(digits(effort.images), "compressed sensing", *setting)
-        if (*setting, "digits", "G(z)") not in known:
+        if (*setting, "digits", "G(z)") not in rows:
             samples = chains(problem, G, effort)
             add(assess(samples, problem, "G(z)"), setting)
             if G.std is not None:
                 add(assess(samples, problem, "G(z) + γ ε"), setting)
-        if G.std is not None and (*setting, "digits", "x given y") not in known:
+        if G.std is not None and (*setting, "digits", "x given y") not in rows:
             marginal = Marginal(problem, G.std)
             add(assess(chains(marginal.problem, G, effort), problem, "x given y", marginal), setting)
-    return found
 
 
 def numbers(row: Row) -> dict:
@@ -211,62 +205,50 @@ def numbers(row: Row) -> dict:
     }
 
 
-def at(row: dict, kind: str) -> str:
+def at(row: dict, kind: str) -> list[str]:
     """Coverage of the three levels in per cent, with its errors."""
     if kind not in row:
-        return " | | "
+        return [""] * len(LEVELS)
     index = [CURVE.index(p) for p in LEVELS]
-    return " | ".join(f"{100 * row[kind][k]:.1f} ± {100 * row[kind + '_error'][k]:.1f}" for k in index)
+    return [f"{100 * row[kind][k]:.1f} ± {100 * row[kind + '_error'][k]:.1f}" for k in index]
 
 
-def line(row: dict) -> str:
+def cells(row: dict) -> list[str]:
     """A line of the table."""
     rhat, ess, mse = (torch.tensor(row[name]) for name in ("worst_rhat", "worst_ess", "mse"))
-    return (
-        f"| {row['model']} | {Setting(row['m'], row['sigma'])} | {row['truth']} | {row['draws']} "
-        f"| {at(row, 'pixels')} | {100 * row['counted']:.0f} % | {at(row, 'latent')} | {1000 * mse.mean():.2f} "
-        f"| {100 * (rhat < 1.1).double().mean():.0f} % | {ess.nanmedian():.0f} |"
-    )
+    setting = str(Setting(row["m"], row["sigma"]))
+    return [
+        *(row["model"], setting, row["truth"], row["draws"]),
+        *(*at(row, "pixels"), f"{100 * row['counted']:.0f} %", *at(row, "latent")),
+        *(
+            f"{1000 * mse.mean():.2f}",
+            f"{100 * (rhat < 1.1).double().mean():.0f} %",
+            f"{ess.nanmedian():.0f}",
+        ),
+    ]
 
 
 def table(found: Sequence[dict]) -> str:
     """All lines."""
-    head = [
-        "model",
-        "data",
-        "truth",
-        "intervals of",
-        *(f"pixels, {100 * p:.0f} %" for p in LEVELS),
-        "counted",
-        *(f"z, {100 * p:.0f} %" for p in LEVELS),
-        "10³ MSE",
-        "R-hat < 1.1",
-        "ESS",
-    ]
-    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(line(row) for row in found), ""])
+    levels = [[f"{what}, {100 * p:.0f} %" for p in LEVELS] for what in ("pixels", "z")]
+    head = ("model", "data", "truth", "intervals of", *levels[0], "counted", *levels[1])
+    return markdown((*head, "10³ MSE", "R-hat < 1.1", "ESS"), map(cells, found)) + "\n"
 
 
+@skipped_without_data
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--model", choices=list(CASES), help="only this model, to run both at once")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    model = {"choices": list(CASES), "help": "only this model, to run both at once"}
+    options = arguments(__doc__, {"--model": model}, output=True)
     cases, efforts = CASES, EFFORT
     if options.quick:
         cases = {"mnist-vae-dense": (Setting(25, 0.5),)}
         efforts = {"mnist-vae-dense": Effort(images=4, chains=3, steps=40, burn_in=20, screened=300)}
-    report(
-        "posterior_coverage",
-        cases,
-        lambda part, file: rows(part, cases[part], efforts[part], file),
-        table,
-        draw,
-        only=options.model,
-        quick=options.quick,
-    )
+
+    def compute_part(part: str, rows: Rows) -> None:
+        compute(part, cases[part], efforts[part], rows)
+
+    key = ("m", "sigma", "truth", "draws")
+    report("posterior_coverage", cases, key, compute_part, table, draw, options, only=options.model)
 
 
 if __name__ == "__main__":

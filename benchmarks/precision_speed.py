@@ -17,7 +17,6 @@ Everything in float32 and on one thread; medians of interleaved repeats. Four ta
    at hand and a gradient written by hand. Goal: 10 times faster.
 """
 
-import argparse
 import functools
 import math
 import os
@@ -28,7 +27,7 @@ import numpy as np
 import odl
 import scipy.sparse.linalg
 import torch
-from _timing import interleaved
+from _study import arguments, interleaved
 
 from genreg.operators import SparseCholeskyPrecision, neighbourhood
 
@@ -53,6 +52,13 @@ def with_gradient(value, *tensors):
     leaves = [t.detach().requires_grad_() for t in tensors]
     result = value(*leaves).sum()
     return [result.detach(), *torch.autograd.grad(result, leaves)]
+
+
+def print_ratios(title, times, unit, what="ratio"):
+    """A table of times, and of their ratios to one of them."""
+    print(f"{title}\n{'':24s} {'ms':>9s} {what:>9s}")
+    for name, seconds in times.items():
+        print(f"{name:24s} {1e3 * seconds:9.3f} {seconds / times[unit]:9.2f}")
 
 
 def scaling(sizes, measure):
@@ -87,10 +93,8 @@ def sampling(n, measure):
             "construction": fresh,
         }
     )
-    print(f"2. one sample of {n} x {n}\n{'':24s} {'ms':>9s} {'products':>9s}")
-    for name, seconds in times.items():
-        seconds /= 100 if name == "sample of 100" else 1
-        print(f"{name:24s} {1e3 * seconds:9.3f} {seconds / times['product']:9.2f}")
+    times["sample of 100"] /= 100
+    print_ratios(f"2. one sample of {n} x {n}", times, "product", "products")
     print("goal: at most 5 products or 10 ms\n")
 
 
@@ -145,10 +149,7 @@ def solving(n, measure):
     for name in list(calls)[3:]:
         found = torch.from_numpy(calls[name]()).reshape(n, n)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3, check_dtype=False)
-    times = measure(calls)
-    print(f"3. triangular solve, {n} x {n}\n{'':24s} {'ms':>9s} {'ratio':>9s}")
-    for name, seconds in times.items():
-        print(f"{name:24s} {1e3 * seconds:9.3f} {seconds / times['torch, entries at hand']:9.2f}")
+    print_ratios(f"3. triangular solve, {n} x {n}", measure(calls), "torch, entries at hand")
     print()
 
 
@@ -157,11 +158,7 @@ class Indices:
 
     def __init__(self, n):
         i, j = np.mgrid[:n, :n]
-        rows, columns, source = (
-            [i.ravel() * n + j.ravel()],
-            [i.ravel() * n + j.ravel()],
-            [i.ravel() * n + j.ravel()],
-        )
+        rows, columns, source = ([(i * n + j).ravel()] for _ in range(3))
         for k, (a, b) in enumerate(OFFSETS):
             inside = (i + a < n) & (j + b >= 0) & (j + b < n)
             place = (i * n + j)[inside]
@@ -222,26 +219,16 @@ def likelihoods(n, measure):
     for call in list(calls.values())[1:]:
         for a, b in zip(call(), expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
-    times = measure(calls)
-    print(f"4. log-likelihood and gradient, {n} x {n}\n{'':24s} {'ms':>9s} {'ratio':>9s}")
-    for name, seconds in times.items():
-        print(f"{name:24s} {1e3 * seconds:9.3f} {seconds / times['genreg']:9.2f}")
+    print_ratios(f"4. log-likelihood and gradient, {n} x {n}", measure(calls), "genreg")
     print("goal: 10 times faster than CSR\n")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--cpu", action="store_true")
-    arguments = parser.parse_args()
-    quick = arguments.quick
-    timed = functools.partial(interleaved, clock=time.thread_time if arguments.cpu else time.perf_counter)
-    torch.set_num_threads(1)
+    options = arguments(__doc__, {"--cpu": {"action": "store_true"}})
+    quick, clock = options.quick, time.thread_time if options.cpu else time.perf_counter
     warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
-    measure = functools.partial(timed, repeats=5 if quick else 41)
+    measure = functools.partial(interleaved, repeats=5 if quick else 41, clock=clock)
     scaling([32, 64, 128] if quick else [64, 128, 256, 512, 1024], measure)
     sampling(64 if quick else 256, measure)
     solving(64 if quick else 256, measure)

@@ -7,16 +7,15 @@ All run with the same number of threads in interleaved repeats after a warm-up; 
 milliseconds and ratios of medians. deepinv is skipped where it is not installed.
 """
 
-import argparse
 import warnings
 from collections.abc import Callable
 
 import odl
 import torch
-from _timing import interleaved
+from _study import arguments, interleaved
 from odl.applications import tomo
 
-import genreg.operators
+from genreg.operators import ray_transform, to_torch
 
 
 def contenders(size: int, angles: int, batch: int) -> tuple[dict[str, tuple[Callable, Callable]], list[str]]:
@@ -25,7 +24,7 @@ def contenders(size: int, angles: int, batch: int) -> tuple[dict[str, tuple[Call
     geometry = tomo.parallel_beam_geometry(space, angles)
     images = torch.rand(batch, size, size)
 
-    operator = genreg.operators.to_torch(genreg.operators.ray_transform(space, geometry))
+    operator = to_torch(ray_transform(space, geometry))
     sinograms = operator(images)
     result = {"genreg": (lambda: operator(images), lambda: operator.adjoint(sinograms))}
     remarks = []
@@ -61,21 +60,14 @@ def contenders(size: int, angles: int, batch: int) -> tuple[dict[str, tuple[Call
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="small sizes and few repeats")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=None)
-    arguments = parser.parse_args()
-    size, angles, batch, repeats = (32, 30, 8, 3) if arguments.quick else (128, 180, 32, 11)
-    repeats = arguments.repeats or repeats
-    torch.set_num_threads(arguments.threads)
+    options = arguments(__doc__, {"--repeats": {"type": int}}, threads=2)
+    size, angles, batch, repeats = (32, 30, 8, 3) if options.quick else (128, 180, 32, 11)
+    repeats = options.repeats or repeats
 
     with torch.no_grad():
         pairs, remarks = contenders(size, angles, batch)
         print(
-            f"{size} x {size}, {angles} angles, batch {batch}, {arguments.threads} threads, {repeats} repeats"
+            f"{size} x {size}, {angles} angles, batch {batch}, {options.threads} threads, {repeats} repeats"
         )
         print(f"{'':12} {'forward':>12} {'ratio':>7} {'adjoint':>12} {'ratio':>7}")
         columns = [interleaved({name: pair[k] for name, pair in pairs.items()}, repeats) for k in (0, 1)]

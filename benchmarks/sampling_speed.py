@@ -19,14 +19,13 @@ that the generator itself has made, in float32.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import odl
 import torch
-from _timing import interleaved
+from _digits import SPACE, generator
+from _study import arguments, interleaved, normal
 
 import genreg
 from genreg.operators import gaussian_measurements
@@ -53,12 +52,9 @@ MEASUREMENTS = 50
 
 def posterior(model: str, images: int, sigma: float) -> LatentPosterior:
     """Of images of the generator itself."""
-    X = odl.uniform_discr([0, 0], [1, 1], (28, 28), dtype="float32")
-    G = genreg.load_generator(model, X)
-    A = gaussian_measurements(X, MEASUREMENTS, seed=0)
+    G, A = generator(model), gaussian_measurements(SPACE, MEASUREMENTS, seed=0)
     y = genreg.to_torch(A)(G.sample(images, seed=1))
-    y = y + sigma * torch.randn(y.shape, generator=torch.Generator().manual_seed(2))
-    return LatentPosterior(genreg.GaussianFidelity(A, y, sigma), G)
+    return LatentPosterior(genreg.GaussianFidelity(A, y + sigma * normal(y.shape, 2), sigma), G)
 
 
 def throughput(models: tuple[str, ...], images: int, chains: int, repeats: int) -> None:
@@ -139,32 +135,12 @@ def kernels(model: str, images: int, chains: int, steps: int, sigmas: tuple[floa
     for sigma in sigmas:
         target = posterior(model, images, sigma)
         start, _ = starts(target, "map", chains, Random(0, torch.device("cpu")))
-        reference = sample(
-            target,
-            HMC(),
-            chains=chains,
-            steps=3 * steps,
-            burn_in=steps,
-            thin=1,
-            init=start,
-            seed=9,
-            progress=False,
-        )
+        common = {"chains": chains, "thin": 1, "init": start, "progress": False}
+        reference = sample(target, HMC(), steps=3 * steps, burn_in=steps, seed=9, **common)
         base = None
         for row in ROWS:
-            found = sample(
-                target,
-                row.kernel,
-                chains=chains,
-                steps=steps,
-                burn_in=steps // 3,
-                thin=1,
-                step=row.step,
-                metric=row.metric,
-                init=start,
-                seed=1,
-                progress=False,
-            )
+            settings = {"steps": steps, "burn_in": steps // 3, "step": row.step, "metric": row.metric}
+            found = sample(target, row.kernel, seed=1, **settings, **common)
             ess = float(effective(found).median())
             rate = ess / found.time
             base = rate if base is None else base
@@ -201,12 +177,8 @@ def memory(marks: tuple[int, ...]) -> None:
         print(f"{steps:9,d} turns {resident():8.1f} MiB   ({found.z.shape[0]} draws kept)")
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
+def main() -> None:
+    quick = arguments(__doc__, threads=None).quick
     torch.manual_seed(0)
     if quick:
         throughput(MODELS[:1], 4, 5, 2)
@@ -216,3 +188,7 @@ if __name__ == "__main__":
         throughput(MODELS, 100, 10, 15)
         kernels(MODELS[0], 10, 10, 1500, (1.0, 0.3, 0.1))
         memory((1_000, 10_000, 100_000))
+
+
+if __name__ == "__main__":
+    main()

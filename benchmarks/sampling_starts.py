@@ -35,8 +35,6 @@ A. M. Liang (2021), Using deep generative priors for inverse problems and Bayesi
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -44,7 +42,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from _posterior import digits, generator, measure, posterior, report
+from _digits import digits, generator, measure, posterior
+from _study import (
+    Rows,
+    arguments,
+    figure,
+    markdown,
+    mean_and_error,
+    plus_minus,
+    report,
+    save,
+    skipped_without_data,
+)
 from torch import Tensor
 
 import genreg
@@ -154,38 +163,29 @@ def run(case: Case, point: Point, start: str, G: genreg.Generator, x: Tensor) ->
     }
 
 
-def runs(case: Case, cache: Path) -> list[dict]:
-    """All points and starts of a case; those in the file are not computed again."""
-    rows = json.loads(cache.read_text()) if cache.exists() else []
-    known = {(row["task"], row["size"], row["sigma"], row["start"]) for row in rows}
+def compute(case: Case, rows: Rows) -> None:
+    """All points and starts of a case; those that are there are not computed again."""
     G, x = generator(case.model), digits(case.images)
     for point in case.points:
         for start in STARTS:
-            if (*point, start) in known or (start == "posterior" and not G.has_encoder):
+            if (*point, start) in rows or (start == "posterior" and not G.has_encoder):
                 continue
-            rows.append(run(case, point, start, G, x))
-            print(line(rows[-1]), flush=True)
-            cache.write_text(json.dumps(rows))
-    return rows
+            rows.add(run(case, point, start, G, x))
+            print(" | ".join(cells(rows[-1])), flush=True)
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean over the images, and its standard error."""
-    t = torch.tensor(values, dtype=torch.float64)
-    return float(t.mean()), float(t.std() / len(t) ** 0.5)
-
-
-def line(row: dict) -> str:
+def cells(row: dict) -> list[str]:
     """A line of the table; errors in thousandths."""
-    mse, error = mean_and_error([1000 * e for e in row["mse"]])
     size = f"σ = {row['sigma']}" if row["task"] == "denoising" else f"m = {row['size']}"
-    rhat = torch.tensor(row["worst_rhat"])
-    return (
-        f"| {row['model']} | {row['budget']} | {row['task']}, {size} | {LABELS[row['start']]} "
-        f"| {mse:.2f} ± {error:.2f} "
-        f"| {sum(row['worst_ess']) / len(row['worst_ess']):.0f} | {row['ess_per_second']:.0f} "
-        f"| {100 * (rhat < 1.1).double().mean():.0f} % | {row['spent']} | {row['evaluations']} |"
-    )
+    mse, rhat = torch.tensor(row["mse"], dtype=torch.float64), torch.tensor(row["worst_rhat"])
+    return [
+        *(row["model"], str(row["budget"]), f"{row['task']}, {size}", LABELS[row["start"]]),
+        plus_minus(1000 * mse),
+        f"{sum(row['worst_ess']) / len(row['worst_ess']):.0f}",
+        f"{row['ess_per_second']:.0f}",
+        f"{100 * (rhat < 1.1).double().mean():.0f} %",
+        *(str(row["spent"]), str(row["evaluations"])),
+    ]
 
 
 def table(rows: Sequence[dict]) -> str:
@@ -193,18 +193,17 @@ def table(rows: Sequence[dict]) -> str:
     head = (
         "model,evaluations allowed,data,start,10³ MSE,ESS,ESS per second (all images),R-hat < 1.1,search,used"
     )
-    return "\n".join([f"| {head.replace(',', ' | ')} |", "|---" * 10 + "|", *(line(row) for row in rows), ""])
+    return markdown(head.split(","), map(cells, rows)) + "\n"
 
 
 def draw(rows: Sequence[dict], path: Path) -> None:
     """Errors and effective samples per second against the number of measurements and the noise."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
 
     models = list(dict.fromkeys(row["model"] for row in rows))
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    figure = Figure(figsize=(4.2 * len(tasks), 5.4 * len(models)), layout="constrained")
-    grid = figure.subplots(2 * len(models), len(tasks), squeeze=False)
+    whole = figure(4.2 * len(tasks), 5.4 * len(models))
+    grid = whole.subplots(2 * len(models), len(tasks), squeeze=False)
     for k, model in enumerate(models):
         budgets = dict(
             zip(dict.fromkeys(r["budget"] for r in rows if r["model"] == model), ("-", "--"), strict=False)
@@ -219,7 +218,7 @@ def draw(rows: Sequence[dict], path: Path) -> None:
             for start, budget in dict.fromkeys((r["start"], r["budget"]) for r in of):
                 mine = [r for r in of if (r["start"], r["budget"]) == (start, budget)]
                 at = [Point(r["task"], r["size"], r["sigma"]).abscissa for r in mine]
-                mse = [mean_and_error(r["mse"]) for r in mine]
+                mse = [mean_and_error(torch.tensor(r["mse"], dtype=torch.float64)) for r in mine]
                 style = {"color": COLOURS[start], "marker": "o", "markersize": 3, "linewidth": 1.2}
                 style["linestyle"] = budgets[budget]
                 style["markerfacecolor"] = "white" if budgets[budget] == "--" else COLOURS[start]
@@ -242,17 +241,13 @@ def draw(rows: Sequence[dict], path: Path) -> None:
             label = f"{budget} evaluations a chain"
             grid[2 * k, 0].plot([], [], color="k", linewidth=1, linestyle=linestyle, label=label)
         grid[2 * k, 0].legend(fontsize=7, frameon=False)
-    figure.savefig(path, dpi=75)
+    save(whole, path, 75)
 
 
+@skipped_without_data
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--case", choices=list(CASES), help="only this one, to run several at once")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    case = {"choices": list(CASES), "help": "only this one, to run several at once"}
+    options = arguments(__doc__, {"--case": case}, output=True)
     cases = CASES
     if options.quick:
         small = {"images": 4, "chains": 3, "iterations": 10, "draws": 120}
@@ -261,15 +256,12 @@ def main() -> None:
             "dense": Case("mnist-vae-dense", 60, points, **small),
             "gan": Case("mnist-gan", 60, points[:1], **small),
         }
-    report(
-        "sampling_starts",
-        cases,
-        lambda part, file: runs(cases[part], file),
-        table,
-        draw,
-        only=options.case,
-        quick=options.quick,
-    )
+
+    def compute_part(part: str, rows: Rows) -> None:
+        compute(cases[part], rows)
+
+    key = ("task", "size", "sigma", "start")
+    report("sampling_starts", cases, key, compute_part, table, draw, options, only=options.case)
 
 
 if __name__ == "__main__":

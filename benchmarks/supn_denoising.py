@@ -22,14 +22,13 @@ goes to docs/supn_denoising.png (build/ if quick).
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import matplotlib
 import odl
 import torch
+from _study import arguments, folder, normal, plus_minus, save
 from torch import Tensor
 
 import genreg
@@ -38,16 +37,7 @@ from genreg.evaluation import psnr
 from genreg.plotting import image_grid
 from genreg.recipes import brain
 
-METHODS = (
-    "noisy",
-    "TV",
-    "autoencoder",
-    "isotropic",
-    "diagonal",
-    "SUPN",
-    "diagonal, mean",
-    "SUPN, mean",
-)
+METHODS = ("noisy", "TV", "autoencoder", "isotropic", "diagonal", "SUPN", "diagonal, mean", "SUPN, mean")
 
 
 @dataclass(frozen=True)
@@ -86,14 +76,9 @@ class Denoising:
         self.file = cache / f"{case.name}-{sigma}-{case.steps}"
         self.train, test = case.images()
         self.x = test[: case.count]
-        self.y = self.x + sigma * self.noise(self.x, 0)
+        self.y = self.x + sigma * normal(self.x.shape, 0)
         shape = tuple(self.x.shape[1:])
         self.space = odl.uniform_discr([0, 0], [1, 1], shape, dtype="float32")
-
-    @staticmethod
-    def noise(like: Tensor, seed: int) -> Tensor:
-        """White noise of variance 1."""
-        return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed))
 
     def __call__(self, method: str) -> Tensor:
         """The denoised images."""
@@ -123,7 +108,7 @@ class Denoising:
         """TV with the weight that is best for ten training images."""
         prior = genreg.TotalVariation(self.space)
         clean = self.train[:10]
-        y = clean + self.sigma * self.noise(clean, 1)
+        y = clean + self.sigma * normal(clean.shape, 1)
         # a weight of 1 for the plain sum over pixels, in units of 1/σ
         unit = 1 / (self.sigma * float(self.space.cell_sides[0]))
         lams = unit * torch.logspace(-0.75, 0.75, 13)
@@ -155,15 +140,14 @@ class Denoising:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    options = arguments(
+        __doc__,
+        {
+            "--case": {"choices": [case.name for case in CASES], "help": "only these images"},
+            "--methods": {"nargs": "+", "choices": METHODS, "default": METHODS, "help": "only these"},
+        },
+        output=True,
     )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--case", choices=[case.name for case in CASES], help="only these images")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="only these")
-    options = parser.parse_args()
-    matplotlib.use("Agg")
-    torch.set_num_threads(1)
     cases = [case for case in CASES if options.case in (None, case.name)]
     cache = Path("build/denoising")
     if options.quick:
@@ -183,17 +167,14 @@ def main() -> None:
             for problem in problems:
                 image = problem(method)
                 score = psnr(image, problem.x, data_range=1.0)
-                cells.append(f"{score.mean():.2f} ± {score.std():.2f}")
+                cells.append(plus_minus(score, spread=True))
                 if problem.sigma == middle:
                     rows[f"{method}, {score.mean():.2f} dB"] = image
             print(f"{method:<{len(case.name) + 12}}" + "".join(f"{c:>16}" for c in cells), flush=True)
-        folder = Path("build" if options.quick else "docs")
-        folder.mkdir(exist_ok=True)
         figure = image_grid(rows, columns=4, vmin=0.0, vmax=1.0, transposed=True)
         figure.suptitle(f"PSNR over {case.count} images, σ = {middle}", fontsize=9)
-        file = folder / ("supn_denoising.png" if case.name == "brain" else f"supn_denoising_{case.name}.png")
-        figure.savefig(file, dpi=110)
-        print(f"figure: {file}")
+        name = "supn_denoising.png" if case.name == "brain" else f"supn_denoising_{case.name}.png"
+        save(figure, folder(options) / name, 110)
 
 
 if __name__ == "__main__":

@@ -15,23 +15,23 @@ arXiv:1802.07079; the second the correlations of some pixels with the pixels aro
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
+from _digits import digits
+from _study import arguments, figure, folder, picture, save, skipped_without_data
 from torch import Tensor
 
 from genreg import weights
-from genreg.datasets import brain_slices, mnist
+from genreg.datasets import brain_slices
 from genreg.networks import Autoencoder
 from genreg.operators import correlation_image
 from genreg.recipes.brain import test_images, validation_images
-from genreg.training.precision import fit_gamma, log_likelihoods, precision_of
+from genreg.training import fit_gamma, log_likelihoods, precision_of
 
 KINDS = ("isotropic", "diagonal", "SUPN")
 SLICES = (60, 84, 104, 150)  # of the child, from the top of the head down, for the figures
@@ -48,7 +48,7 @@ class Case:
 
 
 CASES = (
-    Case("MNIST, test set", ("mnist-vae", "mnist-diagonal", "mnist-supn"), lambda: mnist(train=False)[0]),
+    Case("MNIST, test set", ("mnist-vae", "mnist-diagonal", "mnist-supn"), lambda: digits(10000)),
     Case(
         "brain, slabs of the adult that no training saw",
         ("brain-vae", "brain-diagonal", "brain-supn"),
@@ -115,43 +115,34 @@ def samples(x: Tensor, models: list[Autoencoder], seed: int) -> list[Tensor]:
 
 def draw_samples(file: Path, dpi: int) -> None:
     """Draw images, means and samples of digits and of the child's slices."""
-    import matplotlib.pyplot as plt
-
     images, subjects = brain_slices()
     child = images[subjects == 2]
     blocks = [
         samples(child[list(SLICES)], loaded(CASES[2].names), seed=0),
-        samples(mnist(train=False)[0][: len(SLICES)], loaded(CASES[0].names), seed=0),
+        samples(digits(len(SLICES)), loaded(CASES[0].names), seed=0),
     ]
     titles = ["image", "mean G(z)", "isotropic", "diagonal", "SUPN"]
-    figure, axes = plt.subplots(len(SLICES), 10, figsize=(15, 1.58 * len(SLICES)), layout="constrained")
+    whole = figure(15, 1.58 * len(SLICES))
+    axes = whole.subplots(len(SLICES), 10)
     for block, columns in enumerate(blocks):
         for j, (title, column) in enumerate(zip(titles, columns, strict=True)):
             for i, image in enumerate(column):
-                axis = axes[i, 5 * block + j]
-                axis.imshow(image, cmap="gray", vmin=0, vmax=1)
-                axis.set_axis_off()
-                if i == 0:
-                    axis.set_title(title, fontsize=10)
-    figure.savefig(file, dpi=dpi)
-    plt.close(figure)
+                picture(axes[i, 5 * block + j], image, "" if i else title, size=10)
+    save(whole, file, dpi)
 
 
 def draw_correlations(file: Path, dpi: int, reach: int = 10) -> None:
     """Draw the correlations of some pixels of one of the child's slices."""
-    import matplotlib.pyplot as plt
-
     images, subjects = brain_slices()
     x = images[subjects == 2][SLICES[2]][None]
     model = loaded(CASES[2].names)[2]
     with torch.no_grad():
         mean = model.decode(model.encode(x))
         precision = precision_of(model, mean).take(0)
-        figure, axes = plt.subplots(1, 2 + len(PIXELS), figsize=(15, 2.9), layout="constrained")
-        axes[0].imshow(x[0], cmap="gray", vmin=0, vmax=1)
-        axes[0].set_title("image", fontsize=10)
-        axes[1].imshow(mean[0], cmap="gray", vmin=0, vmax=1)
-        axes[1].set_title("mean", fontsize=10)
+        whole = figure(15, 2.9)
+        axes = whole.subplots(1, 2 + len(PIXELS))
+        picture(axes[0], x[0], "image", size=10)
+        picture(axes[1], mean[0], "mean", size=10)
         for k, (i, j) in enumerate(PIXELS):
             for axis in axes[:2]:
                 axis.plot(j, i, "o", mfc="none", mec="#d9822b")
@@ -159,35 +150,20 @@ def draw_correlations(file: Path, dpi: int, reach: int = 10) -> None:
             correlation = correlation_image(precision, (i, j))
             part = correlation[i - reach : i + reach + 1, j - reach : j + reach + 1]
             extent = (j - reach - 0.5, j + reach + 0.5, i + reach + 0.5, i - reach - 0.5)
-            shown = axes[2 + k].imshow(part, cmap="RdBu_r", vmin=-1, vmax=1, extent=extent)
-            axes[2 + k].set_title(f"correlation with {k + 1}", fontsize=10)
-    for axis in axes:
-        axis.set_xticks([])
-        axis.set_yticks([])
-    figure.colorbar(shown, ax=axes[-1], fraction=0.05)
-    figure.savefig(file, dpi=dpi)
-    plt.close(figure)
+            style = {"cmap": "RdBu_r", "vmin": -1, "extent": extent}
+            shown = picture(axes[2 + k], part, f"correlation with {k + 1}", size=10, **style)
+    whole.colorbar(shown, ax=axes[-1], fraction=0.05)
+    save(whole, file, dpi)
 
 
+@skipped_without_data
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
-    matplotlib.use("Agg")
-    torch.set_num_threads(1)
-    folder = Path("build" if options.quick else "docs")
-    folder.mkdir(exist_ok=True)
-    try:
-        for case in CASES:
-            table(case, 5 if options.quick else None)
-        draw_samples(folder / "supn_samples.png", 20 if options.quick else 130)
-        draw_correlations(folder / "supn_correlations.png", 20 if options.quick else 130)
-    except FileNotFoundError as error:
-        print(f"skipped: {error}")
-        return
-    print(f"figures: {folder}/supn_samples.png, {folder}/supn_correlations.png")
+    options = arguments(__doc__, output=True)
+    for case in CASES:
+        table(case, 5 if options.quick else None)
+    out, dpi = folder(options), 20 if options.quick else 130
+    draw_samples(out / "supn_samples.png", dpi)
+    draw_correlations(out / "supn_correlations.png", dpi)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 # Expected: save_file({"a": z.conj()}) and load_file give z.conj(), or the lazy view is refused as others are.
 # Seen: they give z. torch keeps conj() (and the sign of the imaginary part of a conjugate) as a flag beside the memory
 # of z, and only the memory is written. z.conj().resolve_conj() is saved right.
-# genreg: resolves both flags before it writes (genreg._state_files).
+# genreg: resolves both flags before it writes (genreg.solvers.checkpoints.state_files).
 set -euo pipefail
 
 folder=$(mktemp -d)

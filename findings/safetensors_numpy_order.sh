@@ -5,7 +5,7 @@
 # refuses it, as safetensors.torch.save_file does.
 # Seen: the memory is written as it lies beside the shape of the array: transposes, arrays in Fortran order and steps
 # such as a[::2] come back with other values, without an error. Version 0.7.0 saved such arrays right.
-# genreg: saves contiguous copies of tensors (genreg._state_files).
+# genreg: saves contiguous copies of tensors (genreg.solvers.checkpoints.state_files).
 set -euo pipefail
 
 folder=$(mktemp -d)

@@ -1,34 +1,17 @@
 """What the benchmark of discriminator weighting computes: problems, scores of draws, paired differences."""
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
+import discriminator_weighting as benchmark
 import odl
 import pytest
 import torch
+from _digits import SPACE
+from _discriminator_report import paired
 from torch import nn
 
 from genreg import GaussianFidelity, Generator, sampling
 from genreg.operators import to_torch
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="module", name="benchmark")
-def script():
-    sys.path.insert(0, str(FOLDER))  # where it finds what belongs to it
-    try:
-        spec = importlib.util.spec_from_file_location(
-            "benchmark_discriminators", FOLDER / "discriminator_weighting.py"
-        )
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses look there
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(FOLDER))
-    return module
 
 
 class Flat(nn.Module):
@@ -40,18 +23,17 @@ class Flat(nn.Module):
         return z[:, :, None].expand(-1, 12, 12)
 
 
-def test_problems_measure_what_they_say(benchmark):
-    X = odl.uniform_discr([0, 0], [1, 1], (28, 28), dtype="float32")
-    x = torch.rand(50, 28, 28)
+def test_problems_measure_what_they_say():
+    x = torch.rand(50, *SPACE.shape)
     for problem in benchmark.PROBLEMS:
-        A, y = problem.data(X, x)
+        A, y = problem.data(x)
         assert y[0].numel() == problem.m
         noise = y - to_torch(A)(x)
         assert noise.std().item() == pytest.approx(problem.sigma, rel=0.1)
         assert problem.kind in str(problem) and ", ," not in str(problem)
 
 
-def test_scores_of_draws(benchmark):
+def test_scores_of_draws():
     X = odl.rn((12, 12))
     G = Generator(Flat(), X)
     x = torch.rand(3, 12, 12, dtype=torch.float64)
@@ -71,13 +53,12 @@ def test_scores_of_draws(benchmark):
     torch.testing.assert_close(picked[:, 0, 0], nearest, rtol=0, atol=1e-2)
 
 
-def test_differences_are_paired(benchmark):
+def test_differences_are_paired():
     plain = {
         key: torch.tensor([1.0, 5.0, 9.0, 20.0]) for key in ("mean_mse", "mean_ssim", "draw_mse", "draw_ssim")
     }
     other = {key: value + torch.tensor([1.0, 2.0, 1.0, 2.0]) for key, value in plain.items()}
-    report = sys.modules["_discriminator_report"]
-    assert report.paired(other, plain, "mean_mse") == pytest.approx((1.5, math.sqrt(1 / 3) / 2))
+    assert paired(other, plain, "mean_mse") == pytest.approx((1.5, math.sqrt(1 / 3) / 2))
     extra = {"rhat": torch.ones(4), "size": torch.ones(4), "evaluations": 7.0}
     results = {"G": {benchmark.PROBLEMS[0]: {"plain": plain | extra, "critic": other | extra}}}
     assert "| critic | +1.50 ± 0.29 | +1.500 ± 0.289 |" in benchmark.table(results)

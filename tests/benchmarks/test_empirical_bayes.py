@@ -1,33 +1,19 @@
 """What the benchmark of empirical Bayes computes: graphs, scores, estimates without a prior."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
+import _empirical_bayes as benchmark
 import pytest
 import torch
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "_empirical_bayes.py"
-
-
-@pytest.fixture(scope="module", name="benchmark")
-def script():
-    spec = importlib.util.spec_from_file_location("benchmark_empirical_bayes", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.mark.parametrize("graph, edges", [("chain", 11), ("grid", 17), ("random", 18)])
-def test_graphs(benchmark, graph, edges):
+def test_graphs(graph, edges):
     matrix = benchmark.GRAPHS[graph](12, torch.Generator().manual_seed(0))
     assert torch.equal(matrix, matrix.T) and torch.linalg.eigvalsh(matrix)[0] > 0.05
     assert int((matrix.triu(1) != 0).sum()) == edges
     torch.testing.assert_close(matrix.diagonal(), torch.ones(12, dtype=torch.float64))
 
 
-def test_scores(benchmark):
+def test_scores():
     truth = benchmark.chain(4, torch.Generator())
     found = truth.clone()
     found[0, 1] = found[1, 0] = 0
@@ -39,7 +25,7 @@ def test_scores(benchmark):
 
 
 @pytest.mark.parametrize("m", [5, 3])
-def test_estimates_without_a_prior(benchmark, m):
+def test_estimates_without_a_prior(m):
     observed = benchmark.gaussian("chain", benchmark.Setting(5, 40, m, 0.05))
     plain, ridge = benchmark.pseudo_inverse(observed), benchmark.ridge(observed)
     A, y = observed.matrix, observed.fidelity.data
@@ -51,7 +37,7 @@ def test_estimates_without_a_prior(benchmark, m):
     assert observed.mse(observed.oracle.mean) < observed.mse(ridge)
 
 
-def test_a_mixture(benchmark):
+def test_a_mixture():
     observed = benchmark.mixture(benchmark.Setting(6, 500, 6, 0.1))
     r = observed.oracle.responsibilities
     assert r.shape == (500, 2)

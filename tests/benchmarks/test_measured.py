@@ -1,24 +1,21 @@
-"""What the benchmark of measured multi-coil data computes beside reconstructions: splits, errors, enlarged images."""
+"""What the benchmark of measured multi-coil data computes beside reconstructions: splits, errors, resampled models."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import odl
 import pytest
 import torch
+from _measured import Method, load
+from _measured_learned import Learned, Placement, Resampled, cubic
+from measured_multicoil import chosen, methods
 
-from genreg.operators import cartesian_mask, dot_test
+import genreg
+from genreg.operators import cartesian_mask
 from genreg.operators.mri.fourier import centred_fft2
 
 SHAPE = (48, 40)
 NOISE = 0.01
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch):
-    """The scripts import one another as a script's own folder lets them."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
 
 
 @pytest.fixture
@@ -41,8 +38,6 @@ def scan(tmp_path):
 
 
 def test_data_are_split(scan):
-    from _measured import load
-
     file, keep = scan
     data = load(file)
     assert data.mask.equal(keep) and data.shape == SHAPE
@@ -59,9 +54,6 @@ def test_data_are_split(scan):
 
 
 def test_errors_of_the_least_squares_image_are_noise(scan):
-    from _measured import Method, load
-    from measured_multicoil import chosen, methods
-
     data = load(scan[0])
     split = data.split(test=0.1, tuning=0.1, seed=0)
     found = methods(quick=True)
@@ -86,8 +78,6 @@ def test_errors_of_the_least_squares_image_are_noise(scan):
 
 
 def test_coarse_data_have_the_same_grey_values(scan):
-    from _measured import load
-
     data = load(scan[0])
     coarse = data.coarse(2)
     assert coarse.shape == (24, 20) and coarse.maps.shape == (3, 24, 20)
@@ -96,24 +86,7 @@ def test_coarse_data_have_the_same_grey_values(scan):
     assert coarse.noise_std == pytest.approx(data.noise_std / 2, rel=0.05)
 
 
-def test_enlarged_images(scan):
-    from _measured import Enlarged, load
-
-    data = load(scan[0])
-    space = odl.uniform_discr([0, 0], [32, 32], (32, 32), dtype="float32")
-    E = Enlarged(space, data)
-    assert dot_test(E) < 1e-5
-    rows, columns = (np.indices((32, 32)) - 16) / 4
-    x = np.exp(-0.5 * (rows**2 + columns**2)).astype("float32")
-    fine_rows, fine_columns = (np.indices(SHAPE) - np.array(SHAPE).reshape(2, 1, 1) // 2) / 8
-    np.testing.assert_allclose(E(x).data, np.exp(-0.5 * (fine_rows**2 + fine_columns**2)), atol=2e-2)
-    with pytest.raises(ValueError, match=r"must have the .* of the field of view"):
-        Enlarged(odl.uniform_discr([0, 0], [16, 16], (16, 16), dtype="float32"), data)
-
-
 def test_cubic_interpolation():
-    from _measured_learned import cubic
-
     integers = torch.arange(8.0)
     assert cubic(integers, 8, 1.0).equal(torch.eye(8))
     places = torch.linspace(2, 5, 7)
@@ -126,8 +99,6 @@ def test_cubic_interpolation():
 
 
 def test_the_subject_is_placed():
-    from _measured_learned import Placement
-
     image = torch.zeros(60, 50)
     image[10:50, 5:41] = 0.5
     image[0, 3] = 1.0  # a bright pixel is none
@@ -138,14 +109,10 @@ def test_the_subject_is_placed():
 
 @pytest.fixture(scope="module")
 def model():
-    import genreg
-
     return genreg.load_generator("brain-supn", odl.rn((128, 128), dtype="float32")).model
 
 
 def test_a_resampled_model_is_the_model_on_its_own_grid(model):
-    from _measured_learned import Placement, Resampled
-
     z = torch.randn(1, model.latent_dim, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model.decode_all(z)
@@ -168,9 +135,6 @@ def test_a_resampled_model_is_the_model_on_its_own_grid(model):
 
 
 def test_learned_priors_take_any_unit_and_phase(scan):
-    from _measured import load
-    from _measured_learned import Learned
-
     data = load(scan[0])
     mask = data.split(test=0.1, tuning=0.1, seed=0).train
     A, y = data.sampled(mask)

@@ -1,22 +1,19 @@
 """What the benchmarks of MRI compute beside reconstructions: data, coverage, the unrolled network."""
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
-import numpy as np
+import _unrolled
+import mri_calibration
 import pytest
 import torch
+from _coverage import LEVELS, block_means, calibration, head
+from _mri import Result, Setting, Sizes, evenly, measure, noisy, space
+from _mri_generative import RangeConstrained, WeightOptimised
+from _mri_report import as_json, margins, tables
+from _study import kept
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-LEVELS = (0.5, 0.8, 0.95)
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch):
-    """The scripts import one another as a script's own folder lets them."""
-    monkeypatch.syspath_prepend(str(FOLDER))
+import genreg
+from genreg.operators import to_torch
 
 
 @pytest.fixture
@@ -37,8 +34,6 @@ def gaussian():
 
 @pytest.mark.parametrize("block", [1, 4])
 def test_intervals_of_the_true_gaussian_cover_what_they_promise(gaussian, block):
-    from _coverage import calibration
-
     truth, mean, samples, _ = gaussian
     inside = torch.ones_like(truth, dtype=torch.bool)
     found = calibration(truth, mean, samples, LEVELS, block=block, inside=inside)
@@ -49,8 +44,6 @@ def test_intervals_of_the_true_gaussian_cover_what_they_promise(gaussian, block)
 
 def test_blocks_show_correlations_that_pixels_hide(gaussian):
     """Draws with the right standard deviations but no correlation: right for pixels, too narrow for blocks."""
-    from _coverage import calibration
-
     truth, mean, samples, std = gaussian
     random = torch.Generator().manual_seed(4)
     white = mean + std * torch.randn(samples.shape, generator=random, dtype=torch.float64)
@@ -62,8 +55,6 @@ def test_blocks_show_correlations_that_pixels_hide(gaussian):
 
 
 def test_block_means_and_head():
-    from _coverage import block_means, head
-
     images = torch.arange(32.0).view(2, 1, 4, 4)
     assert torch.equal(block_means(images, 2)[0, 0], torch.tensor([[2.5, 4.5], [10.5, 12.5]]))
     ring = torch.zeros(1, 5, 5)
@@ -72,13 +63,8 @@ def test_block_means_and_head():
     assert int(head(ring).sum()) == 9
 
 
-def test_a_known_posterior_is_found_calibrated_and_drawn(tmp_path):
+def test_a_known_posterior_is_found_calibrated_and_drawn(tmp_path, monkeypatch):
     """A Gaussian prior N(0, C) of white Fourier coefficients, for which the posterior is known: data and its draws."""
-    import mri_calibration
-    from _mri import Setting
-
-    from genreg.operators import to_torch
-
     random = torch.Generator().manual_seed(0)
     truth = 0.2 * torch.randn((6, 32, 32), generator=random)
     setting = Setting(20, 0.05)
@@ -99,25 +85,19 @@ def test_a_known_posterior_is_found_calibrated_and_drawn(tmp_path):
         return mri_calibration.Posterior(mean, mean + factor * times(white, -0.5))
 
     samplers = {"SUPN": sampler, "diagonal": lambda data: sampler(data, 0.5)}
-    old = mri_calibration.head
-    mri_calibration.head = lambda x: torch.ones_like(x, dtype=torch.bool)
-    try:
-        rows = mri_calibration.study(samplers, truth, (setting,))
-    finally:
-        mri_calibration.head = old
+    monkeypatch.setattr(mri_calibration, "head", lambda x: torch.ones_like(x, dtype=torch.bool))
+    rows = mri_calibration.study(samplers, truth, (setting,))
     for size in (1, 4):
         found = rows[setting]["SUPN"].blocks[size].coverage.mean(0)[:3]
         assert found.tolist() == pytest.approx(LEVELS, abs=0.03 if size == 1 else 0.06)
     assert rows[setting]["diagonal"].blocks[1].coverage.mean(0)[2] == pytest.approx(0.673, abs=0.03)
-    mri_calibration.write(rows, truth, tmp_path)
+    mri_calibration.report(rows, truth, tmp_path)
     assert "| SUPN, pixels |" in (tmp_path / "mri_calibration.md").read_text(encoding="utf-8")
     assert len(json.loads((tmp_path / "mri_calibration.json").read_text())) == 6
     assert (tmp_path / "mri_calibration.png").stat().st_size > 10_000
 
 
 def test_slices_are_spread_over_those_that_are_not_nearly_empty():
-    from _mri import evenly
-
     images = torch.ones(12, 4, 4)
     images[:3] = 0
     images[5, 1:] = 0.05  # a quarter of the pixels is bright
@@ -127,10 +107,6 @@ def test_slices_are_spread_over_those_that_are_not_nearly_empty():
 
 
 def test_data_have_the_noise_they_say():
-    from _mri import Setting, measure
-
-    from genreg.operators import to_torch
-
     x = torch.rand((20, 32, 32), generator=torch.Generator().manual_seed(0))
     data = measure(x, Setting(20, 0.05), seed=1)
     noise = data.y - to_torch(data.A)(x)
@@ -144,10 +120,6 @@ def test_data_have_the_noise_they_say():
 
 def test_network_training_goes_on_after_an_interruption(tmp_path):
     """The same weights as without the interruption, and a file that is there is taken as it is."""
-    import _unrolled
-    from _mri import Setting, measure, noisy
-
-    from genreg.operators import to_torch
 
     def images(n, *, seed):
         return torch.rand((n, 16, 16), generator=torch.Generator().manual_seed(seed))
@@ -182,23 +154,15 @@ def test_network_training_goes_on_after_an_interruption(tmp_path):
 
 
 def test_untrained_network_is_gradient_descent_for_the_data(tmp_path):
-    from _mri import Setting, measure
-    from _unrolled import Unrolled
-
-    from genreg.operators import to_torch
-
     x = torch.rand((2, 16, 16), generator=torch.Generator().manual_seed(0))
     data = measure(x, Setting(5, 0.01), seed=0)
     A = to_torch(data.A)
-    first, *_ = Unrolled(2, 4)(A, data.y)
+    first, *_ = _unrolled.Unrolled(2, 4)(A, data.y)
     start = data.zero_filled
     torch.testing.assert_close(first, start - A.adjoint(A(start) - data.y))
 
 
 def test_tables_and_margins():
-    from _mri import Setting, Sizes
-    from _mri_report import as_json, margins, tables
-
     sizes = Sizes(spokes=(10,), noise=(0.1,), test=2)
     setting = Setting(10, 0.1)
     scores = {
@@ -215,12 +179,6 @@ def test_tables_and_margins():
 
 
 def test_weights_are_optimised_for_every_slice_alone_and_the_model_stays():
-    import odl
-    from _mri import Setting, measure, space
-    from _mri_generative import RangeConstrained, WeightOptimised
-
-    import genreg
-
     class Model(torch.nn.Module):
         latent_dim = 2
 
@@ -232,7 +190,6 @@ def test_weights_are_optimised_for_every_slice_alone_and_the_model_stays():
             return self.out(z).unflatten(1, (16, 16))
 
     G = genreg.Generator(Model(), space(16, 16))
-    assert isinstance(G.range, odl.DiscretizedSpace)
     before = [p.clone() for p in G.module.parameters()]
     x = torch.rand((2, 16, 16), generator=torch.Generator().manual_seed(0))
     data = measure(x, Setting(8, 0.01), seed=0)
@@ -247,22 +204,11 @@ def test_weights_are_optimised_for_every_slice_alone_and_the_model_stays():
     assert all(torch.equal(p, q) for p, q in zip(before, G.module.parameters(), strict=True))
 
 
-def test_results_are_kept(tmp_path):
-    from _mri import Result
-
+def test_results_are_kept_with_their_scores(tmp_path):
     result = Result(torch.rand(2, 16, 16), 0.5, {"lam": 2.0}, "a note")
-    result.save(tmp_path / "deep" / "r.pt")
-    found = Result.load(tmp_path / "deep" / "r.pt")
-    assert torch.equal(found.images, result.images) and (found.parameters, found.note) == (
-        {"lam": 2.0},
-        "a note",
-    )
-    np.testing.assert_allclose(found.scores(result.images)["ssim"], 1)
-
-
-@pytest.mark.parametrize("script", ["mri_spokes", "mri_calibration"])
-def test_benchmarks_without_data_say_so(monkeypatch, capsys, script):
-    monkeypatch.delenv("GENREG_DATA", raising=False)
-    monkeypatch.setattr(sys, "argv", [script, "--quick", "--threads", "1"])
-    importlib.import_module(script).main()
-    assert "skipped: root must be a folder" in capsys.readouterr().out
+    file = tmp_path / "result.pt"
+    for compute in (lambda: vars(result), None):  # made, then read
+        found = Result(**kept(file, {}, compute))
+        assert torch.equal(found.images, result.images)
+        assert (found.parameters, found.note) == ({"lam": 2.0}, "a note")
+    assert found.scores(result.images)["ssim"].tolist() == pytest.approx([1, 1])

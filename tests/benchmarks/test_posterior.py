@@ -1,24 +1,16 @@
 """Images of the benchmarks of posterior sampling: the model with white noise in the image, budgets of evaluations."""
 
-from pathlib import Path
-
 import pytest
+import sampling_starts
 import torch
+from _digits import generator, measure, of_generator, operator, posterior
+from posterior_coverage import Marginal
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch):
-    """The scripts import one another as a script's own folder lets them."""
-    monkeypatch.syspath_prepend(str(FOLDER))
+from genreg.sampling import MALA, sample
 
 
 def test_images_given_z_and_data_have_the_conditional_mean_and_covariance():
     """With M x = y - noise, x = g + γ ε: the mean g + K (y - M g) and covariance γ² (I - K M), K = γ² Mᵀ C⁻¹."""
-    from _posterior import measure
-    from posterior_coverage import Marginal
-
     x = torch.rand((2, 28, 28), generator=torch.Generator().manual_seed(0))
     problem = measure(x, "compressed sensing", 5, 0.3)
     gamma = 0.2
@@ -39,9 +31,6 @@ def test_images_given_z_and_data_have_the_conditional_mean_and_covariance():
 
 
 def test_whitened_data_have_white_noise():
-    from _posterior import measure
-    from posterior_coverage import Marginal
-
     zero = torch.zeros(2000, 28, 28)
     random = torch.Generator().manual_seed(2)
     problem = measure(zero + 0.2 * torch.randn(zero.shape, generator=random), "compressed sensing", 6, 0.3)
@@ -52,8 +41,6 @@ def test_whitened_data_have_white_noise():
 
 
 def test_pixels_known_are_nested_and_of_the_number_asked_for():
-    from _posterior import operator
-
     few, many = (operator("inpainting", size).keep for size in (25, 200))
     assert int(few.sum()) == 25 and int(many.sum()) == 200
     assert bool((many | ~few).all())
@@ -61,14 +48,9 @@ def test_pixels_known_are_nested_and_of_the_number_asked_for():
 
 @pytest.mark.parametrize("budget", [60, 150])
 def test_turns_use_up_the_evaluations(budget):
-    import sampling_starts as benchmark
-    from _posterior import generator, measure, of_generator, posterior
-
-    from genreg.sampling import MALA, sample
-
     G = generator("mnist-vae-dense")
     target = posterior(measure(of_generator(G, 1)[1], "inpainting", 50, 0.1), G)
-    steps = benchmark.turns(budget)
+    steps = sampling_starts.turns(budget)
     samples = sample(
         target, MALA(), chains=1, steps=steps, burn_in=steps // 2, init="prior", seed=0, progress=False
     )

@@ -1,8 +1,3 @@
-import importlib.util
-import runpy
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import scipy.io
@@ -245,29 +240,3 @@ def test_limited_angle_files_are_found_by_name():
     assert data.sinogram.shape == (61, 560)
     assert (data.angles[0], data.angles[-1]) == (75.0, 105.0)
     assert data.reference is not None
-
-
-@pytest.mark.usefixtures("data_dir")
-def test_benchmark_reconstructs_a_training_disc_from_30_degrees():
-    file = Path(__file__).parents[3] / "benchmarks" / "htc2022.py"
-    spec = importlib.util.spec_from_file_location("benchmark_htc2022", file)
-    benchmark = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = benchmark  # dataclasses look there
-    spec.loader.exec_module(benchmark)
-    settings = benchmark.Settings(tv_size=64, tv_iterations=200, iterations=30, deviation_iterations=20)
-    data = htc2022("td").subset(20, 30, step=2.0)
-    found = benchmark.generative(data, settings, progress=False)
-    tv = benchmark.total_variation(data, found.gain, settings, progress=False)
-    assert found.gain == pytest.approx(1.033, abs=0.01)
-    assert found.residual < 0.8
-    assert found.score(data.reference) > 0.95 > tv.score(data.reference)
-
-
-def test_benchmark_without_data_says_so(monkeypatch, capsys):
-    file = Path(__file__).parents[3] / "benchmarks" / "htc2022.py"
-    monkeypatch.delenv("GENREG_DATA", raising=False)
-    monkeypatch.setattr(sys, "argv", [str(file), "--quick"])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(file), run_name="__main__")
-    assert end.value.code == 0
-    assert "GENREG_DATA names no folder" in capsys.readouterr().out
