@@ -15,8 +15,7 @@ from torch import Tensor
 
 from genreg.empirical_bayes.graphs.image_models import ConstantImage, GaussianImage
 from genreg.empirical_bayes.graphs.lasso import GraphicalLasso
-from genreg.empirical_bayes.graphs.mixture_start import mixture_of
-from genreg.empirical_bayes.graphs.sufficient_statistics import Statistics
+from genreg.empirical_bayes.graphs.sufficient_statistics import Statistics, mixture_of
 from genreg.empirical_bayes.priors import Drawn, Prior
 from genreg.generator import Generator
 from genreg.operators import DenseCholeskyPrecision, torch_device, torch_dtype
