@@ -236,7 +236,8 @@ class Trainer:
 
     def described(self) -> dict[str, Any]:
         """Return what is in training, for cards and checkpoints."""
-        return {"architecture": self.module.config.to_dict()}  # type: ignore[union-attr]
+        config: Any = self.module.config
+        return {"architecture": config.to_dict()}
 
     def data(self) -> dict[str, Any]:
         """Return what of the data a checkpoint and a run must agree on (see `genreg.solvers.checkpoints`)."""

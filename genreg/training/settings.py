@@ -229,7 +229,8 @@ _SHARED: dict[str, type[Checked]] = {"optimisation": Optimisation, "bookkeeping"
 def with_keywords(**defaults: Any) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Let a training take its ``optimisation`` and ``bookkeeping`` as objects, or their fields as keywords.
 
-    The function that is decorated gets both as objects. Its signature shows all keywords.
+    The function that is decorated gets both as objects. Its signature shows all keywords; its own
+    ``**keywords: Unpack[Keywords]`` is there for type checkers alone, nothing arrives in it.
 
     Parameters
     ----------

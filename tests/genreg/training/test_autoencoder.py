@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from genreg import recipes, training, weights
+from genreg import training
 from genreg.datasets import shapes
 from genreg.networks import Autoencoder, ConvConfig, DenseConfig
 from genreg.training.autoencoder import Options
@@ -188,22 +188,3 @@ def test_latent_statistics():
     z = (mean + std * torch.randn(4000, *mean.shape)).flatten(0, 1)
     assert z.mean(0).tolist() == pytest.approx(found["mean"], abs=0.01)
     assert z.std(0).tolist() == pytest.approx(found["std"], rel=0.01)
-
-
-def test_recipes_train_and_save(tmp_path):
-    file = recipes.train("shapes-ae", tmp_path, quick=True, progress=False)
-    model, card = weights.load(file)
-    assert card["quick"] and card["name"] == "shapes-ae" and card["training"]["steps"] == 20
-    assert card["score"]["range_psnr"] >= card["score"]["psnr"] - 0.5
-    assert model.config == recipes.RECIPES["shapes-ae"].architecture
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["shapes-ae.json", "shapes-ae.safetensors"]
-    with pytest.raises(ValueError, match=r"name must be one of .* got 'nonsense'"):
-        recipes.train("nonsense", tmp_path)
-
-
-@pytest.mark.parametrize("name", weights.shipped())
-def test_shipped_weights_come_from_the_recipes(name):
-    card = weights.read_card(name)
-    recipe = recipes.RECIPES[name]
-    assert card["architecture"] == recipe.architecture.to_dict()
-    assert card["training"].items() >= {**recipe.settings}.items()

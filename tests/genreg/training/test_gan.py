@@ -1,5 +1,4 @@
 import dataclasses
-import inspect
 import json
 import math
 
@@ -8,8 +7,8 @@ import pytest
 import torch
 
 import genreg
-from genreg import recipes, training, weights
-from genreg.networks import DenseConfig, GanConfig, RegionsConfig
+from genreg import training
+from genreg.networks import DenseConfig, GanConfig
 from genreg.training import range_error
 from genreg.training.settings import Optimisation
 
@@ -240,47 +239,3 @@ def test_the_generator_has_no_encoder():
     assert G.decode(torch.zeros(3, 2)).precision is None and G.sample(3, seed=0).shape == (3, 4, 6)
     with pytest.raises(NotImplementedError, match="the model GAN has no encoder"):
         G.encode(torch.zeros(3, 4, 6))
-
-
-# the recipes
-
-
-def test_recipe_trains_and_saves(tmp_path, monkeypatch):
-    recipe = recipes.RECIPES["shapes-gan"]
-    decoder = RegionsConfig(image_shape=(56, 56), latent_dim=10, maximum=0.5, decoder=(8,), regions=1, rank=2)
-    critic = DenseConfig(image_shape=(56, 56), latent_dim=1, variational=False, encoder=(8,))
-    small = dataclasses.replace(
-        recipe,
-        architecture=GanConfig(generator=decoder, critic=critic),
-        settings={**recipe.settings, "batch_size": 4},
-        data=dataclasses.replace(recipe.data, validation=lambda: torch.zeros(2, 56, 56)),
-        range_images=5,
-    )
-    monkeypatch.setitem(recipes.RECIPES, "shapes-gan", small)
-    file = recipes.train("shapes-gan", tmp_path, quick=True, progress=False)
-    model, card = weights.load(file)
-    assert card["quick"] and card["name"] == "shapes-gan" and card["training"]["steps"] == 20
-    assert card["data"] == recipe.data.description and card["score"]["restarts"] == 2
-    assert model.config == small.architecture and "latent" not in card
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["shapes-gan.json", "shapes-gan.safetensors"]
-
-
-@pytest.mark.parametrize("data", ["mnist", "shapes"])
-def test_recipes_of_the_paper(data):
-    beta = {"mnist": 0.05, "shapes": 0.01}[data]
-    for kind in ("ae", "vae", "gan"):
-        recipe = recipes.RECIPES[f"{data}-{kind}-duff"]
-        with torch.device("meta"):
-            model = recipe.architecture.build()
-        assert model.latent_dim == {"mnist": 8, "shapes": 10}[data]
-        if kind == "gan":
-            inspect.signature(training.fit_gan).bind(model, None, **recipe.settings)
-            assert recipe.settings["steps"] == 20_000
-            assert [m.out_channels for m in model.critic.modules() if isinstance(m, torch.nn.Conv2d)] == [
-                64
-            ] * 3
-        else:
-            assert model.variational == (kind == "vae")
-            assert (recipe.settings["steps"], recipe.settings["batch_size"]) == (30_000, 100)
-            weight = 2 * recipe.settings["gamma"] ** 2  # of the divergence, when that of the error is one
-            assert weight == pytest.approx(beta if kind == "vae" else 1.0)
