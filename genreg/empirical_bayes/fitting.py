@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from genreg.empirical_bayes.encoders.coordinates import coordinates, encoder_inputs
 from genreg.empirical_bayes.encoders.families import EncoderConfig, FullCovariance
 from genreg.empirical_bayes.encoders.linearised import is_sufficient
-from genreg.empirical_bayes.priors import Drawn, Prior
+from genreg.empirical_bayes.priors import PosteriorDraws, Prior
 from genreg.empirical_bayes.result import EmpiricalBayes, check_observations, evidence_terms
 from genreg.fidelity import Fidelity
 from genreg.networks.borrowed import seeded
@@ -108,11 +108,11 @@ class EmpiricalBayesTrainer(Trainer):
         """Take one step of Adam on the encoder, and after every n_critic of them one of the prior."""
         index, options, step = self.batches(self.step), self.options, self.step + 1
         self.optimisers[0].param_groups[0]["lr"] = self.optimisation.rate(self.step)
-        belief = self.encoder(self.inputs[index])
-        z, terms = evidence_terms(belief, self.prior, self.fidelity.take(index), options.draws)
+        posterior = self.encoder(self.inputs[index])
+        z, terms = evidence_terms(posterior, self.prior, self.fidelity.take(index), options.draws)
         losses = {"train_loss": self.descend(-terms.mean(), self.optimisers[0], self.weights)}
         memory = len(self.rows) if options.memory is None else options.memory
-        self.prior.absorb(Drawn(z.detach(), belief.gaussian), min(1.0, len(index) / memory))
+        self.prior.accumulate(PosteriorDraws(z.detach(), posterior.gaussian), min(1.0, len(index) / memory))
         if step % options.n_critic == 0:
             self.check_losses(losses, step)
             self.last = self.prior.update(len(self.rows), sparse=step > options.dense * options.n_critic)
@@ -142,9 +142,9 @@ class EmpiricalBayesTrainer(Trainer):
         self.prior.forget()
         with seeded(self.optimisation.seed_of(self.optimisation.steps), self.rows.device):
             for index in self.rows.split(self.optimisation.batch_size):
-                belief = self.encoder(self.inputs[index])
-                z, _ = belief.draw(self.options.draws)
-                self.prior.absorb(Drawn(z, belief.gaussian), len(index) / len(self.rows))
+                posterior = self.encoder(self.inputs[index])
+                z, _ = posterior.draw(self.options.draws)
+                self.prior.accumulate(PosteriorDraws(z, posterior.gaussian), len(index) / len(self.rows))
         self.last = self.prior.update(len(self.rows))
 
 

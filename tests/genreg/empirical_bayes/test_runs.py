@@ -105,7 +105,7 @@ def test_all_observations_count_at_the_end():
 
     class Counting(DistributionPrior):
         def update(self, n, *, sparse=True):
-            seen.append(sum(map(len, self._absorbed)))
+            seen.append(sum(map(len, self._accumulated)))
             return super().update(n, sparse=sparse)
 
     fit(problem("few", n=41), Counting(X, Independents(5)), steps=4, draws=3, **QUIET)
@@ -129,7 +129,7 @@ def test_data_come_back_as_they_were_given():
     assert bool((result.elbo(fidelity, importance=True) >= result.elbo(fidelity)).all())
 
 
-def test_gaussian_beliefs_one_at_a_time(monkeypatch):
+def test_gaussian_posteriors_one_at_a_time(monkeypatch):
     fidelity = problem("few", n=30)
     result = fit(fidelity, graphical(), FullCovariance(hidden=(4,), amortised=True), steps=3, **QUIET)
     together = result.infer(fidelity)
