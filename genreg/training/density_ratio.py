@@ -125,7 +125,8 @@ def fine_tune(
     momentum
         Momentum of the descent.
     optimisation, bookkeeping
-        How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords.
+        How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords. Weight
+        decay adds to the gradient here.
 
     Returns
     -------

@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypedDict, TypeVar
 
 import numpy as np
 
-from genreg.operators.bridge.arguments import check_path, choice, flag, integer, number
+from genreg.operators.bridge.arguments import check_path, choice, flag, integer, number, seed_number
 
 __all__ = [
     "FROM_KEYWORDS",
@@ -117,10 +117,11 @@ class Optimisation(Checked):
     weight_decay: float = limited(0.0, minimum=0)
     clip: float | None = limited(None, above=0)
     ema: float | None = limited(None, minimum=0, below=1)
-    seed: int = limited(0, minimum=0, maximum=2**63 - 1)
+    seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "seed", seed_number(self.seed))
         choice(self.schedule, "schedule", sorted(SCHEDULES))
 
     def rate(self, step: int) -> float:
@@ -229,7 +230,7 @@ _SHARED: dict[str, type[Checked]] = {"optimisation": Optimisation, "bookkeeping"
 def with_keywords(**defaults: Any) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Let a training take its ``optimisation`` and ``bookkeeping`` as objects, or their fields as keywords.
 
-    The function that is decorated gets both as objects. Its signature shows all keywords; its own
+    The function that is decorated gets both as objects. Its signature and docstring show all keywords; its own
     ``**keywords: Unpack[Keywords]`` is there for type checkers alone, nothing arrives in it.
 
     Parameters
@@ -275,6 +276,16 @@ def with_keywords(**defaults: Any) -> Callable[[Callable[P, T]], Callable[P, T]]
         for keywords in fields.values():
             shown += [p.replace(default=defaults.get(p.name, p.default)) for p in keywords.values()]
         wrapped.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
+        wrapped.__doc__ = fit.__doc__ and _with_fields(fit.__doc__)  # there is none in optimised mode
         return wrapped  # type: ignore[return-value]
 
     return decorate
+
+
+def _with_fields(doc: str) -> str:
+    """Return the docstring of a training with the fields of both classes after its own parameters."""
+    own, returns, rest = inspect.cleandoc(doc).partition("\n\nReturns\n")
+    for kind in _SHARED.values():
+        _, _, fields = inspect.cleandoc(str(kind.__doc__)).partition("Parameters\n----------\n")
+        own += "\n" + fields.partition("\n\nRaises\n")[0]
+    return own + returns + rest
