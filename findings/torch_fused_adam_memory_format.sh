@@ -6,7 +6,7 @@
 # Seen: if a parameter is channels_last and the loaded averages are contiguous (as they are out of a file which keeps
 # no strides), the next step is silently wrong by more than the learning rate. So it is if the gradient that was
 # assigned to .grad is contiguous, for SGD(fused=True) as well. Nothing is raised; fused=False is right in all cases.
-# genreg: copies loaded averages into the memory format of their parameters (genreg.training.engine).
+# genreg: copies loaded averages into the memory format of their parameters (genreg.training.optimisers).
 set -euo pipefail
 
 folder=$(mktemp -d)

@@ -125,7 +125,7 @@ def expectation_maximisation(
             evidence = 0.0
             for index in rows:
                 posterior = ExactPosterior(fidelity.take(index), prior, seen)
-                prior.absorb_statistics(posterior.statistics(), len(index) / n)
+                prior.accumulate_statistics(posterior.statistics(), len(index) / n)
                 evidence += float(posterior.log_evidence.sum()) / n
             before = history[-1]["log_evidence"] if history else -math.inf
             settled = abs(evidence - before) <= tol

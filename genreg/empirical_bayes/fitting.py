@@ -22,54 +22,147 @@ doi:10.1007/978-94-011-5014-9_12.
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Unpack
 
 import torch
+from torch import Tensor, nn
 
-from genreg.empirical_bayes.encoder_training import Run, Settings
 from genreg.empirical_bayes.encoders.coordinates import coordinates, encoder_inputs
 from genreg.empirical_bayes.encoders.families import EncoderConfig, FullCovariance
 from genreg.empirical_bayes.encoders.linearised import is_sufficient
-from genreg.empirical_bayes.priors import Prior
-from genreg.empirical_bayes.result import EmpiricalBayes, check_observations
+from genreg.empirical_bayes.priors import PosteriorDraws, Prior
+from genreg.empirical_bayes.result import EmpiricalBayes, check_observations, evidence_terms
 from genreg.fidelity import Fidelity
 from genreg.networks.borrowed import seeded
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.modes import undisturbed
 from genreg.solvers.checkpoints import digest
 from genreg.training.batches import Batches
-from genreg.training.engine import drive
-from genreg.training.settings import check_run
+from genreg.training.engine import Trainer
+from genreg.training.optimisers import adamw
+from genreg.training.settings import (
+    FROM_KEYWORDS,
+    Bookkeeping,
+    Checked,
+    Keywords,
+    Optimisation,
+    limited,
+    with_keywords,
+)
 
-__all__ = ["fit"]
+__all__ = ["EmpiricalBayesTrainer", "Options", "fit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Checked):
+    """What determines the result beside the optimisation, see `fit`."""
+
+    n_critic: int = limited(30, minimum=1)
+    draws: int = limited(4, minimum=1)
+    dense: int = limited(30, minimum=0)
+    memory: int | None = limited(None, minimum=1)
+
+
+class EmpiricalBayesTrainer(Trainer):
+    """An encoder and a prior in training on observations, whose indices the batches are."""
+
+    options: Options
+
+    def __init__(
+        self,
+        result: EmpiricalBayes,
+        fidelity: Fidelity,
+        inputs: Tensor,
+        optimisation: Optimisation,
+        options: Options,
+        held_out: Fidelity | None,
+    ) -> None:
+        self.result, self.fidelity, self.inputs = result, fidelity, inputs
+        self.encoder, self.prior = result.encoder, result.prior
+        self.rows = torch.arange(len(inputs), device=inputs.device)
+        both = nn.ModuleDict(
+            {"encoder": self.encoder, "prior": self.prior}
+        )  # a checkpoint holds them together
+        weights = list(self.encoder.parameters())
+        super().__init__(
+            both,
+            optimisation,
+            Batches(self.rows, optimisation, inputs),
+            options,
+            held_out,
+            weights=weights,
+            optimisers=[adamw(weights, optimisation, fused=False), *self.prior.optimisers],
+            averaged=weights,
+        )
+        self._start = {
+            "operator, noise or prior at the start": torch.cat(
+                (self.encoder.affine.basis.flatten(), self.encoder.shift)
+            ),
+            "parameters of the prior at the start": torch.cat(
+                [t.flatten().double() for t in self.prior.state_dict().values()]
+            ),
+        }
+
+    def advance(self) -> dict[str, Tensor]:
+        """Take one step of Adam on the encoder, and after every n_critic of them one of the prior."""
+        index, options, step = self.batches(self.step), self.options, self.step + 1
+        self.optimisers[0].param_groups[0]["lr"] = self.optimisation.rate(self.step)
+        posterior = self.encoder(self.inputs[index])
+        z, terms = evidence_terms(posterior, self.prior, self.fidelity.take(index), options.draws)
+        losses = {"train_loss": self.descend(-terms.mean(), self.optimisers[0], self.weights)}
+        memory = len(self.rows) if options.memory is None else options.memory
+        self.prior.accumulate(PosteriorDraws(z.detach(), posterior.gaussian), min(1.0, len(index) / memory))
+        if step % options.n_critic == 0:
+            self.check_losses(losses, step)
+            self.last = self.prior.update(len(self.rows), sparse=step > options.dense * options.n_critic)
+        return losses
+
+    def measure(self) -> dict[str, float]:
+        """Return the figures of the last movement of the prior, and the bound of held-out observations."""
+        return self.last | super().measure()
+
+    def score(self) -> dict[str, float]:
+        """Return the mean bound of held-out observations."""
+        draws, seed = self.options.draws, self.optimisation.seed
+        return {"elbo": self.result.elbo(self.held_out, draws=draws, seed=seed).mean().item()}
+
+    def described(self) -> dict[str, Any]:
+        """Return what is in training."""
+        return {"encoder": self.encoder.config.to_dict(), "prior": self.prior.to_dict()}
+
+    def data(self) -> dict[str, Any]:
+        """Return digests of the observations, and where the training began."""
+        held_out = None if self.held_out is None else self.held_out.data
+        return {"observations": digest(self.fidelity.data), "validation": digest(held_out), **self._start}
+
+    @torch.no_grad()
+    def consolidate(self) -> None:
+        """Learn the prior from what the encoder says of all observations."""
+        self.prior.forget()
+        with seeded(self.optimisation.seed_of(self.optimisation.steps), self.rows.device):
+            for index in self.rows.split(self.optimisation.batch_size):
+                posterior = self.encoder(self.inputs[index])
+                z, _ = posterior.draw(self.options.draws)
+                self.prior.accumulate(PosteriorDraws(z, posterior.gaussian), len(index) / len(self.rows))
+        self.last = self.prior.update(len(self.rows))
 
 
 @undisturbed
+@with_keywords(steps=6000, batch_size=128, lr=3e-3)
 def fit(
     fidelity: Fidelity,
     prior: Prior,
     encoder: EncoderConfig | None = None,
     *,
-    steps: int = 6000,
     n_critic: int = 30,
     dense: int = 30,
-    batch_size: int = 128,
     draws: int = 4,
-    lr: float = 3e-3,
-    schedule: str = "cosine",
-    warmup: int = 0,
-    clip: float | None = None,
-    ema: float | None = None,
     memory: int | None = None,
-    seed: int = 0,
     validation: Fidelity | None = None,
-    validate_every: int = 1000,
-    checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_seconds: float = 120.0,
-    resume: bool = False,
-    progress: bool = True,
+    optimisation: Optimisation = FROM_KEYWORDS,
+    bookkeeping: Bookkeeping = FROM_KEYWORDS,
+    **keywords: Unpack[Keywords],
 ) -> EmpiricalBayes:
     """Learn a prior, in place, and an encoder from observations.
 
@@ -82,36 +175,20 @@ def fit(
         The prior to start from: a `GaussianGraphicalModel` (or a mixture), or a `DistributionPrior`.
     encoder
         The kind of posterior: `FullCovariance` (the default), `MeanField` or `InverseAutoregressive`.
-    steps
-        Number of steps of the encoder.
     n_critic
-        Its steps for every movement of the prior.
+        Steps of the encoder for every movement of the prior.
     dense
         Movements of a graphical model before its graph is sought.
-    batch_size, draws
-        Observations in a step, and draws of each.
-    lr, schedule, warmup
-        Largest learning rate, its course ("cosine", "one-cycle" or "constant") and steps of its linear rise.
-    clip, ema
-        Bound on the norm of the gradient, or None; decay of the moving average of the encoder's weights that is the
-        result, or None.
+    draws
+        Draws of each observation in a step.
     memory
         Number of observations that the running moment of a graphical model remembers; all n where None. The size of
         a batch makes it the moment of a batch.
-    seed
-        Seed of the encoder's weights, batches and draws.
     validation
         Held-out observations, for the history and the score.
-    validate_every
-        Number of steps between validations.
-    checkpoint, checkpoint_seconds
-        File for checkpoints, written at Ctrl-C as well, and the seconds between them. One of an earlier run is refused,
-        not replaced.
-    resume
-        Continue from `checkpoint` where that file exists: the result is exactly that of an uninterrupted run on the
-        same observations from the same prior.
-    progress
-        Whether to show a progress bar.
+    optimisation, bookkeeping
+        How to optimise the encoder and how to keep the run, `genreg.training.Optimisation` and
+        `genreg.training.Bookkeeping`; or their fields as keywords. The seed is that of its first weights, too.
 
     Returns
     -------
@@ -123,31 +200,14 @@ def fit(
     ------
     ImportError
         If scikit-learn, or zuko for a flow, is missing.
-    TypeError
-        If an argument has the wrong type.
     ValueError
-        If the operator does not act on the space of the prior, there are fewer observations than unknowns and no λ, a
-        number is out of range, or the checkpoint belongs to another run.
-    FloatingPointError
-        If the bound becomes non-finite.
+        If the operator does not act on the space of the prior, or there are fewer observations than unknowns and no λ.
+    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
+        As `genreg.training.fit`.
     """
-    settings = Settings(
-        steps=steps,
-        n_critic=n_critic,
-        dense=dense,
-        batch_size=batch_size,
-        draws=draws,
-        lr=lr,
-        schedule=schedule,
-        warmup=warmup,
-        clip=clip,
-        ema=ema,
-        memory=memory,
-        seed=seed,
-    )
-    check_run(resume, checkpoint, validate_every, checkpoint_seconds)
+    options = Options(n_critic=n_critic, draws=draws, dense=dense, memory=memory)
     check_observations(fidelity, prior)
-    like, size = fidelity.data, (settings.batch_size, settings.draws, prior.size)
+    like, size = fidelity.data, (optimisation.batch_size, options.draws, prior.size)
     check_memory(size, like.real.dtype, "batch_size times draws", size[0] * size[1], like.device)
     if validation is not None:
         check_observations(validation, prior)
@@ -156,54 +216,18 @@ def fit(
         raise TypeError(
             f"encoder must be an EncoderConfig such as FullCovariance(), got {type(config).__name__}"
         )
-    n = len(fidelity.data)
-    prior.check(n)
+    prior.check(len(fidelity.data))
     affine, seen = coordinates(fidelity, prior)
     rough = affine(encoder_inputs(fidelity, affine, seen, scores_only=True))
-    prior.begin(rough, affine.basis @ affine.basis.T, seed=seed)
+    prior.begin(rough, affine.basis @ affine.basis.T, seed=optimisation.seed)
     affine, seen = coordinates(fidelity, prior)
     inputs = encoder_inputs(fidelity, affine, seen, scores_only=is_sufficient(fidelity))
-    with seeded(settings.seed_of(0)):
+    with seeded(optimisation.seed_of(0)):
         network = config.build(affine, inputs)
-    run = Run(network, prior, fidelity, inputs, settings)
     result = EmpiricalBayes(prior, network, {})
-
-    def measure() -> dict[str, float]:
-        if validation is None:
-            return dict(run.last)
-        with run.averaged():
-            elbo = result.elbo(validation, draws=draws, seed=seed).mean().item()
-        return run.last | {"elbo": elbo}
-
-    def data() -> dict[str, Any]:
-        return {
-            "observations": digest(fidelity.data),
-            "validation": digest(None if validation is None else validation.data),
-            "operator, noise or prior at the start": torch.cat((affine.basis.flatten(), network.shift)),
-            "parameters of the prior at the start": torch.cat(
-                [t.flatten().double() for t in prior.state_dict().values()]
-            ),
-        }
-
-    drive(
-        run,
-        Batches(torch.arange(n, device=inputs.device), settings, inputs),
-        data=data,
-        measure=measure,
-        validate_every=validate_every,
-        checkpoint=checkpoint,
-        checkpoint_seconds=checkpoint_seconds,
-        resume=resume,
-        progress=progress,
-        device=inputs.device,
-    )
-    run.consolidate()
-    result.card.update(
-        encoder=config.to_dict(),
-        prior=prior.to_dict(),
-        training=dataclasses.asdict(settings),
-        history=run.history,
-    )
+    trainer = EmpiricalBayesTrainer(result, fidelity, inputs, optimisation, options, validation)
+    result.card.update(trainer.train(bookkeeping))
+    trainer.consolidate()
     if validation is not None:
-        result.card["score"] = {"elbo": result.elbo(validation, seed=seed).mean().item()}
+        result.card["score"] = {"elbo": result.elbo(validation, seed=optimisation.seed).mean().item()}
     return result

@@ -1,7 +1,7 @@
 r"""Priors of latent vectors with parameters that are learned from observations.
 
 A prior gives the density :math:`p_\theta(z)` and draws. It learns from the draws of posteriors in two movements:
-`absorb` takes in what a batch of posteriors says about z, `update` moves θ to where all that was taken in is most
+`accumulate` takes in what a batch of posteriors says about z, `update` moves θ to where all that was taken in is most
 likely, :math:`\max_\theta \mathrm{E}\, \mathrm{E}_{q(z \mid y)} \log p_\theta(z)`.
 """
 
@@ -21,11 +21,11 @@ from genreg.operators import torch_device, torch_dtype
 from genreg.operators.bridge.arguments import integer, number, seed_number
 from genreg.operators.bridge.arrays import check_memory
 
-__all__ = ["DistributionPrior", "Drawn", "Prior"]
+__all__ = ["DistributionPrior", "PosteriorDraws", "Prior"]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class PosteriorDraws:
     """What posteriors q(z | y) of N observations say about z.
 
     Attributes
@@ -79,12 +79,12 @@ class Prior(nn.Module):
         """Mean ``(p,)`` and covariance ``(p, p)``, for coordinates to work in."""
 
     @abstractmethod
-    def absorb(self, drawn: Drawn, share: float) -> None:
+    def accumulate(self, drawn: PosteriorDraws, share: float) -> None:
         """Take in posteriors of some observations.
 
         Parameters
         ----------
-        drawn : Drawn
+        drawn : PosteriorDraws
             What they say.
         share : float
             Part of the memory that they fill, in (0, 1].
@@ -179,7 +179,7 @@ class DistributionPrior(Prior):
                 "torch.distributions.Independent makes vectors of independent entries"
             )
         self._optimiser = torch.optim.Adam(weights, lr=self.lr)
-        self._absorbed: list[Tensor] = []
+        self._accumulated: list[Tensor] = []
         self._collects = False
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -199,19 +199,19 @@ class DistributionPrior(Prior):
         z = self.sample(100 * self.size, seed=0).flatten(1).double()
         return z.mean(0), torch.cov(z.T).reshape(self.size, self.size)
 
-    def absorb(self, drawn: Drawn, share: float) -> None:
+    def accumulate(self, drawn: PosteriorDraws, share: float) -> None:
         """Keep the draws of a batch, in the place of those before, or after `forget` beside them."""
-        kept = self._absorbed if self._collects else []
-        self._absorbed = [*kept, drawn.z.detach().flatten(0, 1)]
+        kept = self._accumulated if self._collects else []
+        self._accumulated = [*kept, drawn.z.detach().flatten(0, 1)]
 
     def forget(self) -> None:
         """Forget the draws, and keep all from here to the next update."""
-        self._absorbed, self._collects = [], True
+        self._accumulated, self._collects = [], True
 
     @torch.enable_grad()
     def update(self, n: int, *, sparse: bool = True) -> dict[str, float]:
         """Take steps of Adam on the negative log-density of the draws."""
-        z = torch.cat(self._absorbed)
+        z = torch.cat(self._accumulated)
         self._collects = False
         for _ in range(self.steps):
             self._optimiser.zero_grad()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genreg.empirical_bayes.encoders.coordinates import encoder_inputs
-from genreg.empirical_bayes.encoders.densities import Belief
+from genreg.empirical_bayes.encoders.densities import ApproximatePosterior
 from genreg.empirical_bayes.encoders.families import Encoder
 from genreg.empirical_bayes.encoders.linearised import Linearised, is_sufficient
 from genreg.empirical_bayes.priors import Prior
@@ -24,12 +24,14 @@ __all__ = ["EmpiricalBayes", "Inferred", "evidence_terms"]
 _PART = 1000  # observations treated at a time outside of training
 
 
-def evidence_terms(belief: Belief, prior: Prior, fidelity: Fidelity, draws: int) -> tuple[Tensor, Tensor]:
-    r"""Draws z of beliefs, ``(draws, N, p)``, and :math:`\log p(y, z) - \log q(z \mid y)` of them, ``(draws, N)``.
+def evidence_terms(
+    posterior: ApproximatePosterior, prior: Prior, fidelity: Fidelity, draws: int
+) -> tuple[Tensor, Tensor]:
+    r"""Draws z of posteriors, ``(draws, N, p)``, and :math:`\log p(y, z) - \log q(z \mid y)` of them, ``(draws, N)``.
 
     Their mean estimates the evidence lower bound (ELBO) of every observation.
     """
-    z, log_q = belief.draw(draws)
+    z, log_q = posterior.draw(draws)
     images = z.unflatten(-1, prior.space.shape)
     likelihood = -to_torch(fidelity)(images) - fidelity.log_normaliser
     return z, likelihood + prior.log_prob(images) - log_q
@@ -94,12 +96,12 @@ class EmpiricalBayes:
         """
         check_draws(draws, 2)
         parts = []
-        for _, belief in self._beliefs(fidelity, seed):
-            if belief.gaussian is not None:
-                mean, covariance = belief.gaussian
+        for _, posterior in self._posteriors(fidelity, seed):
+            if posterior.gaussian is not None:
+                mean, covariance = posterior.gaussian
                 parts.append((mean, covariance.diagonal(dim1=-2, dim2=-1).sqrt().expand(mean.shape)))
             else:
-                z, _ = belief.draw(draws)
+                z, _ = posterior.draw(draws)
                 parts.append((z.mean(0), z.std(0)))
         mean, std = (torch.cat(part) for part in zip(*parts, strict=True))
         return Inferred(self._as_data(mean, fidelity), self._as_data(std, fidelity))
@@ -119,7 +121,7 @@ class EmpiricalBayes:
         """
         check_draws(n, 1, "n")
         # noise comes in pairs of opposites, the first of all of them first
-        parts = [belief.draw(2 * n)[0][:n] for _, belief in self._beliefs(fidelity, seed)]
+        parts = [posterior.draw(2 * n)[0][:n] for _, posterior in self._posteriors(fidelity, seed)]
         return torch.cat(parts, 1).unflatten(-1, self.prior.space.shape)
 
     @torch.no_grad()
@@ -145,13 +147,13 @@ class EmpiricalBayes:
         """
         check_draws(draws, 1)
         parts = []
-        for part, belief in self._beliefs(fidelity, seed):
-            _, terms = evidence_terms(belief, self.prior, part, draws)
+        for part, posterior in self._posteriors(fidelity, seed):
+            _, terms = evidence_terms(posterior, self.prior, part, draws)
             parts.append(terms.logsumexp(0) - torch.tensor(draws).log() if importance else terms.mean(0))
         return torch.cat(parts)
 
-    def _beliefs(self, fidelity: Any, seed: int) -> Iterator[tuple[Fidelity, Belief]]:
-        """The observations in parts, each with what the encoder believes, under seeded random numbers."""
+    def _posteriors(self, fidelity: Any, seed: int) -> Iterator[tuple[Fidelity, ApproximatePosterior]]:
+        """The observations in parts, each with its approximate posterior, under seeded random numbers."""
         check_observations(fidelity, self.prior)
         if self.encoder.scores_only and not self._same_noise(fidelity):
             raise ValueError(

@@ -13,7 +13,7 @@ from torch import Tensor
 from genreg.datasets import mnist, shapes
 from genreg.networks import Architecture, Autoencoder, GanConfig
 from genreg.recipes import brain, celeba, discs, gradients
-from genreg.training.autoencoder import Sampler
+from genreg.training.batches import Sampler
 
 __all__ = ["BRAIN", "BRAIN_HEAD", "CELEBA", "DISCS", "GRADIENTS", "MNIST", "SHAPES", "Data", "Recipe"]
 

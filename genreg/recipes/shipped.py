@@ -31,8 +31,9 @@ from genreg.recipes import brain, discs, gradients
 from genreg.recipes.papers import PAPER
 from genreg.recipes.recipe import BRAIN, BRAIN_HEAD, DISCS, GRADIENTS, MNIST, SHAPES, Data, Recipe
 from genreg.recipes.structured import StructuredRecipe, train_precision
-from genreg.training.autoencoder import evaluate, fit, latent_statistics, range_error, whiten
+from genreg.training.autoencoder import fit
 from genreg.training.gan import fit_gan
+from genreg.training.model_scores import evaluate, latent_statistics, range_error, whiten
 from genreg.training.settings import check_files
 
 __all__ = ["RECIPES", "Data", "Recipe", "train"]

@@ -13,97 +13,123 @@ that E remains their encoder too. The prior is not touched: G and p(z) are those
 
 from __future__ import annotations
 
-import dataclasses
-import os
 from collections.abc import Callable
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
 
 from genreg.networks import Autoencoder
-from genreg.operators.bridge.arguments import number
 from genreg.operators.bridge.modes import undisturbed
-from genreg.training.autoencoder_run import loss
-from genreg.training.engine import State, drive
-from genreg.training.settings import Plan, check_run
+from genreg.training.autoencoder import loss
+from genreg.training.engine import Trainer
+from genreg.training.optimisers import running_statistics
+from genreg.training.settings import (
+    FROM_KEYWORDS,
+    Bookkeeping,
+    Checked,
+    Keywords,
+    Optimisation,
+    limited,
+    with_keywords,
+)
 
-__all__ = ["fit_encoder"]
+__all__ = ["EncoderTrainer", "Options", "fit_encoder"]
 
 _FLOOR = 1e-3  # keeps the cross-entropy and its gradient finite where the decoder is saturated
-_ENTRIES = 20  # of the history
 _LOOKED_AT = 8  # images of a decoder by which a checkpoint knows it again
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Settings(Plan):
-    positive: ClassVar[tuple[str, ...]] = (*Plan.positive, "clip")
-    non_negative: ClassVar[tuple[str, ...]] = (*Plan.non_negative, "latent_weight", "weight_decay")
+@dataclass(frozen=True, kw_only=True)
+class Options(Checked):
+    """What determines the result beside the optimisation, see `fit_encoder`."""
 
-    latent_weight: float
-    clean: float
-    clip: float
-    weight_decay: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "clean", number(self.clean, "clean", minimum=0, below=1))
+    latent_weight: float = limited(0.1, minimum=0)
+    clean: float = limited(0.125, minimum=0, below=1)
 
 
-class _Run(State):
+class _Pairs:
+    """Images and rough reconstructions, checked, in the data type and on the device of a model."""
+
+    def __init__(self, pairs: Any, model: Autoencoder, optimisation: Optimisation) -> None:
+        self.pairs, self.model, self.optimisation = pairs, model, optimisation
+
+    def __call__(self, k: int) -> tuple[Tensor, Tensor]:
+        """Return the k-th batch."""
+        shape = (self.optimisation.batch_size, *self.model.image_shape)
+        x, rough = self.pairs(shape[0], seed=self.optimisation.images_of(k))
+        if tuple(x.shape[1:]) != shape[1:] or x.shape != rough.shape:
+            raise ValueError(
+                f"pairs must return two tensors of the shape {shape}, got {tuple(x.shape)} and "
+                f"{tuple(rough.shape)}"
+            )
+        return x.to(self.model.log_gamma), rough.to(self.model.log_gamma)
+
+    def identity(self) -> Tensor:
+        """Return some of the images and reconstructions of the first batch."""
+        return torch.cat(self(0))[::4]
+
+
+class EncoderTrainer(Trainer):
     """An encoder in training, with a decoder that stays as it is."""
 
     remedy: ClassVar[str] = "lower lr or clip"
-    settings: _Settings
+    module: Autoencoder
+    options: Options
 
-    def __init__(self, model: Autoencoder, settings: _Settings) -> None:
-        self.model = model
-        self.weights = [p for p in model.encoder.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(
-            self.weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
-        )
-        super().__init__(model, settings, [self.optimiser], self.weights)
+    def __init__(
+        self, model: Autoencoder, optimisation: Optimisation, pairs: _Pairs, options: Options
+    ) -> None:
+        weights = [p for p in model.encoder.parameters() if p.requires_grad]
+        averaged = [*weights, *running_statistics(model.encoder)]
+        super().__init__(model, optimisation, pairs, options, weights=weights, averaged=averaged)
 
     def begin(self) -> None:
         """Put the encoder in training mode, and freeze all else."""
         super().begin()
-        self.model.decoder.eval()  # its running statistics must not follow these batches
-        for name, p in self.model.named_parameters():
+        self.module.decoder.eval()  # its running statistics must not follow these batches
+        for name, p in self.module.named_parameters():
             p.requires_grad_(p.requires_grad and name.startswith("encoder."))
 
-    def advance(self, images: Callable[[int], tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """Take one step of Adam on a batch and return its loss."""
-        settings, (x, rough) = self.settings, images(self.step)
-        self.optimiser.param_groups[0]["lr"] = settings.rate(self.step)
-        value = _objective(self.model, x, rough, round(settings.clean * len(x)), settings.latent_weight)
-        return {"loss": self._descend(value, self.optimiser, self.weights, settings.clip)["train_loss"]}
+    def advance(self) -> dict[str, Tensor]:
+        """Take one step and return its loss."""
+        return {"loss": super().advance()["train_loss"]}
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the mean objective of a batch whose first images are encoded themselves."""
+        model, (x, rough) = self.module, batch
+        clean = round(self.options.clean * len(x))
+        z = model.encode(rough[clean:])
+        p = _FLOOR + (1 - 2 * _FLOOR) * model.decode(z).float()
+        target = x[clean:]
+        entropy = -(target * p.log() + (1 - target) * (1 - p).log()).sum()
+        value = entropy + 0.5 * self.options.latent_weight * z.square().sum()
+        if clean:
+            # relative to the noise of the decoder the evidence bound is some 100 times as large
+            value = value + 0.01 * clean * loss(model, x[:clean])
+        return value / len(x)
 
     @torch.no_grad()
-    def decoded(self) -> Tensor:
-        """Return a few images of the decoder."""
-        z = torch.randn(_LOOKED_AT, self.model.latent_dim, generator=torch.Generator().manual_seed(0))
-        with torch.autocast(self.model.log_gamma.device.type, enabled=False):  # to all digits
-            return self.model.decode(z.to(self.model.log_gamma))
+    def data(self) -> dict[str, Any]:
+        """Return some of the pairs, and a few images of the decoder."""
+        z = torch.randn(_LOOKED_AT, self.module.latent_dim, generator=torch.Generator().manual_seed(0))
+        with torch.autocast(self.module.log_gamma.device.type, enabled=False):  # to all digits
+            decoded = self.module.decode(z.to(self.module.log_gamma))
+        return {"pairs": self.batches.identity(), "images of the decoder": decoded}
 
 
 @undisturbed
+@with_keywords(batch_size=32, lr=1e-3, warmup=200, weight_decay=1e-3, clip=1.0, validate_every=None)
 def fit_encoder(
     model: Autoencoder,
     pairs: Callable[..., tuple[Tensor, Tensor]],
     *,
-    steps: int,
-    batch_size: int = 32,
-    lr: float = 1e-3,
-    warmup: int = 200,
     latent_weight: float = 0.1,
     clean: float = 0.125,
-    clip: float = 1.0,
-    weight_decay: float = 1e-3,
-    seed: int = 0,
-    checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_seconds: float = 120.0,
-    resume: bool = False,
-    progress: bool = True,
+    optimisation: Optimisation = FROM_KEYWORDS,
+    bookkeeping: Bookkeeping = FROM_KEYWORDS,
+    **keywords: Unpack[Keywords],
 ) -> dict[str, Any]:
     """Train the encoder of a model on rough reconstructions, in place; the model is in evaluation mode afterwards.
 
@@ -116,22 +142,12 @@ def fit_encoder(
     pairs : callable
         ``pairs(n, *, seed)`` returns images and rough reconstructions, both ``(n, rows, columns)``; it is called with a
         different seed in each step.
-    steps : int
-        Number of steps of AdamW, learning rate by a cosine schedule.
-    batch_size : int
-        Pairs in a step.
-    lr, warmup, weight_decay, clip
-        Largest learning rate, steps of its linear rise, weight decay, bound on the norm of the gradient.
     latent_weight : float
         The weight ω.
     clean : float
         Share of clean images in a batch, in [0, 1).
-    seed : int
-        Seed of all random numbers; different seeds share none.
-    checkpoint, checkpoint_seconds, resume
-        As in `genreg.training.fit`.
-    progress : bool
-        Whether to show a progress bar.
+    optimisation, bookkeeping
+        How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords.
 
     Returns
     -------
@@ -140,69 +156,17 @@ def fit_encoder(
 
     Raises
     ------
-    TypeError
-        If an argument has the wrong type.
     ValueError
-        If a number is out of range, the pairs do not have the shape of the model's images, or the checkpoint
-        can't be read or belongs to a run with other settings, pairs or decoder.
-    FileExistsError
-        If `checkpoint` exists and the run does not resume.
-    FloatingPointError
-        If the loss becomes non-finite.
+        If the pairs do not have the shape of the model's images, or the checkpoint belongs to a run with other
+        settings, pairs or decoder.
+    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
+        As `genreg.training.fit`.
     """
-    settings = _Settings(
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        schedule="cosine",
-        warmup=warmup,
-        ema=None,
-        seed=seed,
-        latent_weight=latent_weight,
-        clean=clean,
-        clip=clip,
-        weight_decay=weight_decay,
-    )
-    every = max(1, settings.steps // _ENTRIES)
-    check_run(resume, checkpoint, every, checkpoint_seconds)
+    options = Options(latent_weight=latent_weight, clean=clean)
     if not isinstance(model, Autoencoder):
         raise TypeError(f"model must be an Autoencoder, got {type(model).__name__}")
     if not callable(pairs):
         raise TypeError(f"pairs must be a function pairs(n, *, seed), got {type(pairs).__name__}")
-
-    def drawn(k: int) -> tuple[Tensor, Tensor]:
-        x, rough = pairs(settings.batch_size, seed=settings.images_of(k))
-        if tuple(x.shape[1:]) != model.image_shape or x.shape != rough.shape:
-            raise ValueError(
-                f"pairs must return two tensors of the shape {(settings.batch_size, *model.image_shape)}, got "
-                f"{tuple(x.shape)} and {tuple(rough.shape)}"
-            )
-        return x.to(model.log_gamma), rough.to(model.log_gamma)
-
-    run = _Run(model, settings)
-    drive(
-        run,
-        drawn,
-        data=lambda: {"pairs": torch.cat(drawn(0))[::4], "images of the decoder": run.decoded()},
-        measure=dict,
-        validate_every=every,
-        checkpoint=checkpoint,
-        checkpoint_seconds=checkpoint_seconds,
-        resume=resume,
-        progress=progress,
-        device=model.log_gamma.device,
-    )
-    return {**dataclasses.asdict(settings), "history": run.history}
-
-
-def _objective(model: Autoencoder, x: Tensor, rough: Tensor, clean: int, latent_weight: float) -> Tensor:
-    """Return the mean objective of a batch whose first ``clean`` images are encoded themselves."""
-    z = model.encode(rough[clean:])
-    p = _FLOOR + (1 - 2 * _FLOOR) * model.decode(z).float()
-    target = x[clean:]
-    entropy = -(target * p.log() + (1 - target) * (1 - p).log()).sum()
-    value = entropy + 0.5 * latent_weight * z.square().sum()
-    if clean:
-        # relative to the noise of the decoder the evidence bound is some 100 times as large
-        value = value + 0.01 * clean * loss(model, x[:clean])
-    return value / len(x)
+    drawn = _Pairs(pairs, model, optimisation)
+    card = EncoderTrainer(model, optimisation, drawn, options).train(bookkeeping)
+    return {**card["training"], "history": card["history"]}

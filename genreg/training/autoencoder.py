@@ -11,68 +11,157 @@ gradient with respect to the weights is then that of the squared error. In both 
 mean squared error per pixel, unless `fit` is told to keep gamma.
 """
 
-import dataclasses
-import os
-from typing import Any
+from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Unpack
+
+import torch
 from torch import Tensor
 
 from genreg.networks import Autoencoder
 from genreg.operators.bridge.modes import undisturbed
-from genreg.solvers.checkpoints import digest
-from genreg.training.autoencoder_run import SCHEDULES, Run, Settings, loss
-from genreg.training.batches import Batches, Sampler, checked, checked_source
-from genreg.training.engine import drive
-from genreg.training.model_scores import evaluate, latent_statistics, range_error, whiten
-from genreg.training.settings import check_run
+from genreg.training.batches import Batches, Sampler, held_out_images
+from genreg.training.engine import Trainer
+from genreg.training.model_scores import evaluate
+from genreg.training.optimisers import adamw, running_statistics
+from genreg.training.settings import (
+    FROM_KEYWORDS,
+    Bookkeeping,
+    Checked,
+    Keywords,
+    Optimisation,
+    limited,
+    with_keywords,
+)
 
-__all__ = ["SCHEDULES", "Sampler", "evaluate", "fit", "latent_statistics", "loss", "range_error", "whiten"]
+__all__ = ["AutoencoderTrainer", "Options", "fit", "loss"]
+
+GAMMA_RATE = 5.0  # log(gamma) has to travel several units, the weights only a fraction of one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Checked):
+    """What determines the result beside the optimisation, see `fit`."""
+
+    kl_weight: float = limited(1.0, minimum=0)
+    kl_warmup: int = limited(0, minimum=0)
+    gamma: float | None = limited(None, above=0)
+    input_noise: float = limited(0.0, minimum=0)
+
+    def beta(self, step: int) -> float:
+        """Return the weight of the Kullback-Leibler term in a step."""
+        return self.kl_weight * (min(1.0, step / self.kl_warmup) if self.kl_warmup else 1.0)
+
+
+def loss(model: Autoencoder, x: Tensor, *, kl_weight: float = 1.0, noisy: Tensor | None = None) -> Tensor:
+    """Return the objective of the training for a batch, its mean over images.
+
+    Parameters
+    ----------
+    model
+        The model. For a variational one, z is drawn with torch's global generator.
+    x
+        Images ``(B, *image_shape)``.
+    kl_weight
+        Weight of the Kullback-Leibler term; 1 gives the negative evidence lower bound, apart from the
+        constant d log(2 pi) / 2.
+    noisy
+        Input of the encoder ``(B, *image_shape)`` where it is not `x`.
+
+    Returns
+    -------
+    Tensor
+        A scalar, in nats per image.
+    """
+    inputs = x if noisy is None else noisy
+    if model.variational:
+        mean, log_std = model.encoder(inputs).chunk(2, dim=1)
+        z = torch.addcmul(mean, log_std.exp(), torch.randn_like(mean))
+        kl = (0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std).sum(1).mean()
+    else:
+        z, kl = model.encode(inputs), None
+    error = (model.decode(z) - x).square().sum() / len(x)
+    value = x[0].numel() * model.log_gamma + 0.5 * error * (-2 * model.log_gamma).exp()
+    return value if kl is None else value + kl_weight * kl
+
+
+class AutoencoderTrainer(Trainer):
+    """An autoencoder in training."""
+
+    scored: ClassVar[tuple[str, ...]] = ("psnr", "mse", "loss", "kl")
+    options: Options
+
+    def __init__(
+        self,
+        model: Autoencoder,
+        optimisation: Optimisation,
+        batches: Batches,
+        options: Options,
+        held_out: Tensor | None = None,
+    ) -> None:
+        self.model = model
+        weights = [p for name, p in model.named_parameters() if name != "log_gamma"]
+        groups: list[dict[str, Any]] = [{"params": weights}]
+        if options.gamma is None:
+            groups.append({"params": [model.log_gamma], "weight_decay": 0.0, "factor": GAMMA_RATE})
+        super().__init__(
+            model,
+            optimisation,
+            batches,
+            options,
+            held_out,
+            weights=weights,
+            optimisers=[adamw(groups, optimisation)],
+            averaged=[*model.parameters(), *running_statistics(model)],
+        )
+
+    def begin(self) -> None:
+        """Put the model in training mode, with the gamma to keep."""
+        super().begin()
+        if self.options.gamma is not None:
+            self.model.log_gamma.data.fill_(math.log(self.options.gamma))
+
+    def loss(self, batch: Tensor) -> Tensor:
+        """Return the objective of a batch."""
+        noise = self.options.input_noise
+        noisy = batch + noise * torch.randn_like(batch) if noise else None
+        return loss(self.model, batch, kl_weight=self.options.beta(self.step), noisy=noisy)
+
+    def measure(self) -> dict[str, float]:
+        """Return the scores and gamma."""
+        return super().measure() | {"gamma": self.model.log_gamma.exp().item()}
+
+    def score(self) -> dict[str, float]:
+        """Return how well held-out images are reconstructed."""
+        return evaluate(self.model, self.held_out)
 
 
 @undisturbed
+@with_keywords(batch_size=128, lr=1e-3)
 def fit(
     model: Autoencoder,
     images: Tensor | Sampler,
     *,
-    steps: int,
-    batch_size: int = 128,
-    lr: float = 1e-3,
-    schedule: str = "cosine",
-    warmup: int = 0,
     kl_weight: float = 1.0,
     kl_warmup: int = 0,
     gamma: float | None = None,
     input_noise: float = 0.0,
-    weight_decay: float = 0.0,
-    clip: float | None = None,
-    ema: float | None = None,
-    seed: int = 0,
     validation: Tensor | None = None,
-    validate_every: int = 1000,
-    checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_seconds: float = 120.0,
-    resume: bool = False,
-    progress: bool = True,
+    optimisation: Optimisation = FROM_KEYWORDS,
+    bookkeeping: Bookkeeping = FROM_KEYWORDS,
+    **keywords: Unpack[Keywords],
 ) -> dict[str, Any]:
     r"""Train a model with Adam, in place; the model is in evaluation mode afterwards.
 
     Parameters
     ----------
     model
-        The model, on the device to train on.
+        The model, on the device to train on. The rate of log(gamma) is five times that of the weights.
     images
         Images ``(N, *image_shape)`` from which each step draws its batch, every image once an epoch; or a function
         ``sampler(n, *, seed)`` that makes new ones, which is called with a different seed in each step.
-    steps
-        Number of steps of Adam (decoupled weight decay).
-    batch_size
-        Number of images in a step.
-    lr
-        Learning rate that the schedule multiplies; log(gamma) has five times that rate.
-    schedule
-        "cosine" (to zero), "one-cycle" (up in the first 30 %, then down to zero) or "constant".
-    warmup
-        Number of first steps over which the rate also rises linearly.
     kl_weight
         Weight beta of the Kullback-Leibler term of variational models.
     kl_warmup
@@ -82,30 +171,10 @@ def fit(
         sqrt(beta/2) and kl_weight = 1 have the minimisers of ||x - G(z)||^2 + beta KL.
     input_noise
         Standard deviation of the Gaussian noise on the encoder's input (the denoising criterion).
-    weight_decay
-        Weight decay of AdamW.
-    clip
-        Bound on the norm of the gradient; none where None.
-    ema
-        Decay of an exponential moving average of the weights, which the model holds at the end; none where
-        None. The running means and variances of batch normalisation are averaged alike.
-    seed
-        Seed of all random numbers: batches, noise, latent samples, dropout. The initial weights are the
-        caller's. The same seed gives the same result on one device and number of threads.
     validation
         Held-out images ``(N, *image_shape)`` for `evaluate`.
-    validate_every
-        Number of steps between validations.
-    checkpoint
-        File in which the state of the run is kept, at Ctrl-C as well; one of an earlier run is refused, not replaced.
-    checkpoint_seconds
-        Seconds between checkpoints; 0 for one after every step. There is one at the end.
-    resume
-        Whether to continue from `checkpoint` where that file exists, and to begin there otherwise: the result is
-        exactly that of an uninterrupted run. The file knows its run: another architecture, other settings, training
-        or held-out images are refused, and what is damaged. The weights that the model begins with do not matter.
-    progress
-        Whether to show a progress bar.
+    optimisation, bookkeeping
+        How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords.
 
     Returns
     -------
@@ -121,61 +190,18 @@ def fit(
         If images have the wrong shape or non-finite values, a number is out of range, or the checkpoint
         can't be read or belongs to a run with other settings, images or architecture.
     FileExistsError
-        If `checkpoint` exists and the run does not resume.
+        If the checkpoint exists and the run does not resume.
     FloatingPointError
         If the loss or a weight becomes non-finite.
     KeyboardInterrupt
         At Ctrl-C, with a checkpoint at the step that was done, where there is a file for it.
     """
-    settings = Settings(
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        schedule=schedule,
-        warmup=warmup,
-        kl_weight=kl_weight,
-        kl_warmup=kl_warmup,
-        gamma=gamma,
-        input_noise=input_noise,
-        weight_decay=weight_decay,
-        clip=clip,
-        ema=ema,
-        seed=seed,
-    )
-    check_run(resume, checkpoint, validate_every, checkpoint_seconds)
+    options = Options(kl_weight=kl_weight, kl_warmup=kl_warmup, gamma=gamma, input_noise=input_noise)
     if not isinstance(model, Autoencoder):
         raise TypeError(
             f"model must be an Autoencoder, got {type(model).__name__}; a GAN is trained by "
             "genreg.training.fit_gan"
         )
-    device = model.log_gamma.device
-    images = checked_source(images, model, settings)
-    held_out = None if validation is None else checked(validation, model, "validation")
-    run = Run(model, settings)
-
-    def measure() -> dict[str, float]:
-        with run.averaged():
-            scores = {} if held_out is None else evaluate(model, held_out)
-        return scores | {"gamma": model.log_gamma.exp().item()}
-
-    source = Batches(images, settings, next(model.parameters()))
-    drive(
-        run,
-        source,
-        data=lambda: {"images": source.identity(), "validation": digest(held_out)},
-        measure=measure,
-        validate_every=validate_every,
-        checkpoint=checkpoint,
-        checkpoint_seconds=checkpoint_seconds,
-        resume=resume,
-        progress=progress,
-        device=device,
-    )
-    card: dict[str, Any] = {
-        "architecture": model.config.to_dict(),
-        "training": dataclasses.asdict(settings),
-        "history": run.history,
-    }
-    if held_out is not None:
-        card["score"] = evaluate(model, held_out)
-    return card
+    batches = Batches.checked(images, model, optimisation)
+    trainer = AutoencoderTrainer(model, optimisation, batches, options, held_out_images(validation, model))
+    return trainer.train(bookkeeping)

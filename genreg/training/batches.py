@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from genreg.solvers.checkpoints import digest
-from genreg.training.settings import Plan
+from genreg.training.settings import Optimisation
 
-__all__ = ["Batches", "Sampler", "checked", "checked_source"]
+__all__ = ["Batches", "Sampler", "Source", "checked", "held_out_images"]
 
 Sampler = Callable[..., Tensor]
 """A function ``sampler(n, *, seed)`` that draws images ``(n, rows, columns)`` or, in colour, ``(n, 3, rows,
@@ -21,6 +21,16 @@ columns)``, such as `genreg.datasets.shapes` or a `genreg.datasets.ImageFolder`.
 _LOOKED_AT = 8  # images of a sampler by which a checkpoint knows it again
 
 
+class Source(Protocol):
+    """What gives a training its data."""
+
+    def __call__(self, k: int) -> Any:
+        """Return the k-th batch of the run, always the same."""
+
+    def identity(self) -> Any:
+        """Return what a checkpoint knows the data by."""
+
+
 class Batches:
     """The function k -> k-th batch, which depends on k, the seed and, for few images, torch's generator.
 
@@ -28,24 +38,38 @@ class Batches:
     ----------
     images
         All images, or a sampler.
-    settings
-        Settings of the run.
+    optimisation
+        Size, number and seeds of the batches.
     like
         Data type and device of the batches of a sampler.
     """
 
-    def __init__(self, images: Tensor | Sampler, settings: Plan, like: Tensor) -> None:
-        self.images, self.settings, self.like = images, settings, like
+    def __init__(self, images: Tensor | Sampler, optimisation: Optimisation, like: Tensor) -> None:
+        self.images, self.optimisation, self.like = images, optimisation, like
+
+    @classmethod
+    def checked(cls, images: Any, model: Any, optimisation: Optimisation) -> Batches:
+        """Return the batches of images that a model can take, a tensor as `checked` or a sampler of which one was."""
+        if isinstance(images, Tensor):
+            images = checked(images, model, "images")
+        elif not callable(images):
+            raise TypeError(
+                f"images must be a tensor or a function sampler(n, *, seed), got {type(images).__name__}"
+            )
+        else:
+            first = images(1, seed=optimisation.images_of(0))
+            checked(first, model, "what the sampler in images returns")
+        return cls(images, optimisation, next(model.parameters()))
 
     def __call__(self, k: int) -> Tensor:
         """Return the k-th batch."""
-        images, settings, size = self.images, self.settings, self.settings.batch_size
+        images, optimisation, size = self.images, self.optimisation, self.optimisation.batch_size
         if not isinstance(images, Tensor):
-            return images(size, seed=settings.images_of(k)).to(self.like)
+            return images(size, seed=optimisation.images_of(k)).to(self.like)
         if len(images) < size:
             return images[torch.randint(len(images), (size,))]
         epoch, position = divmod(k, len(images) // size)
-        generator = torch.Generator().manual_seed(settings.seed_of(settings.steps + epoch))
+        generator = torch.Generator().manual_seed(optimisation.seed_of(optimisation.steps + epoch))
         order = torch.randperm(len(images), generator=generator)
         return images[order[position * size : (position + 1) * size].to(images.device)]
 
@@ -53,7 +77,7 @@ class Batches:
         """Return what a checkpoint knows the images by: a digest, or some images of a sampler."""
         if isinstance(self.images, Tensor):
             return digest(self.images)
-        return self.images(_LOOKED_AT, seed=self.settings.images_of(0)).to(self.like)
+        return self.images(_LOOKED_AT, seed=self.optimisation.images_of(0)).to(self.like)
 
 
 def checked(images: Any, model: Any, name: str) -> Tensor:
@@ -78,13 +102,6 @@ def checked(images: Any, model: Any, name: str) -> Tensor:
     return images.to(next(model.parameters()))
 
 
-def checked_source(images: Any, model: Any, settings: Plan) -> Tensor | Sampler:
-    """Return the training images, a tensor as `checked` or a sampler of which one image was."""
-    if isinstance(images, Tensor):
-        return checked(images, model, "images")
-    if not callable(images):
-        raise TypeError(
-            f"images must be a tensor or a function sampler(n, *, seed), got {type(images).__name__}"
-        )
-    checked(images(1, seed=settings.images_of(0)), model, "what the sampler in images returns")
-    return images
+def held_out_images(validation: Any, model: Any) -> Tensor | None:
+    """Return the images for validation as `checked`, or None where there are none."""
+    return None if validation is None else checked(validation, model, "validation")

@@ -1,36 +1,46 @@
-"""The training of discriminators between data and the images of a generator: settings, one step, the run."""
+"""Discriminators between data and the images of a generator: their training, and how well they tell them apart."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable
+import math
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import odl
 import torch
 from torch import Tensor, nn
 
+from genreg.networks import Critic
 from genreg.networks.borrowed import evaluating
 from genreg.networks.discriminator_output import Verdict
 from genreg.operators import to_torch, torch_device, torch_dtype
-from genreg.solvers.checkpoints import digest
-from genreg.training.batches import Batches, checked_source
-from genreg.training.engine import State, drive, running_statistics
-from genreg.training.settings import Plan
+from genreg.operators.bridge.arguments import integer, number, seeded_generator
+from genreg.sampling.weights import kish_ess, self_normalised
+from genreg.training.batches import Batches, checked, held_out_images
+from genreg.training.engine import Trainer
+from genreg.training.optimisers import adamw
+from genreg.training.settings import Checked, Optimisation, limited
 
-__all__ = ["Made", "Run", "Settings", "cross_entropy", "train", "verdict_on"]
+__all__ = [
+    "DiscriminatorTrainer",
+    "GeneratedImages",
+    "Options",
+    "RatioScores",
+    "cross_entropy",
+    "discriminator_scores",
+    "verdict_on",
+]
+
+_PART = 1000  # images judged at a time outside of training
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(Plan):
-    """What determines the result of a run, apart from the networks and images; stored in checkpoints and cards."""
+@dataclass(frozen=True, kw_only=True)
+class Options(Checked):
+    """What determines the result beside the optimisation, see `genreg.training.fit_discriminator`."""
 
-    non_negative: ClassVar[tuple[str, ...]] = (*Plan.non_negative, "weight_decay", "noise_std")
-
-    weight_decay: float
-    noise_std: float
-    momentum: float | None  # of gradient descent; Adam where None
+    noise_std: float = limited(0.0, minimum=0)
+    momentum: float | None = None  # of gradient descent; Adam where None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,7 +48,7 @@ class Settings(Plan):
             raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
 
 
-class Made:
+class GeneratedImages:
     """Images of G for new z, in the data type and on the device of a network, with the noise that all images get."""
 
     def __init__(self, G: Any, like: Tensor, noise_std: float) -> None:
@@ -64,34 +74,90 @@ def _normal(
     return torch.randn(shape, generator=generator, dtype=dtype, device=source).to(device)
 
 
-class Run(State):
+@dataclass(frozen=True)
+class RatioScores:
+    r"""How well :math:`e^{d}` serves as the density ratio, on images that D was not trained on.
+
+    Attributes
+    ----------
+    cross_entropy : float
+        Mean of -log of the probability given to what an image is, in nats; log 2 = 0.693 is a toss of a coin.
+    accuracy : float
+        Share of images told right, mean of both kinds.
+    ratio_mean : float
+        Mean of exp d over images of G, which is 1 for a density ratio.
+    inverse_ratio_mean : float
+        Mean of exp(-d) over images of the data, which is 1 for a density ratio.
+    effective_share : float
+        Effective number of the images of G under the weights exp d, as a share of their number: 1 where G is as good
+        as the data, near 0 where few of its images resemble data. Small ones make `ratio_mean` uncertain.
+    divergence : float
+        Donsker and Varadhan's lower bound of the Kullback-Leibler divergence KL(data, G) in nats, mean of d over
+        the data less the logarithm of `ratio_mean`.
+    """
+
+    cross_entropy: float
+    accuracy: float
+    ratio_mean: float
+    inverse_ratio_mean: float
+    effective_share: float
+    divergence: float
+
+
+class DiscriminatorTrainer(Trainer):
     """A discriminator in training."""
 
-    settings: Settings
+    scored: ClassVar[tuple[str, ...]] = tuple(field.name for field in dataclasses.fields(RatioScores))
+    options: Options
 
-    def __init__(self, D: nn.Module, verdict: Verdict, made: Made, settings: Settings) -> None:
-        self.verdict, self.made = verdict, made
-        self.weights = list(D.parameters())
-        decay = settings.weight_decay
-        self.optimiser: torch.optim.Optimizer = (
-            torch.optim.AdamW(self.weights, lr=settings.lr, weight_decay=decay)
-            if settings.momentum is None
-            else torch.optim.SGD(self.weights, lr=settings.lr, momentum=settings.momentum, weight_decay=decay)
+    def __init__(
+        self,
+        D: nn.Module,
+        G: odl.Operator,
+        images: Any,
+        optimisation: Optimisation,
+        options: Options,
+        validation: Any = None,
+    ) -> None:
+        self.G, self.verdict = G, verdict_on(D, G)
+        held_out = held_out_images(validation, self.verdict)
+        weights = list(D.parameters())
+        self.generated = GeneratedImages(G, weights[0], options.noise_std)
+        decay, momentum = optimisation.weight_decay, options.momentum
+        optimiser = (
+            adamw(weights, optimisation, fused=False)
+            if momentum is None
+            else torch.optim.SGD(weights, lr=optimisation.lr, momentum=momentum, weight_decay=decay)
         )
-        super().__init__(D, settings, [self.optimiser], [*self.weights, *running_statistics(D)])
+        batches = Batches.checked(images, self.verdict, optimisation)
+        super().__init__(D, optimisation, batches, options, held_out, optimisers=[optimiser])
 
     def begin(self) -> None:
         """Let all weights be trained."""
         super().begin()
         self.module.requires_grad_(True)
 
-    def advance(self, images: Callable[[int], Tensor]) -> dict[str, Tensor]:
-        """Take one step on as many images of the data as of G; return the cross-entropy."""
-        self.optimiser.param_groups[0]["lr"] = self.settings.rate(self.step)
-        real = images(self.step)
-        fake = self.made(len(real))
-        on_real, on_fake = self.verdict(torch.cat((self.made.noisy(real), fake))).chunk(2)
-        return self._descend(cross_entropy(on_real, on_fake), self.optimiser, self.weights, None)
+    def loss(self, batch: Tensor) -> Tensor:
+        """Return the cross-entropy of as many images of the data as of G."""
+        fake = self.generated(len(batch))
+        on_real, on_fake = self.verdict(torch.cat((self.generated.noisy(batch), fake))).chunk(2)
+        return cross_entropy(on_real, on_fake)
+
+    def score(self) -> dict[str, float]:
+        """Return how well held-out images are told from those of G."""
+        noise_std, seed = self.options.noise_std, self.optimisation.seed
+        found = discriminator_scores(self.module, self.G, self.held_out, noise_std=noise_std, seed=seed)
+        return dataclasses.asdict(found)
+
+    def described(self) -> dict[str, Any]:
+        """Return the architecture, of a module without a configuration its class."""
+        known = isinstance(self.module, Critic)
+        return super().described() if known else {"architecture": type(self.module).__name__}
+
+    def data(self) -> dict[str, Any]:
+        """Return what a checkpoint knows both kinds of images by."""
+        few = self.generated(4, torch.Generator().manual_seed(0))
+        return super().data() | {"images of G": few}
 
 
 def cross_entropy(on_real: Tensor, on_fake: Tensor) -> Tensor:
@@ -108,37 +174,62 @@ def verdict_on(D: Any, G: Any) -> Verdict:
     if next(verdict.parameters(), None) is None:
         raise ValueError(f"D must have parameters, got {type(D).__name__} without any")
     with evaluating(D):
-        verdict.eval().check(Made(G, next(verdict.parameters()), 0.0)(1, torch.Generator().manual_seed(0)))
+        verdict.eval().check(
+            GeneratedImages(G, next(verdict.parameters()), 0.0)(1, torch.Generator().manual_seed(0))
+        )
     return verdict
 
 
-def train(
-    run: Run,
-    images: Any,
-    held_out: Tensor | None,
-    measure: Callable[[], dict[str, float]],
-    validate_every: int,
-    checkpoint: str | os.PathLike[str] | None,
-    checkpoint_seconds: float,
-    resume: bool,
-    progress: bool,
-) -> None:
-    """Take all steps of a run on these images."""
-    images = checked_source(images, run.verdict, run.settings)
-    source = Batches(images, run.settings, run.weights[0])
-    drive(
-        run,
-        source,
-        data=lambda: {
-            "images": source.identity(),
-            "validation": digest(held_out),
-            "images of G": run.made(4, torch.Generator().manual_seed(0)),
-        },
-        measure=measure,
-        validate_every=validate_every,
-        checkpoint=checkpoint,
-        checkpoint_seconds=checkpoint_seconds,
-        resume=resume,
-        progress=progress,
-        device=run.weights[0].device,
+@torch.no_grad()
+def discriminator_scores(
+    D: nn.Module,
+    G: odl.Operator,
+    images: Tensor,
+    *,
+    draws: int | None = None,
+    noise_std: float = 0.0,
+    seed: int = 0,
+) -> RatioScores:
+    """Return how well a discriminator tells held-out images from those of a generator, and weighs them.
+
+    Parameters
+    ----------
+    D, G
+        The discriminator and the generator, as for `genreg.latent.DensityRatio`.
+    images
+        Images of the data, ``(N, *image_shape)``, that D was not trained on.
+    draws
+        Number of new images of G; as many as there are of the data where None.
+    noise_std
+        As in `fit_discriminator`: what D was trained with.
+    seed
+        Seed of the latent vectors and the noise.
+
+    Returns
+    -------
+    RatioScores
+        Means over the images of either kind.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, images the wrong shape, or a number is out of range.
+    """
+    verdict = verdict_on(D, G)
+    x = checked(images, verdict, "images")
+    n = len(x) if draws is None else integer(draws, "draws", minimum=1)
+    noise_std, generator = number(noise_std, "noise_std", minimum=0), seeded_generator(seed)
+    made = GeneratedImages(G, x, noise_std)
+    sizes = [min(_PART, n - first) for first in range(0, n, _PART)]
+    with evaluating(D):
+        real = torch.cat([verdict(made.noisy(part, generator)) for part in x.split(_PART)]).double()
+        fake = torch.cat([verdict(made(size, generator)) for size in sizes]).double()
+    ratio = fake.exp().mean()
+    return RatioScores(
+        cross_entropy=cross_entropy(real, fake).item(),
+        accuracy=0.5 * ((real > 0).double().mean() + (fake <= 0).double().mean()).item(),
+        ratio_mean=ratio.item(),
+        inverse_ratio_mean=(-real).exp().mean().item(),
+        effective_share=(kish_ess(self_normalised(fake, 0), 0) / n).item(),
+        divergence=(real.mean() - fake.logsumexp(0) + math.log(n)).item(),
     )

@@ -1,13 +1,12 @@
-"""What every training has in common: its state, checkpoints, the loop."""
+"""What every training has in common: its state, checkpoints, the loop, the card."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,84 +18,134 @@ from tqdm.auto import tqdm
 from genreg.networks.borrowed import reseed, returned_on_failure, seeded
 from genreg.solvers.checkpoints import (
     atomically,
+    digest,
     interruptible,
     load_state,
     not_finite,
     refuse_other,
     save_state,
 )
-from genreg.training.settings import Plan
+from genreg.training.batches import Source
+from genreg.training.optimisers import adamw, restore, running_statistics
+from genreg.training.settings import Bookkeeping, Checked, Optimisation
 
-__all__ = ["KIND", "State", "atomically", "drive", "running_statistics"]
+__all__ = ["KIND", "Trainer", "atomically"]
 
 KIND = "training"  # of state that checkpoints hold
+_ENTRIES = 20  # of the history, unless told otherwise
 
 
-class State:
-    """A model in training with all that a checkpoint holds; subclasses say what a step is.
+class Trainer:
+    """A model in training with all that a checkpoint holds; subclasses say what is minimised.
 
-    Every random number of a step comes from torch's generator seeded with ``settings.seed_of(step)``, so a
+    Every random number of a step comes from torch's generator seeded with ``optimisation.seed_of(step)``, so a
     checkpoint holds no generator: the number of the step says it all.
 
     Parameters
     ----------
     model
         The model.
-    settings
-        Settings of the run.
+    optimisation
+        How to optimise.
+    batches
+        The data: ``batches(k)`` is the k-th batch of the run.
+    options
+        What else determines the result.
+    held_out
+        Held-out data.
+    weights
+        The parameters that are trained; by default all.
     optimisers
-        The optimisers that take its steps.
+        The optimisers that take the steps; by default `adamw` on the weights.
     averaged
-        The parameters, and the statistics of batch normalisation (`running_statistics`), of which a moving
-        average is kept where ``settings.ema`` says so.
+        What the moving average is of; by default the weights and the statistics of batch normalisation
+        (`running_statistics`).
     """
 
-    remedy: ClassVar[str] = "lower lr"
+    remedy: ClassVar[str] = "lower lr or set clip"
+    scored: ClassVar[tuple[str, ...]] = ()
+    """What of the last entry of the history is the score on the card."""
 
     def __init__(
         self,
         model: nn.Module,
-        settings: Plan,
-        optimisers: list[torch.optim.Optimizer],
-        averaged: Sequence[Tensor],
+        optimisation: Optimisation,
+        batches: Source,
+        options: Checked,
+        held_out: Any = None,
+        *,
+        weights: list[nn.Parameter] | None = None,
+        optimisers: list[torch.optim.Optimizer] | None = None,
+        averaged: Sequence[Tensor] | None = None,
     ) -> None:
-        self.settings = settings
+        self.module, self.optimisation, self.options = model, optimisation, options
+        self.batches, self.held_out = batches, held_out
+        self.weights = weights = list(model.parameters()) if weights is None else weights
+        self.settings = dataclasses.asdict(optimisation) | dataclasses.asdict(options)
+        self.optimisers = [adamw(weights, optimisation)] if optimisers is None else optimisers
+        self._averaged = [*weights, *running_statistics(model)] if averaged is None else averaged
+        self.average = [p.detach().clone() for p in self._averaged] if optimisation.ema is not None else []
         self.step = 0
-        self.data: dict[str, Any] = {}  # what of the data a checkpoint must agree with
         self.last: dict[str, float] = {}  # figures of the history that do not change in every step
         self.history: list[dict[str, Any]] = []
-        self.optimisers = optimisers
-        self.average = [p.detach().clone() for p in averaged] if settings.ema is not None else []
-        self.module = model
         self._infinite = set(not_finite(model.state_dict()))
-        self._averaged = averaged
+        self._known: dict[str, Any] = {}
 
     def begin(self) -> None:
         """Put the model in the modes and flags of the training, before its first step."""
         self.module.train()
 
-    def advance(self, images: Callable[[int], Any]) -> dict[str, Tensor]:
-        """Take one step and return its losses; ``images(k)`` is the k-th batch of the run."""
+    def loss(self, batch: Any) -> Tensor:
+        """Return the scalar that a step on a batch lowers."""
         raise NotImplementedError
 
-    def _descend(
-        self, value: Tensor, optimiser: torch.optim.Optimizer, weights: list[nn.Parameter], clip: float | None
-    ) -> dict[str, Tensor]:
-        """Take a step of the optimiser along the gradient of a scalar loss, its norm bounded; return the loss."""
-        optimiser.zero_grad()
-        value.backward()
-        if clip is not None:
-            nn.utils.clip_grad_norm_(weights, clip)
-        optimiser.step()
-        self._stepped()
-        return {"train_loss": value.detach()}
+    def advance(self) -> dict[str, Tensor]:
+        """Take one step and return its losses."""
+        batch = self.batches(self.step)
+        self.set_rates()
+        return {"train_loss": self.descend(self.loss(batch), self.optimisers[0], self.weights)}
 
-    def _stepped(self) -> None:
+    def set_rates(self) -> None:
+        """Give the optimisers the learning rate of this step, times the factor that a group of parameters has."""
+        for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
+            group["lr"] = group.get("factor", 1.0) * self.optimisation.rate(self.step)
+
+    def descend(
+        self,
+        value: Tensor,
+        optimiser: torch.optim.Optimizer,
+        weights: list[nn.Parameter],
+        *,
+        alone: bool = False,
+    ) -> Tensor:
+        """Take a step of the optimiser along the gradient of a loss, its norm bounded; return the loss.
+
+        Gradients of other parameters of the model are left as they are where `alone`.
+        """
+        optimiser.zero_grad()
+        value.backward(inputs=weights if alone else None)
+        if self.optimisation.clip is not None:
+            nn.utils.clip_grad_norm_(weights, self.optimisation.clip)
+        optimiser.step()
+        return value.detach()
+
+    def stepped(self) -> None:
         """Count a step, and update the average."""
         self.step += 1
-        if self.settings.ema is not None:
-            decay = min(self.settings.ema, self.step / (self.step + 9.0))
+        if self.optimisation.ema is not None:
+            decay = min(self.optimisation.ema, self.step / (self.step + 9.0))
             torch._foreach_lerp_(self.average, [p.detach() for p in self._averaged], 1.0 - decay)
+
+    def measure(self) -> dict[str, float]:
+        """Return what the history shows: the scores with the averaged weights, where there are some."""
+        if self.held_out is None:
+            return {}
+        with self.averaged():
+            return self.score()
+
+    def score(self) -> dict[str, float]:
+        """Return how good the model is on the held-out data."""
+        raise NotImplementedError
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -118,9 +167,84 @@ class State:
         for p, value in zip(self._averaged, values, strict=bool(values)):
             p.copy_(value)
 
+    def train(self, bookkeeping: Bookkeeping) -> dict[str, Any]:
+        """Take all steps, from the checkpoint where asked to, and return the card.
+
+        The modes and flags of the model are as before where this raises, and its flags in any case.
+
+        Raises
+        ------
+        ValueError
+            If the checkpoint belongs to another run or can't be read.
+        FloatingPointError
+            If a loss is found to be non-finite at a validation or a checkpoint, or the weights are at a checkpoint or
+            the end.
+        KeyboardInterrupt
+            At Ctrl-C, after the end of the step and a checkpoint, where there is one.
+        """
+        steps, device = self.optimisation.steps, self.weights[0].device
+        every = bookkeeping.validate_every or max(1, steps // _ENTRIES)
+        file = None if bookkeeping.checkpoint is None else Path(bookkeeping.checkpoint)
+        hidden = not bookkeeping.progress
+        with returned_on_failure(self.module), interruptible(file is not None) as interrupted:
+            self.begin()
+            if file is not None:
+                self._known = self.data()
+                if bookkeeping.resume and file.exists():
+                    self.load(file)
+                elif bookkeeping.resume and not hidden:
+                    tqdm.write(f"There is no checkpoint {file}: the training starts anew.", sys.stderr)
+            bar = tqdm(total=steps, initial=self.step, desc="train", disable=hidden, mininterval=1.0)
+            saved = time.monotonic()
+            with bar, seeded(None, device):
+                while self.step < steps:
+                    reseed(self.optimisation.seed_of(self.step), device)
+                    values = self.advance()
+                    self.stepped()
+                    bar.update()
+                    last, stops = self.step == steps, interrupted()
+                    validates = self.step % every == 0 or last
+                    due = last or stops or time.monotonic() - saved >= bookkeeping.checkpoint_seconds
+                    if not (validates or (file is not None and due)):
+                        continue
+                    losses = self.check_losses(values, self.step)
+                    if validates:
+                        self.history.append({"step": self.step, **losses, **self.measure()})
+                        shown = list(self.history[-1].items())[1:5]
+                        bar.set_postfix({key: f"{number:.4g}" for key, number in shown})
+                    if file is not None and due:
+                        self.save(file)
+                        saved = time.monotonic()
+                    if stops:
+                        break
+            if interrupted():
+                raise KeyboardInterrupt(
+                    f"interrupted after step {self.step} of {steps}, which {file} holds: resume=True goes on"
+                )
+            self.check_finite()
+            self.finish()
+        return self.card()
+
+    def card(self) -> dict[str, Any]:
+        """Return the JSON-able card of a training that is done."""
+        training = {k: list(v) if isinstance(v, tuple) else v for k, v in self.settings.items()}
+        card = {**self.described(), "training": training, "history": self.history}
+        if self.held_out is not None and self.scored:
+            entry = self.history[-1]
+            card["score"] = {name: entry[name] for name in self.scored if name in entry}
+        return card
+
+    def described(self) -> dict[str, Any]:
+        """Return what is in training, for cards and checkpoints."""
+        config: Any = self.module.config
+        return {"architecture": config.to_dict()}
+
+    def data(self) -> dict[str, Any]:
+        """Return what of the data a checkpoint and a run must agree on (see `genreg.solvers.checkpoints`)."""
+        return {"images": self.batches.identity(), "validation": digest(self.held_out)}
+
     def _identity(self) -> dict[str, Any]:
-        """What a checkpoint and a run must agree on, beside the data."""
-        return dataclasses.asdict(self.settings) | {"architecture": self.module.config.to_dict()}  # type: ignore
+        return {**self.settings, **self.described(), **self._known}
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all.
@@ -131,10 +255,8 @@ class State:
             If weights are not finite; the file stays as it was.
         """
         self.check_finite()
-        save_state(path, {"identity": {**self._identity(), **self.data}, **self._state()}, KIND)
-
-    def _state(self) -> dict[str, Any]:
-        return {
+        state = {
+            "identity": self._identity(),
             "step": self.step,
             "model": self.module.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
@@ -142,18 +264,7 @@ class State:
             "history": self.history,
             "last": self.last,
         }
-
-    def check_finite(self) -> None:
-        """Raise a FloatingPointError where weights are not finite."""
-        if bad := self._not_finite({**self.module.state_dict(), "average": self.average}):
-            raise FloatingPointError(
-                f"{len(bad)} of the weights ({bad[0]}) are not finite after step {self.step}: {self.remedy}, "
-                f"lr is {self.settings.lr}"
-            )
-
-    def _not_finite(self, state: dict[str, Any]) -> list[str]:
-        """Names of values that are not finite, but for those that never were, such as masks of minus infinity."""
-        return [name for name in not_finite(state) if name not in self._infinite]
+        save_state(path, state, KIND)
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint.
@@ -165,115 +276,38 @@ class State:
             architecture, other settings or other data.
         """
         state = load_state(path, KIND)
-        refuse_other(path, state["identity"], {**self._identity(), **self.data})
+        refuse_other(path, state["identity"], self._identity())
         held = {**state["model"], "optimisers": state["optimisers"], "average": state["average"]}
         if bad := self._not_finite(held):
             raise ValueError(f"checkpoint {path} can't be used: {bad[0]} is not finite")
         self.module.load_state_dict(state["model"])
         for optimiser, values in zip(self.optimisers, state["optimisers"], strict=True):
-            _restore(optimiser, values)
+            restore(optimiser, values)
         self.average = [
             value.to(mine.device) for value, mine in zip(state["average"], self.average, strict=True)
         ]
         self.history, self.last = state["history"], state["last"]
         self.step = state["step"]
 
+    def check_losses(self, values: dict[str, Tensor], step: int) -> dict[str, float]:
+        """Return the losses of a step as numbers, or raise a FloatingPointError where one is not finite."""
+        losses = {key: value.item() for key, value in values.items()}
+        for key, number in losses.items():
+            if not math.isfinite(number):
+                raise FloatingPointError(
+                    f"{key.replace('_', ' ')} is {number} at step {step}: {self.remedy}, "
+                    f"lr is {self.optimisation.lr}"
+                )
+        return losses
 
-def _restore(optimiser: torch.optim.Optimizer, values: dict[str, Any]) -> None:
-    """Load the state of an optimiser, averages in the memory format of their parameters.
-
-    The fused Adam pairs the entries of a parameter with those of its averages as they lie in memory.
-    """
-    optimiser.load_state_dict(values)
-    for p, state in optimiser.state.items():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == p.shape:
-                state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
-
-
-def running_statistics(module: nn.Module) -> list[Tensor]:
-    """Return the running means and variances of all batch normalisation layers of a module.
-
-    They follow the weights of the last few steps (momentum 0.1), so beside averaged weights they belong to
-    another network: they have to be averaged alike. Measured after 1,000 steps with ema=0.99 of a small
-    `StridedConfig` on coloured discs: 23.46 dB on held-out images, as good as with statistics taken anew from
-    50 batches (23.45 dB), while those of the last steps give 23.14 dB.
-    """
-    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    pairs = [(layer.running_mean, layer.running_var) for layer in layers]
-    return [t for pair in pairs for t in pair if t is not None]
-
-
-def drive(
-    run: State,
-    images: Callable[[int], Any],
-    *,
-    data: Callable[[], dict[str, Any]],
-    measure: Callable[[], dict[str, float]],
-    validate_every: int,
-    checkpoint: str | os.PathLike[str] | None,
-    checkpoint_seconds: float,
-    resume: bool,
-    progress: bool,
-    device: torch.device,
-) -> None:
-    """Take all steps of a run, from its checkpoint where asked to, and fill its history.
-
-    The modes and flags of the model are as before where this raises, and its flags in any case. ``data()`` returns
-    what of the data a checkpoint and a run must agree on (see `genreg.solvers.checkpoints`).
-
-    Raises
-    ------
-    ValueError
-        If the checkpoint belongs to another run or can't be read.
-    FloatingPointError
-        If a loss is found to be non-finite at a validation or a checkpoint, or the weights are at a checkpoint or the
-        end.
-    KeyboardInterrupt
-        At Ctrl-C, after the end of the step and a checkpoint, where there is one.
-    """
-    steps = run.settings.steps
-    file = None if checkpoint is None else Path(checkpoint)
-    with returned_on_failure(run.module), interruptible(file is not None) as interrupted:
-        run.begin()
-        if file is not None:
-            run.data = data()
-            if resume and file.exists():
-                run.load(file)
-            elif resume and progress:
-                tqdm.write(f"There is no checkpoint {file}: the training starts anew.", sys.stderr)
-        bar = tqdm(total=steps, initial=run.step, desc="train", disable=not progress, mininterval=1.0)
-        saved = time.monotonic()
-        with bar, seeded(None, device):
-            while run.step < steps:
-                reseed(run.settings.seed_of(run.step), device)
-                values = run.advance(images)
-                bar.update()
-                last, stops = run.step == steps, interrupted()
-                validates = run.step % validate_every == 0 or last
-                due = last or stops or time.monotonic() - saved >= checkpoint_seconds
-                saves = file is not None and due
-                if not (validates or saves):
-                    continue
-                losses = {key: value.item() for key, value in values.items()}
-                for key, number in losses.items():
-                    if not math.isfinite(number):
-                        raise FloatingPointError(
-                            f"{key.replace('_', ' ')} is {number} at step {run.step}: {run.remedy}, "
-                            f"lr is {run.settings.lr}"
-                        )
-                if validates:
-                    run.history.append({"step": run.step, **losses, **measure()})
-                    shown = list(run.history[-1].items())[1:5]
-                    bar.set_postfix({key: f"{number:.4g}" for key, number in shown})
-                if file is not None and due:
-                    run.save(file)
-                    saved = time.monotonic()
-                if stops:
-                    break
-        if interrupted():
-            raise KeyboardInterrupt(
-                f"interrupted after step {run.step} of {steps}, which {file} holds: resume=True goes on"
+    def check_finite(self) -> None:
+        """Raise a FloatingPointError where weights are not finite."""
+        if bad := self._not_finite({**self.module.state_dict(), "average": self.average}):
+            raise FloatingPointError(
+                f"{len(bad)} of the weights ({bad[0]}) are not finite after step {self.step}: {self.remedy}, "
+                f"lr is {self.optimisation.lr}"
             )
-        run.check_finite()
-        run.finish()
+
+    def _not_finite(self, state: dict[str, Any]) -> list[str]:
+        """Names of values that are not finite, but for those that never were, such as masks of minus infinity."""
+        return [name for name in not_finite(state) if name not in self._infinite]

@@ -19,42 +19,44 @@ C. Durkan, A. Bekasov, I. Murray, G. Papamakarios (2019), Neural spline flows, a
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from collections.abc import Callable
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor
 
 from genreg.networks import Flow, FlowConfig
 from genreg.networks.borrowed import seeded
+from genreg.operators.bridge.arguments import choice
 from genreg.operators.bridge.modes import undisturbed
-from genreg.solvers.checkpoints import digest
-from genreg.training.batches import Batches, checked
-from genreg.training.engine import State, drive
-from genreg.training.settings import Plan, check_run
+from genreg.training.batches import Batches, held_out_images
+from genreg.training.engine import Trainer
+from genreg.training.settings import (
+    FROM_KEYWORDS,
+    Bookkeeping,
+    Checked,
+    Keywords,
+    Optimisation,
+    limited,
+    with_keywords,
+)
 
-__all__ = ["NOISES", "Flow", "FlowConfig", "fit_flow"]
+__all__ = ["NOISES", "Flow", "FlowConfig", "FlowTrainer", "Options", "fit_flow"]
 
 NOISES: dict[str, float] = {"uniform": 1 / 12, "gaussian": 1.0}
 """Kinds of noise, with the variance of one of width 1."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Settings(Plan):
-    positive: ClassVar[tuple[str, ...]] = (*Plan.positive, "clip")
-    non_negative: ClassVar[tuple[str, ...]] = (*Plan.non_negative, "weight_decay", "dequantise")
+@dataclass(frozen=True, kw_only=True)
+class Options(Checked):
+    """What determines the result beside the architecture and the optimisation, see `fit_flow`."""
 
-    weight_decay: float
-    clip: float | None
-    dequantise: float
-    noise: str
+    dequantise: float = limited(1 / 255, minimum=0)
+    noise: str = "uniform"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.noise not in NOISES:
-            raise ValueError(f"noise must be one of {sorted(NOISES)}, got {self.noise!r}")
+        choice(self.noise, "noise", sorted(NOISES))
 
     def dequantised(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Add the noise, from torch's global generator unless another is given."""
@@ -65,52 +67,41 @@ class _Settings(Plan):
         return x + self.dequantise * (noise if self.noise == "gaussian" else noise - 0.5)
 
 
-class _Run(State):
+class FlowTrainer(Trainer):
     """A flow in training."""
 
-    remedy: ClassVar[str] = "lower lr or set clip"
-    settings: _Settings
+    scored: ClassVar[tuple[str, ...]] = ("nll",)
+    module: Flow
+    options: Options
 
-    def __init__(self, flow: Flow, settings: _Settings) -> None:
-        self.flow = flow
-        self.weights = list(flow.parameters())
-        self.optimiser = torch.optim.AdamW(
-            self.weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
-        )
-        super().__init__(flow, settings, [self.optimiser], self.weights)
+    def loss(self, batch: Tensor) -> Tensor:
+        """Return the mean negative log-likelihood of a batch with noise."""
+        return -self.module.log_prob(self.options.dequantised(batch)).mean()
 
-    def advance(self, images: Callable[[int], Tensor]) -> dict[str, Tensor]:
-        """Take one step of Adam on a batch and return its loss."""
-        self.optimiser.param_groups[0]["lr"] = self.settings.rate(self.step)
-        value = -self.flow.log_prob(self.settings.dequantised(images(self.step))).mean()
-        return self._descend(value, self.optimiser, self.weights, self.settings.clip)
+    @torch.no_grad()
+    def score(self) -> dict[str, float]:
+        """Return the mean negative log-likelihood of the held-out images, always with the same noise."""
+        generator = torch.Generator(self.held_out.device).manual_seed(self.optimisation.seed_of(0))
+        noisy = self.options.dequantised(self.held_out, generator)
+        parts = [self.module.log_prob(part) for part in noisy.split(self.optimisation.batch_size)]
+        return {"nll": -torch.cat(parts).mean().item()}
 
 
 @undisturbed
+@with_keywords(batch_size=128, lr=1e-3, clip=10.0)
 def fit_flow(
     images: Tensor,
     *,
-    steps: int,
     transforms: int = 3,
     hidden: tuple[int, ...] = (128, 128),
     bins: int = 8,
     whitening: str = "full",
-    batch_size: int = 128,
-    lr: float = 1e-3,
-    schedule: str = "cosine",
-    warmup: int = 0,
-    weight_decay: float = 0.0,
-    clip: float | None = 10.0,
-    ema: float | None = None,
     dequantise: float = 1 / 255,
     noise: str = "uniform",
-    seed: int = 0,
     validation: Tensor | None = None,
-    validate_every: int = 1000,
-    checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_seconds: float = 120.0,
-    resume: bool = False,
-    progress: bool = True,
+    optimisation: Optimisation = FROM_KEYWORDS,
+    bookkeeping: Bookkeeping = FROM_KEYWORDS,
+    **keywords: Unpack[Keywords],
 ) -> Flow:
     """Train a normalising flow with Adam on images, in their data type and on their device.
 
@@ -118,35 +109,15 @@ def fit_flow(
     ----------
     images
         Training images ``(N, n, m)``.
-    steps
-        Number of steps.
     transforms, hidden, bins, whitening
         The architecture, see `genreg.networks.FlowConfig`. The whitening is that of the images with the noise.
-    batch_size
-        Images in a step.
-    lr, schedule, warmup
-        Largest learning rate, its course ("cosine", "one-cycle" or "constant") and steps of its linear rise.
-    weight_decay, clip, ema
-        Decoupled weight decay; bound on the norm of the gradient, or None; decay of the moving average of the
-        weights that is the result, or None.
     dequantise, noise
         Noise added to the images: "uniform" in an interval of this width around 0, or "gaussian" with this
         standard deviation. The default suits images of 256 grey values in [0, 1]; 0 adds none.
-    seed
-        Seed of all random numbers. The same seed gives the same result on one device and number of threads.
     validation
         Held-out images ``(N, n, m)``; noise is added to them as well, always the same.
-    validate_every
-        Number of steps between validations.
-    checkpoint
-        File in which the state of the run is kept, at Ctrl-C as well; one of an earlier run is refused, not replaced.
-    checkpoint_seconds
-        Seconds between checkpoints; 0 for one after every step. There is one at the end.
-    resume
-        Whether to continue from `checkpoint` where that file exists: the result is exactly that of an
-        uninterrupted run on the same images.
-    progress
-        Whether to show a progress bar.
+    optimisation, bookkeeping
+        How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords.
 
     Returns
     -------
@@ -158,28 +129,12 @@ def fit_flow(
     ------
     ImportError
         If zuko is missing.
-    TypeError
-        If an argument has the wrong type.
     ValueError
-        If images have the wrong shape or non-finite values or do not vary in every direction, a number is out
-        of range, or the checkpoint belongs to a run with other settings.
-    FloatingPointError
-        If the loss becomes non-finite.
+        If images do not vary in every direction.
+    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
+        As `genreg.training.fit`.
     """
-    settings = _Settings(
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        schedule=schedule,
-        warmup=warmup,
-        weight_decay=weight_decay,
-        clip=clip,
-        ema=ema,
-        dequantise=dequantise,
-        noise=noise,
-        seed=seed,
-    )
-    check_run(resume, checkpoint, validate_every, checkpoint_seconds)
+    options = Options(dequantise=dequantise, noise=noise)
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images must be a floating point tensor, got {kind}")
@@ -193,40 +148,10 @@ def fit_flow(
         bins=bins,
         whitening=whitening,
     )
-    with seeded(settings.seed_of(0)):
+    with seeded(optimisation.seed_of(0)):
         flow = config.build().to(images)
-    images = checked(images, flow, "images")
-    held_out = None if validation is None else checked(validation, flow, "validation")
-    flow.whiten(images, NOISES[noise] * dequantise**2)
-    run = _Run(flow, settings)
-
-    def measure() -> dict[str, float]:
-        if held_out is None:
-            return {}
-        generator = torch.Generator(images.device).manual_seed(settings.seed_of(0))
-        noisy = settings.dequantised(held_out, generator)
-        with run.averaged(), torch.no_grad():
-            values = torch.cat([flow.log_prob(part) for part in noisy.split(batch_size)])
-        return {"nll": -values.mean().item()}
-
-    source = Batches(images, settings, images)
-    drive(
-        run,
-        source,
-        data=lambda: {"images": source.identity(), "validation": digest(held_out)},
-        measure=measure,
-        validate_every=validate_every,
-        checkpoint=checkpoint,
-        checkpoint_seconds=checkpoint_seconds,
-        resume=resume,
-        progress=progress,
-        device=images.device,
-    )
-    flow.card = {
-        "architecture": config.to_dict(),
-        "training": dataclasses.asdict(settings),
-        "history": run.history,
-    }
-    if held_out is not None:
-        flow.card["score"] = {"nll": run.history[-1]["nll"]}
+    batches = Batches.checked(images, flow, optimisation)
+    held_out = held_out_images(validation, flow)
+    flow.whiten(images, NOISES[options.noise] * options.dequantise**2)
+    flow.card = FlowTrainer(flow, optimisation, batches, options, held_out).train(bookkeeping)
     return flow

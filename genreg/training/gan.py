@@ -18,10 +18,8 @@ arXiv:1704.00028.
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from collections.abc import Callable
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
@@ -29,31 +27,36 @@ from torch import Tensor
 from genreg.networks import GAN
 from genreg.networks.borrowed import evaluating
 from genreg.operators.bridge.modes import undisturbed
-from genreg.solvers.checkpoints import digest
-from genreg.training.batches import Batches, Sampler, checked, checked_source
-from genreg.training.engine import State, drive, running_statistics
+from genreg.training.batches import Batches, Sampler, held_out_images
+from genreg.training.engine import Trainer
 from genreg.training.model_scores import range_error
-from genreg.training.settings import Plan, check_run
+from genreg.training.optimisers import adamw, running_statistics
+from genreg.training.settings import (
+    FROM_KEYWORDS,
+    Bookkeeping,
+    Checked,
+    Keywords,
+    Optimisation,
+    limited,
+    with_keywords,
+)
 
-__all__ = ["fit_gan", "gradient_penalty"]
+__all__ = ["GanTrainer", "Options", "fit_gan", "gradient_penalty"]
 
 _WATCHED = 32  # held-out images whose range error the history shows
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(Plan):
-    """What determines the result of a run, apart from model and images; stored in checkpoints and cards."""
+@dataclass(frozen=True, kw_only=True)
+class Options(Checked):
+    """What determines the result beside the optimisation, see `fit_gan`."""
 
-    integers: ClassVar[tuple[str, ...]] = (*Plan.integers, "critic_steps")
-    positive: ClassVar[tuple[str, ...]] = (*Plan.positive, "critic_steps")
-    non_negative: ClassVar[tuple[str, ...]] = (*Plan.non_negative, "penalty")
-
-    betas: tuple[float, float]
-    penalty: float
-    critic_steps: int
+    betas: tuple[float, float] = (0.0, 0.9)
+    penalty: float = limited(10.0, minimum=0)
+    critic_steps: int = limited(5, minimum=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}")
 
@@ -80,46 +83,50 @@ def gradient_penalty(model: GAN, real: Tensor, fake: Tensor) -> Tensor:
     return (torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1.0).square().mean()
 
 
-class Run(State):
+class GanTrainer(Trainer):
     """A GAN in training; the average is that of the generator's weights."""
 
-    settings: Settings
     remedy: ClassVar[str] = "lower lr or raise penalty"
+    options: Options
 
-    def __init__(self, model: GAN, settings: Settings) -> None:
+    def __init__(
+        self,
+        model: GAN,
+        optimisation: Optimisation,
+        batches: Batches,
+        options: Options,
+        held_out: Tensor | None = None,
+    ) -> None:
         self.model = model
-        self.generator, self.critic = (
-            torch.optim.Adam(part.parameters(), lr=settings.lr, betas=settings.betas, fused=True)
-            for part in (model.decoder, model.critic)
+        weights, self.judging = list(model.decoder.parameters()), list(model.critic.parameters())
+        super().__init__(
+            model,
+            optimisation,
+            batches,
+            options,
+            held_out,
+            weights=weights,
+            optimisers=[adamw(p, optimisation, betas=options.betas) for p in (weights, self.judging)],
+            averaged=[*weights, *running_statistics(model.decoder)],
         )
-        decoder = [*model.decoder.parameters(), *running_statistics(model.decoder)]
-        super().__init__(model, settings, [self.generator, self.critic], decoder)
 
-    def advance(self, images: Callable[[int], Tensor]) -> dict[str, Tensor]:
+    def advance(self) -> dict[str, Tensor]:
         """Take the critic's steps and one of the generator; return the losses of the last."""
-        settings = self.settings
-        for optimiser in self.optimisers:
-            optimiser.param_groups[0]["lr"] = settings.rate(self.step)
-        for k in range(settings.critic_steps):
-            real = images(settings.critic_steps * self.step + k)
+        options, (of_generator, of_critic) = self.options, self.optimisers
+        self.set_rates()
+        for k in range(options.critic_steps):
+            real = self.batches(options.critic_steps * self.step + k)
             with torch.no_grad():
                 fake = self._fake(real, len(real))
             on_real, on_fake = self.model.discriminate(torch.cat([real, fake])).chunk(2)
             penalty = gradient_penalty(self.model, real, fake)
             distance = on_real.mean() - on_fake.mean()
-            self.critic.zero_grad()
-            (settings.penalty * penalty - distance).backward()
-            self.critic.step()
-        weights = list(self.model.decoder.parameters())
-        loss = -self.model.discriminate(self._fake(real, settings.batch_size)).mean()
-        for p, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-            p.grad = gradient
-        self.generator.step()
-        self._stepped()
+            self.descend(options.penalty * penalty - distance, of_critic, self.judging)
+        loss = -self.model.discriminate(self._fake(real, self.optimisation.batch_size)).mean()
         return {
             "wasserstein": distance.detach(),
             "penalty": penalty.detach(),
-            "generator_loss": loss.detach(),
+            "generator_loss": self.descend(loss, of_generator, self.weights, alone=True),
         }
 
     def _fake(self, like: Tensor, n: int) -> Tensor:
@@ -127,28 +134,30 @@ class Run(State):
         z = torch.randn(n, self.model.latent_dim, device=like.device, dtype=like.dtype)
         return self.model.decode(z).to(like.dtype)
 
+    def score(self) -> dict[str, float]:
+        """Return the critic's distance of held-out images, and how near the range comes to the first of them."""
+        model, held_out = self.model, self.held_out
+        with evaluating(model):
+            with torch.no_grad():
+                fake = self._fake(held_out, len(held_out))
+                distance = model.discriminate(held_out).mean() - model.discriminate(fake).mean()
+            error = range_error(model, held_out[:_WATCHED], steps=150, lr=0.1, restarts=4)
+        return {"validation_wasserstein": distance.item(), "range_psnr": error["range_psnr"]}
+
 
 @undisturbed
+@with_keywords(batch_size=64, lr=1e-4, schedule="constant")
 def fit_gan(
     model: GAN,
     images: Tensor | Sampler,
     *,
-    steps: int,
-    batch_size: int = 64,
-    lr: float = 1e-4,
     betas: tuple[float, float] = (0.0, 0.9),
-    schedule: str = "constant",
-    warmup: int = 0,
     penalty: float = 10.0,
     critic_steps: int = 5,
-    ema: float | None = None,
-    seed: int = 0,
     validation: Tensor | None = None,
-    validate_every: int = 1000,
-    checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_seconds: float = 120.0,
-    resume: bool = False,
-    progress: bool = True,
+    optimisation: Optimisation = FROM_KEYWORDS,
+    bookkeeping: Bookkeeping = FROM_KEYWORDS,
+    **keywords: Unpack[Keywords],
 ) -> dict[str, Any]:
     r"""Train a GAN with Adam, in place; the model is in evaluation mode afterwards.
 
@@ -159,33 +168,18 @@ def fit_gan(
     images
         Images ``(N, n, m)`` from which each step of the critic draws its batch, every image once an epoch; or
         a function ``sampler(n, *, seed)`` that makes new ones, called with a different seed each time.
-    steps
-        Number of steps of the generator.
-    batch_size
-        Number of images in a step.
-    lr
-        Learning rate of both networks, which the schedule multiplies.
     betas
         Decay of Adam's averages of the gradient and of its square.
-    schedule, warmup
-        As in `genreg.training.fit`.
     penalty
         Weight mu of the gradient penalty.
     critic_steps
         Number of steps of the critic in a step.
-    ema
-        Decay of an exponential moving average of the generator's weights, which the model holds at the end;
-        none where None.
-    seed
-        Seed of all random numbers: batches, latent vectors, interpolation, dropout. The initial weights are
-        the caller's. The same seed gives the same result on one device and number of threads.
     validation
         Held-out images ``(N, n, m)`` for the history: the critic's distance on them, and the range error of
         the first 32 by a short descent.
-    validate_every
-        Number of steps between entries of the history.
-    checkpoint, checkpoint_seconds, resume, progress
-        As in `genreg.training.fit`.
+    optimisation, bookkeeping
+        How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords. A step
+        is one of the generator, of whose weights alone there is a moving average.
 
     Returns
     -------
@@ -197,64 +191,15 @@ def fit_gan(
 
     Raises
     ------
-    TypeError
-        If an argument has the wrong type.
-    ValueError
-        If images have the wrong shape or non-finite values, a number is out of range, or the checkpoint
-        belongs to a run with other settings.
-    FloatingPointError
-        If a loss becomes non-finite.
+    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
+        As `genreg.training.fit`.
     """
-    settings = Settings(
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        betas=tuple(float(beta) for beta in betas),  # type: ignore[arg-type]
-        schedule=schedule,
-        warmup=warmup,
-        penalty=penalty,
-        critic_steps=critic_steps,
-        ema=ema,
-        seed=seed,
-    )
-    check_run(resume, checkpoint, validate_every, checkpoint_seconds)
+    options = Options(betas=betas, penalty=penalty, critic_steps=critic_steps)
     if not isinstance(model, GAN):
         raise TypeError(
             f"model must be a GAN (genreg.networks.GanConfig), got {type(model).__name__}; autoencoders are "
             "trained by genreg.training.fit"
         )
-    device = next(model.parameters()).device
-    images = checked_source(images, model, settings)
-    held_out = None if validation is None else checked(validation, model, "validation")
-    run = Run(model, settings)
-
-    def measure() -> dict[str, float]:
-        if held_out is None:
-            return {}
-        with run.averaged(), evaluating(model):
-            with torch.no_grad():
-                distance = (
-                    model.discriminate(held_out).mean()
-                    - model.discriminate(run._fake(held_out, len(held_out))).mean()
-                )
-            error = range_error(model, held_out[:_WATCHED], steps=150, lr=0.1, restarts=4)
-        return {"validation_wasserstein": distance.item(), "range_psnr": error["range_psnr"]}
-
-    source = Batches(images, settings, next(model.parameters()))
-    drive(
-        run,
-        source,
-        data=lambda: {"images": source.identity(), "validation": digest(held_out)},
-        measure=measure,
-        validate_every=validate_every,
-        checkpoint=checkpoint,
-        checkpoint_seconds=checkpoint_seconds,
-        resume=resume,
-        progress=progress,
-        device=device,
-    )
-    return {
-        "architecture": model.config.to_dict(),
-        "training": dataclasses.asdict(settings) | {"betas": list(settings.betas)},
-        "history": run.history,
-    }
+    batches = Batches.checked(images, model, optimisation)
+    trainer = GanTrainer(model, optimisation, batches, options, held_out_images(validation, model))
+    return trainer.train(bookkeeping)

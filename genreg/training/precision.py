@@ -20,11 +20,8 @@ CVPR, arXiv:1802.07079.
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +30,8 @@ from genreg.networks import Structured
 from genreg.operators import SparseCholeskyPrecision
 from genreg.operators.bridge.modes import undisturbed
 from genreg.solvers.checkpoints import digest
-from genreg.training.batches import Batches, Sampler, checked, checked_source
-from genreg.training.engine import State, drive, running_statistics
+from genreg.training.batches import Batches, Sampler, held_out_images
+from genreg.training.engine import Trainer
 from genreg.training.gaussian_likelihood import (
     fit_gamma,
     likelihood,
@@ -42,99 +39,113 @@ from genreg.training.gaussian_likelihood import (
     posterior,
     precision_of,
 )
-from genreg.training.settings import Plan, check_run
+from genreg.training.optimisers import running_statistics
+from genreg.training.settings import (
+    FROM_KEYWORDS,
+    Bookkeeping,
+    Checked,
+    Keywords,
+    Optimisation,
+    limited,
+    with_keywords,
+)
 
-__all__ = ["fit_gamma", "fit_precision", "likelihood", "log_likelihoods", "precision_of"]
+__all__ = [
+    "Options",
+    "PrecisionTrainer",
+    "fit_gamma",
+    "fit_precision",
+    "likelihood",
+    "log_likelihoods",
+    "precision_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrecisionSettings(Plan):
-    """What determines the result of a run, apart from model and images; stored in checkpoints and cards."""
+class Options(Checked):
+    """What determines the result beside the optimisation, see `fit_precision`."""
 
-    positive: ClassVar[tuple[str, ...]] = (*Plan.positive, "clip")
-    non_negative: ClassVar[tuple[str, ...]] = (
-        *Plan.non_negative,
-        *("weight_prior", "weight_decay", "kl_weight"),
-    )
-
-    joint: bool
-    sampled: bool
-    weight_prior: float
-    kl_weight: float
-    weight_decay: float
-    clip: float | None
+    joint: bool = False
+    sampled: bool = True
+    weight_prior: float = limited(0.0, minimum=0)
+    kl_weight: float = limited(1.0, minimum=0)
 
 
-class PrecisionRun(State):
+class PrecisionTrainer(Trainer):
     """A structured model whose head, or all of it, is in training."""
 
-    remedy: ClassVar[str] = "lower lr or set clip"
-    settings: PrecisionSettings
+    scored: ClassVar[tuple[str, ...]] = ("nats", "nats_sampled", "elbo", "whitened")
+    module: Structured
+    options: Options
 
-    def __init__(self, model: Structured, settings: PrecisionSettings) -> None:
-        self.model = model
-        trained: nn.Module = model if settings.joint else model.head
-        self.weights = [p for name, p in trained.named_parameters() if name != "log_gamma"]
-        self.optimiser = torch.optim.AdamW(
-            self.weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
-        )
-        super().__init__(model, settings, [self.optimiser], [*self.weights, *running_statistics(trained)])
+    def __init__(
+        self,
+        model: Structured,
+        optimisation: Optimisation,
+        batches: Batches,
+        options: Options,
+        held_out: Tensor | None = None,
+    ) -> None:
+        trained: nn.Module = model if options.joint else model.head
+        weights = [p for name, p in trained.named_parameters() if name != "log_gamma"]
+        averaged = [*weights, *running_statistics(trained)]
+        super().__init__(model, optimisation, batches, options, held_out, weights=weights, averaged=averaged)
+
+    def begin(self) -> None:
+        """Put what is trained in training mode."""
+        super().begin()
+        for part in (self.module.encoder, self.module.decoder):
+            part.train(self.options.joint)
 
     def objective(self, x: Tensor) -> Tensor:
         """Return the mean objective of a batch of images."""
-        model, settings = self.model, self.settings
-        with torch.set_grad_enabled(settings.joint):
-            z, divergence = posterior(model, x, settings.sampled)
+        model, options = self.module, self.options
+        with torch.set_grad_enabled(options.joint):
+            z, divergence = posterior(model, x, options.sampled)
             mean = model.decode(z)
         precision = precision_of(model, mean)
         value = -precision.log_density(x - mean).mean()
-        if settings.joint:
-            value = value + settings.kl_weight * divergence.mean()
-        if settings.weight_prior and isinstance(precision, SparseCholeskyPrecision):
+        if options.joint:
+            value = value + options.kl_weight * divergence.mean()
+        if options.weight_prior and isinstance(precision, SparseCholeskyPrecision):
             a = model.coefficients(precision.log_diag, precision.weights)
-            value = value + 0.5 * settings.weight_prior * a.square().sum() / len(x)
+            value = value + 0.5 * options.weight_prior * a.square().sum() / len(x)
         return value
 
-    def advance(self, images: Callable[[int], Tensor]) -> dict[str, Tensor]:
-        """Take one step of Adam on a batch and return its loss."""
-        settings, x = self.settings, images(self.step)
-        for part in (self.model.encoder, self.model.decoder):
-            part.train(settings.joint)
-        for group in self.optimiser.param_groups:
-            group["lr"] = settings.rate(self.step)
+    def loss(self, batch: Tensor) -> Tensor:
+        """Return the objective of a batch."""
         try:
-            value = self.objective(x)
+            return self.objective(batch)
         except ValueError as error:  # a precision refuses parameters that are not finite
             raise FloatingPointError(
-                f"the precision of step {self.step} fails: {error}; {self.remedy}, lr is {settings.lr}"
+                f"the precision of step {self.step} fails: {error}; {self.remedy}, lr is {self.optimisation.lr}"
             ) from error
-        return self._descend(value, self.optimiser, self.weights, settings.clip)
+
+    def score(self) -> dict[str, float]:
+        """Return the likelihood of the held-out images."""
+        return likelihood(self.module, self.held_out)
+
+    def data(self) -> dict[str, Any]:
+        """Return what a checkpoint knows the images by, and the part of the model that stays as it is."""
+        state = {} if self.options.joint else self.module.state_dict()
+        fixed = {name: t for name, t in state.items() if not name.startswith("head.")}
+        return super().data() | {"encoder and mean": digest(fixed)}
 
 
 @undisturbed
+@with_keywords(batch_size=32, lr=1e-3)
 def fit_precision(
     model: Structured,
     images: Tensor | Sampler,
     *,
-    steps: int,
-    batch_size: int = 32,
-    lr: float = 1e-3,
-    schedule: str = "cosine",
-    warmup: int = 0,
     joint: bool = False,
     sampled: bool = True,
     weight_prior: float = 0.0,
     kl_weight: float = 1.0,
-    weight_decay: float = 0.0,
-    clip: float | None = None,
-    ema: float | None = None,
-    seed: int = 0,
     validation: Tensor | None = None,
-    validate_every: int = 1000,
-    checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_seconds: float = 120.0,
-    resume: bool = False,
-    progress: bool = True,
+    optimisation: Optimisation = FROM_KEYWORDS,
+    bookkeeping: Bookkeeping = FROM_KEYWORDS,
+    **keywords: Unpack[Keywords],
 ) -> dict[str, Any]:
     """Train the precision of a structured model with Adam, in place; it is in evaluation mode afterwards.
 
@@ -144,8 +155,6 @@ def fit_precision(
         The model, on the device to train on; usually what `StructuredConfig.grow` made of a trained mean.
     images
         Images ``(N, *image_shape)``, or a function ``sampler(n, *, seed)``, as in `genreg.training.fit`.
-    steps, batch_size, lr, schedule, warmup, weight_decay, clip, ema, seed
-        As in `genreg.training.fit`.
     joint
         Whether encoder and mean are trained as well, by the evidence lower bound; at a lower rate, such as 1e-4.
     sampled
@@ -156,8 +165,8 @@ def fit_precision(
         Weight of the Kullback-Leibler term of joint training.
     validation
         Held-out images ``(N, *image_shape)`` for `likelihood`.
-    validate_every, checkpoint, checkpoint_seconds, resume, progress
-        As in `genreg.training.fit`.
+    optimisation, bookkeeping
+        How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords.
 
     Returns
     -------
@@ -167,66 +176,17 @@ def fit_precision(
 
     Raises
     ------
-    TypeError
-        If an argument has the wrong type.
-    ValueError
-        If images have the wrong shape or non-finite values, a number is out of range, or the checkpoint
-        belongs to a run with other settings.
-    FloatingPointError
-        If the loss becomes non-finite.
+    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
+        As `genreg.training.fit`.
     """
-    settings = PrecisionSettings(
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        schedule=schedule,
-        warmup=warmup,
-        joint=bool(joint),
-        sampled=bool(sampled),
-        weight_prior=weight_prior,
-        kl_weight=kl_weight,
-        weight_decay=weight_decay,
-        clip=clip,
-        ema=ema,
-        seed=seed,
+    options = Options(
+        joint=bool(joint), sampled=bool(sampled), weight_prior=weight_prior, kl_weight=kl_weight
     )
-    check_run(resume, checkpoint, validate_every, checkpoint_seconds)
     if not isinstance(model, Structured):
         raise TypeError(
             f"model must be a Structured autoencoder, got {type(model).__name__}; "
             "StructuredConfig(mean=model.config).grow(model) makes one"
         )
-    images = checked_source(images, model, settings)
-    held_out = None if validation is None else checked(validation, model, "validation")
-    run = PrecisionRun(model, settings)
-
-    def measure() -> dict[str, float]:
-        with run.averaged():
-            return {} if held_out is None else likelihood(model, held_out)
-
-    source = Batches(images, settings, next(model.parameters()))
-    fixed = {} if joint else {k: t for k, t in model.state_dict().items() if not k.startswith("head.")}
-    drive(
-        run,
-        source,
-        data=lambda: {
-            "images": source.identity(),
-            "validation": digest(held_out),
-            "encoder and mean": digest(fixed),
-        },
-        measure=measure,
-        validate_every=validate_every,
-        checkpoint=checkpoint,
-        checkpoint_seconds=checkpoint_seconds,
-        resume=resume,
-        progress=progress,
-        device=model.log_gamma.device,
-    )
-    card: dict[str, Any] = {
-        "architecture": model.config.to_dict(),
-        "training": dataclasses.asdict(settings),
-        "history": run.history,
-    }
-    if held_out is not None:
-        card["score"] = likelihood(model, held_out)
-    return card
+    batches = Batches.checked(images, model, optimisation)
+    trainer = PrecisionTrainer(model, optimisation, batches, options, held_out_images(validation, model))
+    return trainer.train(bookkeeping)

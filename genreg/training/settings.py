@@ -1,20 +1,38 @@
-"""The settings that every training has, and the checks of its files."""
+"""What every training is told: how to optimise (`Optimisation`), and how its run is kept (`Bookkeeping`).
+
+Both can be given as objects, or field by field as keywords: `with_keywords` lets a training take either.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ParamSpec, TypedDict, TypeVar
 
 import numpy as np
 
 from genreg.operators.bridge.arguments import check_path, choice, flag, integer, number, seed_number
 
-__all__ = ["SCHEDULES", "Plan", "check_files", "check_run"]
+__all__ = [
+    "FROM_KEYWORDS",
+    "SCHEDULES",
+    "Bookkeeping",
+    "Checked",
+    "Keywords",
+    "Optimisation",
+    "check_files",
+    "limited",
+    "with_keywords",
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def _one_cycle(t: float) -> float:
@@ -33,41 +51,77 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 """Factor of the learning rate as a function of the share of the steps done."""
 
 
+def limited(default: Any = dataclasses.MISSING, **limits: float) -> Any:
+    """Return a field of a `Checked` dataclass: a number within the limits that `integer` and `number` take."""
+    return dataclasses.field(default=default, metadata=limits)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """The settings that every run has; subclasses add to them and to the names that are checked."""
+class Checked:
+    """Base of the dataclasses whose `limited` fields are checked, and held as Python's own numbers.
 
-    integers: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "warmup", "seed")
-    positive: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "lr")
-    non_negative: ClassVar[tuple[str, ...]] = ("warmup", "seed")
-
-    steps: int
-    batch_size: int
-    lr: float
-    schedule: str
-    warmup: int
-    ema: float | None
-    seed: int
+    Raises
+    ------
+    TypeError, ValueError
+        If a field has the wrong type or is out of range.
+    """
 
     def __post_init__(self) -> None:
-        fields = dataclasses.fields(self)
-        found = {field.name: getattr(self, field.name) for field in fields}
-        optional = {field.name for field in fields if "None" in str(field.type)}
-        for name in (*self.positive, *self.non_negative):
-            if found[name] is None and name in optional:
-                continue
-            if name == "seed":
-                found[name] = seed_number(found[name])
-            elif name in self.integers:
-                found[name] = integer(found[name], name, minimum=int(name in self.positive))
-            elif name in self.positive:
-                found[name] = number(found[name], name, above=0)
-            else:
-                found[name] = number(found[name], name, minimum=0)
-        if self.ema is not None:
-            found["ema"] = number(self.ema, "ema", minimum=0, below=1)
-        for name, value in found.items():  # as Python has them, for cards and checkpoints
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if field.metadata and not (value is None and "None" in str(field.type)):
+                check: Callable[..., Any] = integer if str(field.type).startswith("int") else number
+                value = check(value, name, **field.metadata)
             object.__setattr__(self, name, value.item() if isinstance(value, np.generic) else value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation(Checked):
+    """How a training optimises.
+
+    Parameters
+    ----------
+    steps : int
+        Number of steps.
+    batch_size : int
+        Number of images, or pairs or observations, in a step.
+    lr : float
+        Learning rate that the schedule multiplies.
+    schedule : str
+        "cosine" (to zero), "one-cycle" (up in the first 30 %, then down to zero) or "constant".
+    warmup : int
+        Number of first steps over which the rate also rises linearly.
+    weight_decay : float
+        Decoupled weight decay.
+    clip : float, optional
+        Bound on the norm of the gradient; none where None.
+    ema : float, optional
+        Decay of an exponential moving average of the weights, which is the result; none where None. The running means
+        and variances of batch normalisation are averaged alike.
+    seed : int
+        Seed of all random numbers: batches, noise, latent samples, dropout. Different seeds share none, and the same
+        seed gives the same result on one device and number of threads. Initial weights of a model that is given are
+        the caller's.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a field has the wrong type or is out of range.
+    """
+
+    steps: int = limited(minimum=1)
+    batch_size: int = limited(minimum=1)
+    lr: float = limited(above=0)
+    schedule: str = "cosine"
+    warmup: int = limited(0, minimum=0)
+    weight_decay: float = limited(0.0, minimum=0)
+    clip: float | None = limited(None, above=0)
+    ema: float | None = limited(None, minimum=0, below=1)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "seed", seed_number(self.seed))
         choice(self.schedule, "schedule", sorted(SCHEDULES))
 
     def rate(self, step: int) -> float:
@@ -92,6 +146,46 @@ class Plan:
         return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bookkeeping(Checked):
+    """How the run of a training is kept: its history, its checkpoint, what it shows.
+
+    Parameters
+    ----------
+    validate_every : int, optional
+        Number of steps between entries of the history; a twentieth of the steps where None.
+    checkpoint : str or path, optional
+        File in which the state of the run is kept, at Ctrl-C as well; one of an earlier run is refused, not replaced.
+    checkpoint_seconds : float
+        Seconds between checkpoints; 0 for one after every step. There is one at the end.
+    resume : bool
+        Whether to continue from `checkpoint` where that file exists, and to begin there otherwise: the result is
+        exactly that of an uninterrupted run. The file knows its run: another architecture, other settings, training or
+        held-out data are refused, and what is damaged. The weights that the model begins with do not matter.
+    progress : bool
+        Whether to show a progress bar.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a field has the wrong type or is out of range, or there is no file to resume from.
+    """
+
+    validate_every: int | None = limited(1000, minimum=1)
+    checkpoint: str | os.PathLike[str] | None = None
+    checkpoint_seconds: float = limited(120.0, minimum=0, infinite=True)
+    resume: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        flag(self.resume, "resume")
+        if self.checkpoint is not None:
+            check_path(self.checkpoint, "checkpoint")
+        elif self.resume:
+            raise ValueError("resume needs the file to resume from: give checkpoint")
+
+
 def check_files(resume: bool, *checkpoints: str | os.PathLike[str]) -> None:
     """Refuse to overwrite what an earlier run has left.
 
@@ -108,22 +202,90 @@ def check_files(resume: bool, *checkpoints: str | os.PathLike[str]) -> None:
             )
 
 
-def check_run(resume: bool, checkpoint: Any, validate_every: Any, checkpoint_seconds: Any) -> None:
-    """Check how often a run validates and saves, and its file.
+class Keywords(TypedDict, total=False):
+    """The fields of `Optimisation` and `Bookkeeping` as keywords of a training, for type checkers."""
+
+    steps: int
+    batch_size: int
+    lr: float
+    schedule: str
+    warmup: int
+    weight_decay: float
+    clip: float | None
+    ema: float | None
+    seed: int
+    validate_every: int | None
+    checkpoint: str | os.PathLike[str] | None
+    checkpoint_seconds: float
+    resume: bool
+    progress: bool
+
+
+FROM_KEYWORDS: Any = None
+"""Default of the arguments ``optimisation`` and ``bookkeeping`` of a training: they are made of keywords."""
+
+_SHARED: dict[str, type[Checked]] = {"optimisation": Optimisation, "bookkeeping": Bookkeeping}
+
+
+def with_keywords(**defaults: Any) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Let a training take its ``optimisation`` and ``bookkeeping`` as objects, or their fields as keywords.
+
+    The function that is decorated gets both as objects. Its signature and docstring show all keywords; its own
+    ``**keywords: Unpack[Keywords]`` is there for type checkers alone, nothing arrives in it.
+
+    Parameters
+    ----------
+    **defaults
+        What fields are for this training where they are not given as keywords. Objects are taken as they are.
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument has the wrong type or is out of range, or there is no file to resume from.
+    TypeError
+        If a keyword is not known, an object is of another type, or one is given beside its own fields.
     FileExistsError
         If the checkpoint exists and the run does not resume.
     """
-    resume = flag(resume, "resume")
-    integer(validate_every, "validate_every", minimum=1)
-    number(checkpoint_seconds, "checkpoint_seconds", minimum=0, infinite=True)
-    if checkpoint is None:
-        if resume:
-            raise ValueError("resume needs the file to resume from: give checkpoint")
-        return
-    check_path(checkpoint, "checkpoint")
-    check_files(resume, checkpoint)
+
+    def decorate(fit: Callable[P, T]) -> Callable[P, T]:
+        own = inspect.signature(fit)
+        fields = {name: inspect.signature(kind).parameters for name, kind in _SHARED.items()}
+
+        @functools.wraps(fit)
+        def wrapped(*args: Any, **kwargs: Any) -> T:
+            for name, kind in _SHARED.items():
+                given = {key: kwargs.pop(key) for key in fields[name] if key in kwargs}
+                found = kwargs.get(name)
+                if found is None:
+                    kwargs[name] = kind(**{k: v for k, v in defaults.items() if k in fields[name]} | given)
+                elif not isinstance(found, kind):
+                    raise TypeError(
+                        f"{name} must be a genreg.training.{kind.__name__}, got {type(found).__name__}"
+                    )
+                elif given:
+                    raise TypeError(
+                        f"give {name} or its fields as keywords, not both, got {', '.join(given)}"
+                    )
+            for unknown in kwargs.keys() - own.parameters:
+                raise TypeError(f"{fit.__name__}() got an unexpected keyword argument {unknown!r}")
+            bookkeeping = kwargs["bookkeeping"]
+            if bookkeeping.checkpoint is not None:
+                check_files(bookkeeping.resume, bookkeeping.checkpoint)
+            return fit(*args, **kwargs)
+
+        shown = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        for keywords in fields.values():
+            shown += [p.replace(default=defaults.get(p.name, p.default)) for p in keywords.values()]
+        wrapped.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
+        wrapped.__doc__ = fit.__doc__ and _with_fields(fit.__doc__)  # there is none in optimised mode
+        return wrapped  # type: ignore[return-value]
+
+    return decorate
+
+
+def _with_fields(doc: str) -> str:
+    """Return the docstring of a training with the fields of both classes after its own parameters."""
+    own, returns, rest = inspect.cleandoc(doc).partition("\n\nReturns\n")
+    for kind in _SHARED.values():
+        _, _, fields = inspect.cleandoc(str(kind.__doc__)).partition("Parameters\n----------\n")
+        own += "\n" + fields.partition("\n\nRaises\n")[0]
+    return own + returns + rest

@@ -1,4 +1,4 @@
-r"""What an encoder believes of latent vectors, given observations: densities q(z | y) with draws.
+r"""Approximate posteriors of latent vectors, given observations: densities q(z | y) with draws.
 
 All are made in the coordinates u of the posterior at the start, :math:`z = z_0 + B u`. The logarithm of a Gaussian
 density of draws is returned so that its gradient is that of the draws alone: the other part, the score of the
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Belief", "Diagonal", "Full", "Transformed", "standard_draws"]
+__all__ = ["ApproximatePosterior", "Diagonal", "Full", "Transformed", "standard_draws"]
 
 
 def standard_draws(count: int, like: Tensor) -> Tensor:
@@ -34,8 +34,8 @@ def _log_normal(e: Tensor) -> Tensor:
     return -0.5 * e.square().sum(-1) - 0.5 * e.shape[-1] * math.log(2 * math.pi)
 
 
-class Belief(ABC):
-    """A density of latent vectors for each of N observations."""
+class ApproximatePosterior(ABC):
+    """A density q(z | y) of latent vectors for each of N observations."""
 
     @abstractmethod
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
@@ -48,14 +48,14 @@ class Belief(ABC):
 
 
 @dataclass(frozen=True)
-class Diagonal(Belief):
+class Diagonal(ApproximatePosterior):
     """Independent components: mean ``(N, p)``, logarithm of the standard deviations ``(p,)`` or ``(N, p)``."""
 
     mean: Tensor
     log_std: Tensor
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Draws, and the logarithm of their density, see `Belief`."""
+        """Draws, and the logarithm of their density, see `ApproximatePosterior`."""
         z = self.mean + self.log_std.exp() * standard_draws(count, self.mean)
         log_std = self.log_std.detach()
         e = (z - self.mean.detach()) * (-log_std).exp()
@@ -68,7 +68,7 @@ class Diagonal(Belief):
 
 
 @dataclass(frozen=True)
-class Full(Belief):
+class Full(ApproximatePosterior):
     """A full covariance: :math:`z = z_0 + B (m + L e)`, with m ``(N, p)`` and L ``(p, p)`` or ``(N, p, p)``."""
 
     affine: Any  # z_0 + B u of u, with its log_det
@@ -76,7 +76,7 @@ class Full(Belief):
     factor: Tensor
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Draws, and the logarithm of their density, see `Belief`."""
+        """Draws, and the logarithm of their density, see `ApproximatePosterior`."""
         noise = standard_draws(count, self.mean)
         u = self.mean + _times(self.factor, noise)
         L = self.factor.detach()
@@ -97,7 +97,7 @@ class Full(Belief):
 
 
 @dataclass(frozen=True)
-class Transformed(Belief):
+class Transformed(ApproximatePosterior):
     """A flow T of noise under an affine map: :math:`z = z_0 + B (m + L T(e))`.
 
     The logarithm of the density is that of the noise less the logarithms of all scales: those of every step of the

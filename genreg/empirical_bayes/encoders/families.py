@@ -1,4 +1,4 @@
-r"""Encoders: networks that map what is known of an observation to a belief about its latent vector.
+r"""Encoders: networks that map what is known of an observation to an approximate posterior of its latent vector.
 
 An encoder works in the coordinates :math:`z = z_0 + B u` in which the posterior at the start is white,
 :math:`B B^T = (H + \Sigma_0^{-1})^{-1}` with the curvature H of the data (`linearised`) and the covariance
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from genreg.empirical_bayes.encoders.coordinates import Affine
-from genreg.empirical_bayes.encoders.densities import Belief, Diagonal, Full, Transformed
+from genreg.empirical_bayes.encoders.densities import ApproximatePosterior, Diagonal, Full, Transformed
 from genreg.operators.bridge.arguments import integer, integers
 
 __all__ = ["Encoder", "EncoderConfig", "FullCovariance", "InverseAutoregressive", "MeanField"]
@@ -32,12 +32,12 @@ _FLOOR = 1e-6
 
 
 class Encoder(nn.Module):
-    """A network from features of observations to beliefs, made by `EncoderConfig.build`.
+    """A network from features of observations to posteriors, made by `EncoderConfig.build`.
 
     Parameters
     ----------
     config : EncoderConfig
-        The kind of belief and the architecture.
+        The kind of posterior and the architecture.
     affine : Affine
         The coordinates.
     inputs : Tensor
@@ -76,8 +76,8 @@ class Encoder(nn.Module):
         """Whether the features are scores alone."""
         return len(self.shift) == self.size
 
-    def forward(self, inputs: Tensor) -> Belief:
-        """Return the beliefs about the latent vectors of observations from `inputs`, ``(N, p + d)``."""
+    def forward(self, inputs: Tensor) -> ApproximatePosterior:
+        """Return the posteriors of the latent vectors of observations from `inputs`, ``(N, p + d)``."""
         c = (inputs - self.shift) @ self.whitening
         hidden = self.trunk(c)
         mean, entries = inputs[:, : self.size] + self.linear(c), self.entries
@@ -86,7 +86,7 @@ class Encoder(nn.Module):
             mean = mean + out[:, : self.size]
             if self.config.amortised:
                 entries = entries + out[:, self.size :]
-        return self.config.belief(self.affine, mean, entries, [layer(hidden) for layer in self.flow])
+        return self.config.posterior(self.affine, mean, entries, [layer(hidden) for layer in self.flow])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +124,10 @@ class EncoderConfig:
         """Layers of a flow, for p components and an observation of `context` features; none in general."""
         return []
 
-    def belief(self, affine: Affine, mean: Tensor, entries: Tensor, flow: list[Any]) -> Belief:
-        """The beliefs with means ``(N, p)`` in the coordinates u, and numbers of the covariance, for each or all."""
+    def posterior(
+        self, affine: Affine, mean: Tensor, entries: Tensor, flow: list[Any]
+    ) -> ApproximatePosterior:
+        """The posteriors with means ``(N, p)`` in the coordinates u, and numbers of the covariance, for each or all."""
         raise NotImplementedError
 
     def build(self, affine: Affine, inputs: Tensor) -> Encoder:
@@ -156,7 +158,9 @@ class MeanField(EncoderConfig):
         precision = torch.linalg.inv(affine.basis @ affine.basis.T).diagonal()
         return -0.5 * precision.log()
 
-    def belief(self, affine: Affine, mean: Tensor, entries: Tensor, flow: list[Any]) -> Belief:
+    def posterior(
+        self, affine: Affine, mean: Tensor, entries: Tensor, flow: list[Any]
+    ) -> ApproximatePosterior:
         """Independent Gaussians."""
         return Diagonal(affine(mean), entries)
 
@@ -178,7 +182,9 @@ class FullCovariance(EncoderConfig):
         p = len(affine.centre)
         return affine.centre.new_zeros(p * (p + 1) // 2)
 
-    def belief(self, affine: Affine, mean: Tensor, entries: Tensor, flow: list[Any]) -> Belief:
+    def posterior(
+        self, affine: Affine, mean: Tensor, entries: Tensor, flow: list[Any]
+    ) -> ApproximatePosterior:
         """Gaussians."""
         return Full(affine, mean, _lower(entries, len(affine.centre)))
 
@@ -261,7 +267,9 @@ class InverseAutoregressive(FullCovariance):
             made.append(layer)
         return made
 
-    def belief(self, affine: Affine, mean: Tensor, entries: Tensor, flow: list[Any]) -> Belief:
+    def posterior(
+        self, affine: Affine, mean: Tensor, entries: Tensor, flow: list[Any]
+    ) -> ApproximatePosterior:
         """Flows of noise under Gaussians."""
         from zuko.transforms import ComposedTransform
 

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from genreg.empirical_bayes.graphs.image_models import ConstantImage, GaussianImage
 from genreg.empirical_bayes.graphs.lasso import GraphicalLasso
-from genreg.empirical_bayes.graphs.mixture_start import mixture_of
-from genreg.empirical_bayes.graphs.sufficient_statistics import Statistics
-from genreg.empirical_bayes.priors import Drawn, Prior
+from genreg.empirical_bayes.graphs.sufficient_statistics import Statistics, mixture_of
+from genreg.empirical_bayes.priors import PosteriorDraws, Prior
 from genreg.generator import Generator
 from genreg.operators import DenseCholeskyPrecision, torch_device, torch_dtype
 from genreg.operators.bridge.arguments import choice, integer, seeded_generator
@@ -164,7 +163,7 @@ class GaussianGraphicalModel(Prior):
         off = self.means - mean
         return mean, torch.einsum("k,kij->ij", self.weights, within) + (off.T * self.weights) @ off
 
-    def statistics(self, drawn: Drawn) -> Statistics:
+    def statistics(self, drawn: PosteriorDraws) -> Statistics:
         """Expected sufficient statistics of posteriors, in closed form where these are Gaussian and K = 1."""
         if self.components == 1 and drawn.gaussian is not None:
             mean, covariance = drawn.gaussian
@@ -174,11 +173,11 @@ class GaussianGraphicalModel(Prior):
         with torch.no_grad():
             return Statistics.of_draws(z, self.log_probs(z.unflatten(-1, self.space.shape)).softmax(-1))
 
-    def absorb(self, drawn: Drawn, share: float) -> None:
+    def accumulate(self, drawn: PosteriorDraws, share: float) -> None:
         """Take posteriors into the running averages of the sufficient statistics."""
-        self.absorb_statistics(self.statistics(drawn), share)
+        self.accumulate_statistics(self.statistics(drawn), share)
 
-    def absorb_statistics(self, statistics: Statistics, share: float) -> None:
+    def accumulate_statistics(self, statistics: Statistics, share: float) -> None:
         """Take sufficient statistics into the running averages; early ones count as much as later ones."""
         self.seen = torch.clamp(self.seen + share, max=1.0)
         for name, value in self.running.lerp(statistics, share / float(self.seen))._asdict().items():

@@ -1,4 +1,4 @@
-r"""What posteriors say about the Gaussian components of a prior: expected sufficient statistics, and their worth.
+r"""What posteriors say about the Gaussian components of a prior: expected sufficient statistics, their worth, a start.
 
 The complete data (z, k) of n observations would say how large a precision is as n numbers drawn from it say. What is
 missing makes that less. Where only a share ρ of the variance of z is known (posterior means vary by ρ times what z
@@ -14,12 +14,13 @@ doi:10.1111/j.2517-6161.1982.tb01203.x (the missing information).
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Statistics"]
+__all__ = ["Statistics", "mixture_of"]
 
 
 class Statistics(NamedTuple):
@@ -97,3 +98,28 @@ class Statistics(NamedTuple):
         known = torch.linalg.solve(second, explained)  # the shares ρ are its eigenvalues
         share = torch.einsum("kij,kji->k", known, known) / known.shape[-1]
         return (n * self.certain * share).clamp(min=1.0, max=float(n))
+
+
+class _Mixture(NamedTuple):
+    weights: Tensor
+    means: Tensor
+    matrices: Tensor
+
+
+def mixture_of(z: Tensor, covariance: Tensor, components: int, seed: int) -> _Mixture:
+    """A mixture of Gaussians that fits vectors ``(n, p)``, each known up to a covariance, by scikit-learn.
+
+    That covariance ``(p, p)`` is added to those of the components that fit the vectors themselves.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    points = z.detach().double().numpy(force=True)
+    scale = float(points.var(0).mean())
+    found = GaussianMixture(components, reg_covar=1e-3 * scale, n_init=5, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a start
+        found.fit(points)
+    weights, means, spread = map(torch.from_numpy, (found.weights_, found.means_, found.covariances_))
+    matrices = torch.linalg.inv(spread + covariance.double().cpu())
+    return _Mixture(weights, means, 0.5 * (matrices + matrices.mT))

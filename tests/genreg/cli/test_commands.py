@@ -16,8 +16,8 @@ import genreg
 from genreg import recipes, weights
 from genreg.cli import main
 from genreg.networks import DenseConfig
-from genreg.training import amortised_encoder, autoencoder_run
-from genreg.training.amortised_encoder import fit_encoder
+from genreg.training.amortised_encoder import EncoderTrainer, fit_encoder
+from genreg.training.autoencoder import AutoencoderTrainer
 
 
 def fails(capsys, *arguments):
@@ -119,7 +119,7 @@ def refined(model, quick, progress, checkpoint, resume):
     return {"encoder": card}
 
 
-@pytest.mark.parametrize("stage", [autoencoder_run.Run, amortised_encoder._Run])
+@pytest.mark.parametrize("stage", [AutoencoderTrainer, EncoderTrainer])
 def test_ctrl_c_in_either_stage_tells_the_command_that_goes_on(stage, tmp_path, capsys, monkeypatch):
     data = recipes.Data("squares", lambda: squares, lambda: squares(4), lambda: squares(4))
     recipe = recipes.Recipe(SQUARES, data, {"steps": 20, "batch_size": 4}, range_images=2, refine=refined)
@@ -129,10 +129,10 @@ def test_ctrl_c_in_either_stage_tells_the_command_that_goes_on(stage, tmp_path, 
     assert main([*command[:-1], str(whole)]) == 0
     advance = stage.advance
 
-    def pressed(run, images):
+    def pressed(run):
         if run.step == 3:
             signal.raise_signal(signal.SIGINT)
-        return advance(run, images)
+        return advance(run)
 
     with monkeypatch.context() as patch:
         patch.setattr(stage, "advance", pressed)

@@ -7,7 +7,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from genreg import GaussianFidelity, HardConstraint, reconstruct
 from genreg.empirical_bayes import GaussianGraphicalModel, GraphicalLasso
-from genreg.empirical_bayes.priors import Drawn
+from genreg.empirical_bayes.priors import PosteriorDraws
 from genreg.operators import derivative_test, dot_test, gaussian_measurements, to_torch
 from genreg.operators.bridge.tensor_operator import TensorOperator
 
@@ -182,7 +182,7 @@ def test_a_component_that_nothing_comes_from_stays():
     before = prior.matrices[1].clone()
     z = gaussian(1, 500, 2)
 
-    prior.absorb(Drawn(z), 1.0)
+    prior.accumulate(PosteriorDraws(z), 1.0)
     prior.update(500)
     assert torch.equal(prior.matrices[1], before) and torch.equal(prior.means[1], far[1])
     assert 0 < prior.weights[1] < 2e-3

@@ -1,4 +1,4 @@
-"""Scores and curvatures by automatic differentiation, densities of beliefs, encoders before any training."""
+"""Scores and curvatures by automatic differentiation, densities of posteriors, encoders before any training."""
 
 import math
 
@@ -143,21 +143,21 @@ def made(config, p=3, n=4, seed=0):
 @pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
 def test_the_density_of_draws(config, count):
     encoder, inputs = made(config)
-    belief = encoder(inputs)
+    posterior = encoder(inputs)
     torch.manual_seed(1)
-    z, log_q = belief.draw(count)
+    z, log_q = posterior.draw(count)
     assert z.shape == (count, 4, 3) and log_q.shape == (count, 4) and z.requires_grad
-    if belief.gaussian is not None:
-        mean, covariance = belief.gaussian
+    if posterior.gaussian is not None:
+        mean, covariance = posterior.gaussian
         torch.testing.assert_close(log_q, MultivariateNormal(mean, covariance).log_prob(z))
         return
     torch.manual_seed(1)
     noise = standard_draws(count, inputs[:, :3])
 
     def push(e):  # the noise, all of which the draws depend on, by hand
-        t = belief.transform(e)
-        u = belief.mean + (belief.factor @ t[..., None])[..., 0]
-        return belief.affine(u)
+        t = posterior.transform(e)
+        u = posterior.mean + (posterior.factor @ t[..., None])[..., 0]
+        return posterior.affine(u)
 
     torch.testing.assert_close(push(noise), z)
     jacobian = torch.autograd.functional.jacobian(push, noise)
@@ -236,9 +236,9 @@ def test_gradients_of_the_bound_are_those_of_its_mean():
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     exact = ExactPosterior(fidelity, prior)
-    belief = encoder(inputs)
-    F = affine.basis @ belief.factor
-    mean, precision = affine(belief.mean), torch.linalg.inv(exact.covariance)
+    posterior = encoder(inputs)
+    F = affine.basis @ posterior.factor
+    mean, precision = affine(posterior.mean), torch.linalg.inv(exact.covariance)
     off = mean - exact.mean.flatten(1)
     divergence = 0.5 * (
         (precision @ F @ F.T).trace()

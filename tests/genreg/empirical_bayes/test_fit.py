@@ -18,7 +18,7 @@ from genreg.empirical_bayes import (
     expectation_maximisation,
     fit,
 )
-from genreg.empirical_bayes.encoder_training import Run
+from genreg.empirical_bayes.fitting import EmpiricalBayesTrainer
 from genreg.operators import fourier_sampling, gaussian_measurements
 
 from .test_empirical_bayes import DENSE, Identity, chain, gaussian, noisy
@@ -26,10 +26,6 @@ from .test_empirical_bayes import DENSE, Identity, chain, gaussian, noisy
 QUIET = {"progress": False, "dense": 0}
 LINEAR = FullCovariance(hidden=())
 SMALL_FLOW = InverseAutoregressive(hidden=(8,), transforms=2, flow_hidden=(8,))
-
-
-class KilledError(Exception):
-    pass
 
 
 class Independents(torch.nn.Module):
@@ -83,7 +79,7 @@ def perturbed(monkeypatch, config):
 def test_the_bound_reaches_the_evidence(kind, monkeypatch):
     fidelity = problem(kind)
     perturbed(monkeypatch, FullCovariance)
-    monkeypatch.setattr(Run, "consolidate", lambda run: None)
+    monkeypatch.setattr(EmpiricalBayesTrainer, "consolidate", lambda run: None)
     prior = GaussianGraphicalModel(fidelity.domain, precision=chain(fidelity.domain.size))
     matrix = prior.matrices.clone()
     result = fit(fidelity, prior, LINEAR, steps=100, n_critic=1000, lr=0.05, batch_size=200, **QUIET)

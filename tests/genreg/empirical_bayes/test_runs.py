@@ -1,6 +1,5 @@
 """Runs of empirical Bayes: seeds, checkpoints, forms of the data, bad input."""
 
-import json
 import math
 
 import numpy as np
@@ -23,7 +22,7 @@ from genreg.empirical_bayes.priors import Prior
 from genreg.operators import gaussian_measurements
 
 from .test_empirical_bayes import DENSE, Identity, chain, gaussian, noisy
-from .test_fit import Independents, KilledError, problem
+from .test_fit import Independents, problem
 
 QUIET = {"progress": False, "dense": 1, "batch_size": 8, "n_critic": 2}
 FLOW = InverseAutoregressive(hidden=(4,), transforms=2, flow_hidden=(4,), bins=4)
@@ -36,68 +35,6 @@ def graphical():
 
 def mixture():
     return GaussianGraphicalModel(X, 2, mean="learned", estimator=GraphicalLasso(lam=0.1))
-
-
-def common():
-    return GaussianGraphicalModel(X, 2, mean="learned", precision=chain(5), estimator=GraphicalLasso(lam=0.1))
-
-
-def normals():
-    return DistributionPrior(X, Independents(5))
-
-
-def same(a, b):
-    pairs = zip(
-        [*a.encoder.state_dict().values(), *a.prior.state_dict().values()],
-        [*b.encoder.state_dict().values(), *b.prior.state_dict().values()],
-        strict=True,
-    )
-    return all(torch.equal(p, q) for p, q in pairs)
-
-
-@pytest.mark.parametrize(
-    ("make", "encoder"),
-    [
-        (graphical, FullCovariance(hidden=(4,))),
-        (mixture, FLOW),
-        (common, MeanField(hidden=(4,))),
-        (normals, MeanField(hidden=(4,), amortised=True)),
-    ],
-)
-def test_a_resumed_run_gives_exactly_the_uninterrupted_result(make, encoder, tmp_path, monkeypatch):
-    fidelity, prior = problem("few", n=40), make()
-    settings = QUIET | {
-        "steps": 10,
-        "ema": 0.9,
-        "warmup": 2,
-        "validate_every": 2,
-        "checkpoint_seconds": 0.0,
-        "clip": 1.0,
-    }
-    settings |= {"validation": problem("few", n=9)}
-    state = torch.random.get_rng_state()
-    whole = fit(fidelity, prior, encoder, **settings)
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert whole.prior is prior and not whole.encoder.training
-    assert json.loads(json.dumps(whole.card))["training"]["steps"] == 10
-    assert len(whole.card["history"]) == 5 and whole.card["encoder"]["name"] == encoder.name
-    file = tmp_path / "run.checkpoint"
-    cls, calls = type(prior), []
-    update = cls.update
-
-    def killed(self, n, **options):
-        calls.append(n)
-        if len(calls) == 4:
-            raise KilledError
-        return update(self, n, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cls, "update", killed)
-        with pytest.raises(KilledError):
-            fit(fidelity, make(), encoder, **settings, checkpoint=file)
-    torch.manual_seed(99)
-    resumed = fit(fidelity, make(), encoder, **settings, checkpoint=file, resume=True)
-    assert same(whole, resumed) and whole.card == resumed.card
 
 
 @pytest.mark.parametrize("components", [1, 2])
@@ -129,11 +66,9 @@ def test_units_do_not_matter(components):
 def test_a_checkpoint_of_another_start_is_refused(tmp_path):
     fidelity, prior, file = problem("few", n=40), graphical(), tmp_path / "run.checkpoint"
     encoder = FullCovariance(hidden=())
-    first = fit(fidelity, prior, encoder, steps=4, checkpoint=file, **QUIET)
-    assert same(first, fit(fidelity, graphical(), encoder, steps=4, checkpoint=file, resume=True, **QUIET))
-    assert not same(first, fit(fidelity, graphical(), encoder, steps=4, seed=1, **QUIET))
-    with pytest.raises(ValueError, match="another run: lr was"):
-        fit(fidelity, graphical(), encoder, steps=4, lr=0.1, checkpoint=file, resume=True, **QUIET)
+    found = fit(fidelity, prior, encoder, steps=4, checkpoint=file, **QUIET)
+    assert found.prior is prior and not found.encoder.training
+    assert found.card["encoder"]["name"] == encoder.name and found.card["training"]["steps"] == 4
     with pytest.raises(ValueError, match="another run: encoder was"):
         fit(fidelity, graphical(), MeanField(), steps=4, checkpoint=file, resume=True, **QUIET)
     moved = GaussianGraphicalModel(X, precision=chain(5), estimator=prior.estimator)
@@ -170,7 +105,7 @@ def test_all_observations_count_at_the_end():
 
     class Counting(DistributionPrior):
         def update(self, n, *, sparse=True):
-            seen.append(sum(map(len, self._absorbed)))
+            seen.append(sum(map(len, self._accumulated)))
             return super().update(n, sparse=sparse)
 
     fit(problem("few", n=41), Counting(X, Independents(5)), steps=4, draws=3, **QUIET)
@@ -194,7 +129,7 @@ def test_data_come_back_as_they_were_given():
     assert bool((result.elbo(fidelity, importance=True) >= result.elbo(fidelity)).all())
 
 
-def test_gaussian_beliefs_one_at_a_time(monkeypatch):
+def test_gaussian_posteriors_one_at_a_time(monkeypatch):
     fidelity = problem("few", n=30)
     result = fit(fidelity, graphical(), FullCovariance(hidden=(4,), amortised=True), steps=3, **QUIET)
     together = result.infer(fidelity)
@@ -254,19 +189,10 @@ GOOD = problem("few", n=20)
         ({"encoder": "full"}, TypeError, "encoder must be an EncoderConfig such as FullCovariance"),
         ({"prior": GaussianGraphicalModel(odl.rn(4))}, ValueError, "A must act on the space of the prior"),
         ({"validation": gaussian(5, 3)}, TypeError, "fidelity must be a genreg Fidelity"),
-        ({"steps": 0}, ValueError, "steps must be a positive integer"),
-        ({"steps": 1.5}, TypeError, "steps must be an int"),
         ({"n_critic": 0}, ValueError, "n_critic must be a positive integer"),
-        ({"memory": 0}, ValueError, "memory must be positive"),
+        ({"memory": 0}, ValueError, "memory must be a positive integer"),
         ({"draws": 0}, ValueError, "draws must be a positive integer"),
         ({"dense": -1}, ValueError, "dense must be a non-negative integer"),
-        ({"batch_size": 0}, ValueError, "batch_size must be a positive integer"),
-        ({"lr": math.nan}, ValueError, "lr must be positive"),
-        ({"clip": 0.0}, ValueError, "clip must be positive"),
-        ({"ema": 1.0}, ValueError, "ema must be a number between 0 and 1"),
-        ({"schedule": "x"}, ValueError, "schedule must be one of"),
-        ({"validate_every": 0}, ValueError, "validate_every must be a positive integer"),
-        ({"resume": True}, ValueError, "resume needs the file"),
     ],
 )
 def test_bad_arguments(change, error, message):

@@ -16,9 +16,11 @@ from genreg.networks import ConvConfig, DenseConfig, GanConfig, GridConfig, Stri
 from genreg.operators import blur, gaussian_measurements, mask
 from genreg.operators.testing import derivative_test, dot_test
 from genreg.plotting import as_pictures, draw_images
-from genreg.training import autoencoder_run
 from genreg.training.amortised_encoder import fit_encoder
-from genreg.training.engine import running_statistics
+from genreg.training.autoencoder import AutoencoderTrainer, Options
+from genreg.training.batches import Batches
+from genreg.training.optimisers import running_statistics
+from genreg.training.settings import Optimisation
 
 TINY = StridedConfig(image_shape=(3, 16, 16), latent_dim=4, channels=(8, 12))
 GREY = StridedConfig(image_shape=(8, 12), latent_dim=3, channels=(4,), kernel=4, variational=False)
@@ -168,10 +170,13 @@ def test_the_average_of_the_weights_has_the_average_of_the_statistics():
     plain, _ = trained(steps=25)
     averages, history = [], []
 
-    run = autoencoder_run.Run(_fresh(), _settings(**settings))
+    optimisation = Optimisation(lr=3e-3, schedule="constant", batch_size=8, **settings)
+    again = _fresh()
+    run = AutoencoderTrainer(again, optimisation, Batches.checked(discs, again, optimisation), Options())
     for step in range(25):
-        torch.manual_seed(run.settings.seed_of(step))
-        run.advance(lambda k: discs(8, seed=run.settings.images_of(k)))
+        torch.manual_seed(optimisation.seed_of(step))
+        run.advance()
+        run.stepped()
         history.append([t.clone() for t in running_statistics(run.model)])
         averages.append(min(0.9, (step + 1) / (step + 10)))
     expected = [torch.zeros_like(t) if k % 2 == 0 else torch.ones_like(t) for k, t in enumerate(history[0])]
@@ -415,9 +420,3 @@ def test_show_draws_a_sample_with_three_channels_as_one_image():
 def _fresh():
     torch.manual_seed(2)
     return TINY.build()
-
-
-def _settings(*, steps, ema):
-    fixed = {"warmup": 0, "kl_weight": 1.0, "kl_warmup": 0, "gamma": None, "input_noise": 0.0}
-    more = {"weight_decay": 0.0, "clip": None, "seed": 0, "lr": 3e-3, "schedule": "constant", "batch_size": 8}
-    return autoencoder_run.Settings(steps=steps, ema=ema, **fixed, **more)

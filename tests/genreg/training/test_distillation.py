@@ -120,35 +120,6 @@ def same(a, b):
     return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def test_a_resumed_run_gives_exactly_the_uninterrupted_result(tmp_path, monkeypatch):
-    x, y = stripes(30, 3, 0)
-    settings = {"steps": 8, "batch_size": 8, "mean_steps": 3, "ema": 0.9, "lr": 0.01, "progress": False}
-    settings |= {"checkpoint": tmp_path / "run", "checkpoint_seconds": 0.0, "resume": True}
-    whole = made()
-    distil(whole, x, y, **(settings | {"checkpoint": tmp_path / "other"}))
-
-    class KilledError(Exception):
-        pass
-
-    class Killing(GaussianRegressor):
-        calls = 0
-
-        def forward(self, x):
-            Killing.calls += 1
-            if Killing.calls > 5:
-                raise KilledError
-            return super().forward(x)
-
-    killed = made()
-    with pytest.raises(KilledError):
-        distil(Killing(killed.network, killed.config), x, y, **settings)
-    resumed = made(seed=7)
-    card = distil(resumed, x, y, **settings)
-    assert same(resumed, whole) and card["training"]["mean_steps"] == 3
-    with pytest.raises(ValueError, match="belongs to another run: mean_steps was 3 and is 2"):
-        distil(made(), x, y, **(settings | {"mean_steps": 2}))
-
-
 def test_a_regressor_is_kept_in_a_file(tmp_path):
     model = made(2, link=Log(eps=1e-3))
     card = distil(model, *stripes(4, 2, 0), steps=2, progress=False)

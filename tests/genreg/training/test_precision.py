@@ -6,7 +6,7 @@ import odl
 import pytest
 import torch
 
-from genreg import load_generator, recipes, training, weights
+from genreg import load_generator, training, weights
 from genreg.networks import (
     Autoencoder,
     DenseConfig,
@@ -16,9 +16,6 @@ from genreg.networks import (
     build,
 )
 from genreg.operators import SparseCholeskyPrecision
-from genreg.recipes.brain import BrainSampler
-from genreg.recipes.recipe import Data, Recipe
-from genreg.recipes.structured import StructuredRecipe
 from genreg.training.precision import fit_gamma, fit_precision, likelihood, log_likelihoods, precision_of
 
 VAE = DenseConfig(image_shape=(4, 6), latent_dim=2, encoder=(8,), decoder=(8,))
@@ -216,51 +213,6 @@ def test_second_stage_leaves_encoder_and_mean_as_they_are(joint):
     assert not model.training
 
 
-@pytest.mark.parametrize("settings", [{}, {"joint": True, "clip": 5.0}, {"ema": 0.9, "weight_prior": 0.1}])
-def test_resumed_run_is_the_uninterrupted_one(tmp_path, settings):
-    common = {"batch_size": 4, "warmup": 2, "seed": 5, "progress": False, "validate_every": 2, **settings}
-    x = images_of(VAE, 12, torch.float32)
-    whole = made(dtype=torch.float32)
-    card = fit_precision(whole, x, steps=6, **common, validation=x)
-    file = tmp_path / "run"
-
-    class Interrupted(Exception):  # noqa: N818
-        pass
-
-    calls = []
-
-    def interrupting(n, *, seed):
-        calls.append(seed)
-        if len(calls) > 5:
-            raise Interrupted
-        return x[torch.randint(12, (n,), generator=torch.Generator().manual_seed(seed))]
-
-    def uninterrupted(n, *, seed):
-        return x[torch.randint(12, (n,), generator=torch.Generator().manual_seed(seed))]
-
-    whole = made(dtype=torch.float32)
-    card = fit_precision(whole, uninterrupted, steps=6, **common, validation=x)
-    with pytest.raises(Interrupted):
-        fit_precision(
-            made(dtype=torch.float32),
-            interrupting,
-            steps=6,
-            **common,
-            validation=x,
-            checkpoint=file,
-            checkpoint_seconds=0.0,
-        )
-    resumed = made(dtype=torch.float32)
-    again = fit_precision(
-        resumed, uninterrupted, steps=6, **common, validation=x, checkpoint=file, resume=True
-    )
-    for key, value in state(whole).items():
-        assert torch.equal(value, resumed.state_dict()[key]), key
-    assert again["score"] == card["score"]
-    with pytest.raises(ValueError, match="seed was 5 and is 6, images differ, validation differ"):
-        fit_precision(resumed, x, steps=6, **(common | {"seed": 6}), checkpoint=file, resume=True)
-
-
 def test_weight_prior_shrinks_the_coefficients():
     sizes = []
     for prior in (0.0, 300.0):
@@ -347,15 +299,8 @@ def test_stage_one_trains_a_structured_model_too():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"steps": 0}, ValueError, "steps must be a positive integer"),
-        ({"steps": 2.0}, TypeError, "steps must be an integer, got"),
         ({"weight_prior": -1.0}, ValueError, "weight_prior must be non-negative and finite, got -1.0"),
         ({"kl_weight": math.nan}, ValueError, "kl_weight must be non-negative"),
-        ({"lr": math.inf}, ValueError, "lr must be positive and finite"),
-        ({"clip": 0.0}, ValueError, "clip must be positive"),
-        ({"schedule": "linear"}, ValueError, "schedule must be one of"),
-        ({"resume": True}, ValueError, "resume needs the file"),
-        ({"validate_every": 0}, ValueError, "validate_every must be a positive integer"),
         ({"validation": torch.zeros(3, 6, 4)}, ValueError, r"validation must have the shape \(N, 4, 6\)"),
         ({"images": torch.full((3, 4, 6), math.nan)}, ValueError, "images must be finite, got 72 NaN"),
         ({"images": "mnist"}, TypeError, "images must be a tensor or a function"),
@@ -402,92 +347,3 @@ def test_bad_configurations(fields, error, message):
 def test_grow_wants_the_model_of_the_configuration():
     with pytest.raises(ValueError, match="mean must be a model with the configuration"):
         StructuredConfig(mean=VAE, channels=(4,)).grow(AE.build())
-
-
-def test_sampler_of_slices_is_seeded_and_keeps_to_its_slabs():
-    volume = torch.zeros(30, 16, 16)
-    volume[10:20] = 0.3 + 0.4 * torch.rand(10, 16, 16, generator=torch.Generator().manual_seed(0))
-    volume[20:] = 1.0
-    sampler = BrainSampler(volume, ((10, 20), (0, 10)), weights=(1, 0), recolour=0.0)
-    x = sampler(8, seed=3)
-    assert x.shape == (8, 16, 16) and x.min() >= 0 and x.max() <= 1
-    assert torch.equal(x, sampler(8, seed=3)) and not torch.equal(x, sampler(8, seed=4))
-    inside = sampler._cut(64, torch.Generator().manual_seed(1))
-    assert 0.3 <= inside.min() and inside.max() <= 0.7  # neither zeros nor ones
-    changed = BrainSampler(volume, ((10, 20),), recolour=1.0)(8, seed=3)
-    assert changed.shape == (8, 16, 16) and changed.min() >= 0 and changed.max() <= 1
-    assert torch.isfinite(changed).all()
-
-
-def test_sampler_without_deformation_returns_slices():
-    texture = torch.rand(16, 16, generator=torch.Generator().manual_seed(0))
-    volume = 0.2 + 0.05 * torch.arange(12)[:, None, None] * texture
-    still = BrainSampler(volume, ((2, 12),), deform=0.0, recolour=0.0)
-    cut = still._cut(5, torch.Generator().manual_seed(2))
-    level = ((cut - 0.2) / (0.05 * texture)).flatten(1)  # the same at all pixels
-    assert torch.allclose(level, level[:, :1].expand_as(level), atol=1e-3)
-    assert 2 <= level.min() and level.max() <= 11 and level[:, 0].std() > 1
-    moved = still._deformed(cut, torch.Generator().manual_seed(2))
-    assert torch.allclose(moved, cut, atol=1e-5)
-
-
-SMALL = Data(
-    description="toy",
-    training=lambda: images_of(VAE, 40, torch.float32),
-    validation=lambda: images_of(VAE, 6, torch.float32, seed=2),
-    test=lambda: images_of(VAE, 6, torch.float32, seed=3),
-)
-
-
-def test_recipe_grows_a_head_on_the_mean_beside_it(tmp_path, monkeypatch):
-    recipe = StructuredRecipe(
-        mean="toy-vae",
-        architecture=StructuredConfig(mean=VAE, channels=(4,), distance=1),
-        data=SMALL,
-        settings={"steps": 30, "batch_size": 8, "lr": 1e-2},
-        joint={"steps": 5, "batch_size": 8, "lr": 1e-4},
-    )
-    monkeypatch.setitem(recipes.RECIPES, "toy-supn", recipe)
-    monkeypatch.setitem(recipes.RECIPES, "toy-diagonal", dataclasses.replace(recipe.diagonal(), joint={}))
-    monkeypatch.setitem(recipes.RECIPES, "toy-vae", Recipe(VAE, SMALL, start=dim, range_images=3))
-    recipes.train("toy-vae", tmp_path, quick=True, progress=False)
-    for name in ("toy-supn", "toy-diagonal"):
-        model, card = weights.load(recipes.train(name, tmp_path, quick=True, progress=False))
-        assert isinstance(model, Structured) and card["quick"] and card["name"] == name
-        assert card["training"]["steps"] == 20 and card["architecture"] == model.config.to_dict()
-        assert card["mean"] == {
-            "name": "toy-vae",
-            "sha256": weights.read_card(tmp_path / "toy-vae")["sha256"],
-        }
-        assert card["score"] == pytest.approx(likelihood(model, SMALL.test()) | card_extras(model))
-        assert ("joint_training" in card) == (name == "toy-supn")
-    assert model.config.distance == 0
-    mean = weights.load(tmp_path / "toy-vae")[0]
-    assert all(
-        torch.equal(p, q) for p, q in zip(mean.decoder.parameters(), model.decoder.parameters(), strict=True)
-    )
-    assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".safetensors"}
-
-
-def card_extras(model):
-    return {"gamma": model.log_gamma.exp().item(), "images": 6}
-
-
-def dim(model):
-    model.decoder[-3].bias.data.fill_(-2.0)
-
-
-@pytest.mark.parametrize(("data", "images"), [("mnist", 200), ("brain", 8)])
-def test_shipped_models_share_their_mean_and_structure_pays(data, images, data_dir):
-    names = [f"{data}-{kind}" for kind in ("vae", "diagonal", "supn")]
-    models = [weights.load(name)[0] for name in names]
-    x = recipes.RECIPES[names[-1]].data.test()[:images]
-    for model in models[1:]:
-        for part in ("encoder", "decoder"):
-            one, other = (getattr(m, part).state_dict() for m in (models[0], model))
-            assert all(torch.equal(one[key], other[key]) for key in one)
-    isotropic, diagonal, structured = (log_likelihoods(model, x)["log_likelihood"] for model in models)
-    size = x[0].numel()
-    assert ((diagonal - isotropic) / size).mean() > 1.0
-    assert ((structured - diagonal) / size).mean() > 0.1
-    assert all((weights.FOLDER / f"{name}.safetensors").stat().st_size < 6e6 for name in names)
