@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from genreg.empirical_bayes.encoders.families import Encoder
 from genreg.empirical_bayes.priors import Drawn, Prior
 from genreg.empirical_bayes.result import evidence_terms
-from genreg.fidelity import Fidelity
 from genreg.networks.borrowed import seeded
+from genreg.operators.fidelity import Fidelity
 from genreg.training.engine import State
 from genreg.training.settings import Plan
 

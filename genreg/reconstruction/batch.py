@@ -10,11 +10,11 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.operators import to_torch
 from genreg.operators.bridge.arguments import seeded_generator
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.door import enter, usable
+from genreg.operators.fidelity import Fidelity, GaussianFidelity
 from genreg.regularisers import Regulariser
 from genreg.solvers import Solution, Trial
 from genreg.solvers.problem.objective import Blocks, block_spaces, pack

@@ -26,11 +26,11 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.generator import Generator
 from genreg.latent.generated import take_apart
 from genreg.operators import TorchFunctional, to_torch, torch_dtype, weight
 from genreg.operators.bridge.door import usable
+from genreg.operators.fidelity import Fidelity, GaussianFidelity
 from genreg.operators.lowering.splitting import split
 from genreg.regularisers.base import Regulariser, posed
 from genreg.regularisers.marginal import RangeMarginal

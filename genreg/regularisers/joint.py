@@ -11,10 +11,10 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.generator import Decoded, Generator
 from genreg.operators import GaussianPosterior, IsotropicPrecision, Precision
 from genreg.operators.bridge.door import enter
+from genreg.operators.fidelity import Fidelity, GaussianFidelity
 from genreg.regularisers.base import checked_parameter
 from genreg.regularisers.deviations import deviation_for_image
 from genreg.regularisers.generative import Generative, check_generator

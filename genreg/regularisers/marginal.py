@@ -18,10 +18,10 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.fidelity import GaussianFidelity
 from genreg.operators import TorchFunctional, lower, to_tensor, to_torch, torch_dtype
 from genreg.operators.bridge.arguments import integer, number, seed_number
 from genreg.operators.bridge.modes import normal, undisturbed
+from genreg.operators.fidelity import GaussianFidelity
 from genreg.regularisers.differentiable import Gradient
 from genreg.solvers import Objective, palm, quasi_newton
 from genreg.solvers.problem.objective import Blocks

@@ -10,9 +10,9 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg.fidelity._transmission import transmission_prox
-from genreg.fidelity.base import Fidelity, per_datum, trailing
-from genreg.operators import TorchFunctional, weight
+from genreg.operators.bridge.translation import TorchFunctional, weight
+from genreg.operators.fidelity.base import Fidelity, per_datum, trailing
+from genreg.operators.fidelity.transmission import transmission_prox
 from genreg.operators.linear.least_squares import rough_reconstruction
 from genreg.operators.lowering.functionals import kullback_leibler_prox
 

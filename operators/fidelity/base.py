@@ -12,10 +12,10 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.operators import TorchFunctional, lower, riesz, to_element, to_tensor, to_torch
 from genreg.operators.bridge.arrays import array, fitting
 from genreg.operators.bridge.door import Kind, enter, given_back, is_element
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.bridge.translation import TorchFunctional, lower, riesz, to_element, to_tensor, to_torch
 from genreg.operators.linear.least_squares import rough_reconstruction
 
 __all__ = ["Fidelity", "per_datum", "trailing"]

@@ -11,9 +11,9 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.fidelity.base import Fidelity, trailing
-from genreg.operators import TorchFunctional, to_torch
 from genreg.operators.bridge.door import per_sample_number
+from genreg.operators.bridge.translation import TorchFunctional, to_torch
+from genreg.operators.fidelity.base import Fidelity, trailing
 from genreg.operators.linear.least_squares import rough_reconstruction
 from genreg.operators.lowering.splitting import is_smooth
 

@@ -12,10 +12,10 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg.fidelity.base import Fidelity, per_datum, trailing
-from genreg.operators import TorchFunctional, to_torch, weight
 from genreg.operators.bridge.arrays import array
 from genreg.operators.bridge.door import is_element, per_sample_number
+from genreg.operators.bridge.translation import TorchFunctional, to_torch, weight
+from genreg.operators.fidelity.base import Fidelity, per_datum, trailing
 from genreg.operators.linear.conjugate_gradient import inner
 from genreg.operators.linear.least_squares import rough_reconstruction
 

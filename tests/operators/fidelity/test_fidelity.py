@@ -23,12 +23,12 @@ from genreg import (
     solvers,
     to_torch,
 )
-from genreg.fidelity._transmission import transmission_prox
 from genreg.operators import derivative_test, ray_transform
 from genreg.operators.bridge.tensor_operator import TensorOperator
+from genreg.operators.fidelity.transmission import transmission_prox
 from genreg.solvers import Objective, SaddlePoint, Status
 
-from .conftest import LinearModel
+from ...genreg.conftest import LinearModel
 
 INTENSITY, BACKGROUND = 40.0, 3.0
 KINDS = [
@@ -95,6 +95,11 @@ def data_space():
 @pytest.fixture(name="A")
 def operator(X, Y):
     return Rays(X, Y)
+
+
+@pytest.fixture(name="G")
+def generator(X):
+    return Generator(LinearModel(), X)
 
 
 @pytest.fixture(name="x")
