@@ -13,7 +13,7 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import seeded_generator
 from genreg.operators.bridge.spaces import Tensors, tree_map
 from genreg.operators.bridge.translation import Step, space_shape, spread
-from genreg.operators.linear.conjugate_gradient import conjugate_directions, inner
+from genreg.operators.linear.conjugate_gradient import conjugate_gradients, inner
 from genreg.operators.linear.norm import operator_norm, random_tensors
 from genreg.operators.proximal.base import DataProx
 
@@ -105,13 +105,13 @@ class ConjugateGradientProx(DataProx):
             running = (residual > target) & (residual <= 0.5 * previous)
             if not bool(running.any()):
                 break
-            new, live = c, running
-            for step, recursive in conjugate_directions(normal, torch.where(_column(running, b), g, 0)):
-                new = torch.where(_column(live, b), new + step, new)
-                taken += 1
-                live = live & (_norm(recursive) > 0.5 * target)
-                if taken >= self.max_iter or not bool(live.any()):
-                    break
+            cycle = conjugate_gradients(
+                normal,
+                torch.where(_column(running, b), g, 0),
+                lambda step, recursive: _norm(recursive) > 0.5 * target,
+                max_iter=self.max_iter - taken,
+            )
+            new, taken = c + cycle.x, taken + int(cycle.steps.max())
             g_new = gradient(new)
             after = _norm(g_new)
             better = _column(running & (after <= residual), b)

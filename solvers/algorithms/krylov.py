@@ -8,6 +8,7 @@ doi:10.6028/jres.049.044.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from genreg.operators.bridge.door import enter
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.linear.conjugate_gradient import conjugate_directions, inner
+from genreg.operators.linear.conjugate_gradient import conjugate_gradients, inner
 from genreg.solvers.driver.loop import Callback, Iterate, check_stopping
 from genreg.solvers.driver.solution import Solution, Status
 from genreg.solvers.problem.objective import Objective
@@ -107,15 +108,10 @@ def conjugate_gradient(
             b = torch.where(keep, -g, 0)  # samples that have ended stay where they are
             # Below rounding a residual by recursion means nothing, and a step may run along the null space of N.
             smallest = 100 * torch.finfo(value.dtype).eps * inner(b, b).sqrt()
-            moving = running
-            for k, (step, r) in enumerate(conjugate_directions(product, b), start=1):
-                x = torch.where(moving.view_as(keep), x + step, x)
-                iterations = iterations + moving
-                taken += 1
-                size, length = product.length + inner(x, x).sqrt(), inner(r, r).sqrt()
-                moving = moving & (length * size > 0.5 * tol * value.abs()) & (length > smallest)
-                if k == 50 or taken >= max_iter or not bool(moving.any()):
-                    break
+            unfinished = functools.partial(_unfinished, start, product.length, 0.5 * tol, smallest)
+            cycle = conjugate_gradients(product, b, unfinished, max_iter=min(50, max_iter - taken))
+            x, k = x + cycle.x, int(cycle.steps.max())
+            iterations, taken = iterations + cycle.steps, taken + k
             value, g = gradient(x)
             rounding = 1e-6 * torch.maximum(start[1].abs(), at_zero.abs())
             worse = running & ~(value <= start[1] + rounding)
@@ -137,6 +133,15 @@ def conjugate_gradient(
         time=time.perf_counter() - began,
         history={"residual": door.per_sample(torch.stack(history), axis=1)},
     )
+
+
+def _unfinished(
+    start: tuple[Tensor, Tensor], length: Tensor, tol: float, smallest: Tensor, step: Tensor, r: Tensor
+) -> Tensor:
+    """Whether the residual r, by recursion, exceeds the tolerance and rounding after a step from the start."""
+    x, value = start[0] + step, start[1]
+    size, norm = length + inner(x, x).sqrt(), inner(r, r).sqrt()
+    return (norm * size > tol * value.abs()) & (norm > smallest)
 
 
 class _Product:
