@@ -49,10 +49,10 @@ from torch.autograd import forward_ad
 
 import genreg
 from genreg import solvers
-from genreg.operators.bridge.door import per_sample_number
 from genreg.solvers.algorithms.descent import gauss_newton
-from genreg.solvers.generative.isotropic import JointProblem, projection
-from genreg.solvers.generative.latent import Measured
+from genreg.solvers.generative.isotropic import projection
+from genreg.solvers.generative.joint_map import joint_problem
+from genreg.solvers.generative.latent import first_codes
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,8 @@ class AugmentedLagrangian:
 
     def __call__(self, p: Problem, z: Tensor) -> Tensor:
         """The latent vectors found, ``(B, dim Z)``."""
-        measured, forward = Measured.enter(p.A, p.y, p.G, p.noise_std), genreg.to_torch(p.A)
-        whole = JointProblem.measured(
-            measured, per_sample_number(self.penalty / p.G.std**2, "penalty", measured.y)
-        )
+        fidelity, forward = genreg.GaussianFidelity(p.A, p.y, p.noise_std), genreg.to_torch(p.A)
+        whole = joint_problem(fidelity, p.G, self.penalty / p.G.std**2)
         r, z, u = whole.per_sample["beta"].clone(), z.clone(), torch.zeros_like(p.x)
         mean, gap = p.G.decode(z).mean, torch.full_like(r, torch.inf)
         level, box = p.x[0].numel() * (self.grey / 255) ** 2, self.box / p.noise_std**2
@@ -232,7 +230,7 @@ def main() -> None:
         except FileNotFoundError as error:
             print(f"skipped: {error}")
             return
-        start = Measured.enter(p.A, p.y, p.G, p.noise_std).start()
+        start = first_codes(p.G, genreg.GaussianFidelity(p.A, p.y, p.noise_std))
         print(f"\n{PROBLEMS[name]}; {count} images, from the code of a rough reconstruction")
         print_table(p, start, methods, repeats)
         if not options.quick:

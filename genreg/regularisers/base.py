@@ -148,7 +148,7 @@ class Regulariser(Functional):
             If the fidelity is not differentiable.
         """
         domain = self.domain
-        _ = fidelity.gradient  # refuses a fidelity that has none
+        fidelity.require("gradient", type(self).__name__)
         forward = to_torch(fidelity.operator * self.image)
         if not self.parameters.keys() <= parameters.keys():
             parameters = self.parameters_of(lam) | parameters

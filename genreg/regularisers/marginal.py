@@ -101,9 +101,7 @@ class Marginal(Functional):
         problem = Objective(smooth, {"z": R.generator.domain}, proximable, per_sample, lengths=R.lengths)
         solve = palm if proximable else quasi_newton
         options = {"max_iter": self.max_iter, "tol": self.tol, "progress": False}
-        solution = solve(problem, {"z": starts.flatten(0, 1)}, **options)
-        best = solution.value.nan_to_num(torch.inf).view(count, runs).argmin(1)
-        return solution.blocks["z"].unflatten(0, (count, runs))[torch.arange(count, device=x.device), best]
+        return solve(problem, {"z": starts.flatten(0, 1)}, **options).best(runs).blocks["z"]
 
     def _starts(self, x: Tensor) -> Tensor:
         G = self.regulariser.generator

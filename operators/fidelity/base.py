@@ -100,6 +100,44 @@ class Fidelity(Functional):
         """
 
     @property
+    def offers(self) -> frozenset[str]:
+        """What solvers can use: a ``"gradient"``, a ``"curvature"``, and whether it is ``"quadratic"``."""
+        return frozenset({"gradient"})
+
+    def require(self, need: str, by: str) -> None:
+        """Raise NotImplementedError unless this fidelity offers what a solver or regulariser needs."""
+        if need not in self.offers:
+            asked = (
+                "quadratic fidelity (Gaussian noise)" if need == "quadratic" else f"fidelity with a {need}"
+            )
+            raise NotImplementedError(f"{by} needs a {asked}, got {self!r}")
+
+    def curvature(self, Ax: Tensor, *, y: Tensor, **parameters: Tensor) -> Tensor:
+        r"""Second derivative of :math:`\mathcal{D}(\cdot; y)` in every datum, 0 where it is negative.
+
+        Parameters
+        ----------
+        Ax, y, **parameters : Tensor
+            As for `misfit`, ``(B, *Y.shape)``.
+
+        Returns
+        -------
+        Tensor
+            One for every datum, which broadcasts to the data, or for every sample, ``(B,)``.
+
+        Raises
+        ------
+        NotImplementedError
+            If ``"curvature"`` is not among what it `offers`.
+        """
+        raise NotImplementedError(f"{self!r} has no curvature")
+
+    @property
+    def curvature_bound(self) -> Tensor | None:
+        """The largest curvature for any prediction, ``(B,)``; None where it has no bound or none is known."""
+        return None
+
+    @property
     @abstractmethod
     def level(self) -> Tensor:
         """What `discrepancy` is expected to be at the true image, ``(B,)``."""

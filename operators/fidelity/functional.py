@@ -64,6 +64,11 @@ class FunctionalFidelity(Fidelity):
         self._level = None if level is None else per_sample_number(level, "level", self.data)
 
     @property
+    def offers(self) -> frozenset[str]:
+        """A gradient where f has one."""
+        return frozenset({"gradient"}) if is_smooth(self.functional) else frozenset()
+
+    @property
     def per_sample(self) -> Mapping[str, Tensor]:
         """The data y."""
         return {"y": self.data}

@@ -97,6 +97,24 @@ class PoissonFidelity(Fidelity):
         return _divergence(expected, y).flatten(Ax.ndim - y.ndim + 1).sum(-1)
 
     @property
+    def offers(self) -> frozenset[str]:
+        """A gradient and a curvature."""
+        return frozenset({"gradient", "curvature"})
+
+    def curvature(
+        self, Ax: Tensor, *, y: Tensor, background: Tensor, intensity: Tensor | None = None
+    ) -> Tensor:
+        r""":math:`y / \bar y^2` in emission, :math:`(\bar y - b) (1 - y b / \bar y^2)` in transmission.
+
+        The latter is taken as 0 where it is negative.
+        """
+        if intensity is None:
+            expected = Ax + background
+            return torch.where((y > 0) & (expected > 0), y / expected.square(), 0.0)
+        signal = intensity * torch.exp(-Ax)
+        return (signal * (1 - y * background / (signal + background).square())).clamp_min(0)
+
+    @property
     def level(self) -> Tensor:
         """The expected deviance dim(Y), ``(B,)``."""
         return torch.full_like(self.data.flatten(1)[:, 0], math.prod(self.data.shape[1:]))

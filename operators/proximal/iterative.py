@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import warnings
@@ -58,6 +59,19 @@ class ConjugateGradientProx(DataProx):
         self._accepted = max(self.tol, 1e2 * eps)
         self._warned = False
 
+    def whitened(self, root: Tensor) -> ConjugateGradientProx:
+        """The data prox of A followed by a multiplication with a number >= 0 for every datum.
+
+        Parameters
+        ----------
+        root : Tensor
+            The numbers, ``(B, *Y.shape)``; points and data of this prox are batches ``(*batch, B, ...)``.
+        """
+        made = copy.copy(self)
+        made._forward = lambda x: root * self._forward(x)
+        made._transpose = lambda y: self._transpose(root * y)
+        return made
+
     def _correction(self, r: Tensors, shift: Step, guess: Tensor | None) -> Tensor:
         c, self.last_residual = self._solve(r, shift, guess)
         late = self.last_residual > self._accepted
@@ -87,7 +101,7 @@ class ConjugateGradientProx(DataProx):
         )
 
         def normal(p: Tensor) -> Tensor:
-            return self._transpose(self._forward(p)) + s * p
+            return self._transpose(self._forward(p.reshape(shape))).reshape(flat) + s * p
 
         def gradient(c: Tensor) -> Tensor:
             left = tree_map(torch.sub, r, self._forward(c.reshape(shape)))

@@ -30,19 +30,20 @@ from tqdm import tqdm
 from genreg.operators.bridge.arguments import flag, integer, number
 from genreg.operators.bridge.door import Door, per_sample_number
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.fidelity.base import Fidelity
 from genreg.solvers.checkpoints import begin, moved, saving
 from genreg.solvers.driver.loop import Callback, check_stopping, run
 from genreg.solvers.driver.solution import Solution, Status
 from genreg.solvers.generative.isotropic import JointProblem
 from genreg.solvers.generative.joint_map import (
+    check_encoder,
     check_turns,
     finished,
     identity,
-    learned_beta,
+    joint_problem,
     proposing,
-    with_encoder,
 )
-from genreg.solvers.generative.latent import Measured
+from genreg.solvers.generative.latent import entered, first_latents
 from genreg.solvers.updates.base import Update
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
 
@@ -59,7 +60,8 @@ def map_z_splitting(
     y: Any,
     G: Any,
     *,
-    noise_std: float | Tensor,
+    noise_std: Any = None,
+    fidelity: Any = None,
     beta: float | Tensor | None = None,
     growth: float = 10.0,
     epsilon: float | None = None,
@@ -76,7 +78,7 @@ def map_z_splitting(
 
     Parameters
     ----------
-    A, y, G, noise_std, init, callback, progress
+    A, y, G, noise_std, fidelity, init, callback, progress
         As for `jpmap`, G with or without an encoder.
     checkpoint, resume
         As for `jpmap`; the file is written after a stage.
@@ -105,12 +107,13 @@ def map_z_splitting(
         As for `jpmap`, but for the encoder.
     """
     growth = number(growth, "growth", above=1)
-    measured = Measured.enter(A, y, G, noise_std)
+    fidelity = entered(A, y, G, noise_std, fidelity, need="quadratic", by="map_z_splitting")
     epsilon = A.domain.size / 255**2 if epsilon is None else epsilon
     return _raise_beta(
-        measured,
-        learned_beta(measured, beta, 0.1),
-        per_sample_number(epsilon, "epsilon", measured.y),
+        fidelity,
+        G,
+        joint_problem(fidelity, G, beta, 0.1),
+        per_sample_number(epsilon, "epsilon", fidelity.data),
         lambda gap, level, slope: torch.full_like(gap, math.log(growth)),
         lambda problem: LevenbergMarquardt(),
         init,
@@ -131,7 +134,8 @@ def jpmap_continuation(
     y: Any,
     G: Any,
     *,
-    noise_std: float | Tensor,
+    noise_std: Any = None,
+    fidelity: Any = None,
     epsilon: float | Tensor,
     rho: float = 100.0,
     beta: float | Tensor | None = None,
@@ -160,7 +164,7 @@ def jpmap_continuation(
 
     Parameters
     ----------
-    A, y, G, noise_std, init, n1, n2, callback, progress
+    A, y, G, noise_std, fidelity, init, n1, n2, callback, progress
         As for `jpmap`. The encoder proposes in the first stage.
     checkpoint, resume
         As for `jpmap`; the file is written after a stage.
@@ -189,7 +193,8 @@ def jpmap_continuation(
         As for `jpmap`; if ε or ρ is not positive.
     """
     rho, secant = number(rho, "rho", above=0), flag(secant, "secant")
-    measured = with_encoder(Measured.enter(A, y, G, noise_std))
+    fidelity = entered(A, y, G, noise_std, fidelity, need="quadratic", by="jpmap_continuation")
+    check_encoder(G)
     n1, n2 = check_turns("fast", n1, n2)
     size = A.domain.size
 
@@ -205,9 +210,10 @@ def jpmap_continuation(
         return proposing(problem, G.encode, "fast", n1, n2)
 
     return _raise_beta(
-        measured,
-        learned_beta(measured, beta, 0.1),
-        per_sample_number(epsilon, "epsilon", measured.y),
+        fidelity,
+        G,
+        joint_problem(fidelity, G, beta, 0.1),
+        per_sample_number(epsilon, "epsilon", fidelity.data),
         step,
         update,
         init,
@@ -223,8 +229,9 @@ def jpmap_continuation(
 
 
 def _raise_beta(
-    measured: Measured,
-    beta: Tensor,
+    fidelity: Fidelity,
+    G: Any,
+    problem: JointProblem,
     epsilon: Tensor,
     step: Callable[[Tensor, Tensor, Tensor], Tensor],
     first_update: Callable[[JointProblem], Update],
@@ -247,16 +254,15 @@ def _raise_beta(
     stages = integer(stages, "stages", minimum=1)
     max_iter, tol = check_stopping(max_iter, tol, callback)
     began = time.perf_counter()
-    problem = JointProblem.measured(measured, beta)
     asked = {**settings, "stages": stages, "max_iter": max_iter, "tol": tol}
     file, saved = begin(
         checkpoint,
         resume,
         "continuation of beta",
-        lambda: identity(problem, measured, init, epsilon=epsilon, **asked),
+        lambda: identity(problem, fidelity, G, init, epsilon=epsilon, **asked),
         progress=progress,
     )
-    total = _Total(measured.start(init), beta)
+    total = _Total(first_latents(G, fidelity, init), problem.per_sample["beta"])
     if saved is not None:
         total.restore(saved)
     bar = tqdm(total=stages, initial=total.stages, desc="continuation", disable=not progress, leave=False)
@@ -279,7 +285,7 @@ def _raise_beta(
             ).any():  # what a callback has stopped does the stage again
                 done(now=not len(total.running) or total.stages == stages)
     solution = total.solution(time.perf_counter() - began)
-    return finished(measured, problem.with_beta(total.betas[-1]), solution)
+    return finished(fidelity, G, problem.with_beta(total.betas[-1]), solution)
 
 
 def _renumbered(callback: Callback, samples: Tensor) -> Callback:

@@ -42,32 +42,36 @@ from genreg.operators.bridge.arguments import choice, integer
 from genreg.operators.bridge.arrays import array, check_memory
 from genreg.operators.bridge.door import Door, per_sample_number
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.fidelity.base import Fidelity
+from genreg.solvers.algorithms.limited_memory import lbfgs
 from genreg.solvers.checkpoints import StateFile, begin, digest, of_generator, of_operator, of_setting
 from genreg.solvers.driver.loop import Callback, run
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.generative.isotropic import JointProblem
-from genreg.solvers.generative.latent import Measured
-from genreg.solvers.generative.structured import StructuredProblem
+from genreg.solvers.generative.latent import entered, first_latents, has_encoder, leave, several_latents
+from genreg.solvers.generative.profiled import Profiled
 from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State
-from genreg.solvers.updates.base import Update
+from genreg.solvers.updates.base import DENSE, QuasiNewton, Update
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
 from genreg.solvers.updates.propose import Proposal, Propose
 
 __all__ = [
+    "check_encoder",
     "check_turns",
     "finished",
     "identity",
+    "joint_problem",
     "jpmap",
-    "learned_beta",
     "maximise",
+    "maximise_profile",
     "proposing",
-    "with_encoder",
 ]
 
 Rule = Literal["exact", "candidates", "fast"]
 
 _DRAWS = 16  # draws of N(0, I) for every further starting point
+_PROPOSALS = 5  # turns in which the encoder proposes before the steps of a profile
 _DESCENT = 5  # Gauss-Newton steps of a descent from the code of the image, before it is compared
 
 
@@ -77,7 +81,8 @@ def jpmap(
     y: Any,
     G: Any,
     *,
-    noise_std: float | Tensor,
+    noise_std: Any = None,
+    fidelity: Any = None,
     beta: float | Tensor | None = None,
     init: Any = None,
     rule: Rule = "fast",
@@ -102,8 +107,11 @@ def jpmap(
         Data; a tensor or an array may have a leading batch axis, ``(B, *Y.shape)``.
     G : Generator
         Generator Z -> X with an encoder.
-    noise_std : float or Tensor
-        Standard deviation σ > 0 of the noise, or one for every sample, ``(B,)``.
+    noise_std : float, Tensor, array or ODL element of Y
+        Standard deviation σ > 0 of the noise, one for every sample, ``(B,)``, or for every datum, see
+        `GaussianFidelity`; then the step in x is computed by conjugate gradients.
+    fidelity : GaussianFidelity or callable, optional
+        In place of `noise_std`: a fidelity with the operator A, or what makes one of (A, y). y may be None then.
     beta : float or Tensor, optional
         β > 0, or one for every sample; by default 1/γ² with the γ that the model has learned.
     init : dict, ODL element of Z, Tensor or array, optional
@@ -147,26 +155,33 @@ def jpmap(
     Raises
     ------
     TypeError, ValueError, NotImplementedError
-        If an argument has the wrong type, shape, dtype, device or sign, or is not finite; if A is not linear with
-        an adjoint, or the step in x is singular; if G has no encoder, or no γ and `beta` is not given; if
-        `checkpoint` is damaged or belongs to another problem.
+        If an argument has the wrong type, shape, dtype, device or sign, or is not finite; if A is not linear with an
+        adjoint, the fidelity not that of Gaussian noise, or the step in x singular; if G has no encoder, or no γ and
+        `beta` is not given; if `checkpoint` is damaged or belongs to another problem.
     FileExistsError
         If there is a `checkpoint` and `resume` is false.
     """
-    measured = with_encoder(Measured.enter(A, y, G, noise_std))
+    fidelity = entered(A, y, G, noise_std, fidelity, need="quadratic", by="jpmap")
+    check_encoder(G)
     n1, n2 = check_turns(rule, n1, n2)
-    restarts, y = integer(restarts, "restarts", minimum=1), measured.y
-    check_memory((len(y), restarts, A.domain.size), y.dtype, "restarts", restarts, y.device)
-    problem = JointProblem.measured(measured, learned_beta(measured, beta))
+    restarts, data = integer(restarts, "restarts", minimum=1), fidelity.data
+    check_memory((len(data), restarts, A.domain.size), data.dtype, "restarts", restarts, data.device)
+    problem = joint_problem(fidelity, G, beta)
     settings = dict(rule=rule, n1=n1, n2=n2, restarts=restarts, seed=seed, max_iter=max_iter, tol=tol)
     file, saved = begin(
-        checkpoint, resume, "jpmap", lambda: identity(problem, measured, init, **settings), progress=progress
+        checkpoint,
+        resume,
+        "jpmap",
+        lambda: identity(problem, fidelity, G, init, **settings),
+        progress=progress,
     )
-    z, rows = _screened(problem, *measured.starts(init, 1 + _DRAWS * (restarts - 1), seed), restarts)
+    first = first_latents(G, fidelity, init)
+    z, rows = _screened(problem, *several_latents(first, 1 + _DRAWS * (restarts - 1), seed), restarts)
+    several = problem.take(rows)
     solution = maximise(
-        problem.take(rows),
+        several,
         {"z": z},
-        update=lambda several: proposing(several, G.encode, rule, n1, n2),
+        proposing(several, G.encode, rule, n1, n2),
         max_iter=max_iter,
         tol=tol,
         callback=callback,
@@ -174,7 +189,7 @@ def jpmap(
         file=file,
         saved=saved,
     )
-    return finished(measured, problem, solution.best(restarts))
+    return finished(fidelity, G, problem, solution.best(restarts))
 
 
 def _screened(problem: JointProblem, z: Tensor, rows: Tensor, restarts: int) -> tuple[Tensor, Tensor]:
@@ -193,10 +208,10 @@ def _screened(problem: JointProblem, z: Tensor, rows: Tensor, restarts: int) -> 
 
 
 def maximise(
-    problem: JointProblem | StructuredProblem,
+    problem: Profiled,
     init: Mapping[str, Tensor],
+    update: Update,
     *,
-    update: Callable[[Any], Update] | None = None,
     max_iter: int = 200,
     tol: float = 1e-4,
     callback: Callback | None = None,
@@ -208,12 +223,12 @@ def maximise(
 
     Parameters
     ----------
-    problem : JointProblem or StructuredProblem
+    problem : Profiled
         J.
     init : dict of str to Tensor
         Its ``"z"`` is the starting point.
-    update : callable, optional
-        Makes the update of z for the problem; by default damped Gauss-Newton steps for the profile.
+    update : Update
+        How z moves.
     max_iter, tol, callback, progress
         As for `jpmap`.
     file, saved
@@ -227,7 +242,7 @@ def maximise(
     solution = run(
         problem.profile(),
         Door({"z": init["z"]}, dict, True),
-        {"z": LevenbergMarquardt() if update is None else update(problem)},
+        {"z": update},
         max_iter=max_iter,
         tol=tol,
         callback=callback,
@@ -240,15 +255,37 @@ def maximise(
     return replace(solution, blocks={"x": problem.image(z), "z": z})
 
 
-def codes(
-    problem: JointProblem | StructuredProblem, encode: Callable[[Tensor], Tensor]
-) -> Callable[[Objective, State], Tensor]:
+def maximise_profile(
+    problem: Profiled,
+    init: Mapping[str, Tensor],
+    encode: Callable[[Tensor], Tensor] | None = None,
+    **settings: Any,
+) -> Solution:
+    """Minimise J from the latent vectors in `init` by the steps that its profile offers.
+
+    The encoder, where it is given, proposes in the first turns. Then z moves by damped Gauss-Newton steps where the
+    profile has a curvature, otherwise by quasi-Newton steps, with limited memory where it has many dimensions.
+    """
+    profile = problem.profile()
+    small = profile.spaces["z"].size <= DENSE
+    step = LevenbergMarquardt() if "z" in profile.curvature else QuasiNewton() if small else None
+    proposals = [Proposal(codes(problem, encode), _PROPOSALS)] if encode else []
+    if step is not None:
+        return maximise(problem, init, Propose(proposals, step) if proposals else step, **settings)
+    if proposals:
+        init = maximise(problem, init, Propose(proposals), max_iter=_PROPOSALS, progress=False).blocks
+    found = lbfgs(profile, {"z": init["z"]}, **settings)
+    z = found.blocks["z"]
+    return replace(found, blocks={"x": problem.image(z), "z": z})
+
+
+def codes(problem: Profiled, encode: Callable[[Tensor], Tensor]) -> Callable[[Objective, State], Tensor]:
     """The proposal of the code of the present image x*(z)."""
     return functools.partial(_code, problem, encode)
 
 
 def _code(
-    problem: JointProblem | StructuredProblem,
+    problem: Profiled,
     encode: Callable[[Tensor], Tensor],
     objective: Objective,
     state: State,
@@ -284,32 +321,25 @@ def proposing(
     return Propose([Proposal(code, n1), *descents], LevenbergMarquardt())
 
 
-def identity(problem: JointProblem, measured: Measured, init: Any, **settings: Any) -> dict[str, Any]:
+def identity(problem: JointProblem, fidelity: Fidelity, G: Any, init: Any, **settings: Any) -> dict[str, Any]:
     """Return what the state of a run belongs to."""
     given = init.values() if isinstance(init, Mapping) else () if init is None else (init,)
     return {
         **{name: digest(value) for name, value in problem.per_sample.items()},
         "init": digest(*(array(value, "init") for value in given)),
-        **of_operator("operator", measured.A),
-        **of_generator(measured.G),
+        **of_operator("operator", fidelity.operator),
+        **of_generator(G),
         **{name: of_setting(value) for name, value in settings.items()},
     }
 
 
-def with_encoder(measured: Measured) -> Measured:
-    """Return the data of a generator with an encoder.
-
-    Raises
-    ------
-    ValueError
-        If it has none.
-    """
-    if not measured.has_encoder:
+def check_encoder(G: Any) -> None:
+    """Raise ValueError unless a generator has an encoder."""
+    if not has_encoder(G):
         raise ValueError(
-            f"G must have an encoder (a method encode of its model) for JPMAP, got {measured.G!r}; "
+            f"G must have an encoder (a method encode of its model) for JPMAP, got {G!r}; "
             "map_z_splitting and levenberg_marquardt need none"
         )
-    return measured
 
 
 def check_turns(rule: Any, n1: Any, n2: Any) -> tuple[int, int | None]:
@@ -325,8 +355,10 @@ def check_turns(rule: Any, n1: Any, n2: Any) -> tuple[int, int | None]:
     return n1, None if n2 is None else integer(n2, "n2", minimum=n1)
 
 
-def learned_beta(measured: Measured, beta: float | Tensor | None, factor: float = 1.0) -> Tensor:
-    """Return β for every sample, by default `factor` times 1/γ² with the γ that the model of G has learned.
+def joint_problem(
+    fidelity: Fidelity, G: Any, beta: float | Tensor | None, factor: float = 1.0
+) -> JointProblem:
+    """The problem with w = 1 and some β, by default `factor` times 1/γ² with the γ that the model of G has learned.
 
     Raises
     ------
@@ -334,17 +366,18 @@ def learned_beta(measured: Measured, beta: float | Tensor | None, factor: float 
         If β is no positive number, or is not given and there is no γ.
     """
     if beta is None:
-        gamma = getattr(measured.G, "std", None)
+        gamma = getattr(G, "std", None)
         if gamma is None:
-            raise ValueError(
-                f"beta must be given: the model of G has learned no standard deviation, {measured.G!r}"
-            )
+            raise ValueError(f"beta must be given: the model of G has learned no standard deviation, {G!r}")
         beta = factor / gamma**2
-    return per_sample_number(beta, "beta", measured.y)
+    beta = per_sample_number(beta, "beta", fidelity.data)
+    return JointProblem.of(
+        fidelity.operator, G, **fidelity.per_sample, beta=beta, weight=torch.ones_like(beta)
+    )
 
 
-def finished(measured: Measured, problem: JointProblem, solution: Solution) -> Solution:
+def finished(fidelity: Fidelity, G: Any, problem: JointProblem, solution: Solution) -> Solution:
     """The solution with both blocks, as the caller's kind of data."""
     z = solution.blocks["z"]
     x = solution.blocks["x"] if "x" in solution.blocks else problem.image(z)
-    return measured.leave(solution, x, x=x, z=z)
+    return leave(fidelity, G, solution, x, x=x, z=z)

@@ -470,7 +470,7 @@ def test_curvature_of_the_latent_problem_with_weighted_data(X, G, dtype):
     assert torch.allclose(solution.blocks["z"], torch.linalg.solve(normal, rhs).squeeze(-1), atol=1e-8)
 
 
-def test_joint_prior_takes_weighted_data_and_refuses_their_posterior(X, A, G, x):
+def test_joint_prior_takes_weighted_data(X, A, G, x):
     sigma = torch.linspace(0.1, 0.5, 12, dtype=torch.float64)
     y, R = to_torch(A)(x), JointPrior(G, beta=4.0)
     settings = {"lam": 1.0, "tol": 1e-8, "max_iter": 500, "progress": False}
@@ -478,8 +478,12 @@ def test_joint_prior_takes_weighted_data_and_refuses_their_posterior(X, A, G, x)
     scaled = Rays(A.domain, A.range, A.matrix / sigma[:, None])
     white = reconstruct(scaled, y / sigma, R, noise_std=1.0, **settings)
     assert torch.allclose(rec.image, white.image, atol=1e-5)
-    with pytest.raises(ValueError, match="one noise_std for every sample"):
-        R.posterior(GaussianFidelity(A, y, sigma), rec.blocks["z"])
+    weighted = R.posterior(GaussianFidelity(A, y, sigma), rec.blocks["z"])
+    whitened = R.posterior(GaussianFidelity(scaled, y / sigma, 1.0), rec.blocks["z"])
+    assert torch.allclose(weighted.mean, rec.image, atol=1e-5)
+    assert torch.allclose(weighted.mean, whitened.mean, atol=1e-7)
+    draws = [posterior.sample(4000, 0) for posterior in (weighted, whitened)]
+    assert torch.allclose(draws[0], draws[1], atol=1e-6)  # from the same numbers
 
 
 def test_one_standard_deviation_for_all_data_is_white(A, Y, x):
