@@ -174,6 +174,28 @@ def test_gradient_by_taylor_on_weighted_spaces(fidelity, kind, X, Y, A, x):
         derivative_test(f, point, seed=1) if kind in ("gaussian", "weighted") else small_steps(f, point)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_curvature_is_the_second_derivative_in_every_datum(fidelity, kind, A, x):
+    f = fidelity(kind)
+    if "curvature" not in f.offers:
+        assert f.curvature_bound is None
+        with pytest.raises(
+            NotImplementedError, match=r"^a solver needs a fidelity with a curvature, got Func"
+        ):
+            f.require("curvature", "a solver")
+        with pytest.raises(NotImplementedError, match="has no curvature"):
+            f.curvature(to_torch(A)(x), **f.per_sample)
+        return
+    Ax = to_torch(A)(x)[: len(f.data)].requires_grad_()
+    (slope,) = torch.autograd.grad(f.misfit(Ax, **f.per_sample).sum(), Ax, create_graph=True)
+    (second,) = torch.autograd.grad(slope.sum(), Ax)
+    found = f.curvature(Ax.detach(), **f.per_sample)
+    found = found[:, None] if found.ndim == 1 else found
+    assert torch.allclose(found.expand(second.shape), second.clamp_min(0))
+    if "quadratic" in f.offers:
+        assert torch.allclose(f.curvature_bound, second.amax(1))
+
+
 def small_steps(f, point):
     """Let the Taylor test take steps that keep the counts positive."""
     scaling = odl.ScalingOperator(f.domain, 0.1)

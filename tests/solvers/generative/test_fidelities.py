@@ -1,5 +1,6 @@
 """The fidelity of every generative solver: noise of every datum, counts, and what a solver refuses."""
 
+from dataclasses import replace
 from functools import partial
 
 import odl
@@ -18,7 +19,7 @@ from genreg.solvers import (
 )
 from genreg.solvers.problem.objective import Objective
 
-from ..latent_problems import OPERATORS, SHAPE, closed_form, data, hard_closed_form, linear, network, space
+from ..latent_problems import OPERATORS, closed_form, data, hard_closed_form, linear, network, space
 
 QUIET = {"progress": False}
 SOLVERS = {
@@ -26,9 +27,8 @@ SOLVERS = {
     "jpmap_continuation": partial(jpmap_continuation, epsilon=1e-2, beta=1.0, tol=1e-9, **QUIET),
     "map_z_splitting": partial(map_z_splitting, epsilon=1e-4, beta=1.0, tol=1e-9, **QUIET),
     "levenberg_marquardt": partial(levenberg_marquardt, lam=0.5, tol=1e-10, **QUIET),
-    "projected_gradient": partial(projected_gradient, tol=1e-10, max_iter=3000, **QUIET),
+    "projected_gradient": partial(projected_gradient, projection="encoder", tol=1e-8, max_iter=3000, **QUIET),
 }
-FORWARD = ["mask", "gaussian", "rays"]
 
 
 def problem(name, G):
@@ -36,44 +36,47 @@ def problem(name, G):
     A = OPERATORS[name](space())
     y, _ = data(A, G, batch=3, std=0.2)
     generator = torch.Generator().manual_seed(4)
-    sigma = 0.1 + torch.rand(y.shape, dtype=torch.float64, generator=generator)
+    sigma = 0.3 + 0.5 * torch.rand(y.shape, dtype=torch.float64, generator=generator)
     sigma.flatten(1)[0, 1] = torch.inf
     return A, y, sigma
+
+
+def orthogonal():
+    """A linear generator whose encoder projects onto its range, and its matrix."""
+    return linear(E=torch.linalg.pinv(linear()[1]))
 
 
 def whitened(A, sigma):
     return odl.MultiplyOperator(A.range.element((1 / sigma).numpy())) * A
 
 
-def same(found, expected, **tolerance):
+def same(found, expected):
     for name, value in expected.blocks.items():
-        torch.testing.assert_close(found.blocks[name], value, **tolerance)
-    torch.testing.assert_close(found.image, expected.image, **tolerance)
+        torch.testing.assert_close(found.blocks[name], value, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.image, expected.image, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.value, expected.value, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", FORWARD)
+@pytest.mark.parametrize("name", ["gaussian", "rays"])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_noise_of_every_datum_is_the_whitened_problem(solver, name):
     """In a batch, one sample at a time, and with an operator and data divided by σ."""
-    solve, (G, _) = SOLVERS[solver], linear()
+    solve, (G, _) = SOLVERS[solver], orthogonal()
     A, y, sigma = problem(name, G)
     together = solve(A, y, G, noise_std=sigma)
     assert (together.status == Status.CONVERGED).all()
     for k in range(len(y)):
         alone = solve(A, y[k], G, noise_std=sigma[k])
         white = solve(whitened(A, sigma[k]), y[k] / sigma[k], G, noise_std=1.0)
-        of_batch = Status(int(together.status[k])), together.blocks["z"][k], together.image[k]
-        assert of_batch[0] == int(alone.status)
-        torch.testing.assert_close(of_batch[1], alone.blocks["z"], rtol=1e-6, atol=1e-7)
-        torch.testing.assert_close(of_batch[2], alone.image, rtol=1e-6, atol=1e-7)
-        same(alone, white, rtol=1e-5, atol=1e-6)
+        blocks = {name: v[k] for name, v in together.blocks.items()}
+        same(alone, replace(together, blocks=blocks, image=together.image[k], value=together.value[k]))
+        same(alone, white)
 
 
-@pytest.mark.parametrize("name", FORWARD)
+@pytest.mark.parametrize("name", ["mask", "gaussian", "rays"])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_noise_of_every_datum_against_the_closed_form(solver, name):
-    G, W = linear()
+    G, W = orthogonal()
     A, y, sigma = problem(name, G)
     solution = SOLVERS[solver](A, y, G, noise_std=sigma)
     if "x" in solution.blocks and solver != "projected_gradient":
@@ -122,7 +125,7 @@ def test_counts(intensity):
         A, counts[1], G, fidelity=fidelity.take(torch.tensor([1])), lam=0.5, init=z[1], tol=1e-8, **QUIET
     )
     torch.testing.assert_close(alone.blocks["z"], solution.blocks["z"][1], rtol=1e-5, atol=1e-6)
-    projected = projected_gradient(A, counts, G, fidelity=fidelity, init=z, max_iter=20, **QUIET)
+    projected = projected_gradient(A, counts, G, fidelity=fidelity, init=z, max_iter=5, **QUIET)
     assert (projected.value <= to_torch(fidelity)(to_torch(G)(z))).all()
 
 
@@ -151,4 +154,3 @@ def test_data_of_one_sample_that_were_not_measured_at_all():
     for name in ("jpmap", "levenberg_marquardt"):
         z = SOLVERS[name](A, y, G, noise_std=sigma).blocks["z"]
         assert z[1].norm() < 1e-6 < z[0].norm()
-    assert SHAPE == G.range.shape
