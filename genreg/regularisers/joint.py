@@ -21,8 +21,7 @@ from genreg.regularisers.generative import Generative, check_generator
 from genreg.regularisers.marginal import Marginal
 from genreg.solvers import Objective, SaddlePoint, Solution, lbfgs
 from genreg.solvers.generative.isotropic import JointProblem
-from genreg.solvers.generative.joint_map import maximise_profile
-from genreg.solvers.generative.profiled import Profiled
+from genreg.solvers.generative.profiled import Profiled, maximise_profile
 from genreg.solvers.generative.structured import StructuredProblem, negative_log_prior
 from genreg.solvers.problem.objective import Blocks
 

@@ -31,7 +31,7 @@ from genreg.operators.bridge.arguments import flag, integer, number
 from genreg.operators.bridge.door import Door, per_sample_number
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.fidelity.base import Fidelity
-from genreg.solvers.checkpoints import begin, moved, saving
+from genreg.solvers.checkpoints import begin, saving
 from genreg.solvers.driver.loop import Callback, check_stopping, run
 from genreg.solvers.driver.solution import Solution, Status
 from genreg.solvers.generative.isotropic import JointProblem
@@ -44,6 +44,7 @@ from genreg.solvers.generative.joint_map import (
     proposing,
 )
 from genreg.solvers.generative.latent import entered, first_latents
+from genreg.solvers.generative.stages import Stages
 from genreg.solvers.updates.base import Update
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
 
@@ -61,7 +62,7 @@ def map_z_splitting(
     G: Any,
     *,
     noise_std: Any = None,
-    fidelity: Any = None,
+    fidelity: Fidelity | Callable[..., Fidelity] | None = None,
     beta: float | Tensor | None = None,
     growth: float = 10.0,
     epsilon: float | None = None,
@@ -135,7 +136,7 @@ def jpmap_continuation(
     G: Any,
     *,
     noise_std: Any = None,
-    fidelity: Any = None,
+    fidelity: Fidelity | Callable[..., Fidelity] | None = None,
     epsilon: float | Tensor,
     rho: float = 100.0,
     beta: float | Tensor | None = None,
@@ -262,7 +263,7 @@ def _raise_beta(
         lambda: identity(problem, fidelity, G, init, epsilon=epsilon, **asked),
         progress=progress,
     )
-    total = _Total(first_latents(G, fidelity, init), problem.per_sample["beta"])
+    total = Stages(first_latents(G, fidelity, init), problem.per_sample["beta"])
     if saved is not None:
         total.restore(saved)
     bar = tqdm(total=stages, initial=total.stages, desc="continuation", disable=not progress, leave=False)
@@ -291,79 +292,3 @@ def _raise_beta(
 def _renumbered(callback: Callback, samples: Tensor) -> Callback:
     """The callback of a stage of some samples, which are to have the numbers that they have in the batch."""
     return lambda iterate: callback(replace(iterate, samples=samples[iterate.samples]))
-
-
-class _Total:
-    """The results of all stages so far, and the β of the next one.
-
-    Attributes
-    ----------
-    z, value, gap, status, iterations, calls
-        Of every sample after its last stage.
-    beta : Tensor
-        β, ``(B,)``.
-    running : Tensor
-        The samples that have not ended.
-    moved, before : Tensor
-        The last step of log β, and log gap before it, ``(B,)``.
-    betas, gaps : list of Tensor
-        β and gap of every stage.
-    """
-
-    def __init__(self, z: Tensor, beta: Tensor) -> None:
-        self.z, self.beta = z.clone(), beta.clone()
-        self.running = torch.arange(len(z), device=z.device)
-        self.value, self.gap = torch.full_like(beta, torch.nan), torch.full_like(beta, torch.inf)
-        self.status = torch.full_like(beta, Status.MAX_ITER, dtype=torch.int64)
-        self.iterations, self.calls = torch.zeros_like(self.status), torch.zeros_like(self.status)
-        self.moved, self.before = torch.zeros_like(beta), torch.zeros_like(beta)
-        self.betas: list[Tensor] = []
-        self.gaps: list[Tensor] = []
-
-    @property
-    def stages(self) -> int:
-        """Number of stages so far."""
-        return len(self.betas)
-
-    def add(
-        self, stage: Solution, gap: Tensor, epsilon: Tensor, step: Callable[[Tensor, Tensor, Tensor], Tensor]
-    ) -> None:
-        """Write a stage of the running samples down, and raise β of those whose gap is above ε."""
-        index, first = self.running, not self.stages
-        self.z[index], self.value[index], self.gap[index] = stage.blocks["z"], stage.value, gap
-        self.iterations[index] += stage.iterations
-        self.calls[index] += stage.operator_calls
-        self.betas.append(self.beta.clone())
-        self.gaps.append(self.gap.clone())
-        stopped = bool((stage.status == Status.STOPPED).any())
-        ended = (gap <= epsilon[index]) | (stage.status == Status.NON_FINITE)
-        self.status[index[ended]] = stage.status[ended]
-        if stopped:
-            self.status[index[~ended]] = Status.STOPPED
-            ended = torch.ones_like(ended)
-        self.running, gap = index[~ended], gap[~ended]
-        slope = (gap.log() - self.before[self.running]) / self.moved[self.running]
-        slope = torch.full_like(gap, -2.0) if first else slope.nan_to_num(-2.0).clamp(-2.0, -0.5)
-        log_step = step(gap, epsilon[self.running], slope)
-        self.before[self.running], self.moved[self.running] = gap.log(), log_step
-        self.beta[self.running] *= log_step.exp()
-
-    def snapshot(self) -> dict[str, Any]:
-        """What a file keeps."""
-        return dict(vars(self))
-
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """Undo `snapshot`."""
-        vars(self).update(moved(saved, self.z.device))
-
-    def solution(self, seconds: float) -> Solution:
-        """All of it."""
-        return Solution(
-            blocks={"z": self.z},
-            value=self.value,
-            status=self.status,
-            iterations=self.iterations,
-            operator_calls=self.calls,
-            time=seconds,
-            history={"beta": torch.stack(self.betas), "gap": torch.stack(self.gaps)},
-        )

@@ -10,6 +10,7 @@ for every sample, see `genreg.solvers.updates.levenberg_marquardt`. An `Objectiv
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import odl
@@ -20,6 +21,7 @@ from genreg.operators import to_torch
 from genreg.operators.bridge.arguments import described
 from genreg.operators.bridge.door import Door, per_sample_number
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.fidelity.base import Fidelity
 from genreg.solvers.driver.loop import Callback, run
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.generative.latent import entered, first_latents, latent_objective, leave
@@ -35,7 +37,7 @@ def levenberg_marquardt(
     G: odl.Operator,
     *,
     noise_std: Any = None,
-    fidelity: Any = None,
+    fidelity: Fidelity | Callable[..., Fidelity] | None = None,
     lam: float | Tensor = 1.0,
     init: Any = None,
     max_iter: int = 100,

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -43,16 +42,14 @@ from genreg.operators.bridge.arrays import array, check_memory
 from genreg.operators.bridge.door import Door, per_sample_number
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.fidelity.base import Fidelity
-from genreg.solvers.algorithms.limited_memory import lbfgs
-from genreg.solvers.checkpoints import StateFile, begin, digest, of_generator, of_operator, of_setting
+from genreg.solvers.checkpoints import begin, digest, of_generator, of_operator, of_setting
 from genreg.solvers.driver.loop import Callback, run
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.generative.isotropic import JointProblem
 from genreg.solvers.generative.latent import entered, first_latents, has_encoder, leave, several_latents
-from genreg.solvers.generative.profiled import Profiled
+from genreg.solvers.generative.profiled import codes, maximise
 from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State
-from genreg.solvers.updates.base import DENSE, QuasiNewton, Update
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
 from genreg.solvers.updates.propose import Proposal, Propose
 
@@ -63,15 +60,12 @@ __all__ = [
     "identity",
     "joint_problem",
     "jpmap",
-    "maximise",
-    "maximise_profile",
     "proposing",
 ]
 
 Rule = Literal["exact", "candidates", "fast"]
 
 _DRAWS = 16  # draws of N(0, I) for every further starting point
-_PROPOSALS = 5  # turns in which the encoder proposes before the steps of a profile
 _DESCENT = 5  # Gauss-Newton steps of a descent from the code of the image, before it is compared
 
 
@@ -82,7 +76,7 @@ def jpmap(
     G: Any,
     *,
     noise_std: Any = None,
-    fidelity: Any = None,
+    fidelity: Fidelity | Callable[..., Fidelity] | None = None,
     beta: float | Tensor | None = None,
     init: Any = None,
     rule: Rule = "fast",
@@ -205,92 +199,6 @@ def _screened(problem: JointProblem, z: Tensor, rows: Tensor, restarts: int) -> 
     chosen = torch.cat((torch.zeros_like(best[:, :1]), 1 + best), 1)
     samples = torch.arange(count, device=z.device)
     return starts[samples[:, None], chosen].flatten(0, 1), samples.repeat_interleave(restarts)
-
-
-def maximise(
-    problem: Profiled,
-    init: Mapping[str, Tensor],
-    update: Update,
-    *,
-    max_iter: int = 200,
-    tol: float = 1e-4,
-    callback: Callback | None = None,
-    progress: bool = True,
-    file: StateFile | None = None,
-    saved: Mapping[str, Any] | None = None,
-) -> Solution:
-    """Minimise J of a batch of tensors over both blocks, from the latent vectors in `init`.
-
-    Parameters
-    ----------
-    problem : Profiled
-        J.
-    init : dict of str to Tensor
-        Its ``"z"`` is the starting point.
-    update : Update
-        How z moves.
-    max_iter, tol, callback, progress
-        As for `jpmap`.
-    file, saved
-        As for `run`.
-
-    Returns
-    -------
-    Solution
-        Blocks ``"x"`` and ``"z"``.
-    """
-    solution = run(
-        problem.profile(),
-        Door({"z": init["z"]}, dict, True),
-        {"z": update},
-        max_iter=max_iter,
-        tol=tol,
-        callback=callback,
-        progress=progress,
-        description="JPMAP",
-        file=file,
-        saved=saved,
-    )
-    z = solution.blocks["z"]
-    return replace(solution, blocks={"x": problem.image(z), "z": z})
-
-
-def maximise_profile(
-    problem: Profiled,
-    init: Mapping[str, Tensor],
-    encode: Callable[[Tensor], Tensor] | None = None,
-    **settings: Any,
-) -> Solution:
-    """Minimise J from the latent vectors in `init` by the steps that its profile offers.
-
-    The encoder, where it is given, proposes in the first turns. Then z moves by damped Gauss-Newton steps where the
-    profile has a curvature, otherwise by quasi-Newton steps, with limited memory where it has many dimensions.
-    """
-    profile = problem.profile()
-    small = profile.spaces["z"].size <= DENSE
-    step = LevenbergMarquardt() if "z" in profile.curvature else QuasiNewton() if small else None
-    proposals = [Proposal(codes(problem, encode), _PROPOSALS)] if encode else []
-    if step is not None:
-        return maximise(problem, init, Propose(proposals, step) if proposals else step, **settings)
-    if proposals:
-        init = maximise(problem, init, Propose(proposals), max_iter=_PROPOSALS, progress=False).blocks
-    found = lbfgs(profile, {"z": init["z"]}, **settings)
-    z = found.blocks["z"]
-    return replace(found, blocks={"x": problem.image(z), "z": z})
-
-
-def codes(problem: Profiled, encode: Callable[[Tensor], Tensor]) -> Callable[[Objective, State], Tensor]:
-    """The proposal of the code of the present image x*(z)."""
-    return functools.partial(_code, problem, encode)
-
-
-def _code(
-    problem: Profiled,
-    encode: Callable[[Tensor], Tensor],
-    objective: Objective,
-    state: State,
-) -> Tensor:
-    return encode(problem.image(state.blocks["z"], **objective.per_sample))
 
 
 def _descended(

@@ -27,6 +27,7 @@ from genreg.operators.bridge.arguments import choice, integer, number, seeded_ge
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.door import Door
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.fidelity.base import Fidelity
 from genreg.operators.linear.conjugate_gradient import inner
 from genreg.operators.linear.norm import operator_norm
 from genreg.solvers.algorithms.descent import gauss_newton
@@ -52,7 +53,7 @@ def projected_gradient(
     G: Any,
     *,
     noise_std: Any = None,
-    fidelity: Any = None,
+    fidelity: Fidelity | Callable[..., Fidelity] | None = None,
     projection: Literal["solve", "encoder"] = "solve",
     init: Any = None,
     step: float | None = None,

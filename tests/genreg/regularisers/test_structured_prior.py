@@ -299,7 +299,7 @@ def test_many_latent_dimensions_take_a_limited_memory(A, X, y, init, monkeypatch
     R = JointPrior(structured(X, slope=0.2))
     settings = {"noise_std": SIGMA, "lam": 1.0, "tol": 1e-7, "init": init, "progress": False}
     dense = reconstruct(A, y, R, **settings)
-    monkeypatch.setattr("genreg.solvers.generative.joint_map.DENSE", 2)
+    monkeypatch.setattr("genreg.solvers.generative.profiled.DENSE", 2)
     limited = reconstruct(A, y, R, **settings)
     assert (limited.status == Status.CONVERGED).all()
     assert torch.allclose(limited.value, dense.value, rtol=1e-8)
