@@ -57,7 +57,7 @@ class ConjugateGradientProx(DataProx):
         self.tol = (1e-6 if self._real == torch.float32 else 1e-10) if tol is None else float(tol)
         self.max_iter = max_iter
         self._accepted = max(self.tol, 1e2 * eps)
-        self._warned = False
+        self._warned: list[bool] = []  # shared by what `whitened` returns
 
     def whitened(self, root: Tensor) -> ConjugateGradientProx:
         """The data prox of A followed by a multiplication with a number >= 0 for every datum.
@@ -76,7 +76,7 @@ class ConjugateGradientProx(DataProx):
         c, self.last_residual = self._solve(r, shift, guess)
         late = self.last_residual > self._accepted
         if not self._warned and bool(late.any()):
-            self._warned = True
+            self._warned.append(True)
             warnings.warn(
                 f"conjugate gradients ended with a relative residual of {float(self.last_residual[late].max()):.1e} "
                 f"> tol = {self.tol:.1e} for {int(late.sum())} of {late.numel()} samples; raise `max_iter` "

@@ -508,6 +508,30 @@ def test_joint_prior_takes_weighted_data(X, A, G, x):
     assert torch.allclose(draws[0], draws[1], atol=1e-6)  # from the same numbers
 
 
+@pytest.mark.parametrize("kind", ["transmission", "transmission with background"])
+def test_hard_constraint_takes_gauss_newton_steps_for_counts(fidelity, kind, G):
+    f = fidelity(kind)
+    lam = torch.full((len(f.data),), 0.5, dtype=torch.float64)
+    problem, start = HardConstraint(G).problem(f, lam), {"z": torch.zeros(len(lam), 3, dtype=torch.float64)}
+    newton, quasi = (
+        solve(problem, start, tol=1e-7, max_iter=200, progress=False)
+        for solve in (solvers.gauss_newton, solvers.quasi_newton)
+    )
+    assert newton.converged.all() and quasi.converged.all()
+    assert torch.allclose(newton.blocks["z"], quasi.blocks["z"], atol=1e-4)
+    assert (newton.iterations <= quasi.iterations).all()
+
+
+@pytest.mark.parametrize("regulariser", [HardConstraint, lambda G: JointPrior(G, beta=4.0)])
+def test_what_a_regulariser_cannot_use_is_refused_by_name(fidelity, regulariser, G):
+    R, f = regulariser(G), fidelity("l1", 1)
+    name = type(R).__name__
+    with pytest.raises(
+        NotImplementedError, match=f"^{name} needs a fidelity with a gradient, got FunctionalF"
+    ):
+        R.problem(f, torch.ones(1, dtype=torch.float64))
+
+
 def test_one_standard_deviation_for_all_data_is_white(A, Y, x):
     y = to_torch(A)(x)
     sigma = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
