@@ -8,7 +8,6 @@ doi:10.6028/jres.049.044.
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -90,7 +89,13 @@ def conjugate_gradient(
     status = torch.where(torch.isfinite(value), Status.RUNNING, Status.NON_FINITE)
     iterations, calls = torch.zeros_like(samples), torch.full_like(samples, 3)
     history: list[Tensor] = []
-    taken = 0
+    taken, smallest = 0, torch.zeros_like(value)
+
+    def unfinished(step: Tensor, r: Tensor) -> Tensor:
+        """Whether the residual r by recursion, after a step from the present x, is above tolerance and rounding."""
+        size, norm = product.length + inner(x + step, x + step).sqrt(), inner(r, r).sqrt()
+        return (norm * size > 0.5 * tol * value.abs()) & (norm > smallest)
+
     with tqdm(total=max_iter, desc="conjugate gradients", disable=not progress, leave=False) as bar:
         while True:
             size = product.length + inner(x, x).sqrt()
@@ -108,7 +113,6 @@ def conjugate_gradient(
             b = torch.where(keep, -g, 0)  # samples that have ended stay where they are
             # Below rounding a residual by recursion means nothing, and a step may run along the null space of N.
             smallest = 100 * torch.finfo(value.dtype).eps * inner(b, b).sqrt()
-            unfinished = functools.partial(_unfinished, start, product.length, 0.5 * tol, smallest)
             cycle = conjugate_gradients(product, b, unfinished, max_iter=min(50, max_iter - taken))
             x, k = x + cycle.x, int(cycle.steps.max())
             iterations, taken = iterations + cycle.steps, taken + k
@@ -133,15 +137,6 @@ def conjugate_gradient(
         time=time.perf_counter() - began,
         history={"residual": door.per_sample(torch.stack(history), axis=1)},
     )
-
-
-def _unfinished(
-    start: tuple[Tensor, Tensor], length: Tensor, tol: float, smallest: Tensor, step: Tensor, r: Tensor
-) -> Tensor:
-    """Whether the residual r, by recursion, exceeds the tolerance and rounding after a step from the start."""
-    x, value = start[0] + step, start[1]
-    size, norm = length + inner(x, x).sqrt(), inner(r, r).sqrt()
-    return (norm * size > tol * value.abs()) & (norm > smallest)
 
 
 class _Product:
