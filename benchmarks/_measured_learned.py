@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import genreg
 from genreg import solvers
-from genreg.solvers.generative.joint_map import codes, maximise
+from genreg.solvers.generative.profiled import codes, maximise
 from genreg.solvers.generative.structured import StructuredProblem
 
 __all__ = ["BRIGHT", "HEIGHT", "Learned", "Placement", "Resampled", "cubic"]
@@ -185,8 +185,5 @@ class Learned:
     ) -> solvers.Solution:
         if isinstance(problem, StructuredProblem):
             problem = replace(problem, tol=self.tol)
-
-        def update(problem: Any) -> solvers.Propose:
-            return solvers.Propose([solvers.Proposal(codes(problem, G.encode), 2)], solvers.QuasiNewton())
-
-        return maximise(problem, init, update=update, **settings)
+        update = solvers.Propose([solvers.Proposal(codes(problem, G.encode), 2)], solvers.QuasiNewton())
+        return maximise(problem, init, update, **settings)

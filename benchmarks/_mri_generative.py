@@ -16,7 +16,7 @@ import genreg
 from genreg import solvers
 from genreg.evaluation import psnr
 from genreg.operators import GaussianPosterior, to_torch
-from genreg.solvers.generative.joint_map import codes, maximise
+from genreg.solvers.generative.profiled import codes, maximise
 from genreg.solvers.generative.structured import StructuredProblem
 
 __all__ = ["Joint", "RangeConstrained", "WeightOptimised"]
@@ -124,13 +124,8 @@ class Joint:
     def _solve(self, problem: Any, init: Mapping[str, Tensor], **settings: Any) -> solvers.Solution:
         if isinstance(problem, StructuredProblem):
             problem = replace(problem, tol=self.tol)
-
-        def update(problem: Any) -> solvers.Propose:
-            return solvers.Propose(
-                [solvers.Proposal(codes(problem, self.G.encode), 2)], solvers.QuasiNewton()
-            )
-
-        return maximise(problem, init, update=update, **settings)
+        update = solvers.Propose([solvers.Proposal(codes(problem, self.G.encode), 2)], solvers.QuasiNewton())
+        return maximise(problem, init, update, **settings)
 
 
 @dataclass(frozen=True)
