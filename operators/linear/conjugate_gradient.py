@@ -69,16 +69,15 @@ def conjugate_gradients(
         return values.view(-1, *(1,) * (b.ndim - 1))
 
     x, r, z = torch.zeros_like(b), b, M(b)
-    p, rz = z, inner(b, z)
+    rz = inner(b, z)
     steps, running = torch.zeros_like(rz, dtype=torch.int64), rz > 0
+    p = torch.where(column(running), z, 0)
     for _ in range(max_iter):
         if not bool(running.any()):
             break
-        live, Np = column(running), N(p)
-        alpha = column(rz / inner(Np, p).clamp_min(tiny))
-        x = torch.where(live, x + alpha * p, x)
-        r = torch.where(live, r - alpha * Np, r)
-        steps = steps + running
+        Np = N(p)
+        alpha = column(torch.where(running, rz / inner(Np, p).clamp_min(tiny), 0))
+        x, r, steps = x + alpha * p, r - alpha * Np, steps + running
         running = running & unfinished(x, r)
         z = M(r)
         rz, old = inner(r, z), rz
