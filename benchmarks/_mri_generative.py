@@ -16,7 +16,7 @@ import genreg
 from genreg import solvers
 from genreg.evaluation import psnr
 from genreg.operators import GaussianPosterior, to_torch
-from genreg.solvers.generative.joint_map import codes, maximise
+from genreg.solvers.generative.profiled import codes, maximise
 from genreg.solvers.generative.structured import StructuredProblem
 
 __all__ = ["Joint", "RangeConstrained", "WeightOptimised", "quasi_newton_solver"]
@@ -84,8 +84,10 @@ def quasi_newton_solver(G: genreg.Generator, tol: float) -> Callable[..., solver
         if isinstance(problem, StructuredProblem):
             problem = replace(problem, tol=tol)
 
-        def update(problem: Any) -> solvers.Propose:
-            return solvers.Propose([solvers.Proposal(codes(problem, G.encode), 2)], solvers.QuasiNewton())
+        update = solvers.Propose([solvers.Proposal(codes(problem, G.encode), 2)], solvers.QuasiNewton())
+        return maximise(problem, init, update, **settings)
+
+    return solvers.Propose([solvers.Proposal(codes(problem, G.encode), 2)], solvers.QuasiNewton())
 
         return maximise(problem, init, update=update, **settings)
 

@@ -17,10 +17,10 @@ from . import (
     training,
     weights,
 )
-from .fidelity import Fidelity, FunctionalFidelity, GaussianFidelity, PoissonFidelity
 from .generator import Decoded, Generator, load_generator
 from .networks import links
 from .operators import NetworkFunctional, NetworkOperator, to_torch
+from .operators.fidelity import Fidelity, FunctionalFidelity, GaussianFidelity, PoissonFidelity
 from .reconstruction import Reconstruction, Sweep, reconstruct, sweep
 from .regularisers import (
     AutoencoderResidual,

@@ -34,6 +34,11 @@ empirical_bayes.linearised empirical_bayes.encoders.linearised
 empirical_bayes.statistics empirical_bayes.graphs.sufficient_statistics
 evaluation.coverage evaluation.intervals
 evaluation.summary evaluation.result
+fidelity operators.fidelity
+fidelity.base operators.fidelity.base
+fidelity.functional operators.fidelity.functional
+fidelity.gaussian operators.fidelity.gaussian
+fidelity.poisson operators.fidelity.poisson
 flows training.flow
 links networks.links
 operators.arguments operators.bridge.arguments
@@ -166,4 +171,4 @@ class _Finder:
         """There is nothing to execute."""
 
 
-sys.meta_path.append(_Finder)  # type: ignore[arg-type]
+sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]  # `fidelity` was a package: before its present files

@@ -18,10 +18,10 @@ ROOT = Path(__file__).parents[1]
 ORDER = """
 operators.bridge operators.linear operators.testing
 operators.lowering operators.tomography operators.measurements operators.precision operators.mri
-operators.proximal operators
+operators.proximal operators.fidelity operators
 solvers.checkpoints solvers.problem solvers.updates solvers.driver
 solvers.algorithms solvers.parameter_choice solvers.generative solvers
-plotting networks datasets weights generator latent fidelity regularisers
+plotting networks datasets weights generator latent regularisers
 sampling adaptive training recipes empirical_bayes evaluation reconstruction cli
 """
 RANK = {name: place for place, name in enumerate(ORDER.split())}

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from genreg.adaptive.groups import Groups
-from genreg.fidelity import GaussianFidelity
-from genreg.fidelity.base import trailing
 from genreg.operators import check_tensor, to_element, torch_device, torch_dtype
 from genreg.operators.bridge.arguments import integer
 from genreg.operators.bridge.arrays import array
 from genreg.operators.bridge.door import given_back, is_element
+from genreg.operators.fidelity import GaussianFidelity
+from genreg.operators.fidelity.base import trailing
 from genreg.solvers.checkpoints import digest
 
 __all__ = ["Candidates"]

@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 from genreg.empirical_bayes.encoders.coordinates import coordinates, encoder_inputs
 from genreg.empirical_bayes.exact import ExactPosterior, check_exact
 from genreg.empirical_bayes.graphs.model import GaussianGraphicalModel
-from genreg.fidelity import GaussianFidelity
 from genreg.operators.bridge.arguments import integer, number, seed_number
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.fidelity import GaussianFidelity
 from genreg.solvers.driver.advised import Advised
 
 __all__ = ["EMResult", "EMStatus", "expectation_maximisation"]

@@ -23,9 +23,9 @@ from torch import Tensor
 from genreg.empirical_bayes.encoders.linearised import Linearised, real_data, real_precision
 from genreg.empirical_bayes.graphs.model import GaussianGraphicalModel
 from genreg.empirical_bayes.graphs.sufficient_statistics import Statistics
-from genreg.fidelity import GaussianFidelity
 from genreg.operators.bridge.arguments import integer, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
+from genreg.operators.fidelity import GaussianFidelity
 
 __all__ = ["ExactPosterior"]
 

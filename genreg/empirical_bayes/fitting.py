@@ -33,10 +33,10 @@ from genreg.empirical_bayes.encoders.families import EncoderConfig, FullCovarian
 from genreg.empirical_bayes.encoders.linearised import is_sufficient
 from genreg.empirical_bayes.priors import PosteriorDraws, Prior
 from genreg.empirical_bayes.result import EmpiricalBayes, check_observations, evidence_terms
-from genreg.fidelity import Fidelity
 from genreg.networks.borrowed import seeded
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.fidelity import Fidelity
 from genreg.solvers.checkpoints import digest
 from genreg.training.batches import Batches
 from genreg.training.engine import Trainer

@@ -14,10 +14,10 @@ from genreg.empirical_bayes.encoders.densities import ApproximatePosterior
 from genreg.empirical_bayes.encoders.families import Encoder
 from genreg.empirical_bayes.encoders.linearised import Linearised, is_sufficient
 from genreg.empirical_bayes.priors import Prior
-from genreg.fidelity import Fidelity
 from genreg.networks.borrowed import evaluating, seeded
 from genreg.operators import to_torch
 from genreg.operators.bridge.arguments import integer, seed_number
+from genreg.operators.fidelity import Fidelity
 
 __all__ = ["EmpiricalBayes", "Inferred", "evidence_terms"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -10,11 +9,12 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.operators import to_torch
 from genreg.operators.bridge.arguments import seeded_generator
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.door import enter, usable
+from genreg.operators.fidelity import Fidelity
+from genreg.operators.fidelity.entry import fidelity_of
 from genreg.regularisers import Regulariser
 from genreg.solvers import Solution, Trial
 from genreg.solvers.problem.objective import Blocks, block_spaces, pack
@@ -32,43 +32,13 @@ def checked_fidelity(
     TypeError, ValueError
         If the arguments do not fit each other.
     """
-    given = isinstance(fidelity, Fidelity)
-    if fidelity is None:
-        if noise_std is None:
-            raise TypeError("noise_std must be given, the standard deviation of the noise, or a fidelity")
-        fidelity = GaussianFidelity(A, y, noise_std)
-    elif noise_std is not None:
-        raise TypeError("noise_std belongs to the Gaussian fidelity: give either noise_std or fidelity")
-    elif not given:
-        fidelity = fidelity(A, y) if callable(fidelity) else fidelity
-        if not isinstance(fidelity, Fidelity):
-            raise TypeError(
-                f"fidelity must be a genreg fidelity, or make one of (A, y), got {type(fidelity).__name__}"
-            )
-    if fidelity.operator != A:
-        raise ValueError(f"fidelity must have the operator A, {A!r}, got {fidelity.operator!r}")
-    if given and y is not None:
-        fidelity = _of_data(fidelity, y)
+    fidelity = fidelity_of(A, y, noise_std, fidelity)
     if A.domain != regulariser.image.range:
         raise ValueError(
             f"A and regulariser must share the image space, got {A.domain!r} and {regulariser.image.range!r}"
         )
     regulariser.parameters_of(fidelity.data.real.flatten(1)[:, 0])
     return fidelity
-
-
-def _of_data(fidelity: Fidelity, y: Any) -> Fidelity:
-    """Return a fidelity that gives results back as `y` was given; ValueError unless `y` are its data."""
-    door = enter(y, {"y": fidelity.operator.range}, "y")
-    data = door.blocks["y"].to(fidelity.data.device)
-    if not torch.equal(data, fidelity.data):
-        raise ValueError(
-            f"y must be the data of the fidelity, {tuple(fidelity.data.shape)}, got others, {tuple(data.shape)}: give "
-            "those, or in the place of a fidelity a function (A, y) that makes one"
-        )
-    found = copy.copy(fidelity)
-    found.batched, found.kind = door.batched, door.kind
-    return found
 
 
 def starting_points(
@@ -151,31 +121,28 @@ class BatchedSolve:
             init = {name: v[samples, None].expand(-1, K, *v.shape[1:]) for name, v in self.starts.items()}
             init = {name: v.flatten(1, 2) for name, v in init.items()}
         rows = samples.repeat_interleave(K * R)
-        data = self.fidelity.take(rows)
         lams = lam.flatten().repeat_interleave(R)
         parameters = {name: p[rows] for name, p in self.parameters.items()}
         parameters |= {name: parameters[name] / lams for name in self.absolute}
-        problem = self.regulariser.problem(data, lams, **parameters)
+        problem = self.regulariser.problem(self.fidelity.take(rows), lams, **parameters)
         solution = self.solver(problem, usable({name: v.flatten(0, 1) for name, v in init.items()}))
         self.history = solution.history
-
+        best = solution.best(R)
         with torch.no_grad():
-            domain = self.regulariser.domain
-            image = to_torch(self.regulariser.image)(pack(domain, solution.blocks))
-            residual = data.discrepancy(image)
-            penalised = parameters | {name: torch.zeros_like(lams) for name in self.absolute}
-            penalty = self.regulariser.value_of(solution.blocks, **penalised)
-        best = solution.value.nan_to_num(torch.inf).view(b * K, R).argmin(1)
+            image = to_torch(self.regulariser.image)(pack(self.regulariser.domain, best.blocks))
+            residual = self.fidelity.take(rows[::R]).discrepancy(image)
+            penalised = {name: p[::R] for name, p in parameters.items()}
+            penalised |= {name: torch.zeros_like(penalised[name]) for name in self.absolute}
+            penalty = self.regulariser.value_of(best.blocks, **penalised)
 
-        def pick(value: Tensor) -> Tensor:
-            chosen = value.unflatten(0, (b * K, R))[torch.arange(b * K, device=value.device), best]
-            return chosen.unflatten(0, (b, K))
+        def table(value: Tensor) -> Tensor:
+            return value.unflatten(0, (b, K))
 
         return Trial(
-            blocks={name: pick(v) for name, v in solution.blocks.items()},
-            residual=pick(residual),
-            value=pick(solution.value),
-            penalty=pick(penalty),
-            status=pick(solution.status),
-            iterations=pick(solution.iterations),
+            blocks={name: table(v) for name, v in best.blocks.items()},
+            residual=table(residual),
+            value=table(best.value),
+            penalty=table(penalty),
+            status=table(best.status),
+            iterations=table(best.iterations),
         )

@@ -26,11 +26,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genreg.evaluation import psnr
-from genreg.fidelity import Fidelity
 from genreg.operators import to_torch, torch_dtype
 from genreg.operators.bridge.arguments import check_callable, flag, integer, number, seed_number
 from genreg.operators.bridge.arrays import array, check_finite
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.fidelity import Fidelity
 from genreg.reconstruction.batch import BatchedSolve, checked_fidelity, starting_points
 from genreg.reconstruction.selection import Best, Selection
 from genreg.reconstruction.sweep_result import Sweep

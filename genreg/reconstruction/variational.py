@@ -14,11 +14,11 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.fidelity import Fidelity
 from genreg.operators import to_torch
 from genreg.operators.bridge.arguments import check_callable, integer, number
 from genreg.operators.bridge.door import is_element, per_sample_number
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.fidelity import Fidelity
 from genreg.reconstruction.batch import (
     BatchedSolve,
     checked_fidelity,

@@ -19,12 +19,12 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.operators import TorchFunctional, lower, to_tensor, to_torch
 from genreg.operators.bridge.arguments import described, seeded_generator
 from genreg.operators.bridge.arrays import array, fitting
 from genreg.operators.bridge.modes import normal, undisturbed
 from genreg.operators.bridge.spaces import split
+from genreg.operators.fidelity import Fidelity, GaussianFidelity
 from genreg.operators.lowering.splitting import terms
 from genreg.regularisers.differentiable import Gradient, Lowered
 from genreg.solvers import Objective, SaddlePoint, gradient_descent
@@ -148,7 +148,7 @@ class Regulariser(Functional):
             If the fidelity is not differentiable.
         """
         domain = self.domain
-        _ = fidelity.gradient  # refuses a fidelity that has none
+        fidelity.require("gradient", type(self).__name__)
         forward = to_torch(fidelity.operator * self.image)
         if not self.parameters.keys() <= parameters.keys():
             parameters = self.parameters_of(lam) | parameters

@@ -11,11 +11,11 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.fidelity import Fidelity
 from genreg.generator import Generator
 from genreg.operators import TorchFunctional, to_torch, weight
 from genreg.operators.bridge import spaces
 from genreg.operators.bridge.arguments import choice
+from genreg.operators.fidelity import Fidelity
 from genreg.operators.lowering.total_variation import total_variation
 from genreg.regularisers.base import checked_parameter
 from genreg.regularisers.generative import Generative, HardConstraint, check_generator

@@ -8,8 +8,8 @@ import odl
 from odl.functionals import Functional, FunctionalComp
 from torch import Tensor
 
-from genreg.fidelity import Fidelity
 from genreg.operators import TorchFunctional, to_torch
+from genreg.operators.fidelity import Fidelity
 from genreg.operators.lowering.splitting import is_smooth, terms
 from genreg.regularisers.base import Regulariser
 from genreg.regularisers.images import OnImages, TotalVariation

@@ -26,16 +26,15 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.generator import Generator
 from genreg.latent.generated import take_apart
 from genreg.operators import TorchFunctional, to_torch, torch_dtype, weight
-from genreg.operators.bridge.door import usable
+from genreg.operators.fidelity import Fidelity
 from genreg.operators.lowering.splitting import split
 from genreg.regularisers.base import Regulariser, posed
 from genreg.regularisers.marginal import RangeMarginal
 from genreg.solvers import Objective, SaddlePoint, gradient_descent, palm, quasi_newton
-from genreg.solvers.generative.latent import latent_curvature
+from genreg.solvers.generative.latent import first_codes, latent_curvature
 from genreg.solvers.problem.objective import Blocks, Curvature
 from genreg.solvers.updates.base import DENSE
 
@@ -83,8 +82,7 @@ class Generative(Regulariser):
         elif init == "encoder":
             if not G.has_encoder:
                 raise ValueError(f"init must be 'random', 'zero' or blocks: {G!r} has no encoder")
-            rough = usable({"x": fidelity.rough()})["x"]
-            z[:, 0] = usable({"z": G.encode(rough)})["z"]
+            z[:, 0] = first_codes(G, fidelity)
         return z
 
     @property
@@ -107,8 +105,8 @@ class HardConstraint(Generative):
     ``"random"`` draws all of them; ``"zero"`` starts at z = 0, the mode of the prior, with restarts drawn. The
     default is the encoder where the model has one, otherwise zero.
 
-    Problems are solved by `solvers.quasi_newton` (with a Gaussian fidelity and ‖z‖² `solvers.gauss_newton` takes
-    them too, and needs fewer steps); with more than 256 latent dimensions by
+    Problems are solved by `solvers.quasi_newton` (with ‖z‖² and a fidelity that has a curvature, Gaussian or of
+    counts, `solvers.gauss_newton` takes them too, and needs fewer steps); with more than 256 latent dimensions by
     `solvers.gradient_descent`; by `solvers.palm` where the latent term has a part with a prox only.
 
     Parameters
@@ -151,7 +149,7 @@ class HardConstraint(Generative):
         return {"z": z.flatten(0, 1)}
 
     def problem(self, fidelity: Fidelity, lam: Tensor, **parameters: Tensor) -> Objective | SaddlePoint:
-        """The problem, see `Regulariser.problem`; for a Gaussian fidelity and ‖z‖² with its curvature.
+        """The problem, see `Regulariser.problem`; for ‖z‖² and a fidelity with a curvature with its own.
 
         `solvers.gauss_newton` solves it then. Latent terms of G(z) take it from the fidelity.
         """
@@ -167,8 +165,8 @@ class HardConstraint(Generative):
                 return fidelity.misfit(forward(x), **given) + lam * s
 
             objective = replace(objective, smooth=smooth)
-        if isinstance(objective, Objective) and isinstance(fidelity, GaussianFidelity) and self._squared:
-            curvature = latent_curvature(to_torch(fidelity.operator), self.generate)
+        if isinstance(objective, Objective) and "curvature" in fidelity.offers and self._squared:
+            curvature = latent_curvature(to_torch(fidelity.operator), self.generate, fidelity)
             scale = 2 * float(weight(self.generator.domain))
 
             def of_block(blocks: Blocks, *, lam: Tensor, **given: Tensor) -> Curvature:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg.fidelity import Fidelity
-from genreg.fidelity.base import trailing
 from genreg.generator import Generator
+from genreg.operators.fidelity import Fidelity
+from genreg.operators.fidelity.base import trailing
 from genreg.regularisers import Regulariser
 from genreg.solvers.checkpoints import digest, noise, of_generator, of_operator, of_setting
 from genreg.solvers.problem.objective import Blocks, block_spaces

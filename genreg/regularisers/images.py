@@ -14,7 +14,6 @@ from odl.core.space.base_tensors import TensorSpace
 from odl.functionals import Functional
 from torch import Tensor, nn
 
-from genreg.fidelity import Fidelity
 from genreg.generator import Generator
 from genreg.operators import (
     NetworkFunctional,
@@ -25,6 +24,7 @@ from genreg.operators import (
     torch_dtype,
 )
 from genreg.operators.bridge.arguments import described, flag, number
+from genreg.operators.fidelity import Fidelity
 from genreg.operators.lowering.splitting import Term, terms
 from genreg.operators.lowering.total_variation import VariationProximal, total_variation
 from genreg.regularisers.base import Regulariser

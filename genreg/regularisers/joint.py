@@ -11,25 +11,21 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.generator import Decoded, Generator
 from genreg.operators import GaussianPosterior, IsotropicPrecision, Precision
 from genreg.operators.bridge.door import enter
+from genreg.operators.fidelity import Fidelity, GaussianFidelity
 from genreg.regularisers.base import checked_parameter
 from genreg.regularisers.deviations import deviation_for_image
 from genreg.regularisers.generative import Generative, check_generator
 from genreg.regularisers.marginal import Marginal
-from genreg.solvers import LevenbergMarquardt, Objective, QuasiNewton, SaddlePoint, Solution, lbfgs
+from genreg.solvers import Objective, SaddlePoint, Solution, lbfgs
 from genreg.solvers.generative.isotropic import JointProblem
-from genreg.solvers.generative.joint_map import codes, maximise
+from genreg.solvers.generative.profiled import Profiled, maximise_profile
 from genreg.solvers.generative.structured import StructuredProblem, negative_log_prior
 from genreg.solvers.problem.objective import Blocks
-from genreg.solvers.updates.base import DENSE, Update
-from genreg.solvers.updates.propose import Proposal, Propose
 
 __all__ = ["JointPrior"]
-
-_TURNS = 5  # in which the encoder proposes
 
 
 class JointPrior(Generative):
@@ -48,9 +44,10 @@ class JointPrior(Generative):
     1, ``fidelity + R`` is the negative logarithm of the joint posterior.
 
     For a linear forward operator and Gaussian noise, x is eliminated exactly, by `operators.data_prox` or, with a
-    structured model or a given Λ, by conjugate gradients. The encoder, where there is one, proposes z; then z moves as
-    in `solvers.jpmap`, with a structured model or a given Λ by `solvers.quasi_newton` (with more than 256 latent
-    dimensions `solvers.lbfgs`). Other problems are solved by `solvers.lbfgs` in the variables x - G(z) and z.
+    structured model, a given Λ, or one σ for every datum, by conjugate gradients. The encoder, where there is one,
+    proposes z; then z moves as in `solvers.jpmap`, with a structured model or a given Λ by `solvers.quasi_newton` (with
+    more than 256 latent dimensions `solvers.lbfgs`). Other problems are solved by `solvers.lbfgs` in the variables
+    x - G(z) and z.
 
     Starting points: ``"encoder"`` (the default where the model has one) encodes a rough reconstruction, ``"random"``
     draws from N(0, I), ``"zero"`` starts at z = 0; further restarts are drawn. In all of them x = G(z).
@@ -164,37 +161,16 @@ class JointPrior(Generative):
 
     def _solve(self, problem: Any, init: Any, **settings: Any) -> Solution:
         """Solve a problem of this regulariser, see the class."""
-        if not isinstance(problem, JointProblem | StructuredProblem):
+        if not isinstance(problem, Profiled):
             return lbfgs(problem, init, substitution=deviation_for_image(self.generate), **settings)
-        dense = isinstance(problem, JointProblem) or self.generator.domain.size <= DENSE
-        step = LevenbergMarquardt() if isinstance(problem, JointProblem) else QuasiNewton()
-        encode = self.generator.encode if self.generator.has_encoder else None
-
-        def update(problem: Any) -> Update:
-            return (
-                Propose([Proposal(codes(problem, encode), _TURNS)], step if dense else None)
-                if encode
-                else step
-            )
-
-        if dense:
-            return maximise(problem, init, update=update, **settings)
-        if encode:
-            init = maximise(problem, init, update=update, max_iter=_TURNS, progress=False).blocks
-        found = lbfgs(problem.profile(), {"z": init["z"]}, **settings)
-        z = found.blocks["z"]
-        return replace(found, blocks={"x": problem.image(z), "z": z})
+        G = self.generator
+        return maximise_profile(problem, init, G.encode if G.has_encoder else None, **settings)
 
     def problem(self, fidelity: Fidelity, lam: Tensor, **parameters: Tensor) -> Objective | SaddlePoint:
-        """The problem, see `Regulariser.problem`; a profile for white Gaussian noise and a linear operator."""
-        if (
-            not isinstance(fidelity, GaussianFidelity)
-            or not fidelity.white
-            or not fidelity.operator.is_linear
-            or not bool((lam > 0).all())
-        ):
-            return super().problem(fidelity, lam, **parameters)
+        """The problem, see `Regulariser.problem`; it offers a profile for Gaussian noise and a linear operator."""
         A, G = fidelity.operator, self.generator
+        if "quadratic" not in fidelity.offers or not A.is_linear or not bool((lam > 0).all()):
+            return super().problem(fidelity, lam, **parameters)
         if self.structured:
             return StructuredProblem.of(A, self.decode, G.domain, **fidelity.per_sample, weight=lam)
         beta = (self.parameters_of(lam) | parameters)["beta"]
@@ -218,13 +194,11 @@ class JointPrior(Generative):
         Raises
         ------
         TypeError, ValueError
-            If the fidelity is not that of white Gaussian noise with a linear operator on the images of G, or z is of
+            If the fidelity is not that of Gaussian noise with a linear operator on the images of G, or z is of
             another shape.
         """
         if not isinstance(fidelity, GaussianFidelity):
             raise TypeError(f"fidelity must be a GaussianFidelity, got {type(fidelity).__name__}")
-        if not fidelity.white:
-            raise ValueError("fidelity must have one noise_std for every sample, got one for every datum")
         count, G = len(fidelity.data), self.generator
         latent = enter(z, {"z": G.domain}, "z").blocks["z"]
         if len(latent) != count:

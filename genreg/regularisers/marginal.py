@@ -18,10 +18,10 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.fidelity import GaussianFidelity
 from genreg.operators import TorchFunctional, lower, to_tensor, to_torch, torch_dtype
 from genreg.operators.bridge.arguments import integer, number, seed_number
 from genreg.operators.bridge.modes import normal, undisturbed
+from genreg.operators.fidelity import GaussianFidelity
 from genreg.regularisers.differentiable import Gradient
 from genreg.solvers import Objective, palm, quasi_newton
 from genreg.solvers.problem.objective import Blocks
@@ -101,9 +101,7 @@ class Marginal(Functional):
         problem = Objective(smooth, {"z": R.generator.domain}, proximable, per_sample, lengths=R.lengths)
         solve = palm if proximable else quasi_newton
         options = {"max_iter": self.max_iter, "tol": self.tol, "progress": False}
-        solution = solve(problem, {"z": starts.flatten(0, 1)}, **options)
-        best = solution.value.nan_to_num(torch.inf).view(count, runs).argmin(1)
-        return solution.blocks["z"].unflatten(0, (count, runs))[torch.arange(count, device=x.device), best]
+        return solve(problem, {"z": starts.flatten(0, 1)}, **options).best(runs).blocks["z"]
 
     def _starts(self, x: Tensor) -> Tensor:
         G = self.regulariser.generator

@@ -30,11 +30,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from genreg.fidelity import GaussianFidelity
 from genreg.operators.bridge.arguments import flag, integer, number, seed_number
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.door import enter
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.fidelity import GaussianFidelity
 from genreg.regularisers import JointPrior
 from genreg.regularisers.identity import of_fidelity, of_regulariser
 from genreg.sampling.joint_moves import JointMoves

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg.fidelity import GaussianFidelity
 from genreg.operators import GaussianPosterior, Precision, to_torch
+from genreg.operators.fidelity import GaussianFidelity
 from genreg.operators.linear.conjugate_gradient import inner
 from genreg.regularisers import JointPrior
 from genreg.sampling.kernels.metropolis import MALA, Info, State

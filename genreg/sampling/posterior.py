@@ -6,8 +6,8 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.fidelity import Fidelity
 from genreg.generator import Generator
+from genreg.operators.fidelity import Fidelity
 from genreg.regularisers import HardConstraint
 from genreg.solvers import Objective
 

@@ -10,7 +10,7 @@ from genreg.operators.bridge.jacobians import linearise
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.bridge.spaces import torch_dtype
 from genreg.operators.bridge.translation import to_torch
-from genreg.operators.linear.conjugate_gradient import conjugate_directions, inner
+from genreg.operators.linear.conjugate_gradient import conjugate_gradients, inner
 
 __all__ = ["rough_reconstruction"]
 
@@ -54,14 +54,11 @@ def rough_reconstruction(
     weighted = (lambda s: s) if weight is None else (lambda s: weight * s)
     with torch.no_grad():
         b = adjoint(weighted(y))
-        x = torch.zeros_like(b)
         # Where the solution is exact but for rounding, a step would run along the null space of A.
         smallest = inner(b, b).sqrt() * (100 * torch.finfo(b.dtype).eps)
-        running = smallest > 0
-        steps = conjugate_directions(lambda p: adjoint(weighted(forward(p))), b)
-        for _, (step, residual) in zip(range(iterations), steps, strict=False):
-            x = torch.where(running.view(-1, *(1,) * (x.ndim - 1)), x + step, x)
-            running = running & (inner(residual, residual).sqrt() > smallest)
-            if not bool(running.any()):
-                break
-    return x
+        return conjugate_gradients(
+            lambda p: adjoint(weighted(forward(p))),
+            b,
+            lambda x, residual: inner(residual, residual).sqrt() > smallest,
+            max_iter=iterations,
+        ).x

@@ -54,7 +54,8 @@ class GaussianPosterior:
     precision : Precision
         Λ, one for every sample or one for all.
     inverse_variance : float or Tensor
-        1/σ², ``(B,)`` or a number; for complex data σ is that of the real and of the imaginary part.
+        1/σ², ``(B,)`` or a number, or one for every datum, which broadcasts to y; for complex data σ is that of the
+        real and of the imaginary part.
     tol : float, optional
         Root mean square error of a solution, in posterior standard deviations :math:`\sqrt{e^T P e / N}`, at most; by
         default 1e-3 in single and 1e-8 in double precision.
@@ -113,16 +114,19 @@ class GaussianPosterior:
         again = functools.partial(type(self), tol=self.tol, max_iter=self.max_iter, start=self._start)
         return again, (self.operator, self.y, self.prior_mean, self.precision, self.inverse_variance)
 
-    def _scaled(self, t: Tensor) -> Tensor:
-        """An image over σ²."""
-        return spread(self.inverse_variance, self._ndim) * t
+    def _back(self, t: Tensor, power: float = 1.0) -> Tensor:
+        """A^H t / σ^(2 power)."""
+        factor = torch.as_tensor(self.inverse_variance, dtype=self.prior_mean.dtype, device=t.device) ** power
+        if factor.ndim > 1:  # one for every datum
+            return self._transpose(factor * t)
+        return spread(factor, self._ndim) * self._transpose(t)
 
     @functools.cached_property
     @undisturbed
     @torch.no_grad()
     def correction(self) -> Tensor:
         r""":math:`\hat x - \mu`, to its own relative precision, ``(B, *X.shape)``."""
-        b = self._scaled(self._transpose(self.y - self._forward(self.prior_mean)))
+        b = self._back(self.y - self._forward(self.prior_mean))
         if self._start is None:
             return self.solve(b)
         guess = self._start - self.prior_mean
@@ -160,8 +164,7 @@ class GaussianPosterior:
             return noise.to(like.device) * (math.sqrt(2) if like.is_complex() else 1)  # σ is that of a part
 
         image = white(self.prior_mean)
-        root = torch.as_tensor(self.inverse_variance, dtype=image.dtype, device=image.device).sqrt()
-        b = spread(root, self._ndim) * self._transpose(white(self.y)) + self.precision.unwhiten(image)
+        b = self._back(white(self.y), 0.5) + self.precision.unwhiten(image)
         return self.mean + self.solve(b)
 
     def std(self, n: int = 100, generator: torch.Generator | int | None = None) -> Tensor:
@@ -176,7 +179,7 @@ class GaussianPosterior:
 
     def _information(self, x: Tensor) -> Tensor:
         """A^H A x / σ²."""
-        return self._scaled(self._transpose(self._forward(x)))
+        return self._back(self._forward(x))
 
     @undisturbed
     @torch.no_grad()

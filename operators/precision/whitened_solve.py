@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from genreg.operators.linear.conjugate_gradient import conjugate_directions, inner
+from genreg.operators.linear.conjugate_gradient import conjugate_gradients, inner
 from genreg.operators.precision.base import Precision
 
 __all__ = ["whitened_solve"]
@@ -56,16 +56,16 @@ def whitened_solve(
         return w + precision.uncolour(rest(precision.colour(w.reshape(shape)))).reshape(w.shape)
 
     r = precision.uncolour(b).reshape(flat)
-    w, error = torch.zeros_like(r), inner(r, r).sqrt() / root
-    running = error > tol
-    if bool(running.any()):
-        for taken, (step, residual) in enumerate(conjugate_directions(normal, r), start=1):
-            w = torch.where(running.view(-1, *(1,) * ndim), w + step, w)
-            error = torch.where(running, inner(residual, residual).sqrt() / root, error)
-            running = running & (error > tol)
-            if taken >= max_iter or not bool(running.any()):
-                break
-    if bool(running.any()):
+
+    def error_of(residual: Tensor) -> Tensor:
+        return inner(residual, residual).sqrt() / root
+
+    small = (error_of(r) <= tol).view(-1, *(1,) * ndim)
+    found = conjugate_gradients(
+        normal, torch.where(small, 0, r), lambda w, residual: error_of(residual) > tol, max_iter=max_iter
+    )
+    w, error = found.x, error_of(torch.where(small, r, found.residual))
+    if bool((error > tol).any()):
         warnings.warn(
             f"conjugate gradients ended with an error of up to {float(error.max()):.1e} standard deviations > tol = "
             f"{tol:.1e} after max_iter = {max_iter} iterations",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import warnings
@@ -13,7 +14,7 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import seeded_generator
 from genreg.operators.bridge.spaces import Tensors, tree_map
 from genreg.operators.bridge.translation import Step, space_shape, spread
-from genreg.operators.linear.conjugate_gradient import conjugate_directions, inner
+from genreg.operators.linear.conjugate_gradient import conjugate_gradients, inner
 from genreg.operators.linear.norm import operator_norm, random_tensors
 from genreg.operators.proximal.base import DataProx
 
@@ -56,13 +57,26 @@ class ConjugateGradientProx(DataProx):
         self.tol = (1e-6 if self._real == torch.float32 else 1e-10) if tol is None else float(tol)
         self.max_iter = max_iter
         self._accepted = max(self.tol, 1e2 * eps)
-        self._warned = False
+        self._warned: list[bool] = []  # shared by what `whitened` returns
+
+    def whitened(self, root: Tensor) -> ConjugateGradientProx:
+        """The data prox of A followed by a multiplication with a number >= 0 for every datum.
+
+        Parameters
+        ----------
+        root : Tensor
+            The numbers, ``(B, *Y.shape)``; points and data of this prox are batches ``(*batch, B, ...)``.
+        """
+        made = copy.copy(self)
+        made._forward = lambda x: root * self._forward(x)
+        made._transpose = lambda y: self._transpose(root * y)
+        return made
 
     def _correction(self, r: Tensors, shift: Step, guess: Tensor | None) -> Tensor:
         c, self.last_residual = self._solve(r, shift, guess)
         late = self.last_residual > self._accepted
         if not self._warned and bool(late.any()):
-            self._warned = True
+            self._warned.append(True)
             warnings.warn(
                 f"conjugate gradients ended with a relative residual of {float(self.last_residual[late].max()):.1e} "
                 f"> tol = {self.tol:.1e} for {int(late.sum())} of {late.numel()} samples; raise `max_iter` "
@@ -87,7 +101,7 @@ class ConjugateGradientProx(DataProx):
         )
 
         def normal(p: Tensor) -> Tensor:
-            return self._transpose(self._forward(p)) + s * p
+            return self._transpose(self._forward(p.reshape(shape))).reshape(flat) + s * p
 
         def gradient(c: Tensor) -> Tensor:
             left = tree_map(torch.sub, r, self._forward(c.reshape(shape)))
@@ -105,13 +119,13 @@ class ConjugateGradientProx(DataProx):
             running = (residual > target) & (residual <= 0.5 * previous)
             if not bool(running.any()):
                 break
-            new, live = c, running
-            for step, recursive in conjugate_directions(normal, torch.where(_column(running, b), g, 0)):
-                new = torch.where(_column(live, b), new + step, new)
-                taken += 1
-                live = live & (_norm(recursive) > 0.5 * target)
-                if taken >= self.max_iter or not bool(live.any()):
-                    break
+            cycle = conjugate_gradients(
+                normal,
+                torch.where(_column(running, b), g, 0),
+                lambda step, recursive: _norm(recursive) > 0.5 * target,
+                max_iter=self.max_iter - taken,
+            )
+            new, taken = c + cycle.x, taken + int(cycle.steps.max())
             g_new = gradient(new)
             after = _norm(g_new)
             better = _column(running & (after <= residual), b)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from genreg.operators.bridge.door import enter
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.linear.conjugate_gradient import conjugate_directions, inner
+from genreg.operators.linear.conjugate_gradient import conjugate_gradients, inner
 from genreg.solvers.driver.loop import Callback, Iterate, check_stopping
 from genreg.solvers.driver.solution import Solution, Status
 from genreg.solvers.problem.objective import Objective
@@ -89,7 +89,13 @@ def conjugate_gradient(
     status = torch.where(torch.isfinite(value), Status.RUNNING, Status.NON_FINITE)
     iterations, calls = torch.zeros_like(samples), torch.full_like(samples, 3)
     history: list[Tensor] = []
-    taken = 0
+    taken, smallest = 0, torch.zeros_like(value)
+
+    def unfinished(step: Tensor, r: Tensor) -> Tensor:
+        """Whether the residual r by recursion, after a step from the present x, is above tolerance and rounding."""
+        size, norm = product.length + inner(x + step, x + step).sqrt(), inner(r, r).sqrt()
+        return (norm * size > 0.5 * tol * value.abs()) & (norm > smallest)
+
     with tqdm(total=max_iter, desc="conjugate gradients", disable=not progress, leave=False) as bar:
         while True:
             size = product.length + inner(x, x).sqrt()
@@ -107,15 +113,9 @@ def conjugate_gradient(
             b = torch.where(keep, -g, 0)  # samples that have ended stay where they are
             # Below rounding a residual by recursion means nothing, and a step may run along the null space of N.
             smallest = 100 * torch.finfo(value.dtype).eps * inner(b, b).sqrt()
-            moving = running
-            for k, (step, r) in enumerate(conjugate_directions(product, b), start=1):
-                x = torch.where(moving.view_as(keep), x + step, x)
-                iterations = iterations + moving
-                taken += 1
-                size, length = product.length + inner(x, x).sqrt(), inner(r, r).sqrt()
-                moving = moving & (length * size > 0.5 * tol * value.abs()) & (length > smallest)
-                if k == 50 or taken >= max_iter or not bool(moving.any()):
-                    break
+            cycle = conjugate_gradients(product, b, unfinished, max_iter=min(50, max_iter - taken))
+            x, k = x + cycle.x, int(cycle.steps.max())
+            iterations, taken = iterations + cycle.steps, taken + k
             value, g = gradient(x)
             rounding = 1e-6 * torch.maximum(start[1].abs(), at_zero.abs())
             worse = running & ~(value <= start[1] + rounding)

@@ -30,19 +30,21 @@ from tqdm import tqdm
 from genreg.operators.bridge.arguments import flag, integer, number
 from genreg.operators.bridge.door import Door, per_sample_number
 from genreg.operators.bridge.modes import undisturbed
-from genreg.solvers.checkpoints import begin, moved, saving
+from genreg.operators.fidelity.base import Fidelity
+from genreg.solvers.checkpoints import begin, saving
 from genreg.solvers.driver.loop import Callback, check_stopping, run
 from genreg.solvers.driver.solution import Solution, Status
 from genreg.solvers.generative.isotropic import JointProblem
 from genreg.solvers.generative.joint_map import (
+    check_encoder,
     check_turns,
     finished,
     identity,
-    learned_beta,
+    joint_problem,
     proposing,
-    with_encoder,
 )
-from genreg.solvers.generative.latent import Measured
+from genreg.solvers.generative.latent import entered, first_latents
+from genreg.solvers.generative.stages import Stages
 from genreg.solvers.updates.base import Update
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
 
@@ -59,7 +61,8 @@ def map_z_splitting(
     y: Any,
     G: Any,
     *,
-    noise_std: float | Tensor,
+    noise_std: Any = None,
+    fidelity: Fidelity | Callable[..., Fidelity] | None = None,
     beta: float | Tensor | None = None,
     growth: float = 10.0,
     epsilon: float | None = None,
@@ -76,7 +79,7 @@ def map_z_splitting(
 
     Parameters
     ----------
-    A, y, G, noise_std, init, callback, progress
+    A, y, G, noise_std, fidelity, init, callback, progress
         As for `jpmap`, G with or without an encoder.
     checkpoint, resume
         As for `jpmap`; the file is written after a stage.
@@ -105,12 +108,13 @@ def map_z_splitting(
         As for `jpmap`, but for the encoder.
     """
     growth = number(growth, "growth", above=1)
-    measured = Measured.enter(A, y, G, noise_std)
+    fidelity = entered(A, y, G, noise_std, fidelity, need="quadratic", by="map_z_splitting")
     epsilon = A.domain.size / 255**2 if epsilon is None else epsilon
     return _raise_beta(
-        measured,
-        learned_beta(measured, beta, 0.1),
-        per_sample_number(epsilon, "epsilon", measured.y),
+        fidelity,
+        G,
+        joint_problem(fidelity, G, beta, 0.1),
+        per_sample_number(epsilon, "epsilon", fidelity.data),
         lambda gap, level, slope: torch.full_like(gap, math.log(growth)),
         lambda problem: LevenbergMarquardt(),
         init,
@@ -131,7 +135,8 @@ def jpmap_continuation(
     y: Any,
     G: Any,
     *,
-    noise_std: float | Tensor,
+    noise_std: Any = None,
+    fidelity: Fidelity | Callable[..., Fidelity] | None = None,
     epsilon: float | Tensor,
     rho: float = 100.0,
     beta: float | Tensor | None = None,
@@ -160,7 +165,7 @@ def jpmap_continuation(
 
     Parameters
     ----------
-    A, y, G, noise_std, init, n1, n2, callback, progress
+    A, y, G, noise_std, fidelity, init, n1, n2, callback, progress
         As for `jpmap`. The encoder proposes in the first stage.
     checkpoint, resume
         As for `jpmap`; the file is written after a stage.
@@ -189,7 +194,8 @@ def jpmap_continuation(
         As for `jpmap`; if ε or ρ is not positive.
     """
     rho, secant = number(rho, "rho", above=0), flag(secant, "secant")
-    measured = with_encoder(Measured.enter(A, y, G, noise_std))
+    fidelity = entered(A, y, G, noise_std, fidelity, need="quadratic", by="jpmap_continuation")
+    check_encoder(G)
     n1, n2 = check_turns("fast", n1, n2)
     size = A.domain.size
 
@@ -205,9 +211,10 @@ def jpmap_continuation(
         return proposing(problem, G.encode, "fast", n1, n2)
 
     return _raise_beta(
-        measured,
-        learned_beta(measured, beta, 0.1),
-        per_sample_number(epsilon, "epsilon", measured.y),
+        fidelity,
+        G,
+        joint_problem(fidelity, G, beta, 0.1),
+        per_sample_number(epsilon, "epsilon", fidelity.data),
         step,
         update,
         init,
@@ -223,8 +230,9 @@ def jpmap_continuation(
 
 
 def _raise_beta(
-    measured: Measured,
-    beta: Tensor,
+    fidelity: Fidelity,
+    G: Any,
+    problem: JointProblem,
     epsilon: Tensor,
     step: Callable[[Tensor, Tensor, Tensor], Tensor],
     first_update: Callable[[JointProblem], Update],
@@ -247,16 +255,15 @@ def _raise_beta(
     stages = integer(stages, "stages", minimum=1)
     max_iter, tol = check_stopping(max_iter, tol, callback)
     began = time.perf_counter()
-    problem = JointProblem.measured(measured, beta)
     asked = {**settings, "stages": stages, "max_iter": max_iter, "tol": tol}
     file, saved = begin(
         checkpoint,
         resume,
         "continuation of beta",
-        lambda: identity(problem, measured, init, epsilon=epsilon, **asked),
+        lambda: identity(problem, fidelity, G, init, epsilon=epsilon, **asked),
         progress=progress,
     )
-    total = _Total(measured.start(init), beta)
+    total = Stages(first_latents(G, fidelity, init), problem.per_sample["beta"])
     if saved is not None:
         total.restore(saved)
     bar = tqdm(total=stages, initial=total.stages, desc="continuation", disable=not progress, leave=False)
@@ -279,85 +286,9 @@ def _raise_beta(
             ).any():  # what a callback has stopped does the stage again
                 done(now=not len(total.running) or total.stages == stages)
     solution = total.solution(time.perf_counter() - began)
-    return finished(measured, problem.with_beta(total.betas[-1]), solution)
+    return finished(fidelity, G, problem.with_beta(total.betas[-1]), solution)
 
 
 def _renumbered(callback: Callback, samples: Tensor) -> Callback:
     """The callback of a stage of some samples, which are to have the numbers that they have in the batch."""
     return lambda iterate: callback(replace(iterate, samples=samples[iterate.samples]))
-
-
-class _Total:
-    """The results of all stages so far, and the β of the next one.
-
-    Attributes
-    ----------
-    z, value, gap, status, iterations, calls
-        Of every sample after its last stage.
-    beta : Tensor
-        β, ``(B,)``.
-    running : Tensor
-        The samples that have not ended.
-    moved, before : Tensor
-        The last step of log β, and log gap before it, ``(B,)``.
-    betas, gaps : list of Tensor
-        β and gap of every stage.
-    """
-
-    def __init__(self, z: Tensor, beta: Tensor) -> None:
-        self.z, self.beta = z.clone(), beta.clone()
-        self.running = torch.arange(len(z), device=z.device)
-        self.value, self.gap = torch.full_like(beta, torch.nan), torch.full_like(beta, torch.inf)
-        self.status = torch.full_like(beta, Status.MAX_ITER, dtype=torch.int64)
-        self.iterations, self.calls = torch.zeros_like(self.status), torch.zeros_like(self.status)
-        self.moved, self.before = torch.zeros_like(beta), torch.zeros_like(beta)
-        self.betas: list[Tensor] = []
-        self.gaps: list[Tensor] = []
-
-    @property
-    def stages(self) -> int:
-        """Number of stages so far."""
-        return len(self.betas)
-
-    def add(
-        self, stage: Solution, gap: Tensor, epsilon: Tensor, step: Callable[[Tensor, Tensor, Tensor], Tensor]
-    ) -> None:
-        """Write a stage of the running samples down, and raise β of those whose gap is above ε."""
-        index, first = self.running, not self.stages
-        self.z[index], self.value[index], self.gap[index] = stage.blocks["z"], stage.value, gap
-        self.iterations[index] += stage.iterations
-        self.calls[index] += stage.operator_calls
-        self.betas.append(self.beta.clone())
-        self.gaps.append(self.gap.clone())
-        stopped = bool((stage.status == Status.STOPPED).any())
-        ended = (gap <= epsilon[index]) | (stage.status == Status.NON_FINITE)
-        self.status[index[ended]] = stage.status[ended]
-        if stopped:
-            self.status[index[~ended]] = Status.STOPPED
-            ended = torch.ones_like(ended)
-        self.running, gap = index[~ended], gap[~ended]
-        slope = (gap.log() - self.before[self.running]) / self.moved[self.running]
-        slope = torch.full_like(gap, -2.0) if first else slope.nan_to_num(-2.0).clamp(-2.0, -0.5)
-        log_step = step(gap, epsilon[self.running], slope)
-        self.before[self.running], self.moved[self.running] = gap.log(), log_step
-        self.beta[self.running] *= log_step.exp()
-
-    def snapshot(self) -> dict[str, Any]:
-        """What a file keeps."""
-        return dict(vars(self))
-
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """Undo `snapshot`."""
-        vars(self).update(moved(saved, self.z.device))
-
-    def solution(self, seconds: float) -> Solution:
-        """All of it."""
-        return Solution(
-            blocks={"z": self.z},
-            value=self.value,
-            status=self.status,
-            iterations=self.iterations,
-            operator_calls=self.calls,
-            time=seconds,
-            history={"beta": torch.stack(self.betas), "gap": torch.stack(self.gaps)},
-        )

@@ -1,15 +1,16 @@
 r"""The Levenberg-Marquardt method for latent vectors.
 
-.. math:: \min_z \frac{1}{2 \sigma^2} \|A(G(z)) - y\|^2 + \lambda \|z\|^2
+.. math:: \min_z \mathcal{D}(A(G(z)); y) + \lambda \|z\|^2
 
-is a least-squares problem in few unknowns. The Jacobian of A∘G is made by forward differentiation of G, which costs
-about dim Z evaluations of G but is one sweep over the batch, and a step solves a dim Z × dim Z system for every
-sample, see `genreg.solvers.updates.levenberg_marquardt`. An `Objective` with a curvature is solved by
+is, for Gaussian noise, a least-squares problem in few unknowns. The Jacobian of A∘G is made by forward differentiation
+of G, which costs about dim Z evaluations of G but is one sweep over the batch, and a step solves a dim Z × dim Z system
+for every sample, see `genreg.solvers.updates.levenberg_marquardt`. An `Objective` with a curvature is solved by
 `solvers.gauss_newton`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import odl
@@ -20,9 +21,10 @@ from genreg.operators import to_torch
 from genreg.operators.bridge.arguments import described
 from genreg.operators.bridge.door import Door, per_sample_number
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.fidelity.base import Fidelity
 from genreg.solvers.driver.loop import Callback, run
 from genreg.solvers.driver.solution import Solution
-from genreg.solvers.generative.latent import Measured, least_squares
+from genreg.solvers.generative.latent import entered, first_latents, latent_objective, leave
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
 
 __all__ = ["levenberg_marquardt"]
@@ -34,7 +36,8 @@ def levenberg_marquardt(
     y: Any,
     G: odl.Operator,
     *,
-    noise_std: float | Tensor,
+    noise_std: Any = None,
+    fidelity: Fidelity | Callable[..., Fidelity] | None = None,
     lam: float | Tensor = 1.0,
     init: Any = None,
     max_iter: int = 100,
@@ -43,7 +46,9 @@ def levenberg_marquardt(
     callback: Callback | None = None,
     progress: bool = True,
 ) -> Solution:
-    r"""Minimise :math:`\frac{1}{2 \sigma^2} \|A(G(z)) - y\|^2 + \lambda \|z\|^2`, the problem of the hard constraint.
+    r"""Minimise :math:`\mathcal{D}(A(G(z)); y) + \lambda \|z\|^2`, the problem of the hard constraint.
+
+    By default the fidelity is that of Gaussian noise, :math:`\mathcal{D} = \|A(G(z)) - y\|^2 / (2 \sigma^2)`.
 
     Parameters
     ----------
@@ -53,8 +58,11 @@ def levenberg_marquardt(
         Data; a tensor or an array may have a leading batch axis, ``(B, *Y.shape)``.
     G : odl.Operator
         Generator Z -> X. For an approximation of an image x in its range, A is the identity and y = x.
-    noise_std : float or Tensor
-        σ > 0, or one for every sample, ``(B,)``.
+    noise_std : float, Tensor, array or ODL element of Y
+        σ > 0, one for every sample, ``(B,)``, or for every datum, see `GaussianFidelity`.
+    fidelity : Fidelity or callable, optional
+        In place of `noise_std`: a fidelity with the operator A and a curvature, such as `PoissonFidelity`, or what
+        makes one of (A, y). y may be None then.
     lam : float or Tensor
         λ ≥ 0, or one for every sample: that of `HardConstraint`; ½ gives the maximum a posteriori z.
     init : ODL element of Z, Tensor or array, optional
@@ -79,18 +87,18 @@ def levenberg_marquardt(
     ------
     TypeError, ValueError
         If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
+    NotImplementedError
+        If the fidelity has no curvature.
     """
-    measured = Measured.enter(A, y, G, noise_std)
+    fidelity = entered(A, y, G, noise_std, fidelity, need="curvature", by="levenberg_marquardt")
     if not (update is None or isinstance(update, LevenbergMarquardt)):
         raise TypeError(f"update must be a LevenbergMarquardt, got {described(update)}")
-    weight = 2 * per_sample_number(lam, "lam", measured.y, zero=True)
-    forward, generate = to_torch(A), to_torch(G)
-    problem = least_squares(
-        forward, generate, y=measured.y, inverse_variance=measured.inverse_variance, weight=weight
-    )
+    weight = 2 * per_sample_number(lam, "lam", fidelity.data, zero=True)
+    generate = to_torch(G)
+    problem = latent_objective(to_torch(A), generate, fidelity, **fidelity.per_sample, weight=weight)
     solution = run(
         problem,
-        Door({"z": measured.start(init)}, dict, True),
+        Door({"z": first_latents(G, fidelity, init)}, dict, True),
         {"z": update or LevenbergMarquardt()},
         max_iter=max_iter,
         tol=tol,
@@ -100,4 +108,4 @@ def levenberg_marquardt(
     )
     z = solution.blocks["z"]
     with torch.no_grad():
-        return measured.leave(solution, generate(z), z=z)
+        return leave(fidelity, G, solution, generate(z), z=z)

@@ -34,15 +34,19 @@ from torch import Tensor
 
 from genreg.operators import DataProx, TorchOperator, data_prox, to_torch
 from genreg.operators.bridge.jacobians import columns, linearise
+from genreg.operators.fidelity.base import trailing
+from genreg.operators.fidelity.gaussian import squares
 from genreg.operators.linear.conjugate_gradient import inner
-from genreg.solvers.generative.latent import Measured, least_squares, real, scaled_curvature
+from genreg.operators.proximal.iterative import ConjugateGradientProx
+from genreg.solvers.generative.latent import latent_objective, real, scaled_curvature
+from genreg.solvers.generative.profiled import Profiled
 from genreg.solvers.problem.objective import Blocks, Curvature, Objective
 
 __all__ = ["JointProblem"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class JointProblem(Objective):
+class JointProblem(Profiled):
     """The objective J(x, z) of a batch, made by `of`.
 
     Attributes
@@ -50,11 +54,12 @@ class JointProblem(Objective):
     smooth, spaces, proximable, curvature, lengths, offset
         Those of an `Objective`: J itself, of the blocks x and z.
     per_sample : dict of str to Tensor
-        y, ``(B, *Y.shape)``, and inverse_variance (1/σ²), beta and weight (w), ``(B,)``.
+        y, ``(B, *Y.shape)``; inverse_variance (1/σ²), ``(B,)``, or one for every datum, which broadcasts to y; beta
+        and weight (w), ``(B,)``.
     generate : TorchOperator
         G.
     x_step : DataProx
-        The exact step in x.
+        The exact step in x; with one σ for every datum, by conjugate gradients.
     """
 
     generate: TorchOperator
@@ -69,15 +74,16 @@ class JointProblem(Objective):
         TypeError, ValueError, NotImplementedError
             If A is not a linear operator with an adjoint, or its x-step is singular for some β.
         """
-        generate, forward, step = to_torch(G), to_torch(A), data_prox(A)
-        step.check(per_sample["beta"] / per_sample["inverse_variance"])
+        generate, forward, inverse_variance = to_torch(G), to_torch(A), per_sample["inverse_variance"]
+        step = data_prox(A) if inverse_variance.ndim == 1 else ConjugateGradientProx(A)
+        step.check(per_sample["beta"] / _largest(inverse_variance))
 
         def value(
             blocks: Blocks, y: Tensor, inverse_variance: Tensor, beta: Tensor, weight: Tensor
         ) -> Tensor:
             x, z = blocks["x"], blocks["z"]
-            r, u = forward(x) - y, x - generate(z)
-            return 0.5 * (inverse_variance * inner(r, r) + beta * inner(u, u) + weight * inner(z, z))
+            misfit, u = squares(forward(x), y=y, inverse_variance=inverse_variance), x - generate(z)
+            return misfit + 0.5 * (beta * inner(u, u) + weight * inner(z, z))
 
         return cls(
             value,
@@ -87,18 +93,6 @@ class JointProblem(Objective):
             generate=generate,
             x_step=step,
         ).made_by(functools.partial(JointProblem.of, **per_sample), A, G)
-
-    @classmethod
-    def measured(cls, measured: Measured, beta: Tensor) -> JointProblem:
-        """The problem for data that a solver has taken in, with w = 1."""
-        return cls.of(
-            measured.A,
-            measured.G,
-            y=measured.y,
-            inverse_variance=measured.inverse_variance,
-            beta=beta,
-            weight=torch.ones_like(beta),
-        )
 
     def with_beta(self, beta: Tensor) -> JointProblem:
         """The problem with another β of every sample."""
@@ -122,7 +116,16 @@ class JointProblem(Objective):
         self, mean: Tensor, *, y: Tensor, inverse_variance: Tensor, beta: Tensor, **rest: Tensor
     ) -> Tensor:
         """x*(z) - G(z) for a mean G(z)."""
-        return self.x_step.correction(mean, y, beta / inverse_variance)
+        step, root, shift = self._step(inverse_variance, beta)
+        return step.correction(mean, root * y, shift)
+
+    def _step(self, inverse_variance: Tensor, beta: Tensor) -> tuple[DataProx, float | Tensor, Tensor]:
+        """The step in x, what the data are multiplied with, and the shift: in units of the largest 1/σ²."""
+        largest = _largest(inverse_variance)
+        if inverse_variance.ndim == 1:
+            return self.x_step, 1.0, beta / largest
+        root = (inverse_variance / trailing(largest, inverse_variance)).sqrt()
+        return self.x_step.whitened(root), root, beta / largest
 
     def profile(self) -> Objective:
         """φ, an objective of the block z, with its curvature."""
@@ -135,8 +138,8 @@ class JointProblem(Objective):
             mean = self.generate(z)
             with torch.no_grad():
                 u = self._correction(mean, y=y, inverse_variance=inverse_variance, beta=beta)
-                r = forward(mean + u) - y
-                fixed = 0.5 * (inverse_variance * inner(r, r) + beta * inner(u, u))
+                misfit = squares(forward(mean + u), y=y, inverse_variance=inverse_variance)
+                fixed = misfit + 0.5 * beta * inner(u, u)
             slope = -beta * inner(u, mean)  # of the envelope: x follows z without changing J to first order
             return fixed + (slope - slope.detach()) + 0.5 * weight * inner(z, z)
 
@@ -152,22 +155,29 @@ class JointProblem(Objective):
         self, blocks: Blocks, *, inverse_variance: Tensor, beta: Tensor, weight: Tensor, **data: Tensor
     ) -> Curvature:
         """The Gauss-Newton matrix of the profile."""
-        z, shift = blocks["z"], beta / inverse_variance
+        z = blocks["z"]
+        step, _, shift = self._step(inverse_variance, beta)
         linear = functools.cache(lambda: linearise(self.generate, z)[1:])
 
         def gram() -> Tensor:
             J = columns(self.generate, z)  # (n, B, *X.shape)
-            return torch.einsum("ibk,jbk->bij", real(J), real(self.x_step.reduced(J, shift)))
+            return torch.einsum("ibk,jbk->bij", real(J), real(step.reduced(J, shift)))
 
         def product(p: Tensor) -> Tensor:
             push, pull = linear()
-            return pull(self.x_step.reduced(push(p), shift))
+            return pull(step.reduced(push(p), shift))
 
-        return scaled_curvature(gram, product, inverse_variance, weight)
+        return scaled_curvature(gram, product, _largest(inverse_variance), weight)
 
     def latent(self, x: Tensor, **per_sample: Tensor) -> Objective:
         r"""J(x, ·) for a fixed image: :math:`\frac{\beta}{2} \|x - G(z)\|^2 + \frac{w}{2} \|z\|^2`, a projection."""
         return projection(self.generate, x, per_sample["beta"], per_sample["weight"])
+
+
+def _largest(inverse_variance: Tensor) -> Tensor:
+    """The largest 1/σ² of every sample, ``(B,)``; 1 where nothing was measured."""
+    largest = inverse_variance.flatten(1).amax(1) if inverse_variance.ndim > 1 else inverse_variance
+    return torch.where(largest > 0, largest, 1.0)
 
 
 def projection(generate: TorchOperator, x: Tensor, beta: Tensor, weight: Tensor) -> Objective:
@@ -183,4 +193,4 @@ def projection(generate: TorchOperator, x: Tensor, beta: Tensor, weight: Tensor)
         β and w of every sample, ``(B,)``.
     """
     identity = to_torch(odl.IdentityOperator(generate.range))
-    return least_squares(identity, generate, y=x, inverse_variance=beta, weight=weight)
+    return latent_objective(identity, generate, y=x, inverse_variance=beta, weight=weight)

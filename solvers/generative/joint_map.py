@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -42,27 +41,26 @@ from genreg.operators.bridge.arguments import choice, integer
 from genreg.operators.bridge.arrays import array, check_memory
 from genreg.operators.bridge.door import Door, per_sample_number
 from genreg.operators.bridge.modes import undisturbed
-from genreg.solvers.checkpoints import StateFile, begin, digest, of_generator, of_operator, of_setting
+from genreg.operators.fidelity.base import Fidelity
+from genreg.solvers.checkpoints import begin, digest, of_generator, of_operator, of_setting
 from genreg.solvers.driver.loop import Callback, run
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.generative.isotropic import JointProblem
-from genreg.solvers.generative.latent import Measured
-from genreg.solvers.generative.structured import StructuredProblem
+from genreg.solvers.generative.latent import entered, first_latents, has_encoder, leave, several_latents
+from genreg.solvers.generative.profiled import codes, maximise
 from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State
-from genreg.solvers.updates.base import Update
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
 from genreg.solvers.updates.propose import Proposal, Propose
 
 __all__ = [
+    "check_encoder",
     "check_turns",
     "finished",
     "identity",
+    "joint_problem",
     "jpmap",
-    "learned_beta",
-    "maximise",
     "proposing",
-    "with_encoder",
 ]
 
 Rule = Literal["exact", "candidates", "fast"]
@@ -77,7 +75,8 @@ def jpmap(
     y: Any,
     G: Any,
     *,
-    noise_std: float | Tensor,
+    noise_std: Any = None,
+    fidelity: Fidelity | Callable[..., Fidelity] | None = None,
     beta: float | Tensor | None = None,
     init: Any = None,
     rule: Rule = "fast",
@@ -102,8 +101,11 @@ def jpmap(
         Data; a tensor or an array may have a leading batch axis, ``(B, *Y.shape)``.
     G : Generator
         Generator Z -> X with an encoder.
-    noise_std : float or Tensor
-        Standard deviation σ > 0 of the noise, or one for every sample, ``(B,)``.
+    noise_std : float, Tensor, array or ODL element of Y
+        Standard deviation σ > 0 of the noise, one for every sample, ``(B,)``, or for every datum, see
+        `GaussianFidelity`; then the step in x is computed by conjugate gradients.
+    fidelity : GaussianFidelity or callable, optional
+        In place of `noise_std`: a fidelity with the operator A, or what makes one of (A, y). y may be None then.
     beta : float or Tensor, optional
         β > 0, or one for every sample; by default 1/γ² with the γ that the model has learned.
     init : dict, ODL element of Z, Tensor or array, optional
@@ -147,26 +149,33 @@ def jpmap(
     Raises
     ------
     TypeError, ValueError, NotImplementedError
-        If an argument has the wrong type, shape, dtype, device or sign, or is not finite; if A is not linear with
-        an adjoint, or the step in x is singular; if G has no encoder, or no γ and `beta` is not given; if
-        `checkpoint` is damaged or belongs to another problem.
+        If an argument has the wrong type, shape, dtype, device or sign, or is not finite; if A is not linear with an
+        adjoint, the fidelity not that of Gaussian noise, or the step in x singular; if G has no encoder, or no γ and
+        `beta` is not given; if `checkpoint` is damaged or belongs to another problem.
     FileExistsError
         If there is a `checkpoint` and `resume` is false.
     """
-    measured = with_encoder(Measured.enter(A, y, G, noise_std))
+    fidelity = entered(A, y, G, noise_std, fidelity, need="quadratic", by="jpmap")
+    check_encoder(G)
     n1, n2 = check_turns(rule, n1, n2)
-    restarts, y = integer(restarts, "restarts", minimum=1), measured.y
-    check_memory((len(y), restarts, A.domain.size), y.dtype, "restarts", restarts, y.device)
-    problem = JointProblem.measured(measured, learned_beta(measured, beta))
+    restarts, data = integer(restarts, "restarts", minimum=1), fidelity.data
+    check_memory((len(data), restarts, A.domain.size), data.dtype, "restarts", restarts, data.device)
+    problem = joint_problem(fidelity, G, beta)
     settings = dict(rule=rule, n1=n1, n2=n2, restarts=restarts, seed=seed, max_iter=max_iter, tol=tol)
     file, saved = begin(
-        checkpoint, resume, "jpmap", lambda: identity(problem, measured, init, **settings), progress=progress
+        checkpoint,
+        resume,
+        "jpmap",
+        lambda: identity(problem, fidelity, G, init, **settings),
+        progress=progress,
     )
-    z, rows = _screened(problem, *measured.starts(init, 1 + _DRAWS * (restarts - 1), seed), restarts)
+    first = first_latents(G, fidelity, init)
+    z, rows = _screened(problem, *several_latents(first, 1 + _DRAWS * (restarts - 1), seed), restarts)
+    several = problem.take(rows)
     solution = maximise(
-        problem.take(rows),
+        several,
         {"z": z},
-        update=lambda several: proposing(several, G.encode, rule, n1, n2),
+        proposing(several, G.encode, rule, n1, n2),
         max_iter=max_iter,
         tol=tol,
         callback=callback,
@@ -174,7 +183,7 @@ def jpmap(
         file=file,
         saved=saved,
     )
-    return finished(measured, problem, solution.best(restarts))
+    return finished(fidelity, G, problem, solution.best(restarts))
 
 
 def _screened(problem: JointProblem, z: Tensor, rows: Tensor, restarts: int) -> tuple[Tensor, Tensor]:
@@ -190,70 +199,6 @@ def _screened(problem: JointProblem, z: Tensor, rows: Tensor, restarts: int) -> 
     chosen = torch.cat((torch.zeros_like(best[:, :1]), 1 + best), 1)
     samples = torch.arange(count, device=z.device)
     return starts[samples[:, None], chosen].flatten(0, 1), samples.repeat_interleave(restarts)
-
-
-def maximise(
-    problem: JointProblem | StructuredProblem,
-    init: Mapping[str, Tensor],
-    *,
-    update: Callable[[Any], Update] | None = None,
-    max_iter: int = 200,
-    tol: float = 1e-4,
-    callback: Callback | None = None,
-    progress: bool = True,
-    file: StateFile | None = None,
-    saved: Mapping[str, Any] | None = None,
-) -> Solution:
-    """Minimise J of a batch of tensors over both blocks, from the latent vectors in `init`.
-
-    Parameters
-    ----------
-    problem : JointProblem or StructuredProblem
-        J.
-    init : dict of str to Tensor
-        Its ``"z"`` is the starting point.
-    update : callable, optional
-        Makes the update of z for the problem; by default damped Gauss-Newton steps for the profile.
-    max_iter, tol, callback, progress
-        As for `jpmap`.
-    file, saved
-        As for `run`.
-
-    Returns
-    -------
-    Solution
-        Blocks ``"x"`` and ``"z"``.
-    """
-    solution = run(
-        problem.profile(),
-        Door({"z": init["z"]}, dict, True),
-        {"z": LevenbergMarquardt() if update is None else update(problem)},
-        max_iter=max_iter,
-        tol=tol,
-        callback=callback,
-        progress=progress,
-        description="JPMAP",
-        file=file,
-        saved=saved,
-    )
-    z = solution.blocks["z"]
-    return replace(solution, blocks={"x": problem.image(z), "z": z})
-
-
-def codes(
-    problem: JointProblem | StructuredProblem, encode: Callable[[Tensor], Tensor]
-) -> Callable[[Objective, State], Tensor]:
-    """The proposal of the code of the present image x*(z)."""
-    return functools.partial(_code, problem, encode)
-
-
-def _code(
-    problem: JointProblem | StructuredProblem,
-    encode: Callable[[Tensor], Tensor],
-    objective: Objective,
-    state: State,
-) -> Tensor:
-    return encode(problem.image(state.blocks["z"], **objective.per_sample))
 
 
 def _descended(
@@ -284,32 +229,25 @@ def proposing(
     return Propose([Proposal(code, n1), *descents], LevenbergMarquardt())
 
 
-def identity(problem: JointProblem, measured: Measured, init: Any, **settings: Any) -> dict[str, Any]:
+def identity(problem: JointProblem, fidelity: Fidelity, G: Any, init: Any, **settings: Any) -> dict[str, Any]:
     """Return what the state of a run belongs to."""
     given = init.values() if isinstance(init, Mapping) else () if init is None else (init,)
     return {
         **{name: digest(value) for name, value in problem.per_sample.items()},
         "init": digest(*(array(value, "init") for value in given)),
-        **of_operator("operator", measured.A),
-        **of_generator(measured.G),
+        **of_operator("operator", fidelity.operator),
+        **of_generator(G),
         **{name: of_setting(value) for name, value in settings.items()},
     }
 
 
-def with_encoder(measured: Measured) -> Measured:
-    """Return the data of a generator with an encoder.
-
-    Raises
-    ------
-    ValueError
-        If it has none.
-    """
-    if not measured.has_encoder:
+def check_encoder(G: Any) -> None:
+    """Raise ValueError unless a generator has an encoder."""
+    if not has_encoder(G):
         raise ValueError(
-            f"G must have an encoder (a method encode of its model) for JPMAP, got {measured.G!r}; "
+            f"G must have an encoder (a method encode of its model) for JPMAP, got {G!r}; "
             "map_z_splitting and levenberg_marquardt need none"
         )
-    return measured
 
 
 def check_turns(rule: Any, n1: Any, n2: Any) -> tuple[int, int | None]:
@@ -325,8 +263,10 @@ def check_turns(rule: Any, n1: Any, n2: Any) -> tuple[int, int | None]:
     return n1, None if n2 is None else integer(n2, "n2", minimum=n1)
 
 
-def learned_beta(measured: Measured, beta: float | Tensor | None, factor: float = 1.0) -> Tensor:
-    """Return β for every sample, by default `factor` times 1/γ² with the γ that the model of G has learned.
+def joint_problem(
+    fidelity: Fidelity, G: Any, beta: float | Tensor | None, factor: float = 1.0
+) -> JointProblem:
+    """The problem with w = 1 and some β, by default `factor` times 1/γ² with the γ that the model of G has learned.
 
     Raises
     ------
@@ -334,17 +274,18 @@ def learned_beta(measured: Measured, beta: float | Tensor | None, factor: float 
         If β is no positive number, or is not given and there is no γ.
     """
     if beta is None:
-        gamma = getattr(measured.G, "std", None)
+        gamma = getattr(G, "std", None)
         if gamma is None:
-            raise ValueError(
-                f"beta must be given: the model of G has learned no standard deviation, {measured.G!r}"
-            )
+            raise ValueError(f"beta must be given: the model of G has learned no standard deviation, {G!r}")
         beta = factor / gamma**2
-    return per_sample_number(beta, "beta", measured.y)
+    beta = per_sample_number(beta, "beta", fidelity.data)
+    return JointProblem.of(
+        fidelity.operator, G, **fidelity.per_sample, beta=beta, weight=torch.ones_like(beta)
+    )
 
 
-def finished(measured: Measured, problem: JointProblem, solution: Solution) -> Solution:
+def finished(fidelity: Fidelity, G: Any, problem: JointProblem, solution: Solution) -> Solution:
     """The solution with both blocks, as the caller's kind of data."""
     z = solution.blocks["z"]
     x = solution.blocks["x"] if "x" in solution.blocks else problem.image(z)
-    return measured.leave(solution, x, x=x, z=z)
+    return leave(fidelity, G, solution, x, x=x, z=z)

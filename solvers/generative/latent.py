@@ -1,6 +1,6 @@
-r"""Problems of a latent vector: what is measured, and the least-squares objective of the hard constraint.
+r"""Problems of a latent vector: how data come in, where to start, and the objective of the hard constraint.
 
-.. math:: \min_z \frac{1}{2 \sigma^2} \|A(G(z)) - y\|^2 + \frac{w}{2} \|z\|^2
+.. math:: \min_z \mathcal{D}(A(G(z)); y) + \frac{w}{2} \|z\|^2
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import odl
@@ -17,164 +17,171 @@ from torch import Tensor
 
 from genreg.operators import TorchOperator, torch_dtype
 from genreg.operators.bridge.arguments import seeded_generator
-from genreg.operators.bridge.door import Door, enter, given_back, per_sample_number, usable
+from genreg.operators.bridge.door import enter, usable
 from genreg.operators.bridge.jacobians import columns, jacobian, linearise
 from genreg.operators.bridge.spaces import space_shape
+from genreg.operators.fidelity.base import Fidelity
+from genreg.operators.fidelity.entry import fidelity_of
+from genreg.operators.fidelity.gaussian import squares
 from genreg.operators.linear.conjugate_gradient import inner
-from genreg.operators.linear.least_squares import rough_reconstruction
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.problem.objective import Blocks, Curvature, Objective
 
-__all__ = ["Measured", "latent_curvature", "least_squares", "real", "scaled_curvature"]
+__all__ = [
+    "entered",
+    "first_codes",
+    "first_latents",
+    "has_encoder",
+    "latent_curvature",
+    "latent_objective",
+    "leave",
+    "real",
+    "scaled_curvature",
+    "several_latents",
+]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Data of A∘G that a solver has taken in.
+def entered(A: Any, y: Any, G: Any, noise_std: Any, fidelity: Any, *, need: str, by: str) -> Fidelity:
+    """Take in the data of A∘G for a solver, `by` name, that needs something of the fidelity, see `Fidelity.offers`.
 
-    Attributes
-    ----------
-    A, G : odl.Operator
-        Forward operator X -> Y and generator Z -> X.
-    y : Tensor
-        Data, ``(B, *Y.shape)``.
-    noise_std : Tensor
-        σ, ``(B,)``.
-    door : Door
-        How the data came in.
+    Raises
+    ------
+    TypeError, ValueError
+        If A or G is no operator, G does not map to the domain of A, y does not fit the range of A or is not
+        finite, noise_std is not positive, or they do not fit the fidelity.
+    NotImplementedError
+        If the fidelity does not offer what the solver needs.
     """
+    for name, op in (("A", A), ("G", G)):
+        if not isinstance(op, odl.Operator):
+            raise TypeError(f"{name} must be an ODL operator, got {type(op).__name__}")
+    if G.range != A.domain:
+        raise ValueError(f"G must map to the domain of A, {A.domain!r}, got {G.range!r}")
+    found = fidelity_of(A, y, noise_std, fidelity)
+    found.require(need, by)
+    return found
 
-    A: odl.Operator
-    G: Any
-    y: Tensor
-    noise_std: Tensor
-    door: Door
 
-    @classmethod
-    def enter(cls, A: Any, y: Any, G: Any, noise_std: float | Tensor) -> Measured:
-        """Take data in.
+def has_encoder(G: Any) -> bool:
+    """Whether G has an encoder, a method ``encode`` on batches of images."""
+    return bool(getattr(G, "has_encoder", False))
 
-        Raises
-        ------
-        TypeError, ValueError
-            If A or G is no operator, G does not map to the domain of A, y does not fit the range of A or is not
-            finite, or noise_std is not positive.
-        """
-        if not isinstance(A, odl.Operator) or not isinstance(G, odl.Operator):
-            name, given = ("G", G) if isinstance(A, odl.Operator) else ("A", A)
-            raise TypeError(f"{name} must be an ODL operator, got {type(given).__name__}")
-        if G.range != A.domain:
-            raise ValueError(f"G must map to the domain of A, {A.domain!r}, got {G.range!r}")
-        door = enter(y, {"y": A.range}, "y")
-        data = door.blocks["y"]
-        return cls(A, G, data, per_sample_number(noise_std, "noise_std", data), door)
 
-    @property
-    def inverse_variance(self) -> Tensor:
-        """1 / σ², ``(B,)``."""
-        return self.noise_std**-2
+def first_codes(G: Any, fidelity: Fidelity) -> Tensor:
+    """The codes of rough reconstructions, ``(B, *Z.shape)``, zero where they overflow or where G has no encoder."""
+    if has_encoder(G):
+        rough = usable({"x": fidelity.rough()})["x"]
+        return usable({"z": G.encode(rough)})["z"]
+    Z, data = G.domain, fidelity.data
+    return torch.zeros((len(data), *Z.shape), dtype=torch_dtype(Z), device=data.device)
 
-    @property
-    def has_encoder(self) -> bool:
-        """Whether G has an encoder, a method ``encode`` on batches of images."""
-        return bool(getattr(self.G, "has_encoder", False))
 
-    def start(self, init: Any = None) -> Tensor:
-        """First latent vectors, ``(B, *Z.shape)``.
+def first_latents(G: Any, fidelity: Fidelity, init: Any = None) -> Tensor:
+    """First latent vectors, ``(B, *Z.shape)``.
 
-        Those given, alone or as ``{"z": ...}``; the codes of images given as ``{"x": ...}``; by default the codes
-        of rough reconstructions, zero where they overflow, or zero where G has no encoder.
+    Those given, alone or as ``{"z": ...}``; the codes of images given as ``{"x": ...}``; by default `first_codes`.
 
-        Raises
-        ------
-        TypeError, ValueError
-            If `init` is no latent vector or image for every sample.
-        """
-        Z, count = self.G.domain, len(self.y)
-        if init is None and self.has_encoder:
-            rough = usable({"x": rough_reconstruction(self.A, self.y)})["x"]
-            return usable({"z": self.G.encode(rough)})["z"]
-        if init is None:
-            return torch.zeros((count, *Z.shape), dtype=torch_dtype(Z), device=self.y.device)
-        if isinstance(init, Mapping) and not {"x", "z"} & set(init):
-            raise ValueError(
-                f"init must be a latent vector, {{'z': latent vector}} or {{'x': image}}, got the keys {list(init)}"
-            )
-        image = isinstance(init, Mapping) and "z" not in init
-        if image and not self.has_encoder:
-            raise ValueError(f"init must be a latent vector: {self.G!r} has no encoder for an image")
-        given = init["x"] if image else init["z"] if isinstance(init, Mapping) and "z" in init else init
-        start = enter(given, {"init": self.A.domain if image else Z}).blocks["init"].to(self.y.device)
-        if len(start) != count:
-            raise ValueError(f"init must have the batch size of y, {count}, got {len(start)}")
-        return usable({"z": self.G.encode(start)})["z"] if image else start
-
-    def starts(self, init: Any, restarts: int, seed: int) -> tuple[Tensor, Tensor]:
-        """The first latent vectors and draws of N(0, I), ``(B * restarts, *Z.shape)``, and the sample of each."""
-        z = self.start(init)
-        generator = seeded_generator(seed)
-        drawn = torch.randn((len(z), restarts - 1, *z.shape[1:]), generator=generator, dtype=z.dtype)
-        rows = torch.arange(len(z), device=z.device).repeat_interleave(restarts)
-        return torch.cat((z[:, None], drawn.to(z.device)), 1).flatten(0, 1), rows
-
-    def leave(self, solution: Solution, image: Tensor, **blocks: Tensor) -> Solution:
-        """Give a solution back as the caller's kind of data, with its image and with these blocks."""
-        X, Z = self.A.domain, self.G.domain
-        spaces = {name: Z if name == "z" else X for name in blocks}
-
-        def out(space: Any, value: Tensor) -> Any:
-            return given_back(self.door.kind, space, self.door.per_sample(value))
-
-        per_sample = self.door.per_sample
-        return replace(
-            solution,
-            blocks={name: out(spaces[name], value) for name, value in blocks.items()},
-            image=out(X, image),
-            value=per_sample(solution.value),
-            status=per_sample(solution.status),
-            iterations=per_sample(solution.iterations),
-            operator_calls=per_sample(solution.operator_calls),
-            history={name: per_sample(h, axis=1) for name, h in solution.history.items()},
+    Raises
+    ------
+    TypeError, ValueError
+        If `init` is no latent vector or image for every sample.
+    """
+    if init is None:
+        return first_codes(G, fidelity)
+    if isinstance(init, Mapping) and not {"x", "z"} & set(init):
+        raise ValueError(
+            f"init must be a latent vector, {{'z': latent vector}} or {{'x': image}}, got the keys {list(init)}"
         )
+    image = isinstance(init, Mapping) and "z" not in init
+    if image and not has_encoder(G):
+        raise ValueError(f"init must be a latent vector: {G!r} has no encoder for an image")
+    given = init["x" if image else "z"] if isinstance(init, Mapping) else init
+    space, count = G.range if image else G.domain, len(fidelity.data)
+    start = enter(given, {"init": space}).blocks["init"].to(fidelity.data.device)
+    if len(start) != count:
+        raise ValueError(f"init must have the batch size of y, {count}, got {len(start)}")
+    return usable({"z": G.encode(start)})["z"] if image else start
 
 
-def least_squares(forward: TorchOperator, generate: TorchOperator, **per_sample: Tensor) -> Objective:
-    r"""The objective :math:`\frac{1}{2 \sigma^2} \|A(G(z)) - y\|^2 + \frac{w}{2} \|z\|^2` of z, with its curvature.
+def several_latents(z: Tensor, restarts: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Latent vectors and draws of N(0, I), ``(B * restarts, *Z.shape)``, and the sample of each."""
+    generator = seeded_generator(seed)
+    drawn = torch.randn((len(z), restarts - 1, *z.shape[1:]), generator=generator, dtype=z.dtype)
+    rows = torch.arange(len(z), device=z.device).repeat_interleave(restarts)
+    return torch.cat((z[:, None], drawn.to(z.device)), 1).flatten(0, 1), rows
+
+
+def leave(fidelity: Fidelity, G: Any, solution: Solution, image: Tensor, **blocks: Tensor) -> Solution:
+    """Give a solution back as the kind of the data of a fidelity, with its image and with these blocks."""
+
+    def per_sample(value: Tensor, axis: int = 0) -> Tensor:
+        return value if fidelity.batched else value.squeeze(axis)
+
+    return replace(
+        solution,
+        blocks={
+            name: fidelity.given_back(G.domain if name == "z" else G.range, value)
+            for name, value in blocks.items()
+        },
+        image=fidelity.given_back(G.range, image),
+        value=per_sample(solution.value),
+        status=per_sample(solution.status),
+        iterations=per_sample(solution.iterations),
+        operator_calls=per_sample(solution.operator_calls),
+        history={name: per_sample(h, axis=1) for name, h in solution.history.items()},
+    )
+
+
+def latent_objective(
+    forward: TorchOperator, generate: TorchOperator, fidelity: Fidelity | None = None, **per_sample: Tensor
+) -> Objective:
+    r"""The objective :math:`\mathcal{D}(A(G(z)); y) + \frac{w}{2} \|z\|^2` of z, with its curvature.
 
     Parameters
     ----------
     forward, generate : TorchOperator
         A and G.
+    fidelity : Fidelity, optional
+        Whose `misfit` and `curvature` are taken; by default those of Gaussian noise.
     **per_sample : Tensor
-        y, ``(B, *Y.shape)``, and inverse_variance (1/σ²) and weight (w), ``(B,)``.
+        What they take, for Gaussian noise y, ``(B, *Y.shape)``, and inverse_variance (1/σ², as for `squares`); and
+        weight (w), ``(B,)``.
     """
+    misfit = squares if fidelity is None else fidelity.misfit
 
-    def value(blocks: Blocks, y: Tensor, inverse_variance: Tensor, weight: Tensor) -> Tensor:
+    def value(blocks: Blocks, weight: Tensor, **data: Tensor) -> Tensor:
         z = blocks["z"]
-        r = forward(generate(z)) - y
-        return 0.5 * (inverse_variance * inner(r, r) + weight * inner(z, z))
+        return misfit(forward(generate(z)), **data) + 0.5 * weight * inner(z, z)
 
     return Objective(
         value,
         {"z": generate.domain},
         per_sample=per_sample,
-        curvature={"z": latent_curvature(forward, generate)},
+        curvature={"z": latent_curvature(forward, generate, fidelity)},
         lengths={"z": 1.0},
-    ).made_by(functools.partial(least_squares, **per_sample), forward, generate)
+    ).made_by(functools.partial(latent_objective, fidelity=fidelity, **per_sample), forward, generate)
 
 
-def latent_curvature(forward: TorchOperator, generate: TorchOperator) -> Callable[..., Curvature]:
-    r"""The Gauss-Newton matrix :math:`J^T J / \sigma^2 + w I`, J the Jacobian of A∘G, as `Objective` takes it.
+def latent_curvature(
+    forward: TorchOperator, generate: TorchOperator, fidelity: Fidelity | None = None
+) -> Callable[..., Curvature]:
+    r"""The Gauss-Newton matrix :math:`J^T D J + w I`, J the Jacobian of A∘G, as `Objective` takes it.
 
-    1/σ² may be one for every sample, ``(B,)``, or for every datum, a tensor that broadcasts to the data.
+    D is the curvature of the fidelity, by default that of Gaussian noise, 1/σ²: one number for every sample, ``(B,)``,
+    or one for every datum, a tensor that broadcasts to the data.
     """
     both = TorchOperator(lambda z: forward(generate(z)), generate.domain, forward.range)
     many_data = math.prod(space_shape(forward.range)) >= generate.domain.size
 
-    def curvature(blocks: Blocks, *, inverse_variance: Tensor, weight: Tensor, **data: Tensor) -> Curvature:
+    def curvature(blocks: Blocks, *, weight: Tensor, **data: Tensor) -> Curvature:
         z = blocks["z"]
         linear = functools.cache(lambda: linearise(both, z)[1:])
-        of_data = inverse_variance if inverse_variance.ndim > 1 else None
+        if fidelity is None or "quadratic" in fidelity.offers:
+            D = data["inverse_variance"]
+        else:
+            with torch.no_grad():
+                D = fidelity.curvature(both(z), **data)
+        of_data = D if D.ndim > 1 else None
 
         def gram() -> Tensor:
             if forward.linear and many_data:
@@ -189,8 +196,7 @@ def latent_curvature(forward: TorchOperator, generate: TorchOperator) -> Callabl
             push, pull = linear()
             return pull(push(p) if of_data is None else of_data * push(p))
 
-        scale = inverse_variance if of_data is None else torch.ones_like(weight)
-        return scaled_curvature(gram, product, scale, weight)
+        return scaled_curvature(gram, product, D if of_data is None else torch.ones_like(weight), weight)
 
     return curvature
 

@@ -1,6 +1,7 @@
 r"""Projected gradient descent onto the range of a generator.
 
-.. math:: x \leftarrow P_G(x - \tau \nabla f(x)), \qquad f(x) = \tfrac{1}{2 \sigma^2} \|A(x) - y\|_2^2,
+.. math:: x \leftarrow P_G(x - \tau \nabla f(x)), \qquad f(x) = \mathcal{D}(A(x); y)
+          = \tfrac{1}{2 \sigma^2} \|A(x) - y\|_2^2 \text{ by default,}
 
 where :math:`P_G(w) = G(\arg\min_z \|G(z) - w\|^2)` is found by an inner solve, or replaced by G(E(w)) with a
 learned encoder E. Every sample has its own step, and moves only if f falls.
@@ -26,13 +27,14 @@ from genreg.operators.bridge.arguments import choice, integer, number, seeded_ge
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.door import Door
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.fidelity.base import Fidelity
 from genreg.operators.linear.conjugate_gradient import inner
 from genreg.operators.linear.norm import operator_norm
 from genreg.solvers.algorithms.descent import gauss_newton
 from genreg.solvers.driver.loop import Callback, run
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.generative.isotropic import projection
-from genreg.solvers.generative.latent import Measured
+from genreg.solvers.generative.latent import entered, first_latents, has_encoder, leave
 from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State, where
 from genreg.solvers.updates.base import TrialStep
@@ -50,7 +52,8 @@ def projected_gradient(
     y: Any,
     G: Any,
     *,
-    noise_std: float | Tensor = 1.0,
+    noise_std: Any = None,
+    fidelity: Fidelity | Callable[..., Fidelity] | None = None,
     projection: Literal["solve", "encoder"] = "solve",
     init: Any = None,
     step: float | None = None,
@@ -62,7 +65,9 @@ def projected_gradient(
     callback: Callback | None = None,
     progress: bool = True,
 ) -> Solution:
-    r"""Minimise :math:`\|A(x) - y\|^2 / (2 \sigma^2)` over the range of G by projected gradient descent.
+    r"""Minimise :math:`\|A(x) - y\|^2 / (2 \sigma^2)`, or another fidelity, over the range of G.
+
+    By projected gradient descent, see the module.
 
     Parameters
     ----------
@@ -73,16 +78,19 @@ def projected_gradient(
     G : odl.Operator
         Generator Z -> X; for the encoder with an attribute ``has_encoder`` and a method ``encode(x)`` that maps
         tensors ``(B, *X.shape)`` to ``(B, *Z.shape)``.
-    noise_std : float or Tensor
-        σ > 0, or one for every sample, ``(B,)``.
+    noise_std : float, Tensor, array or ODL element of Y, optional
+        σ > 0, one for every sample, ``(B,)``, or for every datum, see `GaussianFidelity`; by default 1.
+    fidelity : Fidelity or callable, optional
+        In place of `noise_std`: a fidelity with the operator A and a gradient, or what makes one of (A, y). y may be
+        None then.
     projection : {"solve", "encoder"}
         How to project: by an inner latent solve, started from the last z, or by the encoder.
     init : ODL element of Z, Tensor or array, optional
         First z. By default the code of a rough reconstruction where G has an encoder, otherwise zero.
     step : float, optional
-        First τ. By default :math:`\sigma^2 / \|A\|^2` in the Euclidean norms where A is linear, else such that the
-        first step minimises f along its gradient, to second order. τ doubles after a success and halves after a
-        failure.
+        First τ. By default :math:`\sigma^2 / \|A\|^2` in the Euclidean norms, with the smallest σ of a sample, where A
+        is linear and the noise Gaussian, else such that the first step minimises f along its gradient, to second order.
+        τ doubles after a success and halves after a failure.
     max_iter : int
         Accepted steps.
     tol : float
@@ -110,36 +118,37 @@ def projected_gradient(
     TypeError, ValueError
         If an argument has the wrong type, shape, dtype, device or sign, or is not finite; if the encoder is
         asked for and there is none.
+    NotImplementedError
+        If the fidelity has no gradient.
     """
-    measured = Measured.enter(A, y, G, noise_std)
+    noise_std = 1.0 if noise_std is None and fidelity is None else noise_std
+    fidelity = entered(A, y, G, noise_std, fidelity, need="gradient", by="projected_gradient")
     choice(projection, "projection", ("solve", "encoder"))
-    if projection == "encoder" and not measured.has_encoder:
+    if projection == "encoder" and not has_encoder(G):
         raise ValueError(f"projection='encoder' needs a generator with an encoder, got {G!r}")
     inner_iterations = integer(inner_iterations, "inner_iterations", minimum=1)
     restarts, generator = integer(restarts, "restarts", minimum=1), seeded_generator(seed)
-    check_memory((restarts, len(measured.y), A.domain.size), measured.y.dtype, "restarts", restarts)
+    check_memory((restarts, len(fidelity.data), A.domain.size), fidelity.data.dtype, "restarts", restarts)
     if step is not None:
         step = number(step, "step", above=0)
 
-    z = measured.start(init)
+    z = first_latents(G, fidelity, init)
     forward, generate = to_torch(A), to_torch(G)
     with torch.no_grad():
         door = Door({"x": generate(z), "z": z}, dict, True)
 
-    def fidelity(blocks: Mapping[str, Tensor], y: Tensor, precision: Tensor) -> Tensor:
-        r = forward(blocks["x"]) - y
-        return 0.5 * precision * inner(r, r)
+    def misfit(blocks: Mapping[str, Tensor], **data: Tensor) -> Tensor:
+        return fidelity.misfit(forward(blocks["x"]), **data)
 
-    objective = Objective(
-        fidelity,
-        {"x": A.domain, "z": G.domain},
-        per_sample={"y": measured.y, "precision": measured.inverse_variance},
-    )
-    if step is None and A.is_linear:
+    objective = Objective(misfit, {"x": A.domain, "z": G.domain}, per_sample=fidelity.per_sample)
+    bound = fidelity.curvature_bound
+    if step is not None:
+        first = torch.full_like(fidelity.level, step)
+    elif A.is_linear and bound is not None:
         norm_sq = operator_norm(A) ** 2 * float(weight(A.domain)) / float(weight(A.range))
-        first = measured.noise_std.square() / norm_sq
+        first = 1 / (torch.where(bound > 0, bound, 1.0) * norm_sq)
     else:
-        first = None if step is None else torch.full_like(measured.noise_std, step)
+        first = None
     if projection == "encoder":
         project = _by_encoder(G, generate)
     else:
@@ -154,7 +163,7 @@ def projected_gradient(
         progress=progress,
         description="projected gradient",
     )
-    return measured.leave(solution, solution.blocks["x"], **solution.blocks)
+    return leave(fidelity, G, solution, solution.blocks["x"], **solution.blocks)
 
 
 def _by_encoder(G: Any, generate: Any) -> Projection:
@@ -168,15 +177,13 @@ def _by_encoder(G: Any, generate: Any) -> Projection:
 def _by_solve(generate: Any, max_iter: int, restarts: int, generator: torch.Generator) -> Projection:
     def project(w: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         drawn = torch.randn((restarts - 1, *z.shape), generator=generator, dtype=z.dtype).to(z.device)
-        starts = torch.cat((z[None], drawn)).flatten(0, 1)  # (restarts * B, *Z.shape)
-        several = w.repeat(restarts, *(1,) * (w.ndim - 1))
+        starts = torch.cat((z[None], drawn)).transpose(0, 1).flatten(0, 1)  # (B * restarts, *Z.shape)
+        several = w.repeat_interleave(restarts, 0)
         ones = w.new_ones(len(several))
         problem = projection(generate, several, 2 * ones, 0 * ones)
         found = gauss_newton(problem, {"z": starts}, max_iter=max_iter, tol=1e-6, progress=False)
-        values = found.value.view(restarts, -1)
-        best = values.nan_to_num(torch.inf).argmin(0) * len(z) + torch.arange(len(z), device=z.device)
-        code = found.blocks["z"][best]
-        return code, generate(code), found.operator_calls.view(restarts, -1).sum(0)
+        best = found.best(restarts)
+        return best.blocks["z"], generate(best.blocks["z"]), best.operator_calls
 
     return project
 

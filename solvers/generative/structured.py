@@ -27,14 +27,17 @@ import torch
 from torch import Tensor
 
 from genreg.operators import GaussianPosterior, to_torch, torch_dtype
+from genreg.operators.fidelity.base import trailing
+from genreg.operators.fidelity.gaussian import squares
 from genreg.operators.linear.conjugate_gradient import inner
+from genreg.solvers.generative.profiled import Profiled
 from genreg.solvers.problem.objective import Blocks, Objective
 
 __all__ = ["StructuredProblem"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StructuredProblem(Objective):
+class StructuredProblem(Profiled):
     """The objective J(x, z) of a batch, made by `of`.
 
     Attributes
@@ -42,7 +45,8 @@ class StructuredProblem(Objective):
     smooth, spaces, proximable, curvature, lengths, offset
         Those of an `Objective`: J itself, of the blocks x and z.
     per_sample : dict of str to Tensor
-        y, ``(B, *Y.shape)``, and inverse_variance (1/σ²) and weight (w), ``(B,)``.
+        y, ``(B, *Y.shape)``; inverse_variance (1/σ²), ``(B,)``, or one for every datum, which broadcasts to y; and
+        weight (w), ``(B,)``.
     operator : odl.Operator
         A.
     decode : callable
@@ -71,10 +75,9 @@ class StructuredProblem(Objective):
 
         def value(blocks: Blocks, y: Tensor, inverse_variance: Tensor, weight: Tensor) -> Tensor:
             x, z = blocks["x"], blocks["z"]
-            r, decoded = forward(x) - y, decode(z)
-            return 0.5 * inverse_variance * inner(r, r) + weight * negative_log_prior(
-                x - decoded.mean, decoded.precision, z
-            )
+            decoded = decode(z)
+            prior = negative_log_prior(x - decoded.mean, decoded.precision, z)
+            return squares(forward(x), y=y, inverse_variance=inverse_variance) + weight * prior
 
         def offset(blocks: Blocks, weight: Tensor, **data: Tensor) -> Tensor:
             return -0.5 * weight * decode(blocks["z"]).precision.logdet()
@@ -109,7 +112,7 @@ class StructuredProblem(Objective):
         tol: float | None = None,
         **rest: Tensor,
     ) -> GaussianPosterior:
-        scale = inverse_variance / weight
+        scale = inverse_variance / trailing(weight, inverse_variance)
         return GaussianPosterior(self.operator, y, mean, precision, scale, tol=tol)
 
     def image(self, z: Tensor, **per_sample: Tensor) -> Tensor:
@@ -129,8 +132,7 @@ class StructuredProblem(Objective):
             given = {"y": y, "inverse_variance": inverse_variance, "weight": weight}
             with torch.no_grad():
                 u = self._posterior(mean.detach(), precision.detach(), tol=tol, **given).correction
-                r = forward(mean + u) - y
-                misfit = 0.5 * inverse_variance * inner(r, r)
+                misfit = squares(forward(mean + u), y=y, inverse_variance=inverse_variance)
             u = u + (mean.detach() - mean)  # x* stays as it is, to first order
             return misfit + weight * negative_log_prior(u, precision, z)
 

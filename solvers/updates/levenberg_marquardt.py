@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg.operators.linear.conjugate_gradient import conjugate_directions, inner
+from genreg.operators.linear.conjugate_gradient import conjugate_gradients, inner
 from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State
 from genreg.solvers.updates.base import DENSE, TrialStep
@@ -148,20 +148,18 @@ class LevenbergMarquardt:
         def shifted(p: Tensor) -> Tensor:
             return product(p) + shift * p
 
-        d, r = torch.zeros_like(g), -g
-        model = torch.zeros_like(gg)
-        running = gg > 0
-        for k, (step, residual) in enumerate(conjugate_directions(shifted, r), start=1):
-            keep = running.view(-1, *(1,) * (g.ndim - 1))
-            d = torch.where(keep, d + step, d)
-            # the decrease -(gᵀd + ½ dᵀ(N + μ)d), with (N + μ)d = -g - residual
-            lower = 0.5 * (inner(residual, d) - inner(g, d))
-            small = k * (lower - model) <= 0.1 * lower
-            model = torch.where(running, lower, model)
-            running = running & ~small
-            if k == self.inner_iterations or not bool(running.any()):
-                break
-        return d, model.clamp_min(tiny)
+        def decrease(d: Tensor, residual: Tensor) -> Tensor:
+            """-(gᵀd + ½ dᵀ(N + μ)d), with (N + μ)d = -g - residual."""
+            return 0.5 * (inner(residual, d) - inner(g, d))
+
+        models = [torch.zeros_like(gg)]  # after every step
+
+        def unfinished(d: Tensor, residual: Tensor) -> Tensor:
+            models.append(decrease(d, residual))
+            return (len(models) - 1) * (models[-1] - models[-2]) > 0.1 * models[-1]
+
+        found = conjugate_gradients(shifted, -g, unfinished, max_iter=self.inner_iterations)
+        return found.x, decrease(found.x, found.residual).clamp_min(tiny)
 
 
 def _dense_step(N: Tensor, g: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:

@@ -93,32 +93,37 @@ def data(A, G, batch=4, std=0.05, seed=1):
     return y + std * torch.randn(y.shape, dtype=torch.float64, generator=generator), z
 
 
+def inverse_variances(y, std):
+    """1/σ² of every datum, ``(B, m)``, of σ for all, for every sample or for every datum."""
+    std = torch.as_tensor(std, dtype=torch.float64)
+    std = std.reshape(-1, *(1,) * (y.ndim - 1)) if std.ndim <= 1 else std
+    return (std**-2).expand(y.shape).flatten(1)
+
+
 def closed_form(A, W, y, std, beta):
     """The minimiser (x, z) of J and its value, for a linear generator, from the normal equations of both."""
     M = dense(A)
-    b = y.flatten(1)
+    b, precisions = y.flatten(1), inverse_variances(y, std)
     xs, zs, values = [], [], []
-    std, beta = (torch.as_tensor(t, dtype=torch.float64).expand(len(y)) for t in (std, beta))
-    for k in range(len(y)):
-        s, t = std[k] ** -2, beta[k]
-        top = torch.cat((s * M.T @ M + t * torch.eye(N, dtype=torch.float64), -t * W), 1)
+    for k, t in enumerate(torch.as_tensor(beta, dtype=torch.float64).expand(len(y))):
+        s = precisions[k]
+        top = torch.cat((M.T @ (s[:, None] * M) + t * torch.eye(N, dtype=torch.float64), -t * W), 1)
         bottom = torch.cat((-t * W.T, t * W.T @ W + torch.eye(K, dtype=torch.float64)), 1)
-        right = torch.cat((s * M.T @ b[k], torch.zeros(K, dtype=torch.float64)))
+        right = torch.cat((M.T @ (s * b[k]), torch.zeros(K, dtype=torch.float64)))
         both = torch.linalg.solve(torch.cat((top, bottom)), right)
         x, z = both[:N], both[N:]
         xs.append(x.view(SHAPE))
         zs.append(z)
         r, u = M @ x - b[k], x - W @ z
-        values.append(0.5 * (s * r @ r + t * u @ u + z @ z))
+        values.append(0.5 * (s @ r.square() + t * u @ u + z @ z))
     return torch.stack(xs), torch.stack(zs), torch.stack(values)
 
 
 def hard_closed_form(A, W, y, std, weight):
     """The minimiser of ‖AWz - y‖²/(2σ²) + w/2 ‖z‖², and its value."""
-    M, b = dense(A) @ W, y.flatten(1)
-    s = torch.as_tensor(std, dtype=torch.float64).expand(len(y))[:, None, None] ** -2
+    M, b, s = dense(A) @ W, y.flatten(1), inverse_variances(y, std)
     w = torch.as_tensor(weight, dtype=torch.float64).expand(len(y))[:, None, None]
-    normal = s * (M.T @ M) + w * torch.eye(K, dtype=torch.float64)
-    z = torch.linalg.solve(normal, s[..., 0] * (b @ M))
+    normal = M.T @ (s[..., None] * M) + w * torch.eye(K, dtype=torch.float64)
+    z = torch.linalg.solve(normal, (s * b) @ M)
     r = z @ M.T - b
-    return z, 0.5 * (s[:, 0, 0] * r.square().sum(1) + w[:, 0, 0] * z.square().sum(1))
+    return z, 0.5 * ((s * r.square()).sum(1) + w[:, 0, 0] * z.square().sum(1))

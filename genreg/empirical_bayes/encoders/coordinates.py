@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from genreg.empirical_bayes.encoders.linearised import Linearised, is_sufficient, real_data, real_precision
 from genreg.empirical_bayes.priors import Prior
-from genreg.fidelity import Fidelity, GaussianFidelity
 from genreg.operators import torch_device, torch_dtype
+from genreg.operators.fidelity import Fidelity, GaussianFidelity
 
 __all__ = ["Affine", "coordinates", "encoder_inputs"]
 

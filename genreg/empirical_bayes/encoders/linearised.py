@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg.fidelity import Fidelity, GaussianFidelity
-from genreg.fidelity.base import trailing
 from genreg.operators import to_torch
 from genreg.operators.bridge.jacobians import jacobian
+from genreg.operators.fidelity import Fidelity, GaussianFidelity
+from genreg.operators.fidelity.base import trailing
 
 __all__ = ["Linearised", "is_sufficient", "real_data", "real_precision", "shared_noise"]
 

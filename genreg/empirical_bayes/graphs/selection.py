@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge.arguments import integer, number
-from genreg.operators.linear.conjugate_gradient import conjugate_directions, inner
+from genreg.operators.linear.conjugate_gradient import conjugate_gradients, inner
 
 __all__ = ["Selected", "check_moment", "covariance_selection"]
 
@@ -168,22 +168,20 @@ def _value(S: Tensor, T: Tensor) -> Tensor:
 
 
 def _direction(W: Tensor, on: Tensor, gradient: Tensor) -> Tensor:
-    """Newton's direction: D with on ∘ (W D W) = -gradient, scaled by the diagonal of that map."""
+    """Newton's direction: D with on ∘ (W D W) = -gradient, preconditioned by the diagonal of that map."""
     d = W.diagonal(dim1=-2, dim2=-1)
-    root = on * (d[:, :, None] * d[:, None, :] + W.square()).rsqrt()
+    inverse = on / (d[:, :, None] * d[:, None, :] + W.square())
 
     def hessian(D: Tensor) -> Tensor:
-        image = W @ (root * D) @ W
-        return root * (0.5 * (image + image.mT))  # rounding would grow in what is not symmetric
+        image = W @ D @ W
+        return on * (0.5 * (image + image.mT))  # rounding would grow in what is not symmetric
 
-    residual = -root * gradient
-    start = inner(residual, residual)
-    step = torch.zeros_like(residual)
-    goal = (
-        _FORCING**2 * start
-    )  # inexact Newton: each step gains a digit and a half, as the next would be for nothing
-    for k, (part, r) in enumerate(conjugate_directions(hessian, residual), start=1):
-        step = step + part
-        if k >= _INNER or bool((inner(r, r) <= goal).all()):
-            break
-    return root * step
+    # inexact Newton: each step gains a digit and a half, as the next would be for nothing
+    goal = _FORCING**2 * inner(gradient, inverse * gradient)
+    return conjugate_gradients(
+        hessian,
+        -on * gradient,
+        lambda D, residual: inner(residual, inverse * residual) > goal,
+        max_iter=_INNER,
+        precondition=lambda residual: inverse * residual,
+    ).x

@@ -18,7 +18,7 @@ from genreg import (
     to_torch,
 )
 from genreg.evaluation import psnr
-from genreg.fidelity import FunctionalFidelity
+from genreg.operators.fidelity import FunctionalFidelity
 from genreg.reconstruction.batch import BatchedSolve
 from genreg.solvers import Solution, Status
 

@@ -299,11 +299,25 @@ def test_many_latent_dimensions_take_a_limited_memory(A, X, y, init, monkeypatch
     R = JointPrior(structured(X, slope=0.2))
     settings = {"noise_std": SIGMA, "lam": 1.0, "tol": 1e-7, "init": init, "progress": False}
     dense = reconstruct(A, y, R, **settings)
-    monkeypatch.setattr("genreg.regularisers.joint.DENSE", 2)
+    monkeypatch.setattr("genreg.solvers.generative.profiled.DENSE", 2)
     limited = reconstruct(A, y, R, **settings)
     assert (limited.status == Status.CONVERGED).all()
     assert torch.allclose(limited.value, dense.value, rtol=1e-8)
     assert torch.allclose(limited.image, dense.image, atol=1e-4)
+
+
+def test_noise_of_every_datum_is_the_whitened_problem(A, X, y):
+    sigma = 0.2 + 0.3 * torch.rand(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    sigma[0, 1] = torch.inf
+    R = JointPrior(structured(X, slope=0.2))
+    settings = {"lam": 1.0, "tol": 1e-8, "progress": False}
+    together = reconstruct(A, y, R, noise_std=sigma, **settings)
+    assert (together.status == Status.CONVERGED).all()
+    for k in range(len(y)):
+        whitened = odl.MultiplyOperator(A.range.element((1 / sigma[k]).numpy())) * A
+        alone = reconstruct(whitened, y[k] / sigma[k], R, noise_std=1.0, **settings)
+        assert torch.allclose(together.image[k], alone.image, atol=1e-5)
+        assert torch.allclose(together.value[k], alone.value, rtol=1e-8)
 
 
 def test_the_profile_is_a_function_of_z(A, X, y):

@@ -8,7 +8,7 @@ from genreg.operators.bridge.door import Door
 from genreg.solvers import Adam, Status, jpmap, jpmap_continuation, map_z_splitting
 from genreg.solvers.checkpoints import begin, resumable
 from genreg.solvers.driver.loop import run
-from genreg.solvers.generative.latent import least_squares
+from genreg.solvers.generative.latent import latent_objective
 
 from ..latent_problems import OPERATORS, data, network, space
 
@@ -124,7 +124,7 @@ def test_a_file_of_another_problem_is_refused(problem, change, message, tmp_path
 def test_an_objective_that_rises_keeps_its_best_iterate(problem, tmp_path):
     A, y, G = problem
     ones = torch.ones(4, dtype=torch.float64)
-    objective = least_squares(to_torch(A), to_torch(G), y=y, inverse_variance=STD**-2, weight=ones)
+    objective = latent_objective(to_torch(A), to_torch(G), y=y, inverse_variance=STD**-2, weight=ones)
     start = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
     def solve(**given):

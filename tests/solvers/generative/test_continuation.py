@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from genreg.operators import NetworkOperator, to_torch
+from genreg.operators.fidelity import GaussianFidelity
 from genreg.solvers import (
-    JointProblem,
     Status,
     debugging,
     gauss_newton,
@@ -16,7 +16,7 @@ from genreg.solvers import (
     levenberg_marquardt,
     map_z_splitting,
 )
-from genreg.solvers.generative.latent import Measured
+from genreg.solvers.generative.joint_map import joint_problem
 
 from ..latent_problems import (
     OPERATORS,
@@ -133,8 +133,7 @@ def test_the_image_is_that_of_the_last_beta():
     with debugging():
         solution = jpmap_continuation(A, y, G, noise_std=STD, epsilon=1e-2, tol=1e-8, **QUIET)
     assert solution.converged.all()
-    measured = Measured.enter(A, y, G, STD)
-    joint = JointProblem.measured(measured, solution.history["beta"][-1])
+    joint = joint_problem(GaussianFidelity(A, y, STD), G, solution.history["beta"][-1])
     z = solution.blocks["z"]
     torch.testing.assert_close(solution.image, joint.image(z), rtol=1e-7, atol=1e-8)
     torch.testing.assert_close(solution.value, joint.profile()({"z": z}), rtol=1e-8, atol=1e-9)
@@ -278,7 +277,7 @@ def test_iterations_and_calls_add_up():
     one = map_z_splitting(A, y, G, noise_std=STD, epsilon=1e-9, stages=1, **QUIET)
     two = map_z_splitting(A, y, G, noise_std=STD, epsilon=1e-9, stages=2, **QUIET)
     beta = two.history["beta"][-1]
-    joint = JointProblem.measured(Measured.enter(A, y, G, STD), beta)
+    joint = joint_problem(GaussianFidelity(A, y, STD), G, beta)
     second = gauss_newton(joint.profile(), {"z": one.blocks["z"]}, max_iter=100, progress=False)
     assert torch.equal(two.iterations, one.iterations + second.iterations)
     assert torch.equal(two.operator_calls, one.operator_calls + second.operator_calls)

@@ -6,9 +6,10 @@ import torch
 
 from genreg.operators import NetworkOperator, TorchOperator, blur, gaussian_measurements, to_torch
 from genreg.operators.bridge.jacobians import jacobian
+from genreg.operators.fidelity import GaussianFidelity
 from genreg.solvers import JointProblem, Status, gauss_newton, quasi_newton
 from genreg.solvers.generative.isotropic import projection
-from genreg.solvers.generative.latent import Measured
+from genreg.solvers.generative.joint_map import joint_problem
 
 from ..latent_problems import KEEP, OPERATORS, SHAPE, K, N, closed_form, data, dense, linear, network, space
 
@@ -231,8 +232,8 @@ def test_what_it_refuses(G):
     singular = dict(given, beta=torch.full((4,), 1e-30, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"`shift` \(sigma\^2 beta\) must be at least .* singular"):
         JointProblem.of(blur(X, 2.0, boundary="symmetric"), G, **singular)
-    measured = Measured.enter(OPERATORS["mask"](X), torch.zeros(2, int(KEEP.sum())).double(), G, 1.0)
-    joint = JointProblem.measured(measured, torch.ones(2, dtype=torch.float64))
+    fidelity = GaussianFidelity(OPERATORS["mask"](X), torch.zeros(2, int(KEEP.sum())).double(), 1.0)
+    joint = joint_problem(fidelity, G, 1.0)
     assert isinstance(joint.generate, TorchOperator) and torch.equal(
         joint.per_sample["weight"], torch.ones(2)
     )

@@ -10,9 +10,9 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg.fidelity._transmission import transmission_prox
-from genreg.fidelity.base import Fidelity, per_datum, trailing
-from genreg.operators import TorchFunctional, weight
+from genreg.operators.bridge.translation import TorchFunctional, weight
+from genreg.operators.fidelity.base import Fidelity, per_datum, trailing
+from genreg.operators.fidelity.transmission import transmission_prox
 from genreg.operators.linear.least_squares import rough_reconstruction
 from genreg.operators.lowering.functionals import kullback_leibler_prox
 
@@ -95,6 +95,24 @@ class PoissonFidelity(Fidelity):
         """Evaluate the divergence for every sample, ``(*batch, B)``."""
         expected = Ax + background if intensity is None else intensity * torch.exp(-Ax) + background
         return _divergence(expected, y).flatten(Ax.ndim - y.ndim + 1).sum(-1)
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """A gradient and a curvature."""
+        return frozenset({"gradient", "curvature"})
+
+    def curvature(
+        self, Ax: Tensor, *, y: Tensor, background: Tensor, intensity: Tensor | None = None
+    ) -> Tensor:
+        r""":math:`y / \bar y^2` in emission, :math:`(\bar y - b) (1 - y b / \bar y^2)` in transmission.
+
+        The latter is taken as 0 where it is negative.
+        """
+        if intensity is None:
+            expected = Ax + background
+            return torch.where((y > 0) & (expected > 0), y / expected.square(), 0.0)
+        signal = intensity * torch.exp(-Ax)
+        return (signal * (1 - y * background / (signal + background).square())).clamp_min(0)
 
     @property
     def level(self) -> Tensor:

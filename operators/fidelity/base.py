@@ -12,10 +12,10 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.operators import TorchFunctional, lower, riesz, to_element, to_tensor, to_torch
 from genreg.operators.bridge.arrays import array, fitting
 from genreg.operators.bridge.door import Kind, enter, given_back, is_element
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.bridge.translation import TorchFunctional, lower, riesz, to_element, to_tensor, to_torch
 from genreg.operators.linear.least_squares import rough_reconstruction
 
 __all__ = ["Fidelity", "per_datum", "trailing"]
@@ -98,6 +98,44 @@ class Fidelity(Functional):
         Tensor
             ``(*batch, B)``.
         """
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What solvers can use: a ``"gradient"``, a ``"curvature"``, and whether it is ``"quadratic"``."""
+        return frozenset({"gradient"})
+
+    def require(self, need: str, by: str) -> None:
+        """Raise NotImplementedError unless this fidelity offers what a solver or regulariser needs."""
+        if need not in self.offers:
+            asked = (
+                "quadratic fidelity (Gaussian noise)" if need == "quadratic" else f"fidelity with a {need}"
+            )
+            raise NotImplementedError(f"{by} needs a {asked}, got {self!r}")
+
+    def curvature(self, Ax: Tensor, *, y: Tensor, **parameters: Tensor) -> Tensor:
+        r"""Second derivative of :math:`\mathcal{D}(\cdot; y)` in every datum, 0 where it is negative.
+
+        Parameters
+        ----------
+        Ax, y, **parameters : Tensor
+            As for `misfit`, ``(B, *Y.shape)``.
+
+        Returns
+        -------
+        Tensor
+            One for every datum, which broadcasts to the data, or for every sample, ``(B,)``.
+
+        Raises
+        ------
+        NotImplementedError
+            If ``"curvature"`` is not among what it `offers`.
+        """
+        raise NotImplementedError(f"{self!r} has no curvature")
+
+    @property
+    def curvature_bound(self) -> Tensor | None:
+        """The largest curvature for any prediction, ``(B,)``; None where it has no bound or none is known."""
+        return None
 
     @property
     @abstractmethod

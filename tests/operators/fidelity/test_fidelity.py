@@ -23,12 +23,12 @@ from genreg import (
     solvers,
     to_torch,
 )
-from genreg.fidelity._transmission import transmission_prox
 from genreg.operators import derivative_test, ray_transform
 from genreg.operators.bridge.tensor_operator import TensorOperator
+from genreg.operators.fidelity.transmission import transmission_prox
 from genreg.solvers import Objective, SaddlePoint, Status
 
-from .conftest import LinearModel
+from ...genreg.conftest import LinearModel
 
 INTENSITY, BACKGROUND = 40.0, 3.0
 KINDS = [
@@ -95,6 +95,11 @@ def data_space():
 @pytest.fixture(name="A")
 def operator(X, Y):
     return Rays(X, Y)
+
+
+@pytest.fixture(name="G")
+def generator(X):
+    return Generator(LinearModel(), X)
 
 
 @pytest.fixture(name="x")
@@ -167,6 +172,28 @@ def test_gradient_by_taylor_on_weighted_spaces(fidelity, kind, X, Y, A, x):
     bent = fidelity(kind, 1, A=NetworkOperator(Bent(A.matrix), X, Y))
     for f in (linear, bent, 2.0 * linear + 0.5 * odl.functionals.L2NormSquared(X)):
         derivative_test(f, point, seed=1) if kind in ("gaussian", "weighted") else small_steps(f, point)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_curvature_is_the_second_derivative_in_every_datum(fidelity, kind, A, x):
+    f = fidelity(kind)
+    if "curvature" not in f.offers:
+        assert f.curvature_bound is None
+        with pytest.raises(
+            NotImplementedError, match=r"^a solver needs a fidelity with a curvature, got Func"
+        ):
+            f.require("curvature", "a solver")
+        with pytest.raises(NotImplementedError, match="has no curvature"):
+            f.curvature(to_torch(A)(x), **f.per_sample)
+        return
+    Ax = to_torch(A)(x)[: len(f.data)].requires_grad_()
+    (slope,) = torch.autograd.grad(f.misfit(Ax, **f.per_sample).sum(), Ax, create_graph=True)
+    (second,) = torch.autograd.grad(slope.sum(), Ax)
+    found = f.curvature(Ax.detach(), **f.per_sample)
+    found = found[:, None] if found.ndim == 1 else found
+    assert torch.allclose(found.expand(second.shape), second.clamp_min(0))
+    if "quadratic" in f.offers:
+        assert torch.allclose(f.curvature_bound, second.amax(1))
 
 
 def small_steps(f, point):
@@ -465,7 +492,7 @@ def test_curvature_of_the_latent_problem_with_weighted_data(X, G, dtype):
     assert torch.allclose(solution.blocks["z"], torch.linalg.solve(normal, rhs).squeeze(-1), atol=1e-8)
 
 
-def test_joint_prior_takes_weighted_data_and_refuses_their_posterior(X, A, G, x):
+def test_joint_prior_takes_weighted_data(X, A, G, x):
     sigma = torch.linspace(0.1, 0.5, 12, dtype=torch.float64)
     y, R = to_torch(A)(x), JointPrior(G, beta=4.0)
     settings = {"lam": 1.0, "tol": 1e-8, "max_iter": 500, "progress": False}
@@ -473,8 +500,36 @@ def test_joint_prior_takes_weighted_data_and_refuses_their_posterior(X, A, G, x)
     scaled = Rays(A.domain, A.range, A.matrix / sigma[:, None])
     white = reconstruct(scaled, y / sigma, R, noise_std=1.0, **settings)
     assert torch.allclose(rec.image, white.image, atol=1e-5)
-    with pytest.raises(ValueError, match="one noise_std for every sample"):
-        R.posterior(GaussianFidelity(A, y, sigma), rec.blocks["z"])
+    weighted = R.posterior(GaussianFidelity(A, y, sigma), rec.blocks["z"])
+    whitened = R.posterior(GaussianFidelity(scaled, y / sigma, 1.0), rec.blocks["z"])
+    assert torch.allclose(weighted.mean, rec.image, atol=1e-5)
+    assert torch.allclose(weighted.mean, whitened.mean, atol=1e-7)
+    draws = [posterior.sample(4000, 0) for posterior in (weighted, whitened)]
+    assert torch.allclose(draws[0], draws[1], atol=1e-6)  # from the same numbers
+
+
+@pytest.mark.parametrize("kind", ["transmission", "transmission with background"])
+def test_hard_constraint_takes_gauss_newton_steps_for_counts(fidelity, kind, G):
+    f = fidelity(kind)
+    lam = torch.full((len(f.data),), 0.5, dtype=torch.float64)
+    problem, start = HardConstraint(G).problem(f, lam), {"z": torch.zeros(len(lam), 3, dtype=torch.float64)}
+    newton, quasi = (
+        solve(problem, start, tol=1e-7, max_iter=200, progress=False)
+        for solve in (solvers.gauss_newton, solvers.quasi_newton)
+    )
+    assert newton.converged.all() and quasi.converged.all()
+    assert torch.allclose(newton.blocks["z"], quasi.blocks["z"], atol=1e-4)
+    assert (newton.iterations <= quasi.iterations).all()
+
+
+@pytest.mark.parametrize("regulariser", [HardConstraint, lambda G: JointPrior(G, beta=4.0)])
+def test_what_a_regulariser_cannot_use_is_refused_by_name(fidelity, regulariser, G):
+    R, f = regulariser(G), fidelity("l1", 1)
+    name = type(R).__name__
+    with pytest.raises(
+        NotImplementedError, match=f"^{name} needs a fidelity with a gradient, got FunctionalF"
+    ):
+        R.problem(f, torch.ones(1, dtype=torch.float64))
 
 
 def test_one_standard_deviation_for_all_data_is_white(A, Y, x):

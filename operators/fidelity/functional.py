@@ -11,9 +11,9 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.fidelity.base import Fidelity, trailing
-from genreg.operators import TorchFunctional, to_torch
 from genreg.operators.bridge.door import per_sample_number
+from genreg.operators.bridge.translation import TorchFunctional, to_torch
+from genreg.operators.fidelity.base import Fidelity, trailing
 from genreg.operators.linear.least_squares import rough_reconstruction
 from genreg.operators.lowering.splitting import is_smooth
 
@@ -62,6 +62,11 @@ class FunctionalFidelity(Fidelity):
         self.functional = functional
         self._lowered = to_torch(functional)
         self._level = None if level is None else per_sample_number(level, "level", self.data)
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """A gradient where f has one."""
+        return frozenset({"gradient"}) if is_smooth(self.functional) else frozenset()
 
     @property
     def per_sample(self) -> Mapping[str, Tensor]:

@@ -4,9 +4,9 @@ Up to a constant a fidelity is the negative log-likelihood of the noise: `Gaussi
 noise, `PoissonFidelity` of counts, in emission or transmission. `FunctionalFidelity` takes any ODL functional.
 """
 
-from genreg.fidelity.base import Fidelity
-from genreg.fidelity.functional import FunctionalFidelity
-from genreg.fidelity.gaussian import GaussianFidelity
-from genreg.fidelity.poisson import PoissonFidelity
+from genreg.operators.fidelity.base import Fidelity
+from genreg.operators.fidelity.functional import FunctionalFidelity
+from genreg.operators.fidelity.gaussian import GaussianFidelity
+from genreg.operators.fidelity.poisson import PoissonFidelity
 
 __all__ = ["Fidelity", "FunctionalFidelity", "GaussianFidelity", "PoissonFidelity"]

@@ -12,14 +12,38 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg.fidelity.base import Fidelity, per_datum, trailing
-from genreg.operators import TorchFunctional, to_torch, weight
 from genreg.operators.bridge.arrays import array
 from genreg.operators.bridge.door import is_element, per_sample_number
+from genreg.operators.bridge.translation import TorchFunctional, to_torch, weight
+from genreg.operators.fidelity.base import Fidelity, per_datum, trailing
 from genreg.operators.linear.conjugate_gradient import inner
 from genreg.operators.linear.least_squares import rough_reconstruction
 
-__all__ = ["GaussianFidelity"]
+__all__ = ["GaussianFidelity", "squares"]
+
+
+def squares(Ax: Tensor, *, y: Tensor, inverse_variance: Tensor) -> Tensor:
+    r"""Evaluate :math:`\sum_i |Ax_i - y_i|^2 / (2 \sigma_i^2)` for every sample.
+
+    Parameters
+    ----------
+    Ax : Tensor
+        ``(*batch, B, *Y.shape)``.
+    y : Tensor
+        ``(B, *Y.shape)``.
+    inverse_variance : Tensor
+        1 / σ², ``(B,)``, or one for every datum, which broadcasts to y.
+
+    Returns
+    -------
+    Tensor
+        ``(*batch, B)``.
+    """
+    r = Ax - y
+    square = r.abs().square() if r.is_complex() else r.square()
+    if inverse_variance.ndim > 1:
+        return 0.5 * (inverse_variance * square).flatten(r.ndim - y.ndim + 1).sum(-1)
+    return 0.5 * inverse_variance * square.flatten(r.ndim - y.ndim + 1).sum(-1)
 
 
 class GaussianFidelity(Fidelity):
@@ -76,11 +100,21 @@ class GaussianFidelity(Fidelity):
 
     def misfit(self, Ax: Tensor, *, y: Tensor, inverse_variance: Tensor) -> Tensor:
         r"""Evaluate :math:`\sum_i |Ax_i - y_i|^2 / (2 \sigma_i^2)` for every sample, ``(*batch, B)``."""
-        r = Ax - y
-        square = r.abs().square() if r.is_complex() else r.square()
-        if inverse_variance.ndim > 1:
-            return 0.5 * (inverse_variance * square).flatten(r.ndim - y.ndim + 1).sum(-1)
-        return 0.5 * inverse_variance * square.flatten(r.ndim - y.ndim + 1).sum(-1)
+        return squares(Ax, y=y, inverse_variance=inverse_variance)
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """A gradient and a curvature; it is quadratic in what x predicts."""
+        return frozenset({"gradient", "curvature", "quadratic"})
+
+    def curvature(self, Ax: Tensor, *, y: Tensor, inverse_variance: Tensor) -> Tensor:
+        """1 / σ², as it is given."""
+        return inverse_variance
+
+    @property
+    def curvature_bound(self) -> Tensor:
+        """The largest 1 / σ² of every sample, ``(B,)``."""
+        return self.inverse_variance.flatten(1).amax(1) if not self.white else self.inverse_variance
 
     @property
     def level(self) -> Tensor:
@@ -121,7 +155,7 @@ class GaussianFidelity(Fidelity):
         """Return a rough reconstruction to start from, ``(B, *X.shape)``: a few steps of weighted least squares."""
         if self.white:
             return super().rough()
-        largest = self.inverse_variance.flatten(1).amax(1)
+        largest = self.curvature_bound
         weight = self.inverse_variance / trailing(torch.where(largest > 0, largest, 1.0), self.data)
         return rough_reconstruction(self.operator, self.data, weight=weight)
 
