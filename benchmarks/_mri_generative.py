@@ -87,10 +87,6 @@ def quasi_newton_solver(G: genreg.Generator, tol: float) -> Callable[..., solver
         update = solvers.Propose([solvers.Proposal(codes(problem, G.encode), 2)], solvers.QuasiNewton())
         return maximise(problem, init, update, **settings)
 
-    return solvers.Propose([solvers.Proposal(codes(problem, G.encode), 2)], solvers.QuasiNewton())
-
-        return maximise(problem, init, update=update, **settings)
-
     return solve
 
 
