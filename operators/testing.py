@@ -16,6 +16,7 @@ import torch
 from odl.core.set import Field
 
 from genreg.operators.bridge.arguments import number, seeded_generator
+from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import (
     Tensors,
     is_stacked,
@@ -155,10 +156,10 @@ def _image(A: Any, x: Any) -> Any:
     return to_element(A.range, A(to_tensor(x))) if isinstance(A, TorchOperator) else A(x)
 
 
-def gaussian(space: Any, generator: torch.Generator) -> Any:
+def gaussian(space: Space, generator: torch.Generator) -> Any:
     """Return a Gaussian element of `space`, a number for a field."""
 
-    def tensors(s: Any) -> Tensors:
+    def tensors(s: Space) -> Tensors:
         if not is_stacked(s):
             return tuple(tensors(part) for part in s.spaces)
         return torch.randn(space_shape(s), dtype=torch_dtype(s), generator=generator)

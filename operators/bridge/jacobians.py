@@ -23,7 +23,7 @@ from genreg.operators.bridge.spaces import Tensors, space_shape, tree_leaves, tr
 
 __all__ = ["columns", "jacobian", "linearise"]
 
-# Numbers that a sweep of forward differentiation may hold in one layer as wide as the output.
+# Numbers that a sweep of forward differentiation may hold at once, for one layer of the width of the output.
 _ENTRIES = 2**25
 
 
@@ -63,7 +63,7 @@ def columns(op: TorchOperator, z: Tensor) -> Tensor:
         except torch.OutOfMemoryError:
             raise
         except (NotImplementedError, RuntimeError):
-            pass  # an operator of which torch knows the reverse derivative only
+            pass  # an operator without a forward derivative
     return _rows(op, z).movedim(2, 0).reshape(n, count, *space_shape(op.range))
 
 

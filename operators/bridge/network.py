@@ -2,7 +2,7 @@ r"""Torch modules as ODL operators and functionals, so that ODL's algebra and so
 
 A module acts on batches: it maps ``(B, *domain.shape)`` to ``(B, *range.shape)``, or to ``(B,)`` for a
 functional. A product space that is not a power space gives it one argument per part, and takes a tuple of
-outputs. While it serves here the module is in eval mode and its parameters are frozen.
+outputs. The module is put into eval mode and its parameters are frozen.
 
 With the Jacobian J of the module at x and the weights of the spaces, derivatives are
 
@@ -12,6 +12,7 @@ With the Jacobian J of the module at x and the weights of the spaces, derivative
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import odl
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from genreg.operators.bridge.arguments import described
 from genreg.operators.bridge.module_at_point import Evaluation, LastPoint, apply, tree_map_spaces, trial
+from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import (
     Tensors,
     space_shape,
@@ -62,7 +64,7 @@ class NetworkOperator(odl.Operator):
         If its data type is not that of the spaces, or its output does not fit `range`.
     """
 
-    def __init__(self, module: nn.Module, domain: Any, range: Any) -> None:
+    def __init__(self, module: nn.Module, domain: Space, range: Space) -> None:
         for name, space in (("domain", domain), ("range", range)):
             if not isinstance(space, odl.core.set.LinearSpace):
                 raise TypeError(f"`{name}` must be an ODL space, got {described(space)}")
@@ -148,7 +150,7 @@ class NetworkFunctional(odl.functionals.Functional):
         If its data type is not that of the space, or its output is not of shape ``(B,)``.
     """
 
-    def __init__(self, module: nn.Module, domain: Any) -> None:
+    def __init__(self, module: nn.Module, domain: Space) -> None:
         super().__init__(domain, linear=False)
         self._at = LastPoint(module, domain)
         self.module = self._at.module
@@ -181,8 +183,8 @@ class NetworkGradient(odl.Operator):
         return to_element(self.range, riesz(self.range, g))
 
 
-def _on_batches(module: nn.Module, domain: Any, range: Any) -> Any:
-    """Return the module on any number of batch axes; `range` None for a functional."""
+def _on_batches(module: nn.Module, domain: Space) -> Callable[[Tensors], Tensors]:
+    """Return the module on any number of batch axes."""
     ndim = tree_leaves(tree_map_spaces(domain, lambda s: len(space_shape(s))))[0]
 
     def fn(t: Tensors) -> Tensors:
@@ -199,10 +201,10 @@ def _on_batches(module: nn.Module, domain: Any, range: Any) -> Any:
 
 @lower.register
 def _lower_operator(op: NetworkOperator) -> TorchOperator:
-    return TorchOperator(_on_batches(op.module, op.domain, op.range), op.domain, op.range)
+    return TorchOperator(_on_batches(op.module, op.domain), op.domain, op.range)
 
 
 @lower.register
 def _lower_functional(op: NetworkFunctional) -> TorchFunctional:
-    fn = _on_batches(op.module, op.domain, None)
+    fn = _on_batches(op.module, op.domain)
     return TorchFunctional(fn, op.domain, name=f"NetworkFunctional({type(op.module).__name__})")

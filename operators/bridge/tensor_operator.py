@@ -17,6 +17,7 @@ from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
 from genreg.operators.bridge.modes import without_autocast
+from genreg.operators.bridge.protocols import StackedSpace
 from genreg.operators.bridge.translation import (
     TorchOperator,
     lower,
@@ -39,7 +40,7 @@ def check_space(space: Any) -> None:
 
 
 def weighted_adjoint(
-    transpose: Callable[[Tensor], Tensor], domain: Any, range: Any
+    transpose: Callable[[Tensor], Tensor], domain: StackedSpace, range: StackedSpace
 ) -> Callable[[Tensor], Tensor]:
     r"""Return :math:`s \mapsto w_X^{-1} J^T (w_Y s)`, with the two weights merged where they are constant.
 
@@ -64,16 +65,16 @@ class TensorOperator(odl.Operator):
     axes; ODL's calls and the lowering use the same two.
     """
 
-    def __init__(self, domain: Any, range: Any) -> None:
+    def __init__(self, domain: StackedSpace, range: StackedSpace) -> None:
         super().__init__(domain, range, linear=True)
         self._adjoint: AdjointOperator | None = None
 
     @abstractmethod
-    def forward(self, t: Tensor) -> Tensor:
+    def forward(self, t: Tensor, /) -> Tensor:
         """Map ``(*batch, *domain.shape)`` to ``(*batch, *range.shape)``."""
 
     @abstractmethod
-    def transpose(self, s: Tensor) -> Tensor:
+    def transpose(self, s: Tensor, /) -> Tensor:
         """Apply the (conjugate) transpose, without weights: ``(*batch, *range.shape)`` to the domain."""
 
     def _call(self, x: Any) -> Any:

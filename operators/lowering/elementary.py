@@ -1,8 +1,8 @@
 """Native lowerings of ODL's elementary operators.
 
-Adjoints are those of ODL, :math:`(w_Y / w_X) J^H`. In a few places ODL's own adjoint forgets a weight
-(matrices and sampling between differently weighted spaces, parts of weighted products, real and imaginary parts,
-products by a number from a field); the lowered one does not.
+Adjoints are those of ODL, :math:`(w_Y / w_X) J^H`. In a few cases ODL omits a weight, which the lowered adjoint has:
+matrices and sampling between differently weighted spaces, parts of weighted products, real and imaginary parts,
+products by a number from a field.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _constant(op: Any) -> TorchOperator:
     def fn(t: Tensors) -> Tensors:
         return tree_map(torch.add, replicated(op.range, nothing(t)), value(t))
 
-    adjoint = (lambda: lower(odl.ZeroOperator(op.range, op.domain))) if op.is_linear else None
+    adjoint = (lambda: _zero(odl.ZeroOperator(op.range, op.domain))) if op.is_linear else None
     return TorchOperator(fn, op.domain, op.range, adjoint)
 
 
@@ -97,7 +97,7 @@ def _multiply(op: Any) -> TorchOperator:
 def _inner_product(op: Any) -> TorchOperator:
     value = constant(op.vector)
 
-    def adjoint(t: Tensor) -> Tensors:  # in the precision of the space: numbers have none
+    def adjoint(t: Tensor) -> Tensors:  # in the precision of the space, since elements of a field are doubles
         return tree_map(lambda r, v: r.to(v.dtype) * v, replicated(op.domain, t), value(t))
 
     return TorchOperator.pair(_inner_with(op.vector), adjoint, op.domain, op.range)
@@ -126,7 +126,7 @@ def _dist(op: Any) -> TorchOperator:
 @lower.register(odl.PowerOperator)
 def _power(op: Any) -> TorchOperator:
     fn = elementwise(op.domain, lambda t: t**op.exponent)
-    identity = (lambda: lower(odl.IdentityOperator(op.domain))) if op.is_linear else None
+    identity = (lambda: _scaling(odl.IdentityOperator(op.domain))) if op.is_linear else None
     return TorchOperator(fn, op.domain, op.range, identity)
 
 
@@ -306,5 +306,5 @@ def _flattening_inverse(op: Any) -> TorchOperator:
     )
 
 
-# Classes that ODL defines inside functions, by qualified name: nothing can be registered for them.
+# Classes that ODL defines inside functions, by qualified name: they cannot be imported to register a rule.
 LOCAL_CLASSES = {"FlatteningOperator.inverse.<locals>.FlatteningOperatorInverse": _flattening_inverse}

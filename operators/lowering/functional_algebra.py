@@ -38,8 +38,9 @@ from odl.functionals import (
 from odl.functionals.functional import FunctionalDefaultConvexConjugate
 from torch import Tensor
 
+from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import Tensors, join, split, tree_map
-from genreg.operators.bridge.translation import Step, TorchFunctional, lower, spread, to_torch
+from genreg.operators.bridge.translation import Step, TorchFunctional, append_axes, lower, to_torch
 from genreg.operators.lowering.algebra import as_operator
 from genreg.operators.lowering.building_blocks import (
     abs2,
@@ -55,7 +56,7 @@ __all__: list[str] = []
 
 
 def following(build: Callable[..., TorchFunctional], *parts: TorchFunctional) -> TorchFunctional:
-    """Return ``build(*parts)``, which takes samples out of a batch by taking those of its parts."""
+    """Return ``build(*parts)``, with a method `take` that takes the samples of its parts."""
     f = build(*parts)
     if any(part._take is not None for part in parts):
         f._take = lambda index: following(build, *(part.take(index) for part in parts))
@@ -63,7 +64,7 @@ def following(build: Callable[..., TorchFunctional], *parts: TorchFunctional) ->
 
 
 def _plus(a: Tensor, b: Tensor | complex) -> Tensor:
-    """Return a + b; torch makes an infinite real part of complex numbers NaN, by multiplying with 1 + 0i."""
+    """Return a + b; torch multiplies b by 1 + 0i first, which makes complex numbers with an infinite part NaN."""
     real = not a.is_complex() and not (b.is_complex() if isinstance(b, Tensor) else isinstance(b, complex))
     if real:
         return a + b
@@ -73,7 +74,7 @@ def _plus(a: Tensor, b: Tensor | complex) -> Tensor:
 
 
 def _built_on(*names: str) -> Callable[[Callable[..., TorchFunctional]], Callable[[Any], TorchFunctional]]:
-    """Let a function of an operator and of its lowered parts, given by name, lower the operator."""
+    """Make a lowering of a function of the operator and its lowered parts, the attributes `names`."""
 
     def decorate(build: Callable[..., TorchFunctional]) -> Callable[[Any], TorchFunctional]:
         @functools.wraps(build)
@@ -98,7 +99,7 @@ def _comp(op: Any, f: TorchFunctional) -> TorchFunctional:
     return TorchFunctional(lambda t: value(a(t)), op.domain, name=name)
 
 
-def _on_component(f: TorchFunctional, space: Any, index: int, name: str) -> TorchFunctional:
+def _on_component(f: TorchFunctional, space: Space, index: int, name: str) -> TorchFunctional:
     """Return t -> f(t[index]), with its prox; weights of the product space must be 1 for it."""
     value, proximal = f.values, f._prox
     unweighted = getattr(space.weighting, "const", None) == 1.0
@@ -106,12 +107,15 @@ def _on_component(f: TorchFunctional, space: Any, index: int, name: str) -> Torc
     def fn(t: Tensors) -> Tensor:
         return value(split(space, t)[index])
 
+    if proximal is None or not unweighted:
+        return TorchFunctional(fn, space, name=name)
+
     def prox(t: Tensors, step: Step) -> Tensors:
         parts = list(split(space, t))
         parts[index] = proximal(parts[index], step)
         return join(space, parts)
 
-    return TorchFunctional(fn, space, prox if unweighted else None, name=name)
+    return TorchFunctional(fn, space, prox, name=name)
 
 
 @lower.register(FunctionalLeftScalarMult)
@@ -176,7 +180,7 @@ def _translation(op: Any, f: TorchFunctional) -> TorchFunctional:
     def fn(t: Tensors) -> Tensor:
         return value(minus(t, shift(t)))
 
-    if proximal is None:
+    if proximal is None or conj_proximal is None:
         return TorchFunctional(fn, op.domain, name=f.name)
 
     def prox(t: Tensors, step: Step) -> Tensors:
@@ -184,14 +188,14 @@ def _translation(op: Any, f: TorchFunctional) -> TorchFunctional:
         return plus(proximal(minus(t, y), step), y)
 
     def weighted_mean(t: Tensors, step: Step) -> Tensors:
-        factor = spread(2 * step / (1 + 2 * step), ndims)
+        factor = append_axes(2 * step / (1 + 2 * step), ndims)
         return tree_map(_between, t, shift(t), factor)
 
     if type(op.functional) is L2NormSquared:
         prox = weighted_mean  # one pass instead of three
 
     def conj_prox(t: Tensors, step: Step, scale: Step) -> Tensors:  # the conjugate is f* + <., y>
-        moved = tree_map(lambda a, y, s: a - s * y, t, shift(t), spread(step, ndims))
+        moved = tree_map(lambda a, y, s: a - s * y, t, shift(t), append_axes(step, ndims))
         return conj_proximal(moved, step, scale)
 
     return TorchFunctional(fn, op.domain, prox, conj_prox, name=f.name)
@@ -221,7 +225,11 @@ def _quadratic_perturb(op: Any, f: TorchFunctional) -> TorchFunctional:
     def prox(t: Tensors, step: Step) -> Tensors:
         factor = 1 + 2 * a * step
         moved = tree_map(
-            lambda x, u, s, k: (x - s * u) / k, t, linear(t), spread(step, ndims), spread(factor, ndims)
+            lambda x, u, s, k: (x - s * u) / k,
+            t,
+            linear(t),
+            append_axes(step, ndims),
+            append_axes(factor, ndims),
         )
         return proximal(moved, step / factor)
 
@@ -276,8 +284,8 @@ def _envelope(op: Any, f: TorchFunctional) -> TorchFunctional:
         u = proximal(t, sigma)
         return _plus(f.values(u), total(tree_map(lambda a, b: abs2(a - b), t, u)) / (2 * sigma))
 
-    def prox(t: Tensors, step: Step) -> Tensors:  # a step of the prox of f with a longer step
-        factor = spread(step / (step + sigma), f._ndims)
+    def prox(t: Tensors, step: Step) -> Tensors:  # part of the way to the prox of f with a longer step
+        factor = append_axes(step / (step + sigma), f._ndims)
         return tree_map(lambda a, u, c: a + c * (u - a), t, proximal(t, step + sigma), factor)
 
     return TorchFunctional(fn, op.domain, prox, name=name)
@@ -285,27 +293,31 @@ def _envelope(op: Any, f: TorchFunctional) -> TorchFunctional:
 
 @lower.register(SeparableSum)
 def _separable_sum(op: Any) -> TorchFunctional:
-    """Sum of functionals of the parts; `prox` also takes a tuple of steps, one per part."""
+    """Lower a sum of functionals of the parts; its `prox` also takes a tuple of steps, one per part."""
     return following(functools.partial(_separable, op.domain), *(to_torch(f) for f in op.functionals))
 
 
-def _separable(space: Any, *parts: TorchFunctional) -> TorchFunctional:
+def _separable(space: Space, *parts: TorchFunctional) -> TorchFunctional:
     def fn(t: Tensors) -> Tensor:
         return functools.reduce(_plus, (f.values(x) for f, x in zip(parts, split(space, t), strict=True)))
 
     missing = [f.name for f in parts if not f.has_prox]
     if missing:
         return TorchFunctional(fn, space, name=f"SeparableSum, because of its part {missing[0]}")
+    proximals, conj_proximals = (
+        [f._prox for f in parts if f._prox],
+        [f._conj_prox for f in parts if f._conj_prox],
+    )
 
     def each(step: Any) -> tuple[Step, ...]:
         return step if isinstance(step, tuple) else (step,) * len(parts)
 
     def prox(t: Tensors, step: Any) -> Tensors:
-        triples = zip(parts, split(space, t), each(step), strict=True)
-        return join(space, [f._prox(x, s) for f, x, s in triples])
+        triples = zip(proximals, split(space, t), each(step), strict=True)
+        return join(space, [of_part(x, s) for of_part, x, s in triples])
 
     def conj_prox(t: Tensors, step: Any, scale: Step) -> Tensors:
-        triples = zip(parts, split(space, t), each(step), strict=True)
-        return join(space, [f._conj_prox(x, s, scale) for f, x, s in triples])
+        triples = zip(conj_proximals, split(space, t), each(step), strict=True)
+        return join(space, [of_part(x, s, scale) for of_part, x, s in triples])
 
     return TorchFunctional(fn, space, prox, conj_prox, name="SeparableSum")

@@ -26,8 +26,9 @@ from odl.functionals import (
 )
 from torch import Tensor
 
+from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import Tensors, is_stacked, space_shape, torch_dtype, tree_map
-from genreg.operators.bridge.translation import Step, TorchFunctional, lower, sample_ndims, spread
+from genreg.operators.bridge.translation import Step, TorchFunctional, append_axes, lower, sample_ndims
 from genreg.operators.lowering.building_blocks import abs2, elementwise, safe_sqrt, weighted_sum, zeros
 from genreg.operators.lowering.fields import pointwise_norm, sum_of_squares
 
@@ -36,16 +37,16 @@ __all__: list[str] = []
 _SMALL = 1e-18  # keeps 0 / 0 out of projections onto balls of radius 0; its square is a normal float32
 
 
-def pointwise(space: Any, fn: Callable[..., Tensor]) -> Callable[..., Tensors]:
+def pointwise(space: Space, fn: Callable[..., Tensor]) -> Callable[..., Tensors]:
     """Let ``fn(t, *steps)`` act on the tensors of `space`, each step a number or one number per sample."""
     if is_stacked(space):
         ndim = len(space_shape(space))
-        return lambda t, *steps: fn(t, *(spread(s, ndim) for s in steps))
+        return lambda t, *steps: fn(t, *(append_axes(s, ndim) for s in steps))
     parts = [pointwise(s, fn) for s in space.spaces]
     return lambda t, *steps: tuple(f(part, *steps) for f, part in zip(parts, t, strict=True))
 
 
-def extremum(space: Any, reduce: Callable[..., Tensor]) -> Callable[[Tensors], Tensor]:
+def extremum(space: Space, reduce: Callable[..., Tensor]) -> Callable[[Tensors], Tensor]:
     """Return the map to the largest (or smallest) entry of each sample."""
     if is_stacked(space):
         axes = tuple(range(-len(space_shape(space)), 0))
@@ -64,11 +65,11 @@ def indicator(
 def conjugate(f: TorchFunctional, fn: Callable[[Tensors], Tensor], name: str) -> TorchFunctional:
     """Return the conjugate of f, with values `fn`; the proximal operators change places."""
     prox, conj_prox, ndims = f._prox, f._conj_prox, f._ndims
-    if prox is None:
+    if prox is None or conj_prox is None:
         return TorchFunctional(fn, f.domain, name=name)
 
     def back(t: Tensors, step: Step, scale: Step) -> Tensors:  # (scale f*)* = scale f(. / scale)
-        s = spread(scale, ndims)
+        s = append_axes(scale, ndims)
         return tree_map(torch.mul, prox(tree_map(torch.div, t, s), step / scale), s)
 
     return TorchFunctional(fn, f.domain, lambda t, step: conj_prox(t, step, 1.0), back, name=name)
@@ -109,11 +110,11 @@ def _l2_norm(op: Any) -> TorchFunctional:
 
     def prox(t: Tensors, step: Step) -> Tensors:
         factor = 1 - step * _inverse(total(square(t)), step)
-        return tree_map(torch.mul, t, spread(factor, ndims))
+        return tree_map(torch.mul, t, append_axes(factor, ndims))
 
     def conj_prox(t: Tensors, step: Step, scale: Step) -> Tensors:
         factor = scale * _inverse(total(square(t)), scale)
-        return tree_map(torch.mul, t, spread(factor, ndims))
+        return tree_map(torch.mul, t, append_axes(factor, ndims))
 
     return TorchFunctional(norm, space, prox, conj_prox, name="L2Norm")
 
@@ -162,7 +163,7 @@ def _huber(op: Any) -> TorchFunctional:
 
 def _sum_of_norms(
     fn: Callable[[Tensors], Tensor],
-    space: Any,
+    space: Space,
     name: str,
     axis: int | None = None,
     gamma: float = 0.0,
@@ -202,7 +203,7 @@ def _inverse(squared: Tensor, floor: Step) -> Tensor:
     return squared.clamp(min=max(floor, _SMALL) ** 2).rsqrt_()  # torch.func.vmap knows no clamp_
 
 
-def _outer_weight(space: Any) -> float | None:
+def _outer_weight(space: Space) -> float | None:
     """Weight that a power space adds to that of its parts; None if it is not one number."""
     w = space.weighting
     weights = {float(w.const)} if hasattr(w, "const") else {float(c) for c in w.array}

@@ -4,9 +4,9 @@ The prox of step τ at t is :math:`u = t - \tau \nabla^* q`, where the dual fiel
 
 .. math:: \min_{|q_i|_2 \le 1}\ \tfrac12 \|t - \tau \nabla^* q\|_X^2,
 
-by accelerated projected gradients. With a memory, a small number of them is taken, from the field at which the last
-call ended: a solver that calls the prox at points that move less and less gets it more and more exactly. Without
-it, which is what `genreg.TotalVariation` has, a call starts from zero and takes as many as it needs.
+by accelerated projected gradients. With a memory, a call takes a small number of steps, from the dual field of the last
+call: the closer the points at which a solver calls the prox, the more exact it becomes. Without a memory, as in
+`genreg.TotalVariation`, a call starts from zero and takes as many steps as it needs.
 
 References
 ----------
@@ -30,8 +30,8 @@ from genreg.operators.bridge.translation import (
     Step,
     TorchFunctional,
     TorchOperator,
+    append_axes,
     lower,
-    spread,
     to_element,
     to_tensor,
     to_torch,
@@ -57,7 +57,7 @@ class _Dual:
         self.iterations, self.rtol, self.memory, self.fields = iterations, rtol, memory, fields
 
     def prox(self, t: Tensor, step: Step) -> Tensor:
-        s, axis = spread(step, self.ndim), -self.ndim - 1
+        s, axis = append_axes(step, self.ndim), -self.ndim - 1
         outer = s.unsqueeze(axis) if isinstance(s, Tensor) and s.ndim else s
         shape = (*t.shape[: t.ndim - self.ndim], self.ndim, *t.shape[t.ndim - self.ndim :])
         q = self.fields
@@ -111,7 +111,7 @@ def total_variation(
     Raises
     ------
     TypeError
-        If `space` is no discretised function space, or a setting no number.
+        If `space` is not a discretised function space, or a setting not a number.
     ValueError
         If `iterations` is not positive, or `rtol` negative.
     """
@@ -119,7 +119,7 @@ def total_variation(
         raise TypeError(f"space must be a discretised function space (uniform_discr), got {space!r}")
     iterations, rtol = integer(iterations, "iterations", minimum=1), number(rtol, "rtol", minimum=0)
     again = functools.partial(total_variation, iterations=iterations, rtol=rtol, memory=memory)
-    return _functional(_Dual(space, iterations, rtol, memory)).made_by(again, space)
+    return _functional(_Dual(space, iterations, rtol, memory)).pickled_as(again, space)
 
 
 def _functional(dual: _Dual) -> TorchFunctional:
@@ -145,7 +145,7 @@ class VariationProximal(odl.Operator):
     Raises
     ------
     ValueError
-        If `sigma` is no positive number.
+        If `sigma` is not a positive number.
     """
 
     def __init__(self, functional: TorchFunctional, sigma: float) -> None:

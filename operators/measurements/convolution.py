@@ -169,7 +169,7 @@ def blur(
     if values.ndim == 0 or (space.ndim > 1 and values.shape == (space.ndim,)):
         if np.iscomplexobj(values) or not (np.isfinite(values).all() and (values > 0).all()):
             raise ValueError(
-                f"`kernel_or_std`, the standard deviation of a blur, must be positive and finite, got {kernel_or_std}"
+                f"`kernel_or_std`, the standard deviation of a blur, must be positive and finite, got {kernel_or_std!r}"
             )
         values = np.broadcast_to(values, space.ndim)
         check_memory([1 + 8 * s for s in values], torch.float64, "`kernel_or_std`", kernel_or_std)

@@ -102,7 +102,7 @@ class Precision(TensorOperator):
         ``()`` for one precision, ``(B,)`` for one of every sample.
     """
 
-    def __init__(self, space: Any, parameters: dict[str, Tensor], batch: tuple[int, ...]) -> None:
+    def __init__(self, space: TensorSpace, parameters: dict[str, Tensor], batch: tuple[int, ...]) -> None:
         super().__init__(space, space)
         self.parameters = parameters
         self.batch = batch
@@ -118,19 +118,19 @@ class Precision(TensorOperator):
         """The diagonal of L, ``(*batch, *shape)``."""
 
     @abstractmethod
-    def whiten(self, r: Tensor) -> Tensor:
+    def whiten(self, r: Tensor, /) -> Tensor:
         r""":math:`L^T r`, white noise where r is a draw of :math:`N(0, \Lambda^{-1})`."""
 
     @abstractmethod
-    def unwhiten(self, u: Tensor) -> Tensor:
+    def unwhiten(self, u: Tensor, /) -> Tensor:
         r""":math:`L u`."""
 
     @abstractmethod
-    def colour(self, u: Tensor) -> Tensor:
+    def colour(self, u: Tensor, /) -> Tensor:
         r""":math:`L^{-T} u`, a draw of :math:`N(0, \Lambda^{-1})` where u is white noise."""
 
     @abstractmethod
-    def uncolour(self, b: Tensor) -> Tensor:
+    def uncolour(self, b: Tensor, /) -> Tensor:
         r""":math:`L^{-1} b`."""
 
     @abstractmethod

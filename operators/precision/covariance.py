@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -90,13 +90,17 @@ def covariance_column(precision: Precision, index: Sequence[int]) -> Tensor:
     """
     if not isinstance(precision, Precision):
         raise TypeError(f"precision must be a Precision, got {type(precision).__name__}")
-    shape = precision.domain.shape
-    index = tuple(index)
-    if len(index) != len(shape) or not all(-n <= i < n for i, n in zip(index, shape, strict=True)):
-        raise ValueError(f"index must be that of a pixel of images {shape}, got {index}")
     unit = torch.zeros_like(precision.diagonal)
-    unit[(..., *index)] = 1
+    unit[_place(precision, index)] = 1
     return precision.solve(unit)
+
+
+def _place(precision: Precision, index: Sequence[int]) -> tuple[Any, ...]:
+    """The index of a pixel in tensors ``(*batch, *shape)``."""
+    shape, pixel = precision.domain.shape, tuple(index)
+    if len(pixel) != len(shape) or not all(-n <= i < n for i, n in zip(pixel, shape, strict=True)):
+        raise ValueError(f"index must be that of a pixel of images {shape}, got {pixel}")
+    return (..., *pixel)
 
 
 def correlation_image(
@@ -128,9 +132,10 @@ def correlation_image(
         variance = marginal_variance(precision).value
     if variance.shape != column.shape:
         raise ValueError(f"variance must have the shape {tuple(column.shape)}, got {tuple(variance.shape)}")
-    own = column[(..., *index)].reshape(*precision.batch, *(1,) * precision.domain.ndim)
+    place = _place(precision, index)
+    own = column[place].reshape(*precision.batch, *(1,) * precision.domain.ndim)
     image = column / (own * variance).sqrt()
-    image[(..., *index)] = 1
+    image[place] = 1
     return image
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import scipy.sparse
 import torch
+from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
 from genreg.operators.bridge.modes import without_autocast
@@ -40,7 +41,7 @@ class DenseCholeskyPrecision(Precision):
         If the space is not real, or L is no finite tensor of that shape, or its diagonal is not positive.
     """
 
-    def __init__(self, space: Any, factor: Tensor) -> None:
+    def __init__(self, space: TensorSpace, factor: Tensor) -> None:
         self._check_space(space)
         L = checked_parameter(factor, "factor", space, (space.size, space.size)).tril()
         if has_values(L):
@@ -50,7 +51,7 @@ class DenseCholeskyPrecision(Precision):
         super().__init__(space, {"factor": L}, tuple(L.shape[:-2]))
 
     @classmethod
-    def of(cls, space: Any, matrix: Tensor, name: str = "matrix") -> Self:
+    def of(cls, space: TensorSpace, matrix: Tensor, name: str = "matrix") -> Self:
         r"""Make it from :math:`\Lambda`, by a Cholesky decomposition; differentiable in the matrix.
 
         Parameters

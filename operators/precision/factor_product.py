@@ -16,6 +16,7 @@ margin serves both sides: what leaves a row on the left is in the margin of the 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -76,7 +77,11 @@ def _tiles(like: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
         yield lambda t: t
         return
     for start in range(0, rows, size):
-        yield lambda t, start=start: t[..., start : start + size, :]
+        yield functools.partial(_rows, start, start + size)
+
+
+def _rows(start: int, end: int, t: Tensor) -> Tensor:
+    return t[..., start:end, :]
 
 
 def _product(d: Tensor | None, w: Tensor, v: Tensor, stencil: Stencil, transpose: bool) -> Tensor:
@@ -129,8 +134,8 @@ def common_batch(*tensors: Tensor) -> torch.Size:
     return first if all(other == first for other in others) else torch.broadcast_shapes(first, *others)
 
 
-def to_front(in_dims: tuple[Any, ...], *tensors: Tensor | None) -> list[Tensor | None]:
-    """Tensors with the axis of a vmap in front of all batch axes, broadcast by singletons."""
+def to_front(in_dims: tuple[Any, ...], *tensors: Tensor | None) -> list[Any]:
+    """Tensors with the axis of a vmap in front of all batch axes, broadcast by singletons; None stays None."""
     moved = [
         None if t is None else t[None] if dim is None else t.movedim(dim, 0)
         for t, dim in zip(tensors, in_dims, strict=False)

@@ -30,7 +30,7 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import integer, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.bridge.translation import spread, torch_dtype
+from genreg.operators.bridge.translation import append_axes, torch_dtype
 from genreg.operators.lowering.building_blocks import euclidean_pair
 from genreg.operators.precision.base import Precision
 from genreg.operators.precision.whitened_solve import whitened_solve
@@ -115,7 +115,7 @@ class GaussianPosterior:
 
     def _scaled(self, t: Tensor) -> Tensor:
         """An image over σ²."""
-        return spread(self.inverse_variance, self._ndim) * t
+        return append_axes(self.inverse_variance, self._ndim) * t
 
     @functools.cached_property
     @undisturbed
@@ -161,7 +161,7 @@ class GaussianPosterior:
 
         image = white(self.prior_mean)
         root = torch.as_tensor(self.inverse_variance, dtype=image.dtype, device=image.device).sqrt()
-        b = spread(root, self._ndim) * self._transpose(white(self.y)) + self.precision.unwhiten(image)
+        b = append_axes(root, self._ndim) * self._transpose(white(self.y)) + self.precision.unwhiten(image)
         return self.mean + self.solve(b)
 
     def std(self, n: int = 100, generator: torch.Generator | int | None = None) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import torch
+from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
 from genreg.operators.precision.base import Precision, checked_parameter
@@ -94,7 +95,7 @@ class SparseCholeskyPrecision(Precision):
 
     def __init__(
         self,
-        space: Any,
+        space: TensorSpace,
         log_diag: Tensor,
         weights: Tensor,
         *,
@@ -206,7 +207,7 @@ class SparseCholeskyPrecision(Precision):
         weights = self.weights.numpy(force=True)
         place = np.arange(log_diag.size).reshape(log_diag.shape)
         rows, columns, entries = [place.ravel()], [place.ravel()], [np.exp(log_diag).ravel()]
-        n, m = place.shape[1:]
+        n, m = self.domain.shape[-2:]
         for w, term in zip(weights, self.stencil, strict=True):
             i, j = np.mgrid[:n, :m]
             inside = (i + term.down < n) & (j + term.right >= 0) & (j + term.right < m)

@@ -35,6 +35,12 @@ class Entries:
     def __init__(self) -> None:
         self.values: Tensor | None = None  # (B, nnz)
 
+    def of(self, layout: _Layout, d: Tensor, w: Tensor) -> Tensor:
+        """Make the entries, see `_Layout.values`, or return those of the first call."""
+        if self.values is None:
+            self.values = layout.values(d, w)
+        return self.values
+
 
 class _Layout:
     """Where the entries of L^T lie in a CSR matrix, for images ``(C, n, m)``.
@@ -167,13 +173,12 @@ def _solve(
     right = u.expand(*full, *shape).reshape(out.shape)
     layout = _layout(stencil, tuple(shape))  # type: ignore[arg-type]
     d, w = _blocks(d, batch), _blocks(w, batch)
-    if kept is not None and kept.values is None:
-        kept.values = layout.values(d, w)
+    entries = None if kept is None else kept.of(layout, d, w)
     solve = _solve_native if _native(u.device.type) else _solve_scipy
     most = max(1, _CHUNK // layout.unknowns) if u.device.type == "cpu" else blocks
     crow, col = _indices(layout, min(most, 2 ** max(blocks - 1, 0).bit_length()), u.device)
     for part in (slice(start, start + most) for start in range(0, blocks if samples else 0, most)):
-        values = layout.values(d[part], w[part]) if kept is None else kept.values[part]
+        values = layout.values(d[part], w[part]) if entries is None else entries[part]
         count = len(values)
         found = solve(
             crow[: count * layout.unknowns + 1],

@@ -22,12 +22,12 @@ from genreg.operators.bridge.arrays import array
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.bridge.spaces import Tensors, tree_map
 from genreg.operators.bridge.translation import (
-    Remade,
+    Picklable,
     Step,
+    append_axes,
     check_tensor,
     is_stacked,
     space_shape,
-    spread,
     torch_dtype,
 )
 from genreg.operators.lowering.building_blocks import euclidean_pair
@@ -35,7 +35,7 @@ from genreg.operators.lowering.building_blocks import euclidean_pair
 __all__ = ["DataProx"]
 
 
-class DataProx(Remade, ABC):
+class DataProx(Picklable, ABC):
     r"""The map :math:`p \mapsto \mathrm{argmin}_x\ \frac12\|Ax - y\|^2 + \frac s2 \|x - p\|^2`, on batches.
 
     Made by `data_prox`. Norms are Euclidean, of the samples. Nothing is recorded for differentiation.
@@ -180,7 +180,7 @@ class DataProx(Remade, ABC):
             ``(*batch, *X.shape)``.
         """
         shift = self._cast(shift, v)
-        return spread(shift, self._ndim) * self._correction(self._forward(v), shift, None)
+        return append_axes(shift, self._ndim) * self._correction(self._forward(v), shift, None)
 
     @abstractmethod
     def _correction(self, r: Tensors, shift: Step, guess: Tensor | None) -> Tensor:

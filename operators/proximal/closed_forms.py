@@ -28,7 +28,7 @@ from torch import Tensor
 from genreg.operators.bridge import arguments
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.bridge.spaces import Tensors, tree_map
-from genreg.operators.bridge.translation import Step, space_shape, spread, torch_device, torch_dtype
+from genreg.operators.bridge.translation import Step, append_axes, space_shape, torch_device, torch_dtype
 from genreg.operators.lowering.building_blocks import constant, number
 from genreg.operators.measurements.forward import GaussianMeasurements, Mask
 from genreg.operators.mri.fourier import FourierSampling
@@ -82,7 +82,7 @@ def data_prox(A: odl.Operator, *, tol: float | None = None, max_iter: int = 1000
         tol = arguments.number(tol, "`tol`", above=0, below=1)
     max_iter = arguments.integer(max_iter, "`max_iter`", minimum=1)
     again = functools.partial(data_prox, tol=tol, max_iter=max_iter)
-    return teach_data_prox(A, tol=tol, max_iter=max_iter).made_by(again, A)
+    return teach_data_prox(A, tol=tol, max_iter=max_iter).pickled_as(again, A)
 
 
 @functools.singledispatch
@@ -111,10 +111,10 @@ class DiagonalProx(DataProx):
 
     def _correction(self, r: Tensors, shift: Step, guess: Tensor | None) -> Tensor:
         back = self._transpose(r)
-        return back / (self._gram(back) + spread(shift, self._ndim))
+        return back / (self._gram(back) + append_axes(shift, self._ndim))
 
     def reduced(self, v: Tensor, shift: Step) -> Tensor:  # noqa: D102
-        gram, s = self._gram(v), spread(self._cast(shift, v), self._ndim)
+        gram, s = self._gram(v), append_axes(self._cast(shift, v), self._ndim)
         return gram * (s / (gram + s)) * v
 
 
@@ -131,7 +131,7 @@ class FourierProx(DataProx):
     """
 
     def _correction(self, r: Tensors, shift: Step, guess: Tensor | None) -> Tensor:
-        return self._transpose(r / (self.operator.gains(r) + spread(shift, 1)))
+        return self._transpose(r / (self.operator.gains(r) + append_axes(shift, 1)))
 
 
 class SpectralProx(DataProx):
@@ -180,7 +180,7 @@ class SpectralProx(DataProx):
         return self._from_vectors((x @ right.mH) * (s2 * (step / (s2 + step))) @ right)
 
     def _spread(self, shift: Step) -> Step:
-        return spread(shift, 1 if self._axis is None else self._ndim)
+        return append_axes(shift, 1 if self._axis is None else self._ndim)
 
     def _from_vectors(self, t: Tensor) -> Tensor:
         if self._axis is None:
@@ -234,7 +234,7 @@ class ScaledProx(DataProx):
         self._inner, self._scale, self._square = inner, scale, abs(scale) ** 2
 
     @property
-    def last_residual(self) -> Tensor | None:
+    def last_residual(self) -> Tensor | None:  # type: ignore[override]  # that of the inner one, which sets it
         """Relative residuals of the last solve, ``(*batch,)``; None for a closed form."""
         return self._inner.last_residual
 

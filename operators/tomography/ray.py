@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -27,15 +27,15 @@ from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.bridge.tensor_operator import TensorOperator, weighted_adjoint
 from genreg.operators.bridge.translation import TorchOperator, lower, torch_device, torch_dtype
 from genreg.operators.linear.sparse import LinearPair
+from genreg.operators.lowering.fallback import sample_by_sample
 from genreg.operators.tomography.detector import ON_CPU, ON_CUDA, overlooked
 from genreg.operators.tomography.ray_direct import CudaPair, DirectPair
 from genreg.operators.tomography.ray_matrix import import_astra, is_square, matrix_memory, ray_pair
 
 __all__ = ["RayTransform", "ray_transform"]
 
-Method = Literal["auto", "matrix", "astra", "cuda"]
-
-_METHODS = ("auto", "matrix", "astra", "cuda")
+Backend = Literal["matrix", "astra", "cuda"]
+Method = Literal["auto", Backend]
 _MAX_MEMORY = 2 * 2**30
 
 # The pairs of ODL's own ray transforms, kept as long as these, so that lowering one again costs nothing.
@@ -65,7 +65,7 @@ class RayTransform(TensorOperator):
         geometry: Geometry,
         range: DiscretizedSpace,
         pair: LinearPair,
-        method: str,
+        method: Backend,
     ) -> None:
         super().__init__(space, range)
         self._geometry, self._pair, self._method = geometry, pair, method
@@ -76,7 +76,7 @@ class RayTransform(TensorOperator):
         return self._geometry
 
     @property
-    def method(self) -> str:
+    def method(self) -> Backend:
         """How the transform is computed: "matrix", "astra" or "cuda"."""
         return self._method
 
@@ -155,10 +155,9 @@ def ray_transform(
     'matrix'
     """
     _check(space, geometry, method, max_memory, cache)
-    method = _choose(space, geometry, method, max_memory)
-    return RayTransform(
-        space, geometry, _sinograms(space, geometry), _pair(space, geometry, method, cache), method
-    )
+    backend = _choose(space, geometry, method, max_memory)
+    pair = _pair(space, geometry, backend, cache)
+    return RayTransform(space, geometry, _sinograms(space, geometry), pair, backend)
 
 
 def _check(space: Any, geometry: Any, method: Any, max_memory: Any, cache: Any) -> None:
@@ -168,7 +167,7 @@ def _check(space: Any, geometry: Any, method: Any, max_memory: Any, cache: Any) 
         raise TypeError(
             f"`geometry` must be a geometry of odl.applications.tomo, got {type(geometry).__name__}"
         )
-    choice(method, "`method`", _METHODS)
+    choice(method, "`method`", get_args(Method))
     number(max_memory, "`max_memory`", minimum=0, infinite=True)
     flag(cache, "`cache`")
     if space.ndim != geometry.ndim:
@@ -186,13 +185,14 @@ def _check(space: Any, geometry: Any, method: Any, max_memory: Any, cache: Any) 
         raise ValueError("`geometry` must have a uniform detector and one motion parameter")
 
 
-def _choose(space: DiscretizedSpace, geometry: Geometry, method: str, max_memory: float) -> str:
+def _choose(space: DiscretizedSpace, geometry: Geometry, method: Method, max_memory: float) -> Backend:
     """Return the method that is used; raises where the given one can't be."""
     on_device, usable = torch_device(space).type == "cuda", import_astra().use_cuda()
     square = space.ndim == 3 or is_square(space)
-    if method == "auto" and space.ndim == 2:
-        method = _automatic(space, geometry, max_memory, on_device and usable and square)
-    if method == "cuda" or (method == "auto" and space.ndim == 3):
+    if method == "auto":
+        cuda = on_device and usable and square
+        method = "cuda" if space.ndim == 3 else _automatic(space, geometry, max_memory, cuda)
+    if method == "cuda":
         if not usable:
             what = "a three-dimensional ray transform" if space.ndim == 3 else "`method='cuda'`"
             raise RuntimeError(
@@ -212,7 +212,7 @@ def _choose(space: DiscretizedSpace, geometry: Geometry, method: str, max_memory
     return method
 
 
-def _automatic(space: DiscretizedSpace, geometry: Geometry, max_memory: float, cuda: bool) -> str:
+def _automatic(space: DiscretizedSpace, geometry: Geometry, max_memory: float, cuda: bool) -> Backend:
     """Choose for a planar space; `cuda` says whether ASTRA can work on its device."""
     double = space.dtype_identifier in ("float64", "complex128")
     memory = matrix_memory(space, geometry)
@@ -233,7 +233,7 @@ def _automatic(space: DiscretizedSpace, geometry: Geometry, max_memory: float, c
     return "cuda" if cuda else "astra"
 
 
-def _pair(space: DiscretizedSpace, geometry: Geometry, method: str, cache: bool) -> LinearPair:
+def _pair(space: DiscretizedSpace, geometry: Geometry, method: Backend, cache: bool) -> LinearPair:
     if method == "cuda":
         return CudaPair(space, geometry)
     if method == "astra":
@@ -279,7 +279,7 @@ def _as_odl_computes(op: Any, transform: tomo.RayTransform) -> TorchOperator:
             UserWarning,
             stacklevel=4,
         )
-    return lower.dispatch(odl.Operator)(op)
+    return sample_by_sample(op)
 
 
 def _same_here(op: tomo.RayTransform) -> bool:
@@ -292,10 +292,10 @@ def _lower_ray_transform(op: tomo.RayTransform) -> TorchOperator:
     if not _same_here(op):
         return _as_odl_computes(op, op)
     space, geometry, shape = op.domain, op.geometry, op.range.shape
-    method = "cuda" if op.impl in ON_CUDA else _choose(space, geometry, "auto", _MAX_MEMORY)
+    backend: Backend = "cuda" if op.impl in ON_CUDA else _choose(space, geometry, "auto", _MAX_MEMORY)
     pair = _LOWERED.get(op)
     if pair is None:
-        pair = _LOWERED[op] = _pair(space, geometry, method, cache=True)
+        pair = _LOWERED[op] = _pair(space, geometry, backend, cache=True)
     adjoint = weighted_adjoint(lambda s: _apply(pair.T, s, len(shape), space.shape), space, op.range)
     return TorchOperator.pair(lambda t: _apply(pair, t, space.ndim, shape), adjoint, space, op.range)
 
