@@ -34,7 +34,7 @@ from genreg.operators.lowering.fields import pointwise_norm, sum_of_squares
 
 __all__: list[str] = []
 
-_SMALL = 1e-18  # keeps 0 / 0 out of projections onto balls of radius 0; its square is a normal float32
+_SMALL = 1e-18  # avoids 0 / 0 in projections onto balls of radius 0; its square is a normal float32
 
 
 def pointwise(space: Space, fn: Callable[..., Tensor]) -> Callable[..., Tensors]:
@@ -58,12 +58,12 @@ def extremum(space: Space, reduce: Callable[..., Tensor]) -> Callable[[Tensors],
 def indicator(
     feasible: Callable[[Tensors], Tensor], nothing: Callable[[Tensors], Tensor]
 ) -> Callable[[Tensors], Tensor]:
-    """Return the values 0 (from `nothing`) where feasible and infinity elsewhere; the derivative is 0."""
+    """Return the map to 0 (from `nothing`, with derivative 0) where feasible and to infinity elsewhere."""
     return lambda t: torch.where(feasible(t), nothing(t), math.inf)
 
 
 def conjugate(f: TorchFunctional, fn: Callable[[Tensors], Tensor], name: str) -> TorchFunctional:
-    """Return the conjugate of f, with values `fn`; the proximal operators change places."""
+    """Return the conjugate of f, with values `fn`; `prox` and `conj_prox` are exchanged."""
     prox, conj_prox, ndims = f._prox, f._conj_prox, f._ndims
     if prox is None or conj_prox is None:
         return TorchFunctional(fn, f.domain, name=name)
@@ -172,8 +172,8 @@ def _sum_of_norms(
     r"""Return :math:`\sum_i w\, h_\gamma(|t_i|)`, whose values are `fn`; `axis` holds the components.
 
     :math:`h_\gamma` is Huber's function, the identity for :math:`\gamma = 0`. A weight :math:`\omega` of a
-    product space, `outer`, enters the norm of X but not the sums over fields, which acts like a factor
-    :math:`1 / \omega` in front.
+    product space, `outer`, enters the norm of X but not the sums over fields, and so has the effect of a factor
+    :math:`1 / \omega` of the functional.
     """
     if outer is None:
         return TorchFunctional(fn, space, name=name)
@@ -204,14 +204,14 @@ def _inverse(squared: Tensor, floor: Step) -> Tensor:
 
 
 def _outer_weight(space: Space) -> float | None:
-    """Weight that a power space adds to that of its parts; None if it is not one number."""
+    """Return the weight that a power space adds to that of its parts; None if it is not one number."""
     w = space.weighting
     weights = {float(w.const)} if hasattr(w, "const") else {float(c) for c in w.array}
     return weights.pop() if len(weights) == 1 else None
 
 
 def _at_most_one(norms: Tensor) -> Tensor:
-    """Whether norms are at most 1, up to the rounding with which a projection onto the ball ends."""
+    """Whether norms are at most 1, up to the rounding error of a projection onto the ball."""
     return norms <= 1 + 16 * torch.finfo(norms.dtype).eps
 
 

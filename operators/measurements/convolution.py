@@ -3,8 +3,8 @@ r"""Blurring: convolution with a kernel under four boundary conditions, with exa
 .. math:: (A x)_i = \sum_j k_j\, x_{i + c - j}
 
 with the centre :math:`c` of the kernel; the boundary condition gives a meaning to indices beyond the edges.
-All four are computed by a fast Fourier transform of the continued image; the transpose adds what lies beyond
-the edges to the pixels that it came from.
+All four are computed by a fast Fourier transform of the continued image; the transpose adds the values beyond the
+edges to the pixels that they were continued from.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def _wrap(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _continued(index: np.ndarray, n: int, boundary: str) -> np.ndarray:
-    """Return the pixel that stands at each index beyond the edges."""
+    """Return the pixel that each index, also beyond the edges, refers to."""
     if boundary == "symmetric":
         index = index % (2 * n)
         return np.where(index < n, index, 2 * n - 1 - index)

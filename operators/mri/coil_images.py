@@ -1,4 +1,4 @@
-"""From the images of a space to the complex images that the coils of a scanner see, and back."""
+"""The map from the images of a space to the complex images of a scanner's coils, and its transpose."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["CoilImages", "DeviceCopies"]
 
 
 class DeviceCopies:
-    """Tensors of which each device that asks gets a copy, once.
+    """Tensors with one copy per device, made when it is first needed.
 
-    Numpy spaces live on the CPU; with this, an operator on them also maps tensors on a GPU.
+    Numpy spaces are on the CPU; with this, an operator on them also maps tensors on a GPU.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class CoilImages:
     leading : tuple of int
         ``(C,)``, or ``()`` without coils.
     channels : {"real", "complex", "parts"}
-        What the images of the space are.
+        The kind of images of the space.
 
     Raises
     ------

@@ -37,7 +37,7 @@ class FourierSampling(TensorOperator):
     keep : Tensor
         Boolean, ``(n, m)``.
     images : CoilImages
-        What the coils see of the images of the space.
+        The map to the images of the coils.
     """
 
     def __init__(self, space: TensorSpace, keep: Tensor, images: CoilImages) -> None:
@@ -55,7 +55,7 @@ class FourierSampling(TensorOperator):
         phase = phase.real.round() if n % 2 == m % 2 == 0 else phase
         index = k[:, 0] % n * m + k[:, 1] % m
         gains = torch.ones(len(index), dtype=torch.float64)
-        if images.channels == "real":  # of real images, a frequency says all that its negative does
+        if images.channels == "real":  # the transform of a real image at -k is the conjugate of that at k
             there = torch.zeros(n * m, dtype=torch.float64).index_fill(0, index, 1.0)
             gains = 0.5 * (gains + there[-k[:, 0] % n * m + -k[:, 1] % m])
         self._samples = DeviceCopies(
@@ -69,14 +69,15 @@ class FourierSampling(TensorOperator):
 
     @property
     def images(self) -> CoilImages:
-        """What the coils see of the images."""
+        """The map from images of the space to the images of the coils."""
         return self._images
 
     def gains(self, like: Tensor) -> Tensor:
-        r"""Return the factors by which :math:`A^H A` multiplies the measured frequencies; others it removes.
+        r"""Return the factors by which :math:`A^H A` multiplies the measured frequencies.
 
-        For one coil of sensitivity one. They are 1 for complex images. For real ones, :math:`A^T A = \mathrm{Re}\,
-        F^H M F` keeps half of a frequency whose negative is not measured: :math:`(M(k) + M(-k)) / 2`.
+        This is for one coil of sensitivity one; other frequencies are removed. Factors are 1 for complex images. For
+        real ones, :math:`A^T A = \mathrm{Re}\, F^H M F` keeps half of a frequency whose negative is not measured:
+        :math:`(M(k) + M(-k)) / 2`.
 
         Parameters
         ----------
@@ -132,7 +133,7 @@ class FourierSampling(TensorOperator):
         return k[..., self._keep.to(k.device)].to(self._dtype)
 
     def zero_filled(self, y: Any) -> Any:
-        """Return the image that has the samples `y` for its transform and zeros elsewhere, for display.
+        """Return the image whose transform has the samples `y`, and zeros elsewhere, for display.
 
         With coils, it is the sum of the images of the coils times their conjugate sensitivities.
 

@@ -47,7 +47,7 @@ class Nufft(TensorOperator):
     points : Tensor
         Frequencies in cycles per pixel, ``(*samples, 2)``.
     images : CoilImages
-        What the coils see of the images of the space.
+        The map to the images of the coils.
     density : ndarray or None
         Weights of the range.
     eps : float
@@ -82,7 +82,7 @@ class Nufft(TensorOperator):
 
     @property
     def images(self) -> CoilImages:
-        """What the coils see of the images."""
+        """The map from images of the space to the images of the coils."""
         return self._images
 
     def forward(self, t: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ def nufft(
     density : array or Tensor, optional
         Positive weights :math:`d` of the samples, ``(*samples,)``, in the inner product of the range, for example from
         `density_compensation`: then the adjoint is the density-compensated one, and least squares in the norm of the
-        range converge faster. It changes nothing in what counts plain sums over the data, such as
+        range converge faster. It does not enter plain sums over the data, such as
         `genreg.GaussianFidelity`.
     eps : float
         Relative accuracy of the sums; the adjoint is that of the approximate sums.

@@ -97,7 +97,7 @@ class DenseCholeskyPrecision(Precision):
         return self._matrix.diagonal(dim1=-2, dim2=-1).reshape(*self.batch, *self.domain.shape)
 
     def _on_columns(self, act: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-        """Act on images as the columns of one matrix for every sample, so that L is read only once."""
+        """Apply `act` to images as columns of one matrix per sample, so that L is read only once."""
         shape = torch.broadcast_shapes(t.shape, (*self.batch, *self.domain.shape))
         lead = math.prod(shape[: len(shape) - len(self.batch) - self.domain.ndim])
         columns = t.expand(shape).reshape(lead, *self.batch, self.domain.size).movedim(0, -1)

@@ -71,7 +71,7 @@ class GaussianPosterior:
     Warns
     -----
     RuntimeWarning
-        If a solve ends at `max_iter` before it reaches `tol`; `last_error` tells of every solve.
+        If a solve ends at `max_iter` before it reaches `tol`; `last_error` has the error of the last solve.
     """
 
     last_error: Tensor | None = None
@@ -140,7 +140,7 @@ class GaussianPosterior:
         r"""Draws of x given y, ``(n, B, *X.shape)``, by perturbation of a right-hand side.
 
         :math:`P^{-1} (A^H \varepsilon_1 / \sigma + L \varepsilon_2)` with white noise in data and image has the
-        covariance :math:`P^{-1} P P^{-1} = P^{-1}`: the law is exact up to `tol`.
+        covariance :math:`P^{-1} P P^{-1} = P^{-1}`: the distribution is exact up to `tol`.
 
         Parameters
         ----------
@@ -157,7 +157,8 @@ class GaussianPosterior:
         def white(like: Tensor) -> Tensor:
             source = like.device if generator is None else generator.device
             noise = torch.randn((n, *like.shape), generator=generator, dtype=like.dtype, device=source)
-            return noise.to(like.device) * (math.sqrt(2) if like.is_complex() else 1)  # σ is that of a part
+            # σ is that of the real and of the imaginary part
+            return noise.to(like.device) * (math.sqrt(2) if like.is_complex() else 1)
 
         image = white(self.prior_mean)
         root = torch.as_tensor(self.inverse_variance, dtype=image.dtype, device=image.device).sqrt()

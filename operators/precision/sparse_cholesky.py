@@ -49,7 +49,7 @@ def soft_clip(t: Tensor, bounds: tuple[float, float]) -> Tensor:
 
 
 class SparseCholeskyPrecision(Precision):
-    r"""A precision :math:`\Lambda = L L^T` whose lower triangular factor joins every pixel to its neighbours.
+    r"""A precision :math:`\Lambda = L L^T` whose lower triangular factor connects every pixel to its neighbours.
 
     In raster order, with the channels of a pixel next to each other, column p of L has its diagonal entry
     :math:`e^{\ell_p}` and the weights :math:`L_{p + k,\, p} = w_k(p)` of the later pixels p + k in a neighbourhood of
@@ -147,7 +147,7 @@ class SparseCholeskyPrecision(Precision):
 
     @property
     def _entries(self) -> Entries:
-        """The matrix of the triangular solves, as long as the parameters are what they were."""
+        """The matrix of the triangular solves, kept until the parameters change."""
         versions = [None if t.is_inference() else t._version for t in self.parameters.values()]
         if self._kept[0] is not self.parameters or self._kept[1] != versions:
             self._kept = self.parameters, versions, Entries()

@@ -2,14 +2,14 @@ r"""The exact step in x of a joint problem: the proximal operator of a quadratic
 
 .. math:: \mathrm{prox}(p) = \operatorname*{argmin}_x\ \tfrac12 \|A x - y\|^2 + \tfrac{s}{2} \|x - p\|^2
 
-for any linear ODL operator A, with Euclidean norms of the samples. `data_prox` chooses how:
+for any linear ODL operator A, with Euclidean norms of the samples. `data_prox` chooses the method:
 
 * multiplication by numbers pixel by pixel, sampling, and sampling of the Fourier transform: closed forms;
 * dense matrices: one singular value decomposition, of :math:`A = U \Sigma V^H`, for all shifts and samples,
   :math:`\mathrm{prox}(p) = p + V \frac{\Sigma}{\Sigma^2 + s} U^H (y - A p)`;
 * everything else: conjugate gradients.
 
-A class of operators is taught by one registration::
+A new class of operators needs one registration::
 
     @teach_data_prox.register(MyOperator)
     def _(A, *, tol, max_iter):
@@ -94,7 +94,7 @@ def teach_data_prox(A: Any, *, tol: float | None, max_iter: int) -> DataProx:
 class DiagonalProx(DataProx):
     r"""The data prox where :math:`A^T A` multiplies every entry of a sample by a number.
 
-    Small shifts are no trouble: what is not measured stays where it is.
+    It is exact for small shifts, too: entries that are not measured keep the value of the point.
 
     Parameters
     ----------
@@ -148,8 +148,8 @@ class SpectralProx(DataProx):
     matrix : Tensor
         What multiplies vectors of the domain, ``(m, d)``.
     axis : int, optional
-        The axis of a sample, counted from the end, that the matrix acts along; by default it acts on the flattened
-        sample, and A gives vectors.
+        The axis of a sample, counted from the end, that the matrix acts along; by default it acts on flattened samples,
+        and values of A are vectors.
     """
 
     def __init__(self, A: Any, matrix: Tensor, *, axis: int | None = None) -> None:
@@ -205,7 +205,7 @@ def _decomposed(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Ten
         U, s, Vh = torch.linalg.svd(M, full_matrices=False)
         keep = s > eps * s.max()
         return U[:, keep], s[keep], Vh[keep]
-    # Squares in double precision are good enough for factors in single precision, and several times faster.
+    # For factors in single precision the squared matrix in double precision is exact enough, and several times faster.
     wide = M.shape[0] <= M.shape[1]
     squares, vectors = torch.linalg.eigh(M @ M.mH if wide else M.mH @ M)
     squares, vectors = squares.flip(0), vectors.flip(1)

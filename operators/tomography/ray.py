@@ -4,8 +4,8 @@ r"""The ray transform for tomography, batched and differentiable, with an exactl
 
 sampled as in `odl.applications.tomo.RayTransform`, whose values it has. On the CPU the transform is a sparse
 matrix :math:`M`, built once by ASTRA and kept on disk, and its adjoint :math:`(w_Y / w_X) M^T` is exact; a
-batch costs little more than reading the matrix once. See `genreg.operators.tomography.ray_direct` for what runs without
-a matrix.
+batch costs little more than reading the matrix once. For transforms without a matrix see
+`genreg.operators.tomography.ray_direct`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from genreg.operators.bridge.tensor_operator import TensorOperator, weighted_adj
 from genreg.operators.bridge.translation import TorchOperator, lower, torch_device, torch_dtype
 from genreg.operators.linear.sparse import LinearPair
 from genreg.operators.lowering.fallback import sample_by_sample
-from genreg.operators.tomography.detector import ON_CPU, ON_CUDA, overlooked
+from genreg.operators.tomography.detector import ON_CPU, ON_CUDA, ignored_by_backend
 from genreg.operators.tomography.ray_direct import CudaPair, DirectPair
 from genreg.operators.tomography.ray_matrix import import_astra, is_square, matrix_memory, ray_pair
 
@@ -38,7 +38,7 @@ Backend = Literal["matrix", "astra", "cuda"]
 Method = Literal["auto", Backend]
 _MAX_MEMORY = 2 * 2**30
 
-# The pairs of ODL's own ray transforms, kept as long as these, so that lowering one again costs nothing.
+# The pairs of ODL's own ray transforms, for as long as these exist, so that lowering one again costs nothing.
 _LOWERED: WeakKeyDictionary[tomo.RayTransform, LinearPair] = WeakKeyDictionary()
 
 
@@ -100,9 +100,9 @@ def ray_transform(
 ) -> RayTransform:
     """Return the ray transform on `space` as a linear ODL operator that lowers to batched torch.
 
-    Values are those of `odl.applications.tomo.RayTransform`, also in double precision, except that a detector
-    off the axis counts as such (ODL's CPU back-end takes a parallel-beam detector to be centred). The
-    filtered backprojection of ODL, `fbp_op`, takes the operator.
+    Values are those of `odl.applications.tomo.RayTransform`, also in double precision, but for a detector off the axis,
+    which is taken into account (ODL's CPU back-end assumes a parallel-beam detector to be centred). ODL's filtered
+    backprojection, `fbp_op`, accepts the operator.
 
     Parameters
     ----------
@@ -123,8 +123,8 @@ def ray_transform(
     cache : bool
         Whether matrices are kept on disk, in the folder ``$GENREG_CACHE`` or else in the user's cache folder
         (``~/.cache/genreg``), 8 bytes per entry, for instance 43 MB at 128 x 128 pixels and 180 angles. All of them
-        take at most ``$GENREG_CACHE_SIZE`` MiB, 4096 by default; those used longest ago go. Nothing is kept where
-        there is no such folder or it can't be written, and a file that was altered is written anew.
+        take at most ``$GENREG_CACHE_SIZE`` MiB, 4096 by default; the least recently used are deleted. Without a
+        writable folder nothing is kept. A file that was altered is replaced.
     max_memory : float
         Bytes that the matrix and its transpose may take for "auto" to choose the matrix; 2 GiB by default.
         Forcing ``method="matrix"`` ignores it.
@@ -186,7 +186,7 @@ def _check(space: Any, geometry: Any, method: Any, max_memory: Any, cache: Any) 
 
 
 def _choose(space: DiscretizedSpace, geometry: Geometry, method: Method, max_memory: float) -> Backend:
-    """Return the method that is used; raises where the given one can't be."""
+    """Return the method that is used; raise if it cannot be the given one."""
     on_device, usable = torch_device(space).type == "cuda", import_astra().use_cuda()
     square = space.ndim == 3 or is_square(space)
     if method == "auto":
@@ -247,7 +247,7 @@ def _sinograms(space: DiscretizedSpace, geometry: Geometry) -> DiscretizedSpace:
 
 
 class _NoBackend:
-    """Stands where ODL wants a back-end that is never called."""
+    """A back-end that is never called, for ODL's constructor."""
 
     def call_forward(self) -> None: ...
 
@@ -261,7 +261,7 @@ def _apply(pair: LinearPair, t: Tensor, ndim: int, shape: tuple[int, ...]) -> Te
 
 
 class _BackProjection(ABC):  # noqa: B024
-    """The class of the adjoints of ODL's ray transform, which ODL makes anew for every operator."""
+    """A class of which the adjoints of ODL's ray transforms are instances; ODL defines one class for every operator."""
 
     @classmethod
     def __subclasshook__(cls, other: type) -> bool:
@@ -271,11 +271,11 @@ class _BackProjection(ABC):  # noqa: B024
 
 
 def _as_odl_computes(op: Any, transform: tomo.RayTransform) -> TorchOperator:
-    """Lower by calls of ODL where it computes something else, and say where that is not what the geometry says."""
-    if fault := overlooked(transform):
+    """Lower by calls of ODL, and warn if its back-end ignores a part of the geometry."""
+    if fault := ignored_by_backend(transform):
         warnings.warn(
-            f"ODL's back-end {transform.impl} does not count that the detector {fault}, and neither does what it "
-            "is lowered to; genreg.operators.ray_transform(space, geometry) does",
+            f"ODL's back-end {transform.impl} ignores that the detector {fault}, and so does its lowering; "
+            "genreg.operators.ray_transform(space, geometry) does not",
             UserWarning,
             stacklevel=4,
         )
@@ -283,8 +283,8 @@ def _as_odl_computes(op: Any, transform: tomo.RayTransform) -> TorchOperator:
 
 
 def _same_here(op: tomo.RayTransform) -> bool:
-    """Whether ODL's operator computes what the pairs here do."""
-    return op.impl in ON_CUDA or (op.impl in ON_CPU and not overlooked(op))
+    """Whether ODL's operator has the same values as the pairs of this module."""
+    return op.impl in ON_CUDA or (op.impl in ON_CPU and not ignored_by_backend(op))
 
 
 @lower.register(tomo.RayTransform)
