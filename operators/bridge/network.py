@@ -24,6 +24,7 @@ from genreg.operators.bridge.module_at_point import Evaluation, LastPoint, apply
 from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import (
     Tensors,
+    first_leaf,
     space_shape,
     to_element,
     to_tensor,
@@ -188,7 +189,7 @@ def _on_batches(module: nn.Module, domain: Space) -> Callable[[Tensors], Tensors
     ndim = tree_leaves(tree_map_spaces(domain, lambda s: len(space_shape(s))))[0]
 
     def fn(t: Tensors) -> Tensors:
-        first = tree_leaves(t)[0]
+        first = first_leaf(t)
         if first.ndim == ndim + 1:
             return apply(module, t)
         batch = first.shape[: first.ndim - ndim]

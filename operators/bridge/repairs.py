@@ -118,10 +118,15 @@ def let_divergence_write_to_tensors() -> None:
         out.assign(original(self, x))
         return out
 
-    # ODL copies `_call` to these attributes when the class is used first
+    _replace_call(odl.Divergence, _call)
+
+
+def _replace_call(cls: Any, call: Callable[..., Any]) -> None:
+    """Replace `_call`, which ODL copies to other attributes when the class is used first."""
+    original = cls._call
     for name in ("_call", "_call_in_place", "_call_out_of_place"):
-        if name in odl.Divergence.__dict__:
-            setattr(odl.Divergence, name, _call)
+        if cls.__dict__.get(name) is original:
+            setattr(cls, name, call)
 
 
 def compute_inner_products_once() -> None:
@@ -227,9 +232,7 @@ def sum_complex_samples() -> None:
             return original(self, x)
         return original(self, x.real) + 1j * original(self, x.imag)
 
-    for name in ("_call", "_call_out_of_place"):
-        if name in cls.__dict__:
-            setattr(cls, name, _call)
+    _replace_call(cls, _call)
 
 
 def compare_weights_of_different_kinds() -> None:

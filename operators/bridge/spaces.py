@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 __all__ = [
+    "DeviceCopies",
     "check_tensor",
+    "first_leaf",
     "is_stacked",
     "join",
     "space_shape",
@@ -236,6 +238,36 @@ def tree_map(fn: Callable[..., Any], *trees: Any) -> Any:
 def tree_leaves(tree: Any) -> list[Any]:
     """Leaves of a nested tuple, in order; a single tensor is its own leaf."""
     return [leaf for part in tree for leaf in tree_leaves(part)] if isinstance(tree, tuple | list) else [tree]
+
+
+def first_leaf(tree: Tensors) -> Tensor:
+    """First tensor of a nested tuple."""
+    while not isinstance(tree, Tensor):
+        tree = tree[0]
+    return tree
+
+
+class DeviceCopies:
+    """Tensor(s) with one copy per device, made when it is first needed.
+
+    Numpy spaces are on the CPU; with this, a problem written on them can also be solved on tensors on a GPU.
+
+    Parameters
+    ----------
+    value : Tensor or tuple
+        The tensor(s), all on one device.
+    """
+
+    def __init__(self, value: Tensors) -> None:
+        self._copies = {first_leaf(value).device: value}
+
+    def __call__(self, like: Tensors) -> Any:
+        """Return the tensor(s) on the device of `like`."""
+        device = first_leaf(like).device
+        if device not in self._copies:
+            value = next(iter(self._copies.values()))
+            self._copies[device] = tree_map(lambda t: t.to(device), value)
+        return self._copies[device]
 
 
 def _base(space: Space) -> Any:

@@ -7,6 +7,7 @@ volume for a `uniform_discr`. ODL's gradients are Riesz representers in this inn
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, overload
 
 import odl
@@ -16,9 +17,16 @@ from odl.core.set.space import LinearSpaceElement
 from torch import Tensor
 
 from genreg.operators.bridge.protocols import ProductSpace, Space, StackedSpace
-from genreg.operators.bridge.spaces import Tensors, is_stacked, torch_device, torch_dtype, tree_map
+from genreg.operators.bridge.spaces import (
+    DeviceCopies,
+    Tensors,
+    is_stacked,
+    torch_device,
+    torch_dtype,
+    tree_map,
+)
 
-__all__ = ["riesz", "weight"]
+__all__ = ["riesz", "weight", "weighted_adjoint"]
 
 
 @overload
@@ -103,3 +111,37 @@ def riesz(space: Space, g: Tensors) -> Tensors:
     if isinstance(w, float):
         return g if w == 1.0 else g / w
     return tree_map(torch.div, g, w)
+
+
+def weighted_adjoint(
+    fn: Callable[[Tensors], Tensors], domain: Space, range: Space, *, inverse: bool = False
+) -> Callable[[Tensors], Tensors]:
+    r"""Return :math:`s \mapsto w_X^{-1} J^H (w_Y s)`, with the two weights merged where they are constant.
+
+    Parameters
+    ----------
+    fn : callable
+        The action of the Euclidean transpose :math:`J^H` on batches.
+    domain, range : odl spaces
+        The spaces X and Y.
+    inverse : bool
+        Go back from an adjoint `fn` to the Euclidean transpose, :math:`s \mapsto w_X A^* (w_Y^{-1} s)`.
+    """
+    w_domain, w_range = weight(domain), weight(range)
+    if isinstance(w_domain, float) and isinstance(w_range, float):
+        ratio = w_domain / w_range if inverse else w_range / w_domain
+        return fn if ratio == 1.0 else lambda s: ratio * fn(s)
+    before, after = _multiplication(w_range, inverse), _multiplication(w_domain, not inverse)
+    return lambda s: after(fn(before(s)))
+
+
+def _multiplication(w: float | Tensor | tuple[Any, ...], inverse: bool) -> Callable[[Tensors], Tensors]:
+    """Return the multiplication by a weight, or by its inverse."""
+    if isinstance(w, tuple):
+        parts = [_multiplication(part, inverse) for part in w]
+        return lambda t: tuple(f(part) for f, part in zip(parts, t, strict=True))
+    factor = 1 / w if inverse else w
+    if isinstance(factor, float):
+        return lambda t: factor * t
+    copies = DeviceCopies(factor)
+    return lambda t: t * copies(t)

@@ -16,6 +16,7 @@ import torch
 
 from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import Tensors, is_stacked, join, split, tree_map
+from genreg.operators.bridge.tensor_operator import weighted_pair
 from genreg.operators.bridge.translation import TorchFunctional, TorchOperator, lower, to_torch
 from genreg.operators.lowering.building_blocks import (
     constant,
@@ -24,7 +25,6 @@ from genreg.operators.lowering.building_blocks import (
     own_adjoint,
     replicated,
     times,
-    weighted_pair,
     zeros,
 )
 from genreg.operators.lowering.fields import difference_operator

@@ -1,4 +1,4 @@
-"""Small parts that the lowerings are made of: constants, weighted sums, zeros, weighted adjoints."""
+"""Common parts of the lowerings: constants, weighted sums, zeros, Euclidean transposes."""
 
 from __future__ import annotations
 
@@ -11,37 +11,29 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge.protocols import Space
-from genreg.operators.bridge.spaces import Tensors, is_stacked, space_shape, to_tensor, torch_dtype, tree_map
+from genreg.operators.bridge.spaces import (
+    DeviceCopies,
+    Tensors,
+    is_stacked,
+    space_shape,
+    to_tensor,
+    torch_dtype,
+    tree_map,
+)
 from genreg.operators.bridge.tensor_operator import TensorOperator
 from genreg.operators.bridge.translation import TorchFunctional, TorchOperator, to_torch
-from genreg.operators.bridge.weights import weight
+from genreg.operators.bridge.weights import weight, weighted_adjoint
 
 __all__: list[str] = []
 
 Number = float | complex
 
 
-def constant(x: Any) -> Callable[[Tensors], Tensors]:
-    """Copy an ODL element (or tensors), and return a function that gives it on the device of its argument.
-
-    Numpy spaces live on the CPU; with this, a problem written on them also runs on tensors on a GPU.
-    """
-    t = x if isinstance(x, Tensor | tuple) else to_tensor(x)
-    if isinstance(t, tuple):
-        parts = [constant(part) for part in t]
-        return lambda like: tuple(part(like) for part in parts)
-    t = t.detach().clone()
-    copies = {t.device: t}
-
-    def on_device_of(like: Tensors) -> Tensor:
-        while not isinstance(like, Tensor):
-            like = like[0]
-        device = like.device
-        if device not in copies:
-            copies[device] = t.to(device)
-        return copies[device]
-
-    return on_device_of
+def constant(x: Any) -> DeviceCopies:
+    """Copy an ODL element (or tensors), and return the function that gives it on the device of its argument."""
+    return DeviceCopies(
+        tree_map(lambda t: t.detach().clone(), x if isinstance(x, Tensor | tuple) else to_tensor(x))
+    )
 
 
 def number(value: Any) -> Number:
@@ -120,32 +112,6 @@ def own_adjoint(op: Any) -> Callable[[], TorchOperator] | None:
     return (lambda: to_torch(op.adjoint)) if op.is_linear else None
 
 
-def weighted_pair(
-    forward: Callable[[Tensors], Tensors],
-    transposed: Callable[[Tensors], Tensors],
-    domain: Space,
-    range: Space,
-) -> TorchOperator:
-    """Return the linear operator of a function and its Euclidean adjoint, to which the weights are added here."""
-    w_dom, w_ran = weight(domain), weight(range)
-    if isinstance(w_dom, float) and isinstance(w_ran, float):
-        ratio, scale = w_ran / w_dom, times(domain, w_ran / w_dom)
-        adjoint = transposed if ratio == 1.0 else lambda t: scale(transposed(t))
-        return TorchOperator.pair(forward, adjoint, domain, range)
-    up, down = multiplier(range, w_ran), multiplier(domain, w_dom, inverse=True)
-    return TorchOperator.pair(forward, lambda t: down(transposed(up(t))), domain, range)
-
-
-def multiplier(space: Space, w: Any, inverse: bool = False) -> Callable[[Tensors], Tensors]:
-    if isinstance(w, float):
-        return times(space, 1 / w if inverse else w)
-    if isinstance(w, Tensor):
-        array = constant(1 / w if inverse else w)
-        return lambda t: t * array(t)
-    parts = [multiplier(s, v, inverse) for s, v in zip(space.spaces, w, strict=True)]
-    return lambda t: tuple(f(part) for f, part in zip(parts, t, strict=True))
-
-
 def euclidean_pair(A: odl.Operator) -> tuple[Callable[[Tensor], Tensors], Callable[[Tensors], Tensor]]:
     r"""Return the action of A on samples and its Euclidean transpose :math:`w_X A^*(w_Y^{-1}\,\cdot)`."""
     if isinstance(A, TensorOperator):
@@ -157,17 +123,12 @@ def euclidean_pair(A: odl.Operator) -> tuple[Callable[[Tensor], Tensors], Callab
         adjoint = lowered.adjoint
     except NotImplementedError:
         raise NotImplementedError(f"`A` must be linear with an adjoint, got {A!r}, which has none") from None
-    outer, inner = weight(A.range), weight(A.domain)
-    if isinstance(outer, float) and isinstance(inner, float):
-        up, down = multiplier(A.domain, inner / outer), None
-        back = adjoint.fn if inner == outer else lambda s: up(adjoint.fn(s))
-    else:
-        up, down = multiplier(A.domain, inner), multiplier(A.range, outer, inverse=True)
-        back = lambda s: up(adjoint.fn(down(s)))  # noqa: E731
+    back = weighted_adjoint(adjoint.fn, A.domain, A.range, inverse=True)
     if torch_dtype(A.domain).is_complex:
         return lowered.fn, back
-    return lowered.fn, lambda s: _real(back(s))
+    return lowered.fn, lambda s: real_part(back(s))
 
 
-def _real(t: Tensor) -> Tensor:
+def real_part(t: Tensor) -> Tensor:
+    """Real part; the tensor itself if it is real."""
     return t.real if t.is_complex() else t

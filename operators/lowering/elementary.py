@@ -18,6 +18,7 @@ from odl.core.set.space import LinearSpaceElement
 from torch import Tensor
 
 from genreg.operators.bridge.spaces import Tensors, is_stacked, space_shape, to_tensor, torch_dtype, tree_map
+from genreg.operators.bridge.tensor_operator import weighted_pair
 from genreg.operators.bridge.translation import TorchOperator, lower
 from genreg.operators.linear.sparse import SparsePair
 from genreg.operators.lowering.building_blocks import (
@@ -26,10 +27,10 @@ from genreg.operators.lowering.building_blocks import (
     elementwise,
     number,
     own_adjoint,
+    real_part,
     replicated,
     safe_sqrt,
     times,
-    weighted_pair,
     weighted_sum,
     zeros,
 )
@@ -148,7 +149,7 @@ def _lincomb(op: Any) -> TorchOperator:
 
 @lower.register(odl.RealPart)
 def _real_part(op: Any) -> TorchOperator:
-    real, into = elementwise(op.domain, _real), elementwise(op.range, _cast(op.domain))
+    real, into = elementwise(op.domain, real_part), elementwise(op.range, _cast(op.domain))
     return weighted_pair(real, into, op.domain, op.range)
 
 
@@ -164,7 +165,7 @@ def _imag_part(op: Any) -> TorchOperator:
 def _complex_embedding(op: Any) -> TorchOperator:
     scale, cast = number(op.scalar), _cast(op.range)
     back = times(op.range, scale.conjugate())
-    take = (lambda t: t) if torch_dtype(op.domain).is_complex else (lambda t: tree_map(_real, t))
+    take = (lambda t: t) if torch_dtype(op.domain).is_complex else (lambda t: tree_map(real_part, t))
     return weighted_pair(
         elementwise(op.domain, lambda t: scale * cast(t)), lambda t: take(back(t)), op.domain, op.range
     )
@@ -178,10 +179,6 @@ def _modulus(op: Any) -> TorchOperator:
 @lower.register(odl.ComplexModulusSquared)
 def _modulus_squared(op: Any) -> TorchOperator:
     return TorchOperator(elementwise(op.domain, abs2), op.domain, op.range)
-
-
-def _real(t: Tensor) -> Tensor:
-    return t.real if t.is_complex() else t
 
 
 def _imag(t: Tensor) -> Tensor:
@@ -257,7 +254,7 @@ def _sparse_products(matrix: Any, dtype: torch.dtype) -> tuple[Any, Any]:
 
 def _uncast(space: Any) -> Any:
     """Undo `_cast`: the adjoint of the embedding of a real into a complex space takes the real part."""
-    return (lambda t: t) if torch_dtype(space).is_complex else _real
+    return (lambda t: t) if torch_dtype(space).is_complex else real_part
 
 
 @lower.register(odl.SamplingOperator)

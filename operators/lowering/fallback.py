@@ -23,6 +23,7 @@ from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import (
     Tensors,
     _element,
+    first_leaf,
     is_stacked,
     space_shape,
     to_tensor,
@@ -128,7 +129,7 @@ class _Calls:
     def _collected(self, batch: tuple[int, ...], values: list[Any], like: Tensors) -> Tensors:
         if not self.is_functional:
             return _batched(self.op.range, batch, [to_tensor(v) for v in values], like)
-        leaf = _first_leaf(like)
+        leaf = first_leaf(like)
         real = [complex(v).real for v in values]
         return torch.tensor(real, dtype=leaf.dtype.to_real(), device=leaf.device).reshape(batch)
 
@@ -236,12 +237,8 @@ def _batched(space: Space, batch: tuple[int, ...], samples: list[Tensors], like:
         )
     shape = space_shape(space)
     if not samples:
-        return torch.zeros(batch + shape, dtype=torch_dtype(space), device=_first_leaf(like).device)
-    return torch.stack(samples).reshape(batch + shape).to(_first_leaf(like).device)
-
-
-def _first_leaf(t: Tensors) -> Tensor:
-    return t if isinstance(t, Tensor) else _first_leaf(t[0])
+        return torch.zeros(batch + shape, dtype=torch_dtype(space), device=first_leaf(like).device)
+    return torch.stack(samples).reshape(batch + shape).to(first_leaf(like).device)
 
 
 def _warn_once(op: Any, message: str) -> None:

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from genreg.operators.bridge.arrays import array, boolean_mask
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.bridge.spaces import DeviceCopies
 from genreg.operators.bridge.tensor_operator import TensorOperator
 from genreg.operators.bridge.translation import to_element, to_tensor, torch_dtype
-from genreg.operators.mri.coil_images import CoilImages, DeviceCopies
+from genreg.operators.mri.coil_images import CoilImages
 
 __all__ = ["FourierSampling", "centred_fft2", "fourier_sampling"]
 
@@ -58,9 +59,8 @@ class FourierSampling(TensorOperator):
         if images.channels == "real":  # the transform of a real image at -k is the conjugate of that at k
             there = torch.zeros(n * m, dtype=torch.float64).index_fill(0, index, 1.0)
             gains = 0.5 * (gains + there[-k[:, 0] % n * m + -k[:, 1] % m])
-        self._samples = DeviceCopies(
-            index, phase.to(dtype if phase.is_complex() else dtype.to_real()), gains.to(dtype.to_real())
-        )
+        phase = phase.to(dtype if phase.is_complex() else dtype.to_real())
+        self._samples = DeviceCopies((index, phase, gains.to(dtype.to_real())))
 
     @property
     def keep(self) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import choice, flag, number
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.bridge.tensor_operator import TensorOperator, weighted_adjoint
+from genreg.operators.bridge.tensor_operator import TensorOperator, weighted_pair
 from genreg.operators.bridge.translation import TorchOperator, lower, torch_device, torch_dtype
 from genreg.operators.linear.sparse import LinearPair
 from genreg.operators.lowering.fallback import sample_by_sample
@@ -296,8 +296,12 @@ def _lower_ray_transform(op: tomo.RayTransform) -> TorchOperator:
     pair = _LOWERED.get(op)
     if pair is None:
         pair = _LOWERED[op] = _pair(space, geometry, backend, cache=True)
-    adjoint = weighted_adjoint(lambda s: _apply(pair.T, s, len(shape), space.shape), space, op.range)
-    return TorchOperator.pair(lambda t: _apply(pair, t, space.ndim, shape), adjoint, space, op.range)
+    return weighted_pair(
+        lambda t: _apply(pair, t, space.ndim, shape),
+        lambda s: _apply(pair.T, s, len(shape), space.shape),
+        space,
+        op.range,
+    )
 
 
 @lower.register(_BackProjection)
