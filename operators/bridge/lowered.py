@@ -290,4 +290,5 @@ def append_axes(step: Step, ndims: Any) -> Any:
     return step
 
 
-Remade, spread = Picklable, append_axes  # former names
+Remade = Picklable  # former names
+spread = append_axes

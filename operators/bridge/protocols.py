@@ -42,6 +42,7 @@ class ProductSpace(Protocol):
 
     spaces: Sequence[Any]
     is_power_space: bool
+    size: int
     weighting: Any  # of the parts, with an attribute `const` or `array`
 
     def element(self, inp: Any = None, copy: bool = True) -> Any:
