@@ -194,8 +194,10 @@ def _on_batches(module: nn.Module, domain: Space) -> Callable[[Tensors], Tensors
             return apply(module, t)
         batch = first.shape[: first.ndim - ndim]
         n = math.prod(batch)
-        flat = tree_map(lambda a: a.reshape(n, *a.shape[len(batch) :]), t)
-        return tree_map(lambda a: a.reshape(batch + a.shape[1:]), apply(module, flat))
+        flat = tree_map(lambda a: a.reshape(n, *a.shape[len(batch) :]), t)  # (n, *domain.shape)
+        return tree_map(
+            lambda a: a.reshape(batch + a.shape[1:]), apply(module, flat)
+        )  # (*batch, *range.shape)
 
     return fn
 

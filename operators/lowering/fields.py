@@ -75,7 +75,7 @@ def _stack(
         if common is not None and common != 1.0:
             x = common * x  # one image to scale instead of n
         for i, (axis, d, c) in enumerate(parts):
-            component = out.select(-len(shape) - 1, i)
+            component = out.select(-len(shape) - 1, i)  # (*batch, *shape)
             d.apply(x, axis, component)
             if common is None and c != 1.0:
                 component.mul_(c)

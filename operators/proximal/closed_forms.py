@@ -168,18 +168,18 @@ class SpectralProx(DataProx):
         return self._spectrum
 
     def _correction(self, r: Tensors, shift: Step, guess: Tensor | None) -> Tensor:
-        s, step = self._values(r), self._spread(shift)
-        data = r if self._axis is None else r.movedim(self._axis, -1)
+        s, step = self._values(r), self._per_sample(shift)
+        data = r if self._axis is None else r.movedim(self._axis, -1)  # (..., m)
         return self._from_vectors((data @ self._left(r)) * (s / (s * s + step)) @ self._right(r))
 
     @torch.no_grad()
     def reduced(self, v: Tensor, shift: Step) -> Tensor:  # noqa: D102
-        s, step, right = self._values(v), self._spread(self._cast(shift, v)), self._right(v)
+        s, step, right = self._values(v), self._per_sample(self._cast(shift, v)), self._right(v)
         s2 = s * s
         x = v.flatten(-self._ndim) if self._axis is None else v.movedim(self._axis, -1)
         return self._from_vectors((x @ right.mH) * (s2 * (step / (s2 + step))) @ right)
 
-    def _spread(self, shift: Step) -> Step:
+    def _per_sample(self, shift: Step) -> Step:
         return append_axes(shift, 1 if self._axis is None else self._ndim)
 
     def _from_vectors(self, t: Tensor) -> Tensor:
