@@ -91,11 +91,8 @@ class OdlFunctional(OdlOperator, Protocol):
         """The convex conjugate."""
 
 
-class GeneratorLike(Protocol):
-    """A generator as solvers use it, such as `genreg.Generator`."""
-
-    domain: Any
-    range: Any
+class GeneratorLike(OdlOperator, Protocol):
+    """A generator as solvers use it, such as `genreg.Generator`: an operator from latent vectors to images."""
 
     def decode(self, z: Tensor) -> Any:
         """Return the distribution of the image given ``(B, *domain.shape)``: its `mean` and its `precision`."""
