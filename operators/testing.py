@@ -16,6 +16,7 @@ import torch
 from odl.core.set import Field
 
 from genreg.operators.bridge.arguments import number, seeded_generator
+from genreg.operators.bridge.lowered import TorchOperator
 from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import (
     Tensors,
@@ -25,7 +26,6 @@ from genreg.operators.bridge.spaces import (
     to_tensor,
     torch_dtype,
 )
-from genreg.operators.bridge.translation import TorchOperator
 
 __all__ = ["derivative_test", "dot_test"]
 

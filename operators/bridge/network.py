@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from genreg.operators.bridge.arguments import described
+from genreg.operators.bridge.lowered import TorchFunctional, TorchOperator
 from genreg.operators.bridge.module_at_point import Evaluation, LastPoint, apply, tree_map_spaces, trial
 from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import (
@@ -32,7 +33,7 @@ from genreg.operators.bridge.spaces import (
     tree_leaves,
     tree_map,
 )
-from genreg.operators.bridge.translation import TorchFunctional, TorchOperator, lower
+from genreg.operators.bridge.translation import lower
 from genreg.operators.bridge.weights import riesz, weight
 
 __all__ = ["NetworkFunctional", "NetworkOperator"]

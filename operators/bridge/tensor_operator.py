@@ -16,10 +16,11 @@ import torch
 from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
+from genreg.operators.bridge.lowered import TorchOperator
 from genreg.operators.bridge.modes import without_autocast
 from genreg.operators.bridge.protocols import Space, StackedSpace
 from genreg.operators.bridge.spaces import Tensors, to_element, to_tensor, torch_dtype
-from genreg.operators.bridge.translation import TorchOperator, lower
+from genreg.operators.bridge.translation import lower
 from genreg.operators.bridge.weights import weighted_adjoint
 
 __all__ = ["AdjointOperator", "TensorOperator", "check_space", "weighted_pair"]

@@ -26,54 +26,15 @@ from typing import Any, overload
 
 import odl
 
-from genreg.operators.bridge.lowered import (
-    Picklable,
-    Remade,
-    Step,
-    TorchFunctional,
-    TorchOperator,
-    append_axes,
-    sample_ndims,
-    spread,
-)
+from genreg.operators.bridge.lowered import TorchFunctional, TorchOperator
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.bridge.protocols import OdlFunctional, OdlOperator
-from genreg.operators.bridge.spaces import (
-    check_tensor,
-    is_stacked,
-    join,
-    space_shape,
-    split,
-    to_element,
-    to_tensor,
-    torch_device,
-    torch_dtype,
-)
-from genreg.operators.bridge.weights import riesz, weight
 
-__all__ = [
-    "Picklable",
-    "Remade",
-    "Step",
-    "TorchFunctional",
-    "TorchOperator",
-    "append_axes",
-    "check_tensor",
-    "is_stacked",
-    "join",
-    "lower",
-    "riesz",
-    "sample_ndims",
-    "space_shape",
-    "split",
-    "spread",
-    "to_element",
-    "to_tensor",
-    "to_torch",
-    "torch_device",
-    "torch_dtype",
-    "weight",
-]
+from genreg.operators.bridge.lowered import Remade, Step, spread  # noqa: F401  # isort: skip  # imported elsewhere
+from genreg.operators.bridge.spaces import join, space_shape, torch_device, torch_dtype  # noqa: F401  # isort: skip
+from genreg.operators.bridge.weights import weight  # noqa: F401  # isort: skip
+
+__all__ = ["lower", "to_torch"]
 
 
 @functools.singledispatch

@@ -14,10 +14,11 @@ from typing import Any
 import odl
 import torch
 
+from genreg.operators.bridge.lowered import TorchFunctional, TorchOperator
 from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import Tensors, is_stacked, join, split, tree_map
 from genreg.operators.bridge.tensor_operator import weighted_pair
-from genreg.operators.bridge.translation import TorchFunctional, TorchOperator, lower, to_torch
+from genreg.operators.bridge.translation import lower, to_torch
 from genreg.operators.lowering.building_blocks import (
     constant,
     elementwise,

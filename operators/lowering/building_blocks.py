@@ -10,6 +10,7 @@ import odl
 import torch
 from torch import Tensor
 
+from genreg.operators.bridge.lowered import TorchFunctional, TorchOperator
 from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import (
     DeviceCopies,
@@ -21,7 +22,7 @@ from genreg.operators.bridge.spaces import (
     tree_map,
 )
 from genreg.operators.bridge.tensor_operator import TensorOperator
-from genreg.operators.bridge.translation import TorchFunctional, TorchOperator, to_torch
+from genreg.operators.bridge.translation import to_torch
 from genreg.operators.bridge.weights import weight, weighted_adjoint
 
 __all__: list[str] = []

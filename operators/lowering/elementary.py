@@ -17,9 +17,10 @@ from odl.core.set import Field
 from odl.core.set.space import LinearSpaceElement
 from torch import Tensor
 
+from genreg.operators.bridge.lowered import TorchOperator
 from genreg.operators.bridge.spaces import Tensors, is_stacked, space_shape, to_tensor, torch_dtype, tree_map
 from genreg.operators.bridge.tensor_operator import weighted_pair
-from genreg.operators.bridge.translation import TorchOperator, lower
+from genreg.operators.bridge.translation import lower
 from genreg.operators.linear.sparse import SparsePair
 from genreg.operators.lowering.building_blocks import (
     abs2,

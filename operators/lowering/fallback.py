@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge.autograd import linear_map
+from genreg.operators.bridge.lowered import Step, TorchFunctional, TorchOperator
 from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import (
     Tensors,
@@ -31,12 +32,7 @@ from genreg.operators.bridge.spaces import (
     tree_leaves,
     tree_map,
 )
-from genreg.operators.bridge.translation import (
-    Step,
-    TorchFunctional,
-    TorchOperator,
-    lower,
-)
+from genreg.operators.bridge.translation import lower
 from genreg.operators.bridge.weights import riesz, weight
 from genreg.operators.lowering.building_blocks import own_adjoint
 from genreg.operators.lowering.elementary import LOCAL_CLASSES

@@ -12,10 +12,11 @@ from odl.core.operator.tensor_ops import PointwiseInnerAdjoint
 from torch import Tensor
 
 from genreg.operators.bridge.autograd import linear_map
+from genreg.operators.bridge.lowered import TorchOperator
 from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import space_shape, to_tensor, torch_dtype
 from genreg.operators.bridge.tensor_operator import weighted_pair
-from genreg.operators.bridge.translation import TorchOperator, lower
+from genreg.operators.bridge.translation import lower
 from genreg.operators.lowering.building_blocks import abs2, constant, own_adjoint
 from genreg.operators.lowering.finite_differences import stencil
 

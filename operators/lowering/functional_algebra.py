@@ -38,9 +38,10 @@ from odl.functionals import (
 from odl.functionals.functional import FunctionalDefaultConvexConjugate
 from torch import Tensor
 
+from genreg.operators.bridge.lowered import Step, TorchFunctional, append_axes
 from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import Tensors, join, split, tree_map
-from genreg.operators.bridge.translation import Step, TorchFunctional, append_axes, lower, to_torch
+from genreg.operators.bridge.translation import lower, to_torch
 from genreg.operators.lowering.algebra import as_operator
 from genreg.operators.lowering.building_blocks import (
     abs2,

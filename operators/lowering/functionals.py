@@ -20,16 +20,10 @@ from odl.functionals import (
 from odl.functionals.default_functionals import KullbackLeiblerConvexConj
 from torch import Tensor
 
+from genreg.operators.bridge.lowered import Step, TorchFunctional, append_axes, sample_ndims
 from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import Tensors, tree_map
-from genreg.operators.bridge.translation import (
-    Step,
-    TorchFunctional,
-    append_axes,
-    lower,
-    sample_ndims,
-    to_torch,
-)
+from genreg.operators.bridge.translation import lower, to_torch
 from genreg.operators.lowering.building_blocks import constant, elementwise, number, weighted_sum, zeros
 from genreg.operators.lowering.norms import conjugate, extremum, indicator, pointwise
 

@@ -26,9 +26,10 @@ from odl.functionals import (
 )
 from torch import Tensor
 
+from genreg.operators.bridge.lowered import Step, TorchFunctional, append_axes, sample_ndims
 from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import Tensors, is_stacked, space_shape, torch_dtype, tree_map
-from genreg.operators.bridge.translation import Step, TorchFunctional, append_axes, lower, sample_ndims
+from genreg.operators.bridge.translation import lower
 from genreg.operators.lowering.building_blocks import abs2, elementwise, safe_sqrt, weighted_sum, zeros
 from genreg.operators.lowering.fields import pointwise_norm, sum_of_squares
 

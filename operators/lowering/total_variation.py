@@ -25,17 +25,9 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge.arguments import integer, number
-from genreg.operators.bridge.spaces import space_shape
-from genreg.operators.bridge.translation import (
-    Step,
-    TorchFunctional,
-    TorchOperator,
-    append_axes,
-    lower,
-    to_element,
-    to_tensor,
-    to_torch,
-)
+from genreg.operators.bridge.lowered import Step, TorchFunctional, TorchOperator, append_axes
+from genreg.operators.bridge.spaces import space_shape, to_element, to_tensor
+from genreg.operators.bridge.translation import lower, to_torch
 from genreg.operators.lowering.building_blocks import weighted_sum
 from genreg.operators.lowering.fields import sum_of_squares
 

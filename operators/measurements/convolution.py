@@ -22,8 +22,8 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import choice
 from genreg.operators.bridge.arrays import array, check_memory
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.bridge.spaces import torch_device, torch_dtype
 from genreg.operators.bridge.tensor_operator import TensorOperator, check_space
-from genreg.operators.bridge.translation import torch_device, torch_dtype
 
 __all__ = ["Blur", "blur"]
 

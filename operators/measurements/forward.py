@@ -18,8 +18,8 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import integer, seeded_generator
 from genreg.operators.bridge.arrays import boolean_mask, check_memory
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.bridge.spaces import to_element, to_tensor, torch_device, torch_dtype
 from genreg.operators.bridge.tensor_operator import TensorOperator, check_space
-from genreg.operators.bridge.translation import to_element, to_tensor, torch_device, torch_dtype
 from genreg.operators.linear.norm import operator_norm
 from genreg.operators.measurements.convolution import Blur, blur
 

@@ -9,9 +9,8 @@ from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
 from genreg.operators.bridge.arrays import array
-from genreg.operators.bridge.spaces import DeviceCopies
+from genreg.operators.bridge.spaces import DeviceCopies, torch_dtype
 from genreg.operators.bridge.tensor_operator import check_space
-from genreg.operators.bridge.translation import torch_dtype
 
 __all__ = ["CoilImages"]
 

@@ -20,9 +20,8 @@ from torch import Tensor
 
 from genreg.operators.bridge.arrays import array, boolean_mask
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.bridge.spaces import DeviceCopies
+from genreg.operators.bridge.spaces import DeviceCopies, to_element, to_tensor, torch_dtype
 from genreg.operators.bridge.tensor_operator import TensorOperator
-from genreg.operators.bridge.translation import to_element, to_tensor, torch_dtype
 from genreg.operators.mri.coil_images import CoilImages
 
 __all__ = ["FourierSampling", "centred_fft2", "fourier_sampling"]

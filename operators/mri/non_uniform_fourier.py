@@ -28,8 +28,9 @@ from genreg.operators.bridge.arguments import number
 from genreg.operators.bridge.arrays import array
 from genreg.operators.bridge.autograd import linear_map
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.bridge.spaces import to_element, to_tensor, torch_device, torch_dtype
 from genreg.operators.bridge.tensor_operator import TensorOperator
-from genreg.operators.bridge.translation import to_element, to_tensor, torch_device, torch_dtype, weight
+from genreg.operators.bridge.weights import weight
 from genreg.operators.mri.coil_images import CoilImages
 from genreg.operators.mri.nufft_plans import Plans, import_finufft
 from genreg.operators.mri.trajectories import check_trajectory

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import integer, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
+from genreg.operators.bridge.spaces import torch_device, torch_dtype
 from genreg.operators.bridge.tensor_operator import TensorOperator
-from genreg.operators.bridge.translation import torch_device, torch_dtype
 
 __all__ = ["Factor", "Precision", "checked_parameter", "has_values", "white_noise"]
 

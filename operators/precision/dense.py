@@ -13,7 +13,7 @@ from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
 from genreg.operators.bridge.modes import without_autocast
-from genreg.operators.bridge.translation import torch_dtype
+from genreg.operators.bridge.spaces import torch_dtype
 from genreg.operators.precision.base import Precision, checked_parameter, has_values
 
 __all__ = ["DenseCholeskyPrecision"]

@@ -10,7 +10,7 @@ from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
 from genreg.operators.bridge.arrays import array, fitting
-from genreg.operators.bridge.translation import torch_device, torch_dtype
+from genreg.operators.bridge.spaces import torch_device, torch_dtype
 from genreg.operators.precision.base import Precision, checked_parameter, has_values
 
 __all__ = ["DiagonalPrecision", "IsotropicPrecision"]

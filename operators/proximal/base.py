@@ -19,16 +19,15 @@ from odl.core.set import Field
 from torch import Tensor
 
 from genreg.operators.bridge.arrays import array
+from genreg.operators.bridge.lowered import Picklable, Step, append_axes
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.bridge.spaces import Tensors, tree_map
-from genreg.operators.bridge.translation import (
-    Picklable,
-    Step,
-    append_axes,
+from genreg.operators.bridge.spaces import (
+    Tensors,
     check_tensor,
     is_stacked,
     space_shape,
     torch_dtype,
+    tree_map,
 )
 from genreg.operators.lowering.building_blocks import euclidean_pair
 

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge import arguments
+from genreg.operators.bridge.lowered import Step, append_axes
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.bridge.spaces import Tensors, tree_map
-from genreg.operators.bridge.translation import Step, append_axes, space_shape, torch_device, torch_dtype
+from genreg.operators.bridge.spaces import Tensors, space_shape, torch_device, torch_dtype, tree_map
 from genreg.operators.lowering.building_blocks import constant, number
 from genreg.operators.measurements.forward import GaussianMeasurements, Mask
 from genreg.operators.mri.fourier import FourierSampling

@@ -23,9 +23,11 @@ from odl.core.discr import DiscretizedSpace
 from torch import Tensor
 
 from genreg.operators.bridge.arguments import choice, flag, number
+from genreg.operators.bridge.lowered import TorchOperator
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.bridge.spaces import torch_device, torch_dtype
 from genreg.operators.bridge.tensor_operator import TensorOperator, weighted_pair
-from genreg.operators.bridge.translation import TorchOperator, lower, torch_device, torch_dtype
+from genreg.operators.bridge.translation import lower
 from genreg.operators.linear.sparse import LinearPair
 from genreg.operators.lowering.fallback import sample_by_sample
 from genreg.operators.tomography.detector import ON_CPU, ON_CUDA, ignored_by_backend
