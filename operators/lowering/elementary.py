@@ -289,19 +289,17 @@ def _index_pair(indices: Any, space: Any, scale: float) -> tuple[Any, Any]:
     return gather, scatter
 
 
+def _flatten_pair(shape: tuple[int, ...]) -> tuple[Any, Any]:
+    return lambda t: t.flatten(-len(shape)), lambda t: t.unflatten(-1, shape)
+
+
 @lower.register(odl.FlatteningOperator)
 def _flattening(op: Any) -> TorchOperator:
-    shape = space_shape(op.domain)
-    return weighted_pair(
-        lambda t: t.flatten(-len(shape)), lambda t: t.unflatten(-1, shape), op.domain, op.range
-    )
+    return weighted_pair(*_flatten_pair(space_shape(op.domain)), op.domain, op.range)
 
 
 def _flattening_inverse(op: Any) -> TorchOperator:
-    shape = space_shape(op.range)
-    return weighted_pair(
-        lambda t: t.unflatten(-1, shape), lambda t: t.flatten(-len(shape)), op.domain, op.range
-    )
+    return weighted_pair(*_flatten_pair(space_shape(op.range))[::-1], op.domain, op.range)
 
 
 # Classes that ODL defines inside functions, by qualified name: they cannot be imported to register a rule.

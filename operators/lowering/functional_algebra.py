@@ -19,22 +19,7 @@ from typing import Any
 
 import odl
 import torch
-from odl.functionals import (
-    BregmanDistance,
-    FunctionalComp,
-    FunctionalLeftScalarMult,
-    FunctionalProduct,
-    FunctionalQuadraticPerturb,
-    FunctionalQuotient,
-    FunctionalRightScalarMult,
-    FunctionalRightVectorMult,
-    FunctionalScalarSum,
-    FunctionalSum,
-    FunctionalTranslation,
-    L2NormSquared,
-    MoreauEnvelope,
-    SeparableSum,
-)
+from odl import functionals as F
 from odl.functionals.functional import FunctionalDefaultConvexConjugate
 from torch import Tensor
 
@@ -87,7 +72,7 @@ def _built_on(*names: str) -> Callable[[Callable[..., TorchFunctional]], Callabl
     return decorate
 
 
-@lower.register(FunctionalComp)
+@lower.register(F.FunctionalComp)
 @_built_on("left")
 def _comp(op: Any, f: TorchFunctional) -> TorchFunctional:
     value, a = f.values, as_operator(op.right).fn
@@ -119,7 +104,7 @@ def _on_component(f: TorchFunctional, space: Space, index: int, name: str) -> To
     return TorchFunctional(fn, space, prox, name=name)
 
 
-@lower.register(FunctionalLeftScalarMult)
+@lower.register(F.FunctionalLeftScalarMult)
 @_built_on("functional")
 def _left_scalar(op: Any, f: TorchFunctional) -> TorchFunctional:
     scale = number(op.scalar)
@@ -129,7 +114,7 @@ def _left_scalar(op: Any, f: TorchFunctional) -> TorchFunctional:
     return TorchFunctional(lambda t: scale * value(t), op.domain, name=f"{scale} times {f.name}")
 
 
-@lower.register(FunctionalRightScalarMult)
+@lower.register(F.FunctionalRightScalarMult)
 @_built_on("functional")
 def _right_scalar(op: Any, f: TorchFunctional) -> TorchFunctional:
     return _at_scaled(f, number(op.scalar))
@@ -148,7 +133,7 @@ def _at_scaled(f: TorchFunctional, s: Any) -> TorchFunctional:
     return TorchFunctional(fn, f.domain, lambda t, step: down(proximal(up(t), square * step)), name=f.name)
 
 
-@lower.register(FunctionalRightVectorMult)
+@lower.register(F.FunctionalRightVectorMult)
 @_built_on("functional")
 def _right_vector(op: Any, f: TorchFunctional) -> TorchFunctional:
     value, vector, times_ = f.values, constant(op.vector), elementwise(op.domain, torch.mul)
@@ -157,21 +142,31 @@ def _right_vector(op: Any, f: TorchFunctional) -> TorchFunctional:
     )
 
 
-@lower.register(FunctionalSum)
-@_built_on("left", "right")
-def _sum(op: Any, f: TorchFunctional, g: TorchFunctional) -> TorchFunctional:
+def _combined(
+    combine: Callable[..., Tensor], symbol: str, op: Any, f: TorchFunctional, g: TorchFunctional
+) -> TorchFunctional:
     left, right = f.values, g.values
-    return TorchFunctional(lambda t: _plus(left(t), right(t)), op.domain, name=f"{f.name} + {g.name}")
+    return TorchFunctional(
+        lambda t: combine(left(t), right(t)), op.domain, name=f"{f.name} {symbol} {g.name}"
+    )
 
 
-@lower.register(FunctionalScalarSum)
+for _class, _names, _combine, _symbol in (
+    (F.FunctionalSum, ("left", "right"), _plus, "+"),
+    (F.FunctionalProduct, ("left", "right"), torch.mul, "*"),
+    (F.FunctionalQuotient, ("dividend", "divisor"), torch.div, "/"),
+):
+    lower.register(_class, _built_on(*_names)(functools.partial(_combined, _combine, _symbol)))
+
+
+@lower.register(F.FunctionalScalarSum)
 @_built_on("left")
 def _scalar_sum(op: Any, f: TorchFunctional) -> TorchFunctional:
     value, c = f.values, number(op.scalar)
     return TorchFunctional(lambda t: _plus(value(t), c), op.domain, f._prox, f._conj_prox, name=f.name)
 
 
-@lower.register(FunctionalTranslation)
+@lower.register(F.FunctionalTranslation)
 @_built_on("functional")
 def _translation(op: Any, f: TorchFunctional) -> TorchFunctional:
     shift = constant(op.translation)
@@ -192,7 +187,7 @@ def _translation(op: Any, f: TorchFunctional) -> TorchFunctional:
         factor = append_axes(2 * step / (1 + 2 * step), ndims)
         return tree_map(_between, t, shift(t), factor)
 
-    if type(op.functional) is L2NormSquared:
+    if type(op.functional) is F.L2NormSquared:
         prox = weighted_mean  # one pass instead of three
 
     def conj_prox(t: Tensors, step: Step, scale: Step) -> Tensors:  # the conjugate is f* + <., y>
@@ -208,7 +203,7 @@ def _between(t: Tensor, y: Tensor, factor: Step) -> Tensor:
     return torch.lerp(t, y, factor)
 
 
-@lower.register(FunctionalQuadraticPerturb)
+@lower.register(F.FunctionalQuadraticPerturb)
 @_built_on("functional")
 def _quadratic_perturb(op: Any, f: TorchFunctional) -> TorchFunctional:
     a, c = float(op.quadratic_coeff), number(op.constant)
@@ -237,26 +232,12 @@ def _quadratic_perturb(op: Any, f: TorchFunctional) -> TorchFunctional:
     return TorchFunctional(fn, op.domain, prox, name=f.name)
 
 
-@lower.register(BregmanDistance)
+@lower.register(F.BregmanDistance)
 def _bregman(op: Any) -> TorchFunctional:
     offset = op.subgrad.inner(op.point) - op.functional(op.point)
     return to_torch(
-        FunctionalQuadraticPerturb(op.functional, linear_term=-op.subgrad, constant=complex(offset).real)
+        F.FunctionalQuadraticPerturb(op.functional, linear_term=-op.subgrad, constant=complex(offset).real)
     )
-
-
-@lower.register(FunctionalProduct)
-@_built_on("left", "right")
-def _product(op: Any, f: TorchFunctional, g: TorchFunctional) -> TorchFunctional:
-    left, right = f.values, g.values
-    return TorchFunctional(lambda t: left(t) * right(t), op.domain, name=f"{f.name} * {g.name}")
-
-
-@lower.register(FunctionalQuotient)
-@_built_on("dividend", "divisor")
-def _quotient(op: Any, f: TorchFunctional, g: TorchFunctional) -> TorchFunctional:
-    left, right = f.values, g.values
-    return TorchFunctional(lambda t: left(t) / right(t), op.domain, name=f"{f.name} / {g.name}")
 
 
 @lower.register(FunctionalDefaultConvexConjugate)
@@ -268,7 +249,7 @@ def _default_conjugate(op: Any, f: TorchFunctional) -> TorchFunctional:
     return conjugate(f, fn, f"the conjugate of {f.name}")
 
 
-@lower.register(MoreauEnvelope)
+@lower.register(F.MoreauEnvelope)
 @_built_on("functional")
 def _envelope(op: Any, f: TorchFunctional) -> TorchFunctional:
     r"""Return :math:`\min_u f(u) + \|u - t\|^2 / 2\sigma`, of which ODL has the gradient only."""
@@ -292,7 +273,7 @@ def _envelope(op: Any, f: TorchFunctional) -> TorchFunctional:
     return TorchFunctional(fn, op.domain, prox, name=name)
 
 
-@lower.register(SeparableSum)
+@lower.register(F.SeparableSum)
 def _separable_sum(op: Any) -> TorchFunctional:
     """Lower a sum of functionals of the parts; its `prox` also takes a tuple of steps, one per part."""
     return following(functools.partial(_separable, op.domain), *(to_torch(f) for f in op.functionals))

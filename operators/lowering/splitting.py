@@ -21,7 +21,9 @@ from odl.functionals import functional as algebra
 
 from genreg.operators.bridge.lowered import TorchFunctional
 from genreg.operators.bridge.protocols import Space
+from genreg.operators.bridge.spaces import Tensors
 from genreg.operators.bridge.translation import to_torch
+from genreg.operators.lowering.functional_algebra import following
 
 __all__ = ["Term", "is_smooth", "split", "terms"]
 
@@ -193,15 +195,14 @@ def split(functional: Functional) -> tuple[TorchFunctional | None, TorchFunction
 
 def summed(parts: list[tuple[float, Any]], domain: Space) -> TorchFunctional:
     """Return the weighted sum of lowered functionals, with a method `take` that takes the samples of its parts."""
+    scales = [scale for scale, _ in parts]
 
-    def value(t: Any) -> Any:
-        return sum(f(t) if scale == 1 else scale * f(t) for scale, f in parts)
+    def build(*functionals: TorchFunctional) -> TorchFunctional:
+        pairs = list(zip(scales, functionals, strict=True))
 
-    name = " + ".join(f.name for _, f in parts)
-    take = None
-    if any(f._take is not None for _, f in parts):
+        def value(t: Tensors) -> Any:
+            return sum(f(t) if scale == 1 else scale * f(t) for scale, f in pairs)
 
-        def take(index: Any) -> TorchFunctional:
-            return summed([(scale, f.take(index)) for scale, f in parts], domain)
+        return TorchFunctional(value, domain, name=" + ".join(f.name for f in functionals))
 
-    return TorchFunctional(value, domain, name=name, take=take).pickled_as(summed, parts, domain)
+    return following(build, *(f for _, f in parts)).pickled_as(summed, parts, domain)

@@ -29,9 +29,8 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import integer, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
-from genreg.operators.bridge.lowered import append_axes
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.bridge.spaces import torch_dtype
+from genreg.operators.bridge.translation import spread, torch_dtype
 from genreg.operators.lowering.building_blocks import euclidean_pair
 from genreg.operators.precision.base import Precision
 from genreg.operators.precision.whitened_solve import whitened_solve
@@ -72,7 +71,7 @@ class GaussianPosterior:
     Warns
     -----
     RuntimeWarning
-        If a solve ends at `max_iter` before it reaches `tol`; `last_error` has the error of the last solve.
+        If a solve ends at `max_iter` before it reaches `tol`; `last_error` tells of every solve.
     """
 
     last_error: Tensor | None = None
@@ -116,7 +115,7 @@ class GaussianPosterior:
 
     def _scaled(self, t: Tensor) -> Tensor:
         """An image over σ²."""
-        return append_axes(self.inverse_variance, self._ndim) * t
+        return spread(self.inverse_variance, self._ndim) * t
 
     @functools.cached_property
     @undisturbed
@@ -141,7 +140,7 @@ class GaussianPosterior:
         r"""Draws of x given y, ``(n, B, *X.shape)``, by perturbation of a right-hand side.
 
         :math:`P^{-1} (A^H \varepsilon_1 / \sigma + L \varepsilon_2)` with white noise in data and image has the
-        covariance :math:`P^{-1} P P^{-1} = P^{-1}`: the distribution is exact up to `tol`.
+        covariance :math:`P^{-1} P P^{-1} = P^{-1}`: the law is exact up to `tol`.
 
         Parameters
         ----------
@@ -158,12 +157,11 @@ class GaussianPosterior:
         def white(like: Tensor) -> Tensor:
             source = like.device if generator is None else generator.device
             noise = torch.randn((n, *like.shape), generator=generator, dtype=like.dtype, device=source)
-            # σ is that of the real and of the imaginary part
-            return noise.to(like.device) * (math.sqrt(2) if like.is_complex() else 1)
+            return noise.to(like.device) * (math.sqrt(2) if like.is_complex() else 1)  # σ is that of a part
 
         image = white(self.prior_mean)
         root = torch.as_tensor(self.inverse_variance, dtype=image.dtype, device=image.device).sqrt()
-        b = append_axes(root, self._ndim) * self._transpose(white(self.y)) + self.precision.unwhiten(image)
+        b = spread(root, self._ndim) * self._transpose(white(self.y)) + self.precision.unwhiten(image)
         return self.mean + self.solve(b)
 
     def std(self, n: int = 100, generator: torch.Generator | int | None = None) -> Tensor:
