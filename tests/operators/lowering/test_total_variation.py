@@ -80,7 +80,7 @@ def test_calls_go_on_where_the_last_one_ended():
     assert errors[-1] < 0.05 * errors[0]
     taken = few.take(torch.tensor([1]))
     assert (taken.prox(t[1:], step) - exact[1:]).norm() < 0.05 * errors[0]
-    assert (few.prox(t[:1], step) - exact[:1]).norm() > 0.1 * errors[0]  # another batch starts anew
+    assert (few.prox(t[:1], step) - exact[:1]).norm() > 0.1 * errors[0]  # another batch starts from zero
 
 
 @pytest.mark.parametrize(

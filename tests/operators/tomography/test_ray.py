@@ -256,7 +256,7 @@ IGNORED = [
 @pytest.mark.filterwarnings("ignore:.*no native lowering:UserWarning")
 @pytest.mark.parametrize(("impl", "ends", "options", "message"), IGNORED)
 def test_what_odl_ignores_is_named(impl, ends, options, message):
-    """ODL's values are far from those of the geometry, and the lowering says why."""
+    """ODL's values are far from those of the geometry, and the warning names the reason."""
     space = odl.uniform_discr([-1, -1], [1, 1], (16, 16), dtype="float32")
     views, detector = odl.uniform_partition(0.1, 2.5, 7), odl.uniform_partition(*ends, 32)
     geometry = tomo.Parallel2dGeometry(views, detector, **options)
@@ -462,7 +462,7 @@ def test_memory_limit():
 
 
 def test_choice_on_a_device(monkeypatch):
-    """What "auto" takes, for a space that says it is on a device."""
+    """What "auto" takes, for a space whose device is CUDA."""
     choose = ray._choose
     monkeypatch.setattr(ray, "torch_device", lambda space: torch.device("cuda:0"))
     single, double = parallel(), parallel(dtype="float64")
@@ -589,7 +589,7 @@ def test_cuda_geometries_are_those_of_the_matrix(make):
 
 
 class FakeCuda:
-    """Stands for ASTRA's CUDA projectors: checks shapes, and projects planar slices by the matrix."""
+    """A substitute for ASTRA's CUDA projectors: checks shapes, and projects planar slices by the matrix."""
 
     def __init__(self, monkeypatch, space, geometry):
         self.calls, self.space, self.geometry = [], space, geometry
