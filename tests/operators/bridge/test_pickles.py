@@ -1,7 +1,6 @@
 """Lowered operators and functionals go through pickle, torch.save and copies: the same values come out."""
 
 import copy
-import functools
 import io
 import pickle
 
@@ -77,7 +76,8 @@ OPERATORS = {
 SLOW_TO_LOWER = pytest.mark.filterwarnings("ignore:.*has no native lowering")
 
 
-points = functools.partial(random, batch=(2,), positive=True)
+def points(space, n=2):
+    return random(space, (n,), positive=True)
 
 
 def same(one, other):
