@@ -90,7 +90,7 @@ solvers.advised solvers.driver.advised
 solvers.checks solvers.driver.contracts
 solvers.continuation solvers.generative.continuation
 solvers.descent solvers.algorithms.descent
-solvers.door operators.bridge.door
+solvers.door operators.bridge.caller_data
 solvers.gauss_newton solvers.updates.levenberg_marquardt
 solvers.inertial solvers.updates.inertial
 solvers.joint solvers.generative.isotropic
@@ -117,6 +117,12 @@ sweep reconstruction.parameter_sweep
 """The present name of every module that has moved, both without ``genreg.``."""
 
 FUNCTIONS = {
+    "solvers.door": {
+        "Door": "Batch",
+        "enter": "to_batch",
+        "given_back": "as_kind",
+        "usable": "finite_or_zero",
+    },
     "adversarial": {"fit": "fit_gan"},
     "density_ratio": {"fit": "fit_discriminator", "scores": "discriminator_scores"},
 }

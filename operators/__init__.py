@@ -3,17 +3,13 @@
 ODL is the language in which a problem is written, torch the engine on which it runs; `to_torch` translates.
 An ODL element is one sample; batches exist only in torch.
 
-Which backend should ODL's spaces have? For what genreg solves it makes no difference to the result, since the
-solvers run on lowered operators in either case.
+Which backend should ODL's spaces have? The results of genreg are the same, since its solvers run on lowered operators.
 
-- **numpy**, ODL's default, is right for most work on the CPU: elements and tensors share memory, ODL's own
-solvers
-  and operators (ray transforms, wavelets, plotting) all support it, and its overhead per operation is the
-  smallest. A problem written on numpy spaces may also be solved on tensors on a GPU; only elements cross
-  over.
-- **pytorch** (``impl="pytorch"``) is right when elements live on a GPU (``device="cuda:0"``), above all when
-ODL's
-  own solvers are to run there. A few of ODL's operators lack it.
+- **numpy**, ODL's default, is right for most work on the CPU: elements and tensors share memory, all of ODL's solvers
+  and operators (ray transforms, wavelets, plotting) support it, and its overhead per operation is the smallest. A
+  problem written on numpy spaces can also be solved on tensors on a GPU; only elements are copied.
+- **pytorch** (``impl="pytorch"``) is right when elements are on a GPU (``device="cuda:0"``), above all to run ODL's own
+  solvers there. A few of ODL's operators lack it.
 
 ODL 1.0.0 has defects, most of them on pytorch spaces; importing this package repairs them, unless the
 environment variable ``GENREG_NO_ODL_REPAIRS`` is 1.

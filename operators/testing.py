@@ -1,7 +1,7 @@
 r"""Tests of operators and functionals: adjoints by the dot test, derivatives by Taylor's theorem.
 
-Both raise an AssertionError that states what was measured (ODL's own `OperatorTest` prints, and passes), and
-work on any ODL spaces: weighted, complex, product, numpy or pytorch.
+Both raise an AssertionError that states what was measured (ODL's own `OperatorTest` only prints), and work on any ODL
+spaces: weighted, complex, product, numpy or pytorch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import torch
 from odl.core.set import Field
 
 from genreg.operators.bridge.arguments import number, seeded_generator
+from genreg.operators.bridge.lowered import TorchOperator
+from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import (
     Tensors,
     is_stacked,
@@ -24,13 +26,12 @@ from genreg.operators.bridge.spaces import (
     to_tensor,
     torch_dtype,
 )
-from genreg.operators.bridge.translation import TorchOperator
 
 __all__ = ["derivative_test", "dot_test"]
 
 
 def dot_test(A: Any, *, rtol: float | None = None, seed: int = 0) -> float:
-    r"""Test that the adjoint of a linear operator is one: :math:`(A x, y)_Y = (x, A^* y)_X`.
+    r"""Test the adjoint of a linear operator: :math:`(A x, y)_Y = (x, A^* y)_X`.
 
     Between two complex spaces both parts are compared, else the real part (the adjoint of taking the real
     part is an adjoint in that sense).
@@ -87,7 +88,7 @@ def derivative_test(
 
     For steps h = 1, 1/2, 1/4, ... the remainder :math:`\|F(x + h d) - F(x) - h F'(x) d\|` has to fall like
     :math:`h^2` until rounding takes over; it falls like h if the derivative is wrong. For operators the
-    derivative has to be linear and pass the dot test besides.
+    derivative must also be linear and pass the dot test.
 
     Parameters
     ----------
@@ -155,10 +156,10 @@ def _image(A: Any, x: Any) -> Any:
     return to_element(A.range, A(to_tensor(x))) if isinstance(A, TorchOperator) else A(x)
 
 
-def gaussian(space: Any, generator: torch.Generator) -> Any:
+def gaussian(space: Space, generator: torch.Generator) -> Any:
     """Return a Gaussian element of `space`, a number for a field."""
 
-    def tensors(s: Any) -> Tensors:
+    def tensors(s: Space) -> Tensors:
         if not is_stacked(s):
             return tuple(tensors(part) for part in s.spaces)
         return torch.randn(space_shape(s), dtype=torch_dtype(s), generator=generator)

@@ -1,8 +1,8 @@
-"""What callers pass: numbers, seeds, flags and words. Every entry point checks them by these functions.
+"""Checks of arguments: numbers, seeds, flags and words. Every entry point uses these functions.
 
-A number may come from anywhere: Python, a NumPy scalar, an array or a tensor without axes. What is no number at all,
-a bool, a string or an object, is a TypeError; a number out of range is a ValueError. Both name the argument, what it
-must be and what was received. For arrays see `genreg.operators.bridge.arrays`.
+A number may be one of Python or NumPy, or an array or tensor without axes. Anything else (a bool, a string, an object)
+raises TypeError, a number out of range ValueError. Messages name the argument, the requirement and what was received.
+For arrays see `genreg.operators.bridge.arrays`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LARGEST_SEED = 2**63 - 1
 
 
 def described(value: Any) -> str:
-    """What was received, in a few words for an error message."""
+    """Describe what was received, for an error message."""
     if isinstance(value, Tensor | np.ndarray) and value.ndim:
         kind = "a tensor" if isinstance(value, Tensor) else "an array"
         return f"{kind} of shape {tuple(value.shape)} and type {value.dtype}"
@@ -55,12 +55,12 @@ def integer(value: Any, name: str, *, minimum: int | None = None, maximum: int |
     name : str
         Name of the argument, for the message.
     minimum, maximum : int, optional
-        Bounds, which are allowed.
+        Bounds, themselves allowed.
 
     Raises
     ------
     TypeError
-        If it is no integer; bools are none.
+        If it is not an integer, or a bool.
     ValueError
         If it is out of bounds.
     """
@@ -105,7 +105,7 @@ def integers(
         raise TypeError(f"{name} must be {many}, got {described(value)}")
     if isinstance(value, np.ndarray | Tensor) and value.ndim != 1:
         raise ValueError(f"{name} must be {many}, got {described(value)}")
-    items = list(value)  # iterators are used up
+    items = list(value)  # an iterator can be read only once
     if len(items) != (count or len(items)) or not items:
         raise ValueError(f"{name} must be {many}, got {described(value)}")
     return tuple(integer(item, f"{name}[{i}]", minimum=minimum) for i, item in enumerate(items))
@@ -130,16 +130,16 @@ def number(
     name : str
         Name of the argument, for the message.
     above, below : float, optional
-        Bounds, which are not allowed.
+        Bounds, themselves not allowed.
     minimum, maximum : float, optional
-        Bounds, which are.
+        Bounds, themselves allowed.
     infinite : bool
         Whether +inf is allowed.
 
     Raises
     ------
     TypeError
-        If it is no real number; bools are none.
+        If it is not a real number, or a bool.
     ValueError
         If it is NaN, infinite or out of bounds.
     """
@@ -149,7 +149,7 @@ def number(
     try:
         found = float(scalar)
     except OverflowError:
-        found = math.inf if scalar > 0 else -math.inf
+        found = -math.inf if scalar < 0 else math.inf
     inside = (
         (above is None or found > above)
         and (minimum is None or found >= minimum)
@@ -165,7 +165,7 @@ def number(
 def _range(
     above: float | None, minimum: float | None, below: float | None, maximum: float | None, infinite: bool
 ) -> str:
-    """What `number` asks for, in words."""
+    """Describe the range that `number` requires."""
     lower, upper = above if minimum is None else minimum, below if maximum is None else maximum
     if lower is not None and upper is not None:
         return f"a number between {lower:.3g} and {upper:.3g}"
@@ -173,13 +173,15 @@ def _range(
         return f"finite and {'at most' if below is None else 'below'} {upper:g}"
     if lower is None:
         return "finite"
-    special = {(0, None): "positive", (None, 0): "non-negative"}
-    wanted = special.get((above, minimum), f"{'at least' if above is None else 'above'} {lower:g}")
+    if lower == 0:
+        wanted = "non-negative" if above is None else "positive"
+    else:
+        wanted = f"{'at least' if above is None else 'above'} {lower:g}"
     return wanted if infinite else f"{wanted} and finite"
 
 
 def _scalar(value: Any) -> Any:
-    """A number without axes as Python has it; what is none, a bool among it, as None."""
+    """Convert a number without axes to Python's; None for anything else, bools included."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         return None
     if isinstance(value, np.ndarray | Tensor | np.generic):
@@ -204,7 +206,7 @@ def choice(value: Any, name: str, options: Sequence[str]) -> str:
 
 
 def check_callable(value: Any, name: str, signature: str) -> None:
-    """Raise TypeError unless an optional argument can be called; `signature` says how."""
+    """Raise TypeError unless an optional argument is callable; `signature` is for the message."""
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be a function {signature}, got {described(value)}")
 

@@ -1,7 +1,7 @@
-"""What callers pass: arrays of numbers, masks, and sizes that have to fit into memory.
+"""Checks of arguments: arrays of numbers, masks, and sizes that have to fit into memory.
 
-An array may be an ODL element, a tensor of torch, an array of NumPy or nested lists. Errors name the argument, what it
-must be and what was received, see `genreg.operators.bridge.arguments`.
+An array may be an ODL element, a tensor of torch, an array of NumPy or nested lists. For numbers, and for the form of
+the messages, see `genreg.operators.bridge.arguments`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def array(value: Any, name: str, *, complex: bool = True, wanted: str = _WANTED)
     Raises
     ------
     TypeError
-        If it does not hold numbers (bools are none), holds complex ones that are not allowed, or is a tensor
+        If it does not hold numbers (bools do not count), holds complex ones that are not allowed, or is a tensor
         without values.
     ValueError
         If lists are of different lengths, or entries of a masked array are masked.
@@ -86,7 +86,7 @@ def _tensor(value: Any, name: str, wanted: str = _WANTED) -> Tensor:
 def _of_numpy(found: np.ndarray) -> Tensor:
     """An array in a type and layout that torch has."""
     kind, size = found.dtype.kind, found.dtype.itemsize
-    if kind == "u" and size > 1:  # torch does little with these
+    if kind == "u" and size > 1:  # torch implements few operations for these
         dtype = np.dtype("i8" if size < 8 else "f8")
     else:
         dtype = np.dtype(f"{kind}{min(size, 16 if kind == 'c' else 8)}")  # of this machine's byte order
@@ -97,7 +97,7 @@ def _of_numpy(found: np.ndarray) -> Tensor:
 
 
 def check_finite(tensor: Tensor, name: str, *, samples: int | None = None) -> None:
-    """Raise ValueError if a tensor holds NaN or infinite values; the axis of its samples, if given, tells of which."""
+    """Raise ValueError if a tensor holds NaN or infinite values; the message lists samples along the axis `samples`."""
     bad = ~torch.isfinite(tensor)
     if not bool(bad.any()):
         return
@@ -108,16 +108,16 @@ def check_finite(tensor: Tensor, name: str, *, samples: int | None = None) -> No
 
 
 def samples_of(which: Tensor) -> str:
-    """Words for the samples that a mask ``(B,)`` marks, the first few by their numbers."""
+    """Describe the samples that a mask ``(B,)`` marks, the first five by number."""
     numbers = which.nonzero()[:, 0].tolist()
     listed = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
     return f"sample{'s' if len(numbers) > 1 else ''} {listed} of {len(which)}"
 
 
 def fitting(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
-    """Return numbers in another type; ValueError where they are finite and do not fit into it.
+    """Convert numbers to another type; ValueError if a finite one overflows in it.
 
-    Numbers other than zero that become zero do not fit, either, unless others do: the type would lose all of them.
+    Numbers that underflow to zero raise only if all of them do: then the type would lose the whole array.
     """
     found = tensor.to(dtype)
     if found is tensor or not found.numel():
@@ -147,7 +147,7 @@ def boolean_mask(keep: Any, shape: tuple[int, ...], name: str, *, empty: bool = 
     name : str
         Name of the argument, for the messages.
     empty : bool
-        Whether it may be False throughout.
+        Whether a mask without a True entry is allowed.
 
     Raises
     ------
@@ -177,7 +177,7 @@ def boolean_mask(keep: Any, shape: tuple[int, ...], name: str, *, empty: bool = 
 def check_memory(
     shape: Sequence[float], dtype: torch.dtype, name: str, value: Any, device: torch.device | str = "cpu"
 ) -> None:
-    """Raise ValueError if an array cannot be held by this machine, before it is made.
+    """Raise ValueError if an array would not fit into the memory of the device.
 
     Parameters
     ----------
@@ -186,11 +186,11 @@ def check_memory(
     dtype : torch.dtype
         Its type.
     name : str
-        The argument that makes it so large.
+        The argument that determines its size.
     value : object
         What was received for it.
     device : torch.device or str
-        Where it is to lie.
+        Device of the array.
     """
     needed, there = math.prod(map(float, shape)) * dtype.itemsize, _memory(torch.device(device))
     if needed > there:
@@ -201,7 +201,7 @@ def check_memory(
 
 
 def _memory(device: torch.device) -> float:
-    """Bytes of memory that a device has."""
+    """Return the bytes of memory of a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     try:

@@ -56,6 +56,6 @@ def linear_map(
         recorded = x.requires_grad and torch.is_grad_enabled()
         if recorded or _transformed() or forward_ad._current_level >= 0:
             return _Linear.apply(x, forward, adjoint)
-        return forward(x)  # autograd.Function would cost 20 microseconds for nothing
+        return forward(x)  # saves the 20 microseconds of an autograd.Function
 
     return fn

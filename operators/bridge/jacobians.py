@@ -23,7 +23,7 @@ from genreg.operators.bridge.spaces import Tensors, space_shape, tree_leaves, tr
 
 __all__ = ["columns", "jacobian", "linearise"]
 
-# Numbers that a sweep of forward differentiation may hold in one layer as wide as the output.
+# Numbers that a sweep of forward differentiation may hold at once, for one layer of the width of the output.
 _ENTRIES = 2**25
 
 
@@ -42,7 +42,7 @@ def jacobian(op: TorchOperator, z: Tensor) -> Tensor:
     m, n = math.prod(space_shape(op.range)), z[0].numel()
     if m < n and not op.linear:
         return _rows(op, z)
-    return columns(op, z).flatten(2).permute(1, 2, 0)
+    return columns(op, z).flatten(2).permute(1, 2, 0)  # (n, B, m) to (B, m, n)
 
 
 def columns(op: TorchOperator, z: Tensor) -> Tensor:
@@ -51,7 +51,8 @@ def columns(op: TorchOperator, z: Tensor) -> Tensor:
     An operator that cannot be differentiated forwards gets them from its rows.
     """
     count, n = len(z), z[0].numel()
-    basis = torch.eye(n, dtype=z.dtype, device=z.device).view(n, 1, *z.shape[1:]).expand(n, *z.shape)
+    eye = torch.eye(n, dtype=z.dtype, device=z.device)
+    basis = eye.view(n, 1, *z.shape[1:]).expand(n, *z.shape)  # (n, B, *Z.shape)
     with torch.no_grad():
         if op.linear:
             return op(basis)
@@ -63,7 +64,7 @@ def columns(op: TorchOperator, z: Tensor) -> Tensor:
         except torch.OutOfMemoryError:
             raise
         except (NotImplementedError, RuntimeError):
-            pass  # an operator of which torch knows the reverse derivative only
+            pass  # an operator without a forward derivative
     return _rows(op, z).movedim(2, 0).reshape(n, count, *space_shape(op.range))
 
 
@@ -75,8 +76,9 @@ def _rows(op: TorchOperator, z: Tensor) -> Tensor:
 
     with torch.enable_grad():
         leaf = z.detach().requires_grad_()
-        value = op(leaf).flatten(1)
+        value = op(leaf).flatten(1)  # (B, m)
         parts = (value.real, value.imag) if value.is_complex() else (value,)
+        # each (B, m, *Z.shape)
         jacobians = [torch.stack([row(part[:, i]) for i in range(part.shape[1])], 1) for part in parts]
     return (torch.complex(*jacobians) if value.is_complex() else jacobians[0]).flatten(2)
 

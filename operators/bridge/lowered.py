@@ -1,7 +1,8 @@
-r"""What lowering gives: operators and functionals on batches of tensors, between ODL spaces."""
+r"""Lowered operators and functionals: torch callables on batches of tensors, between ODL spaces."""
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any, Self
@@ -9,32 +10,37 @@ from typing import Any, Self
 from torch import Tensor
 
 from genreg.operators.bridge.modes import autocast_is_on, single, without_autocast
+from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import Tensors, is_stacked, space_shape, torch_dtype, tree_map
 
-__all__ = ["Remade", "Step", "TorchFunctional", "TorchOperator", "sample_ndims", "spread"]
+__all__ = ["Picklable", "Step", "TorchFunctional", "TorchOperator", "append_axes", "sample_ndims"]
 
 Step = float | Tensor  # a number, or one number per sample: (*batch,)
+Prox = Callable[[Tensors, Step], Tensors]
+ConjProx = Callable[[Tensors, Step, Step], Tensors]
 
 
-class Remade:
-    """What pickles and copies as the call that made it: functions made inside functions cannot be pickled."""
+class Picklable:
+    """An object that is pickled and copied as a call that makes it again, since closures cannot be pickled."""
 
-    _recipe: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+    _pickled_as: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
 
-    def made_by(self, make: Callable[..., Any], *args: Any) -> Self:
-        """Remember that ``make(*args)`` gives this object, unless it remembers a call already."""
-        if self._recipe is None:
-            object.__setattr__(self, "_recipe", (make, args))  # as for a frozen dataclass
+    def pickled_as(self, make: Callable[..., Any], *args: Any) -> Self:
+        """Pickle this object as ``make(*args)``, unless an inner call has already set how it is pickled."""
+        if self._pickled_as is None:
+            object.__setattr__(self, "_pickled_as", (make, args))  # as for a frozen dataclass
         return self
 
+    made_by = pickled_as  # former name
+
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return super().__reduce_ex__(protocol) if self._recipe is None else self._recipe
+        return super().__reduce_ex__(protocol) if self._pickled_as is None else self._pickled_as
 
 
-class TorchOperator(Remade):
+class TorchOperator(Picklable):
     r"""An operator on batches of tensors, between two ODL spaces.
 
-    What `to_torch` gives, and everything made of it, can be pickled and copied: it is lowered again.
+    Results of `to_torch`, and what is made of them, can be pickled and copied: they are then lowered again.
 
     Parameters
     ----------
@@ -43,8 +49,8 @@ class TorchOperator(Remade):
     domain, range : odl spaces
         The spaces; they fix the trailing axes.
     adjoint : TorchOperator or callable, optional
-        The adjoint in the weighted inner products of the two spaces, :math:`(w_Y / w_X)\, J^T`, or a
-        function without arguments that makes it when it is first needed. Without it the operator counts as
+        The adjoint in the weighted inner products of the two spaces, :math:`w_X^{-1} J^T w_Y`, or a
+        function without arguments that makes it when it is first needed. Without it the operator is taken to be
         nonlinear.
 
     Attributes
@@ -56,8 +62,8 @@ class TorchOperator(Remade):
     def __init__(
         self,
         fn: Callable[[Tensors], Tensors],
-        domain: Any,
-        range: Any,
+        domain: Space,
+        range: Space,
         adjoint: TorchOperator | Callable[[], TorchOperator] | None = None,
     ) -> None:
         self.fn = fn
@@ -70,8 +76,8 @@ class TorchOperator(Remade):
         cls,
         fn: Callable[[Tensors], Tensors],
         adjoint: Callable[[Tensors], Tensors],
-        domain: Any,
-        range: Any,
+        domain: Space,
+        range: Space,
     ) -> TorchOperator:
         """Return the linear operator `fn` whose (weighted) adjoint acts by the function `adjoint`."""
         forward = cls(fn, domain, range)
@@ -102,15 +108,15 @@ class TorchOperator(Remade):
             self._adjoint = self._adjoint()
             if self._adjoint._adjoint is None or not isinstance(self._adjoint._adjoint, TorchOperator):
                 self._adjoint._adjoint = self
-        if self._recipe is not None:  # else both are pickled by their attributes, of which each is one
-            self._adjoint.made_by(_adjoint, self)
+        if self._pickled_as is not None:  # otherwise the two refer to each other, and pickle handles that
+            self._adjoint.pickled_as(_adjoint, self)
         return self._adjoint
 
     def __repr__(self) -> str:
         return f"TorchOperator({self.domain!r} -> {self.range!r})"
 
 
-class TorchFunctional(Remade):
+class TorchFunctional(Picklable):
     r"""A functional f on batches of tensors: one value per sample, and its proximal operators.
 
     As with `TorchOperator`, pickles and copies are made by lowering again.
@@ -137,16 +143,16 @@ class TorchFunctional(Remade):
     fn : callable
         The bare function, with real values.
     values : callable
-        The same with the values of ODL, complex where those are. Products and quotients, multiples by complex
-        numbers and whatever else is composed of values take these: a product of real parts is another number.
+        The same with the values of ODL, complex where those are. Products, quotients and complex multiples are
+        composed of these values, since the real part of a product is not the product of the real parts.
     """
 
     def __init__(
         self,
         fn: Callable[[Tensors], Tensor],
-        domain: Any,
-        prox: Callable[[Tensors, Step], Tensors] | None = None,
-        conj_prox: Callable[[Tensors, Step, Step], Tensors] | None = None,
+        domain: Space,
+        prox: Prox | None = None,
+        conj_prox: ConjProx | None = None,
         name: str = "functional",
         take: Callable[[Tensor], TorchFunctional] | None = None,
     ) -> None:
@@ -156,12 +162,12 @@ class TorchFunctional(Remade):
         self.name = name
         self._take = take
         self._ndims = sample_ndims(domain)
+        if prox is None and conj_prox is not None:
+            prox = functools.partial(_prox_by_moreau, conj_prox, self._ndims)
+        elif conj_prox is None and prox is not None:
+            conj_prox = functools.partial(_conj_prox_by_moreau, prox, self._ndims)
         self._prox = prox
         self._conj_prox = conj_prox
-        if prox is None and conj_prox is not None:
-            self._prox = self._prox_by_moreau
-        if prox is not None and conj_prox is None:
-            self._conj_prox = self._conj_prox_by_moreau
 
     def __call__(self, t: Tensors) -> Tensor:
         """Values ``(*batch,)`` at tensor(s) of shape ``(*batch, *domain.shape)``, in their data type."""
@@ -230,24 +236,26 @@ class TorchFunctional(Remade):
             take=lambda index: self.take(index).scaled(
                 lam[index] if isinstance(lam, Tensor) and lam.ndim else lam
             ),
-        ).made_by(TorchFunctional.scaled, self, lam)
+        ).pickled_as(TorchFunctional.scaled, self, lam)
 
     def take(self, index: Tensor) -> TorchFunctional:
         """Return the functional for the samples `index` of a batch; itself if it has no data per sample."""
-        return self if self._take is None else self._take(index).made_by(TorchFunctional.take, self, index)
-
-    def _conj_prox_by_moreau(self, t: Tensors, step: Step, scale: Step) -> Tensors:
-        s = spread(step, self._ndims)
-        inner = self._prox(tree_map(operator.truediv, t, s), scale / step)
-        return tree_map(lambda a, b, c: a - c * b, t, inner, s)
-
-    def _prox_by_moreau(self, t: Tensors, step: Step) -> Tensors:
-        s = spread(step, self._ndims)
-        inner = self._conj_prox(tree_map(operator.truediv, t, s), 1.0 / step, 1.0)
-        return tree_map(lambda a, b, c: a - c * b, t, inner, s)
+        return self if self._take is None else self._take(index).pickled_as(TorchFunctional.take, self, index)
 
     def __repr__(self) -> str:
         return f"TorchFunctional({self.name} on {self.domain!r})"
+
+
+def _conj_prox_by_moreau(prox: Prox, ndims: Any, t: Tensors, step: Step, scale: Step) -> Tensors:
+    s = append_axes(step, ndims)
+    inner = prox(tree_map(operator.truediv, t, s), scale / step)
+    return tree_map(lambda a, b, c: a - c * b, t, inner, s)
+
+
+def _prox_by_moreau(conj_prox: ConjProx, ndims: Any, t: Tensors, step: Step) -> Tensors:
+    s = append_axes(step, ndims)
+    inner = conj_prox(tree_map(operator.truediv, t, s), 1.0 / step, 1.0)
+    return tree_map(lambda a, b, c: a - c * b, t, inner, s)
 
 
 def _real_part_of(fn: Callable[[Tensors], Tensor]) -> Callable[[Tensors], Tensor]:
@@ -258,8 +266,8 @@ def _real_part_of(fn: Callable[[Tensors], Tensor]) -> Callable[[Tensors], Tensor
     return real
 
 
-def _precisely(fn: Callable[[Tensors], Tensors], space: Any, t: Tensors) -> Tensors:
-    """``fn(t)`` without autocast, and without what it did to `t` before."""
+def _precisely(fn: Callable[[Tensors], Tensors], space: Space, t: Tensors) -> Tensors:
+    """Compute ``fn(t)`` without autocast, with tensors that it has halved in precision converted back."""
     with without_autocast():
         return fn(tree_map(lambda a: single(a, torch_dtype(space)), t))
 
@@ -268,15 +276,19 @@ def _adjoint(op: TorchOperator) -> TorchOperator:
     return op.adjoint
 
 
-def sample_ndims(space: Any) -> Any:
+def sample_ndims(space: Space) -> Any:
     """Count the axes of one sample, per tensor: an int, or a nested tuple of ints."""
     return len(space_shape(space)) if is_stacked(space) else tuple(sample_ndims(s) for s in space.spaces)
 
 
-def spread(step: Step, ndims: Any) -> Any:
+def append_axes(step: Step, ndims: Any) -> Any:
     """Append axes to a per-sample `step` so that it multiplies samples; one copy per tensor, numbers stay."""
     if isinstance(ndims, tuple):
-        return tuple(spread(step, n) for n in ndims)
+        return tuple(append_axes(step, n) for n in ndims)
     if isinstance(step, Tensor) and step.ndim > 0:
         return step.reshape(step.shape + (1,) * ndims)
     return step
+
+
+Remade = Picklable  # former names
+spread = append_axes

@@ -1,8 +1,8 @@
-"""Torch's global modes of the caller: what they would change in a computation, they don't.
+"""Computing independently of the caller's global modes of torch: inference mode and autocast.
 
 Solvers, samplers and trainings differentiate and compute in the data types of their spaces. Inside
 `torch.inference_mode` nothing can be differentiated, and `torch.autocast` computes in half precision; both are
-switched off where genreg computes, and are as they were for the caller.
+switched off where genreg computes, and restored afterwards.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ def without_autocast() -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
     stack = contextlib.ExitStack()
     for device in _DEVICES:
-        if torch.is_autocast_enabled(device):  # torch warns of a device that is not there
+        if torch.is_autocast_enabled(device):  # torch warns about a missing device
             stack.enter_context(torch.autocast(device, enabled=False))
     return stack
 
 
 def single(t: Tensor, dtype: torch.dtype) -> Tensor:
-    """A tensor that autocast made half as precise, in the data type that it stands for."""
+    """Convert a tensor that autocast has put into half precision back to `dtype`."""
     return t.to(dtype) if t.dtype in _HALF else t
 
 
 def normal(t: Tensor) -> Tensor:
-    """A tensor made inside `torch.inference_mode` as one that autograd can work with: a copy."""
+    """Return a tensor that autograd can work with: a copy if `t` was made inside `torch.inference_mode`."""
     return t.clone() if t.is_inference() else t
 
 

@@ -1,4 +1,4 @@
-"""A torch module at one point: its value with the graph of autograd, and what a prior has to satisfy."""
+"""A torch module at one point: its value with the graph of autograd; checks of modules that serve as priors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genreg.operators.bridge.modes import undisturbed, without_autocast
+from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import (
     Tensors,
     is_stacked,
@@ -61,7 +62,7 @@ class Evaluation:
     def pushforward(self, h: Tensors) -> Tensors:
         """J h, without batch axis."""
         tangent = tree_map(lambda a, p: a.to(p.device)[None], h, self.point)
-        _, pushed = torch.func.jvp(lambda t: apply(self.module, t), (self.point,), (tangent,))
+        pushed = torch.func.jvp(lambda t: apply(self.module, t), (self.point,), (tangent,))[1]
         return tree_map(lambda t: t[0], pushed)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -69,7 +70,7 @@ class Evaluation:
 
 
 class LastPoint:
-    """A module in service as a prior, with its evaluation at the last point; copies and pickles leave that out.
+    """A module used as a prior, with its evaluation at the last point, which copies and pickles leave out.
 
     Parameters
     ----------
@@ -79,7 +80,7 @@ class LastPoint:
         Space of the points.
     """
 
-    def __init__(self, module: nn.Module, domain: Any) -> None:
+    def __init__(self, module: nn.Module, domain: Space) -> None:
         self.module = as_prior(module, domain)
         self.domain = domain
         self._last: Evaluation | None = None
@@ -106,13 +107,13 @@ class LastPoint:
 
 
 def apply(module: nn.Module, t: Tensors) -> Tensors:
-    """Return what a module makes of a tensor or of several."""
+    """Apply a module to a tensor, or to the tensors of a tuple as its arguments."""
     with without_autocast():
         return module(t) if isinstance(t, Tensor) else module(*t)
 
 
 def as_prior(module: Any, domain: Any) -> nn.Module:
-    """Check the module and put it into service."""
+    """Check the module, put it into eval mode and freeze its parameters."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"`module` must be a torch.nn.Module, got {type(module).__name__}")
     dtype = torch_dtype(domain).to_real()
@@ -124,10 +125,10 @@ def as_prior(module: Any, domain: Any) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def trial(module: nn.Module, domain: Any, device: torch.device) -> Tensors:
+def trial(module: nn.Module, domain: Space, device: torch.device) -> Tensors:
     """Return the outputs for a batch of two samples, zeros and ones."""
 
-    def batch(space: Any) -> Tensor:
+    def batch(space: Space) -> Tensor:
         shape, dtype = space_shape(space), torch_dtype(space)
         return torch.stack([torch.zeros(shape, dtype=dtype), torch.ones(shape, dtype=dtype)]).to(device)
 
@@ -145,6 +146,6 @@ def trial(module: nn.Module, domain: Any, device: torch.device) -> Tensors:
     return outputs
 
 
-def tree_map_spaces(space: Any, fn: Any) -> Any:
-    """Apply `fn` to each space that one tensor stands for; nested tuples as in the tensors."""
+def tree_map_spaces(space: Space, fn: Any) -> Any:
+    """Apply `fn` to each space whose elements are one tensor; the results are nested like the tensors."""
     return fn(space) if is_stacked(space) else tuple(tree_map_spaces(s, fn) for s in space.spaces)

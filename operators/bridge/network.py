@@ -2,7 +2,7 @@ r"""Torch modules as ODL operators and functionals, so that ODL's algebra and so
 
 A module acts on batches: it maps ``(B, *domain.shape)`` to ``(B, *range.shape)``, or to ``(B,)`` for a
 functional. A product space that is not a power space gives it one argument per part, and takes a tuple of
-outputs. While it serves here the module is in eval mode and its parameters are frozen.
+outputs. The module is put into eval mode and its parameters are frozen.
 
 With the Jacobian J of the module at x and the weights of the spaces, derivatives are
 
@@ -12,6 +12,7 @@ With the Jacobian J of the module at x and the weights of the spaces, derivative
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import odl
@@ -19,9 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from genreg.operators.bridge.arguments import described
+from genreg.operators.bridge.lowered import TorchFunctional, TorchOperator
 from genreg.operators.bridge.module_at_point import Evaluation, LastPoint, apply, tree_map_spaces, trial
+from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import (
     Tensors,
+    first_leaf,
     space_shape,
     to_element,
     to_tensor,
@@ -29,7 +33,7 @@ from genreg.operators.bridge.spaces import (
     tree_leaves,
     tree_map,
 )
-from genreg.operators.bridge.translation import TorchFunctional, TorchOperator, lower
+from genreg.operators.bridge.translation import lower
 from genreg.operators.bridge.weights import riesz, weight
 
 __all__ = ["NetworkFunctional", "NetworkOperator"]
@@ -62,7 +66,7 @@ class NetworkOperator(odl.Operator):
         If its data type is not that of the spaces, or its output does not fit `range`.
     """
 
-    def __init__(self, module: nn.Module, domain: Any, range: Any) -> None:
+    def __init__(self, module: nn.Module, domain: Space, range: Space) -> None:
         for name, space in (("domain", domain), ("range", range)):
             if not isinstance(space, odl.core.set.LinearSpace):
                 raise TypeError(f"`{name}` must be an ODL space, got {described(space)}")
@@ -148,7 +152,7 @@ class NetworkFunctional(odl.functionals.Functional):
         If its data type is not that of the space, or its output is not of shape ``(B,)``.
     """
 
-    def __init__(self, module: nn.Module, domain: Any) -> None:
+    def __init__(self, module: nn.Module, domain: Space) -> None:
         super().__init__(domain, linear=False)
         self._at = LastPoint(module, domain)
         self.module = self._at.module
@@ -181,28 +185,30 @@ class NetworkGradient(odl.Operator):
         return to_element(self.range, riesz(self.range, g))
 
 
-def _on_batches(module: nn.Module, domain: Any, range: Any) -> Any:
-    """Return the module on any number of batch axes; `range` None for a functional."""
+def _on_batches(module: nn.Module, domain: Space) -> Callable[[Tensors], Tensors]:
+    """Return the module on any number of batch axes."""
     ndim = tree_leaves(tree_map_spaces(domain, lambda s: len(space_shape(s))))[0]
 
     def fn(t: Tensors) -> Tensors:
-        first = tree_leaves(t)[0]
+        first = first_leaf(t)
         if first.ndim == ndim + 1:
             return apply(module, t)
         batch = first.shape[: first.ndim - ndim]
         n = math.prod(batch)
-        flat = tree_map(lambda a: a.reshape(n, *a.shape[len(batch) :]), t)
-        return tree_map(lambda a: a.reshape(batch + a.shape[1:]), apply(module, flat))
+        flat = tree_map(lambda a: a.reshape(n, *a.shape[len(batch) :]), t)  # (n, *domain.shape)
+        return tree_map(
+            lambda a: a.reshape(batch + a.shape[1:]), apply(module, flat)
+        )  # (*batch, *range.shape)
 
     return fn
 
 
 @lower.register
 def _lower_operator(op: NetworkOperator) -> TorchOperator:
-    return TorchOperator(_on_batches(op.module, op.domain, op.range), op.domain, op.range)
+    return TorchOperator(_on_batches(op.module, op.domain), op.domain, op.range)
 
 
 @lower.register
 def _lower_functional(op: NetworkFunctional) -> TorchFunctional:
-    fn = _on_batches(op.module, op.domain, None)
+    fn = _on_batches(op.module, op.domain)
     return TorchFunctional(fn, op.domain, name=f"NetworkFunctional({type(op.module).__name__})")

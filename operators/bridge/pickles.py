@@ -1,4 +1,4 @@
-"""Pickles and copies of ODL's operators that keep a module, or whose classes ODL defines inside properties."""
+"""Pickling and copying of ODL's operators that hold a Python module, or whose classes ODL defines inside properties."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["pickle_operators"]
 
 
 def pickle_operators() -> None:
-    """Matrices cannot be pickled, nor gradients, fan beams, and ray transforms once their adjoint was asked for.
+    """Matrices, gradients, fan beams, and ray transforms whose adjoint has been used cannot be pickled.
 
-    A matrix keeps the module that computes with it. The classes of gradients and adjoints stand inside properties, such
-    as ``RayTransform.adjoint``, where pickle does not find them: they are asked for again, of the operator whose
-    property it is. The geometry of a fan or cone beam keeps a nameless function, by which nothing is shifted.
+    A `MatrixOperator` holds the module of its backend. The classes of gradients and adjoints are defined inside
+    properties, such as ``RayTransform.adjoint``, where pickle does not find them: they are pickled as that property of
+    the operator that they belong to. The geometry of a fan or cone beam holds a lambda, the shift by nothing.
     """
     odl.Operator.__reduce_ex__ = _reduce
     for geometry in (odl.applications.tomo.FanBeamGeometry, odl.applications.tomo.ConeBeamGeometry):
@@ -38,7 +38,7 @@ def _reduce(self: odl.Operator, protocol: Any) -> Any:
     if not known and not cached:
         return object.__reduce_ex__(self, protocol)
     rest = {k: v for k, v in state.items() if k not in known} | dict.fromkeys(cached)
-    return _made, (type(self), known), rest
+    return _rebuild, (type(self), known), rest
 
 
 def _reduce_geometry(self: Any, protocol: Any) -> Any:
@@ -55,33 +55,33 @@ def _unshifted(ndim: int, angle: Any) -> np.ndarray:
 
 
 def _by_name(value: Any) -> tuple[Callable[[str], Any], str] | None:
-    """The call that finds what every process has one of."""
+    """Return the call that finds a module or a backend by its name, which every process has once."""
     if isinstance(value, ModuleType):
         return importlib.import_module, value.__name__
     return (odl.lookup_array_backend, value.impl) if isinstance(value, ArrayBackend) else None
 
 
-def _made(cls: Any, known: Mapping[str, tuple[Callable[[str], Any], str]]) -> Any:
+def _rebuild(cls: Any, known: Mapping[str, tuple[Callable[[str], Any], str]]) -> Any:
     op = cls.__new__(cls)
     op.__dict__.update({attribute: find(name) for attribute, (find, name) in known.items()})
     return op
 
 
 def _owner(op: odl.Operator) -> tuple[odl.Operator, str] | None:
-    """The operator that has `op` as a property, and the name of the property, if the class is defined in there."""
+    """Return the operator and the name of its property in which the class of `op` is defined, if it is in one."""
     outer, inside, _ = type(op).__qualname__.rpartition(".<locals>.")
     cls, _, name = outer.rpartition(".")
     if not inside or "<locals>" in cls:
         return None
-    seen: dict[str, Any] = {}
+    seen: dict[str, Any] = {}  # variables of the property that the methods of the class refer to
     for function in (getattr(f, "fget", f) for f in vars(type(op)).values()):
         if isinstance(function, FunctionType) and function.__closure__:
             contents = (cell.cell_contents for cell in function.__closure__)
             seen.update(zip(function.__code__.co_freevars, contents, strict=True))
-    if (cls, name) == ("FunctionalComp", "gradient"):  # keeps the two functions, but not itself
+    if (cls, name) == ("FunctionalComp", "gradient"):  # refers to its two parts, not to itself
         return odl.functionals.FunctionalComp(seen["func"], seen["op"]), name
-    for made_by in seen.values():
-        classes = type(made_by).__mro__
+    for owner in seen.values():
+        classes = type(owner).__mro__
         if any(c.__qualname__ == cls and isinstance(vars(c).get(name), property) for c in classes):
-            return made_by, name
+            return owner, name
     return None

@@ -21,22 +21,20 @@ AFFECTED_VERSIONS = ("1.0.0",)
 
 
 def _import_odl() -> None:
-    """Import ODL, and undo what that does to the printing of numpy and to the environment.
+    """Import ODL, and undo its changes to numpy's print options and to the environment.
 
-    ODL prints numbers as numpy 1.13 did, in lines of 71 characters, and sets SCIPY_ARRAY_API for this process
-    and its children. Where ODL was there before genreg, only its print options are undone, and only if nobody
-    has changed them since.
+    ODL makes numpy print as version 1.13 did, in lines of 71 characters, and sets SCIPY_ARRAY_API for this process
+    and its children. If ODL was imported before genreg, only the print options are reset, and only if they are still
+    those of ODL.
     """
     if "odl" in sys.modules:
         options = np.get_printoptions()
         if (options["legacy"], options["linewidth"]) == ("1.13", 71):
             np.set_printoptions(legacy=False, linewidth=75)
         return
-    options = np.get_printoptions()
     variable = os.environ.get("SCIPY_ARRAY_API")
-    import odl  # noqa: F401
-
-    np.set_printoptions(**{k: v for k, v in options.items() if k != "override_repr"})
+    with np.printoptions():
+        import odl  # noqa: F401
     if variable is None:
         os.environ.pop("SCIPY_ARRAY_API", None)
     else:
@@ -58,7 +56,7 @@ from genreg.operators.bridge.pickles import pickle_operators  # noqa: E402
 class _DataTypes(dict):
     """The data types of a backend, whose values never compare a data type with an array."""
 
-    def values(self) -> ValuesView:
+    def values(self) -> ValuesView:  # type: ignore[override]  # the class of a dict's own views cannot be derived from
         return _Values(self)
 
 
@@ -82,7 +80,7 @@ def accept_numbers_from_numpy_and_torch() -> None:
     """``np.float64(2) * x`` and ``x / torch.tensor(2.0)`` raise, and so does pdhg without step sizes.
 
     numpy turns the element into an array before it asks the element, and ODL takes nothing for a number but
-    Python's own. Arrays of one number stay rejected if they have axes.
+    Python's own. Arrays of one number that have axes remain rejected.
     """
     LinearSpaceElement.__array_ufunc__ = None  # numpy then leaves the operation to the element
     for cls in (TensorSpace, odl.ProductSpace):
@@ -120,10 +118,15 @@ def let_divergence_write_to_tensors() -> None:
         out.assign(original(self, x))
         return out
 
-    # ODL copies `_call` to these attributes when the class is used first
+    _replace_call(odl.Divergence, _call)
+
+
+def _replace_call(cls: Any, call: Callable[..., Any]) -> None:
+    """Replace `_call`, which ODL copies to other attributes when the class is used first."""
+    original = cls._call
     for name in ("_call", "_call_in_place", "_call_out_of_place"):
-        if name in odl.Divergence.__dict__:
-            setattr(odl.Divergence, name, _call)
+        if cls.__dict__.get(name) is original:
+            setattr(cls, name, call)
 
 
 def compute_inner_products_once() -> None:
@@ -155,7 +158,7 @@ def sum_inner_products_accurately() -> None:
 
 
 def give_elements_their_own_memory() -> None:
-    """On pytorch spaces all entries of ``x = X.element(2.0)`` are one: ``x[0] = 7`` changes each of them."""
+    """On pytorch spaces all entries of ``x = X.element(2.0)`` share one memory cell: ``x[0] = 7`` changes all."""
     cls = type(odl.rn(1, impl="pytorch"))
     original = cls.broadcast_to
 
@@ -166,7 +169,7 @@ def give_elements_their_own_memory() -> None:
 
 
 def remember_norm_estimates() -> None:
-    """Each ``op.norm(estimate=True)`` runs the power method: it looks for its cache under a wrong name."""
+    """Each ``op.norm(estimate=True)`` runs the power method again: it looks up its cache under a wrong name."""
     original = odl.Operator.norm
 
     def norm(self: Any, estimate: bool = False, **kwargs: Any) -> float:
@@ -198,15 +201,12 @@ def _share_memory(a: Any, b: Any) -> bool:
         return any(_share_memory(part, b) for part in a)
     if isinstance(b, LinearSpaceElement) and isinstance(b.space, odl.ProductSpace):
         return any(_share_memory(a, part) for part in b)
-    extents = _extent(a), _extent(b)
-    if None in extents:
-        return False
-    (start, end), (other_start, other_end) = extents
-    return start < other_end and other_start < end
+    first, second = _extent(a), _extent(b)
+    return first is not None and second is not None and first[0] < second[1] and second[0] < first[1]
 
 
 def _extent(x: Any) -> tuple[int, int] | None:
-    """First and last address of an element, array or tensor; None where there is none."""
+    """Return first and last address of an element, array or tensor, if it has memory of its own to compare."""
     x = getattr(x, "data", x) if isinstance(x, LinearSpaceElement) else x
     if isinstance(x, np.ndarray):
         return np.lib.array_utils.byte_bounds(x)
@@ -232,9 +232,7 @@ def sum_complex_samples() -> None:
             return original(self, x)
         return original(self, x.real) + 1j * original(self, x.imag)
 
-    for name in ("_call", "_call_out_of_place"):
-        if name in cls.__dict__:
-            setattr(cls, name, _call)
+    _replace_call(cls, _call)
 
 
 def compare_weights_of_different_kinds() -> None:

@@ -1,7 +1,7 @@
-r"""ODL spaces and elements as torch sees them: layouts, conversions and weights.
+r"""ODL spaces and elements in torch: the layout of tensors, and conversions.
 
-An ODL element is one sample; a batch exists only in torch. The tensors that stand for a batch of elements of
-a space carry any number of leading batch axes in front of the axes of the space:
+An ODL element is one sample; a batch exists only in torch. The tensors for a batch of elements of a space have any
+number of leading batch axes in front of the axes of the space:
 
 ====================================  =====================================================================
 space                                 tensors
@@ -12,16 +12,14 @@ power space ``X**n``                  one tensor ``(*batch, n, *X.shape)``, also
 any other product space               a tuple with one entry per part, nested likewise
 ====================================  =====================================================================
 
-The inner product of a space is :math:`\langle x, y\rangle = \sum w\, x\, \bar y` with a weight :math:`w`, the
-cell volume for a `uniform_discr`. ODL's gradients are Riesz representers in this inner product, autograd's
-are not: ``riesz(space, g) = g / w`` turns the latter into the former.
+Weights of inner products are in `genreg.operators.bridge.weights`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Number
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import odl
@@ -31,8 +29,15 @@ from odl.core.set.space import LinearSpaceElement
 from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
+from genreg.operators.bridge.protocols import Space, StackedSpace
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
 __all__ = [
+    "DeviceCopies",
     "check_tensor",
+    "first_leaf",
     "is_stacked",
     "join",
     "space_shape",
@@ -44,18 +49,18 @@ __all__ = [
 ]
 
 Tensors = Any  # a tensor, or a nested tuple of them for a product space: only the space knows which
-Space = Any  # odl.core.set.LinearSpace or Field; ODL ships no type information
+_COMPLEX = (complex, np.complexfloating)
 
 
-def is_stacked(space: Space) -> bool:
-    """Whether one tensor stands for an element of `space` (rather than a tuple of tensors)."""
+def is_stacked(space: Space) -> TypeIs[StackedSpace]:
+    """Whether an element of `space` is one tensor (rather than a tuple of tensors)."""
     if isinstance(space, odl.ProductSpace):
         return len(space) > 0 and space.is_power_space and is_stacked(space[0])
     return isinstance(space, TensorSpace | Field)
 
 
 def space_shape(space: Space) -> tuple[int, ...]:
-    """Shape of the single tensor that stands for one element of a stacked `space`; ``()`` for a field.
+    """Shape of the tensor of one element of a stacked `space`; ``()`` for a field.
 
     Raises
     ------
@@ -79,20 +84,16 @@ def join(space: Space, parts: list[Tensors] | tuple[Tensors, ...]) -> Tensors:
 
 def torch_dtype(space: Space) -> torch.dtype:
     """Torch data type of the elements of `space`; of the first part for a product space."""
-    if isinstance(space, Field):
-        return torch.complex128 if space == odl.ComplexNumbers() else torch.float64
-    return (
-        torch_dtype(space[0])
-        if isinstance(space, odl.ProductSpace)
-        else getattr(torch, space.dtype_identifier)
-    )
+    base = _base(space)
+    if isinstance(base, Field):
+        return torch.complex128 if base == odl.ComplexNumbers() else torch.float64
+    return getattr(torch, base.dtype_identifier)
 
 
 def torch_device(space: Space) -> torch.device:
     """Torch device of the elements of `space`; of the first part for a product space."""
-    if isinstance(space, odl.ProductSpace):
-        return torch_device(space[0])
-    return torch.device("cpu" if isinstance(space, Field) else space.device)
+    base = _base(space)
+    return torch.device("cpu" if isinstance(base, Field) else base.device)
 
 
 def to_tensor(x: Any) -> Tensors:
@@ -117,7 +118,7 @@ def to_tensor(x: Any) -> Tensors:
         If `x` is neither an element nor a number.
     """
     if isinstance(x, Number):
-        return torch.tensor(x, dtype=torch.complex128 if np.iscomplexobj(x) else torch.float64)
+        return torch.tensor(x, dtype=torch.complex128 if isinstance(x, _COMPLEX) else torch.float64)
     if not isinstance(x, LinearSpaceElement):
         raise TypeError(f"`x` must be an element of an ODL space, got {type(x).__name__}")
     if isinstance(x.space, odl.ProductSpace):
@@ -131,7 +132,7 @@ def to_tensor(x: Any) -> Tensors:
 
 
 def to_element(space: Space, t: Tensors) -> Any:
-    """Return the element of `space` that holds the tensor(s) `t`, which have no batch axes.
+    """Return the element of `space` with the values of the tensor(s) `t`, which have no batch axes.
 
     Memory is shared where backend, device and data type allow it, so later writes to `t` show in the element.
 
@@ -158,7 +159,7 @@ def to_element(space: Space, t: Tensors) -> Any:
     return _element(space, t)
 
 
-def _element(space: Space, t: Tensors) -> Any:
+def _element(space: Any, t: Tensors) -> Any:
     if isinstance(space, Field):
         return space.element(t.item())
     if isinstance(space, odl.ProductSpace):
@@ -227,7 +228,7 @@ def check_tensor(t: Any, space: Space, name: str, *, any_device: bool = False) -
     return tuple(t.shape[: t.ndim - k])
 
 
-def tree_map(fn: Callable[..., Tensor], *trees: Any) -> Any:
+def tree_map(fn: Callable[..., Any], *trees: Any) -> Any:
     """Apply `fn` to the tensors of equally nested trees; leaves of the first tree decide the nesting."""
     if isinstance(trees[0], tuple | list):
         return tuple(tree_map(fn, *parts) for parts in zip(*trees, strict=True))
@@ -239,7 +240,38 @@ def tree_leaves(tree: Any) -> list[Any]:
     return [leaf for part in tree for leaf in tree_leaves(part)] if isinstance(tree, tuple | list) else [tree]
 
 
-def _base(space: Space) -> Space:
+def first_leaf(tree: Tensors) -> Tensor:
+    """First tensor of a nested tuple."""
+    while not isinstance(tree, Tensor):
+        tree = tree[0]
+    return tree
+
+
+class DeviceCopies:
+    """Tensor(s) with one copy per device, made when it is first needed.
+
+    Numpy spaces are on the CPU; with this, a problem written on them can also be solved on tensors on a GPU.
+
+    Parameters
+    ----------
+    value : Tensor or tuple
+        The tensor(s), all on one device.
+    """
+
+    def __init__(self, value: Tensors) -> None:
+        self._copies = {first_leaf(value).device: value}
+
+    def __call__(self, like: Tensors) -> Any:
+        """Return the tensor(s) on the device of `like`."""
+        device = first_leaf(like).device
+        if device not in self._copies:
+            value = next(iter(self._copies.values()))
+            self._copies[device] = tree_map(lambda t: t.to(device), value)
+        return self._copies[device]
+
+
+def _base(space: Space) -> Any:
+    """Return the space itself, or the first part of a product, down to one that is not a product."""
     return _base(space[0]) if isinstance(space, odl.ProductSpace) else space
 
 

@@ -1,7 +1,7 @@
 r"""Linear ODL operators whose action and transpose are written once, in torch, on batches.
 
-An operator :math:`A : X \to Y` of this kind knows how its samples are mapped, :math:`t \mapsto J t`, and how
-the transpose :math:`J^T` (for complex spaces :math:`J^H`) acts. Its adjoint in the inner products of the two
+An operator :math:`A : X \to Y` of this kind has a method for the map of samples, :math:`t \mapsto J t`, and one for
+the transpose :math:`J^T` (for complex spaces :math:`J^H`). Its adjoint in the inner products of the two
 spaces, :math:`\langle x, y\rangle = \sum w\, x\, \bar y`, is :math:`A^* s = w_X^{-1} J^T (w_Y s)`.
 """
 
@@ -16,17 +16,14 @@ import torch
 from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
+from genreg.operators.bridge.lowered import TorchOperator
 from genreg.operators.bridge.modes import without_autocast
-from genreg.operators.bridge.translation import (
-    TorchOperator,
-    lower,
-    to_element,
-    to_tensor,
-    torch_dtype,
-    weight,
-)
+from genreg.operators.bridge.protocols import Space, StackedSpace
+from genreg.operators.bridge.spaces import Tensors, to_element, to_tensor, torch_dtype
+from genreg.operators.bridge.translation import lower
+from genreg.operators.bridge.weights import weighted_adjoint
 
-__all__ = ["AdjointOperator", "TensorOperator", "check_space", "weighted_adjoint"]
+__all__ = ["AdjointOperator", "TensorOperator", "check_space", "weighted_pair"]
 
 
 def check_space(space: Any) -> None:
@@ -38,23 +35,14 @@ def check_space(space: Any) -> None:
     raise TypeError(f"`space` must be a tensor space of floating type (uniform_discr, rn, cn), got {space!r}")
 
 
-def weighted_adjoint(
-    transpose: Callable[[Tensor], Tensor], domain: Any, range: Any
-) -> Callable[[Tensor], Tensor]:
-    r"""Return :math:`s \mapsto w_X^{-1} J^T (w_Y s)`, with the two weights merged where they are constant.
-
-    Parameters
-    ----------
-    transpose : callable
-        The action of :math:`J^T` on batches.
-    domain, range : odl spaces
-        The spaces X and Y.
-    """
-    outer, inner = weight(range), weight(domain)
-    if isinstance(outer, float) and isinstance(inner, float):
-        ratio = outer / inner
-        return transpose if ratio == 1.0 else lambda s: ratio * transpose(s)
-    return lambda s: transpose(outer * s) / inner
+def weighted_pair(
+    forward: Callable[[Tensors], Tensors],
+    transpose: Callable[[Tensors], Tensors],
+    domain: Space,
+    range: Space,
+) -> TorchOperator:
+    """Return the linear operator of a function and its Euclidean transpose, to which the weights are added here."""
+    return TorchOperator.pair(forward, weighted_adjoint(transpose, domain, range), domain, range)
 
 
 class TensorOperator(odl.Operator):
@@ -64,16 +52,16 @@ class TensorOperator(odl.Operator):
     axes; ODL's calls and the lowering use the same two.
     """
 
-    def __init__(self, domain: Any, range: Any) -> None:
+    def __init__(self, domain: StackedSpace, range: StackedSpace) -> None:
         super().__init__(domain, range, linear=True)
         self._adjoint: AdjointOperator | None = None
 
     @abstractmethod
-    def forward(self, t: Tensor) -> Tensor:
+    def forward(self, t: Tensor, /) -> Tensor:
         """Map ``(*batch, *domain.shape)`` to ``(*batch, *range.shape)``."""
 
     @abstractmethod
-    def transpose(self, s: Tensor) -> Tensor:
+    def transpose(self, s: Tensor, /) -> Tensor:
         """Apply the (conjugate) transpose, without weights: ``(*batch, *range.shape)`` to the domain."""
 
     def _call(self, x: Any) -> Any:
@@ -115,8 +103,7 @@ class AdjointOperator(odl.Operator):
 
 @lower.register(TensorOperator)
 def _lower_operator(op: TensorOperator) -> TorchOperator:
-    adjoint = weighted_adjoint(op.transpose, op.domain, op.range)
-    return TorchOperator.pair(op.forward, adjoint, op.domain, op.range)
+    return weighted_pair(op.forward, op.transpose, op.domain, op.range)
 
 
 @lower.register(AdjointOperator)

@@ -4,65 +4,37 @@ r"""Lowering: an ODL operator or functional becomes a differentiable torch calla
 maps tensors ``(*batch, *domain.shape)`` to ``(*batch, *range.shape)``, for a functional to ``(*batch,)``,
 with the values of ODL itself, the weights of its spaces included. It is differentiable by autograd to any
 order and works under `torch.func`. On complex spaces functionals give the real part of ODL's value.
-One functional differs from ODL 1.0 on purpose: `odl.functionals.KullbackLeibler` where nothing was counted is x
-for x >= 0, also at 0, where ODL has infinity, and infinite for x < 0, where ODL has x; its conjugate likewise.
+One functional differs from ODL 1.0 on purpose: `odl.functionals.KullbackLeibler` at entries with zero counts is x
+for x >= 0 (ODL: infinity at x = 0), and infinite for x < 0 (ODL: x); its conjugate likewise.
 
-`lower` is a `functools.singledispatch` on the class of the operator; a new class is taught by one
-registration::
+`lower` is a `functools.singledispatch` on the class of the operator; a new class needs one registration::
 
     @lower.register(MyOperator)
     def _(op):
         A = to_torch(op.inner)                    # recurse by to_torch, not by lower
         return TorchOperator(lambda t: A.fn(t).exp(), op.domain, op.range)
 
-What has no registration falls back to calling ODL sample by sample (see `genreg.operators.lowering.fallback`) and says
-so once per class. Nothing is checked inside the callables; `check_tensor` is for the entry points.
+A class without registration is evaluated by ODL, sample by sample (see `genreg.operators.lowering.fallback`), with one
+warning per class. The callables check nothing; entry points use `check_tensor`.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import odl
 
-from genreg.operators.bridge.lowered import Remade, Step, TorchFunctional, TorchOperator, sample_ndims, spread
+from genreg.operators.bridge.lowered import TorchFunctional, TorchOperator
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.bridge.spaces import (
-    check_tensor,
-    is_stacked,
-    join,
-    space_shape,
-    split,
-    to_element,
-    to_tensor,
-    torch_device,
-    torch_dtype,
-)
-from genreg.operators.bridge.weights import riesz, weight
+from genreg.operators.bridge.protocols import OdlFunctional, OdlOperator
 
-__all__ = [
-    "Remade",
-    "Step",
-    "TorchFunctional",
-    "TorchOperator",
-    "check_tensor",
-    "is_stacked",
-    "join",
-    "lower",
-    "riesz",
-    "sample_ndims",
-    "space_shape",
-    "split",
-    "spread",
-    "to_element",
-    "to_tensor",
-    "to_torch",
-    "torch_device",
-    "torch_dtype",
-    "weight",
-]
+from genreg.operators.bridge.lowered import Remade, Step, spread  # noqa: F401  # isort: skip  # imported elsewhere
+from genreg.operators.bridge.spaces import join, space_shape, torch_device, torch_dtype  # noqa: F401  # isort: skip
+from genreg.operators.bridge.weights import weight  # noqa: F401  # isort: skip
+
+__all__ = ["lower", "to_torch"]
 
 
 @functools.singledispatch
@@ -74,6 +46,10 @@ def lower(op: Any) -> TorchOperator | TorchFunctional:
     raise TypeError(f"`op` must be an ODL operator or functional, got {type(op).__name__}")
 
 
+@overload
+def to_torch(op: TorchFunctional | OdlFunctional) -> TorchFunctional: ...  # type: ignore[overload-overlap]  # to narrow
+@overload
+def to_torch(op: TorchOperator | OdlOperator) -> TorchOperator: ...
 @undisturbed
 def to_torch(op: Any) -> TorchOperator | TorchFunctional:
     """Lower an ODL operator or functional to a differentiable torch callable on batches.
@@ -81,7 +57,7 @@ def to_torch(op: Any) -> TorchOperator | TorchFunctional:
     Parameters
     ----------
     op : odl.Operator
-        Operator or functional, of any composition. What is lowered already is returned as it is.
+        Operator or functional, of any composition. A lowered one is returned as it is.
 
     Returns
     -------
@@ -102,11 +78,14 @@ def to_torch(op: Any) -> TorchOperator | TorchFunctional:
         return op
     if not isinstance(op, odl.Operator):
         raise TypeError(f"`op` must be an ODL operator or functional, got {type(op).__name__}")
-    return _implementation(type(op))(op).made_by(to_torch, op)
+    return _implementation(type(op))(op).pickled_as(to_torch, op)
 
 
-def _implementation(cls: type) -> Callable[[Any], TorchOperator | TorchFunctional]:
-    """Find the lowering of `cls`: the fallback if it overrides `_call` of the ODL class registered."""
+def _implementation(cls: Any) -> Callable[[Any], TorchOperator | TorchFunctional]:
+    """Find the lowering of `cls`.
+
+    A subclass of a registered class of ODL that overrides `_call` has other values, and gets the fallback.
+    """
     found = lower.dispatch(cls)
     owner = next((c for c in cls.__mro__ if lower.registry.get(c) is found), None)
     if owner is None or owner.__module__.split(".")[0] != "odl" or cls._call is owner._call:

@@ -1,13 +1,14 @@
-r"""Weights of inner products, which stand between ODL's gradients and autograd's.
+r"""Weights of inner products, by which ODL's gradients differ from autograd's.
 
 The inner product of a space is :math:`\langle x, y\rangle = \sum w\, x\, \bar y` with a weight :math:`w`, the cell
 volume for a `uniform_discr`. ODL's gradients are Riesz representers in this inner product, autograd's are not:
-``riesz(space, g) = g / w`` turns the latter into the former.
+``riesz(space, g) = g / w`` converts the latter to the former.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, overload
 
 import odl
 import torch
@@ -15,12 +16,24 @@ from odl.core.set import Field
 from odl.core.set.space import LinearSpaceElement
 from torch import Tensor
 
-from genreg.operators.bridge.spaces import Space, Tensors, is_stacked, torch_device, torch_dtype, tree_map
+from genreg.operators.bridge.protocols import ProductSpace, Space, StackedSpace
+from genreg.operators.bridge.spaces import (
+    DeviceCopies,
+    Tensors,
+    is_stacked,
+    torch_device,
+    torch_dtype,
+    tree_map,
+)
 
-__all__ = ["riesz", "weight"]
+__all__ = ["riesz", "weight", "weighted_adjoint"]
 
 
-def weight(space: Space) -> float | Tensor | tuple:
+@overload
+def weight(space: StackedSpace) -> float | Tensor: ...
+@overload
+def weight(space: ProductSpace) -> tuple[Any, ...]: ...
+def weight(space: Any) -> float | Tensor | tuple[Any, ...]:
     r"""Return the weight :math:`w` of the inner product :math:`\langle x, y\rangle = \sum w\, x\, \bar y`.
 
     Returns
@@ -45,7 +58,7 @@ def weight(space: Space) -> float | Tensor | tuple:
     constant = float(w.const) if hasattr(w, "const") else _weight_tensor(w.array, space)
     if getattr(space, "is_uniformly_weighted", True) or not getattr(space, "is_uniform", False):
         return constant
-    # Nodes on the boundary: the outermost cells count by the fraction that lies inside the domain.
+    # With nodes on the boundary, the outermost cells are weighted by the fraction that lies inside the domain.
     for axis, (left, right) in enumerate(space.partition.boundary_cell_fractions):
         line = torch.ones(space.shape[axis], dtype=torch_dtype(space).to_real(), device=torch_device(space))
         line[0] *= left
@@ -54,7 +67,7 @@ def weight(space: Space) -> float | Tensor | tuple:
     return constant
 
 
-def _product_weight(space: Space) -> float | Tensor | tuple:
+def _product_weight(space: Any) -> float | Tensor | tuple[Any, ...]:
     n, w = len(space), space.weighting
     outer = [float(w.const)] * n if hasattr(w, "const") else [float(o) for o in w.array]
     if not is_stacked(space):
@@ -66,7 +79,7 @@ def _product_weight(space: Space) -> float | Tensor | tuple:
     return inner * column.reshape(-1, *(1,) * (len(space.shape) - 1))
 
 
-def _scaled(scale: float, w: float | Tensor | tuple) -> float | Tensor | tuple:
+def _scaled(scale: float, w: Any) -> Any:
     return tuple(_scaled(scale, part) for part in w) if isinstance(w, tuple) else scale * w
 
 
@@ -98,3 +111,37 @@ def riesz(space: Space, g: Tensors) -> Tensors:
     if isinstance(w, float):
         return g if w == 1.0 else g / w
     return tree_map(torch.div, g, w)
+
+
+def weighted_adjoint(
+    fn: Callable[[Tensors], Tensors], domain: Space, range: Space, *, inverse: bool = False
+) -> Callable[[Tensors], Tensors]:
+    r"""Return :math:`s \mapsto w_X^{-1} J^H (w_Y s)`, with the two weights merged where they are constant.
+
+    Parameters
+    ----------
+    fn : callable
+        The action of the Euclidean transpose :math:`J^H` on batches.
+    domain, range : odl spaces
+        The spaces X and Y.
+    inverse : bool
+        Go back from an adjoint `fn` to the Euclidean transpose, :math:`s \mapsto w_X A^* (w_Y^{-1} s)`.
+    """
+    w_domain, w_range = weight(domain), weight(range)
+    if isinstance(w_domain, float) and isinstance(w_range, float):
+        ratio = w_domain / w_range if inverse else w_range / w_domain
+        return fn if ratio == 1.0 else lambda s: ratio * fn(s)
+    before, after = _multiplication(w_range, inverse), _multiplication(w_domain, not inverse)
+    return lambda s: after(fn(before(s)))
+
+
+def _multiplication(w: float | Tensor | tuple[Any, ...], inverse: bool) -> Callable[[Tensors], Tensors]:
+    """Return the multiplication by a weight, or by its inverse."""
+    if isinstance(w, tuple):
+        parts = [_multiplication(part, inverse) for part in w]
+        return lambda t: tuple(f(part) for f, part in zip(parts, t, strict=True))
+    factor = 1 / w if inverse else w
+    if isinstance(factor, float):
+        return lambda t: factor * t
+    copies = DeviceCopies(factor)
+    return lambda t: t * copies(t)

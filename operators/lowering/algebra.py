@@ -1,7 +1,7 @@
 """Native lowerings of what ODL's algebra builds, and of the operators of product spaces.
 
-Closures are composed once, here; nothing is decided when the result is called. The adjoint of a composition
-is the composition of the lowered adjoints.
+Closures are composed once, when an operator is lowered; a call makes no decisions. The adjoint of a composition is the
+composition of the lowered adjoints.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from typing import Any
 import odl
 import torch
 
+from genreg.operators.bridge.lowered import TorchFunctional, TorchOperator
+from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import Tensors, is_stacked, join, split, tree_map
-from genreg.operators.bridge.translation import TorchFunctional, TorchOperator, lower, to_torch
+from genreg.operators.bridge.tensor_operator import weighted_pair
+from genreg.operators.bridge.translation import lower, to_torch
 from genreg.operators.lowering.building_blocks import (
     constant,
     elementwise,
     number,
+    own_adjoint,
     replicated,
     times,
-    weighted_pair,
     zeros,
 )
 from genreg.operators.lowering.fields import difference_operator
@@ -37,8 +40,7 @@ def as_operator(op: Any) -> TorchOperator:
     f = to_torch(op)
     if not isinstance(f, TorchFunctional):
         return f
-    adjoint = (lambda: to_torch(op.adjoint)) if op.is_linear else None
-    return TorchOperator(f.values, op.domain, op.range, adjoint)
+    return TorchOperator(f.values, op.domain, op.range, own_adjoint(op))
 
 
 def composed(a: TorchOperator, b: TorchOperator) -> TorchOperator:
@@ -155,13 +157,13 @@ def _reduction(op: Any) -> TorchOperator:
     return _row([as_operator(a) for a in op.operators], op.domain, op.range)
 
 
-def _repeated(a: TorchOperator, domain: Any, range: Any) -> TorchOperator:
+def _repeated(a: TorchOperator, domain: Space, range: Space) -> TorchOperator:
     """Return a on every part of a power space, which is one more batch axis to it."""
     adjoint = (lambda: _repeated(a.adjoint, range, domain)) if a.linear else None
     return TorchOperator(a.fn, domain, range, adjoint)
 
 
-def _matrix(entries: list[tuple[int, int, TorchOperator]], domain: Any, range_: Any) -> TorchOperator:
+def _matrix(entries: list[tuple[int, int, TorchOperator]], domain: Space, range_: Space) -> TorchOperator:
     """Matrix of operators between product spaces, as (row, column, operator)."""
     rows: list[list[tuple[int, Callable]]] = [[] for _ in range_.spaces]
     for i, j, a in entries:
@@ -183,13 +185,13 @@ def _matrix(entries: list[tuple[int, int, TorchOperator]], domain: Any, range_: 
     return TorchOperator(fn, domain, range_, adjoint if all(a.linear for *_, a in entries) else None)
 
 
-def _column(ops: list[TorchOperator], domain: Any, range_: Any) -> TorchOperator:
+def _column(ops: list[TorchOperator], domain: Space, range_: Space) -> TorchOperator:
     fns = [a.fn for a in ops]
     adjoint = (lambda: _row([a.adjoint for a in ops], range_, domain)) if all(a.linear for a in ops) else None
     return TorchOperator(lambda t: join(range_, [f(t) for f in fns]), domain, range_, adjoint)
 
 
-def _row(ops: list[TorchOperator], domain: Any, range_: Any) -> TorchOperator:
+def _row(ops: list[TorchOperator], domain: Space, range_: Space) -> TorchOperator:
     fns, add = [a.fn for a in ops], elementwise(range_, torch.add)
 
     def fn(t: Tensors) -> Tensors:
@@ -213,7 +215,7 @@ def _component_adjoint(op: Any) -> TorchOperator:
     return weighted_pair(put, take, op.domain, op.range)
 
 
-def _taking(domain: Any, range_: Any, index: Any) -> Callable[[Tensors], Tensors]:
+def _taking(domain: Space, range_: Space, index: Any) -> Callable[[Tensors], Tensors]:
     """Return the map to one part of a product space, or to several."""
     if isinstance(index, Integral):
         return lambda t: split(domain, t)[index]
@@ -226,10 +228,10 @@ def _taking(domain: Any, range_: Any, index: Any) -> Callable[[Tensors], Tensors
     return fn
 
 
-def _putting(domain: Any, range_: Any, index: Any) -> Callable[[Tensors], Tensors]:
+def _putting(domain: Space, range_: Space, index: Any) -> Callable[[Tensors], Tensors]:
     """Return the map that puts one part (or several) into an otherwise zero element of a product space.
 
-    Parts for one place are added, as the adjoint of taking a part twice does; ODL keeps the last of them.
+    Parts for the same place are added, as the adjoint of taking a part twice requires; ODL keeps the last one.
     """
     single = isinstance(index, Integral)
     chosen = [index % len(range_)] if single else _positions(range_, index)
@@ -246,7 +248,7 @@ def _putting(domain: Any, range_: Any, index: Any) -> Callable[[Tensors], Tensor
     return fn
 
 
-def _positions(space: Any, index: Any) -> list[int]:
+def _positions(space: Space, index: Any) -> list[int]:
     return (
         list(range(len(space)))[index] if isinstance(index, slice) else [int(i) % len(space) for i in index]
     )

@@ -1,7 +1,8 @@
-"""Small parts that the lowerings are made of: constants, weighted sums, zeros, weighted adjoints."""
+"""Common parts of the lowerings: constants, weighted sums, zeros, Euclidean transposes."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,64 +10,56 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg.operators.bridge.spaces import Tensors, is_stacked, space_shape, to_tensor, torch_dtype, tree_map
+from genreg.operators.bridge.lowered import TorchFunctional, TorchOperator
+from genreg.operators.bridge.protocols import Space
+from genreg.operators.bridge.spaces import (
+    DeviceCopies,
+    Tensors,
+    is_stacked,
+    space_shape,
+    to_tensor,
+    torch_dtype,
+    tree_map,
+)
 from genreg.operators.bridge.tensor_operator import TensorOperator
-from genreg.operators.bridge.translation import TorchFunctional, TorchOperator, to_torch
-from genreg.operators.bridge.weights import weight
+from genreg.operators.bridge.translation import to_torch
+from genreg.operators.bridge.weights import weight, weighted_adjoint
 
 __all__: list[str] = []
 
 Number = float | complex
 
 
-def constant(x: Any) -> Callable[[Tensors], Tensors]:
-    """Copy an ODL element (or tensors), and return a function that gives it on the device of its argument.
-
-    Numpy spaces live on the CPU; with this, a problem written on them also runs on tensors on a GPU.
-    """
-    t = x if isinstance(x, Tensor | tuple) else to_tensor(x)
-    if isinstance(t, tuple):
-        parts = [constant(part) for part in t]
-        return lambda like: tuple(part(like) for part in parts)
-    t = t.detach().clone()
-    copies = {t.device: t}
-
-    def on_device_of(like: Tensors) -> Tensor:
-        while not isinstance(like, Tensor):
-            like = like[0]
-        device = like.device
-        if device not in copies:
-            copies[device] = t.to(device)
-        return copies[device]
-
-    return on_device_of
+def constant(x: Any) -> DeviceCopies:
+    """Copy an ODL element (or tensors), and return the function that gives it on the device of its argument."""
+    return DeviceCopies(
+        tree_map(lambda t: t.detach().clone(), x if isinstance(x, Tensor | tuple) else to_tensor(x))
+    )
 
 
 def number(value: Any) -> Number:
-    """Return a Python number, real if it can be: multiplying by a complex one makes real tensors complex."""
+    """Return a Python number, real where possible: a complex factor would make real tensors complex."""
     value = complex(value)
     return value.real if value.imag == 0 else value
 
 
-def elementwise(space: Any, fn: Callable[..., Tensor]) -> Callable[..., Tensors]:
-    """Let `fn` act on each tensor of `space`; `fn` itself where there is only one."""
+def elementwise(space: Space, fn: Callable[..., Tensor]) -> Callable[..., Tensors]:
+    """Return the map that applies `fn` to each tensor of `space`: `fn` itself for a stacked space."""
     return fn if is_stacked(space) else lambda *trees: tree_map(fn, *trees)
 
 
-def times(space: Any, scale: Number) -> Callable[[Tensors], Tensors]:
+def times(space: Space, scale: Number) -> Callable[[Tensors], Tensors]:
     """Multiplication by a number."""
     return elementwise(space, lambda t: scale * t)
 
 
-def weighted_sum(space: Any) -> Callable[[Tensors], Tensor]:
+def weighted_sum(space: Space) -> Callable[[Tensors], Tensor]:
     """Return the map from tensor(s) to the weighted sum over each sample, ``(*batch,)``."""
-    if not is_stacked(space):
-        return _sum_of_parts([_weighted_sum(s, w) for s, w in zip(space.spaces, weight(space), strict=True)])
     return _weighted_sum(space, weight(space))
 
 
-def _weighted_sum(space: Any, w: float | Tensor | tuple) -> Callable[[Tensors], Tensor]:
-    if not is_stacked(space):
+def _weighted_sum(space: Any, w: float | Tensor | tuple[Any, ...]) -> Callable[[Tensors], Tensor]:
+    if isinstance(w, tuple):
         return _sum_of_parts([_weighted_sum(s, v) for s, v in zip(space.spaces, w, strict=True)])
     axes = tuple(range(-len(space_shape(space)), 0))
     if isinstance(w, Tensor):
@@ -78,11 +71,11 @@ def _weighted_sum(space: Any, w: float | Tensor | tuple) -> Callable[[Tensors], 
 
 
 def _sum_of_parts(sums: list[Callable[[Tensors], Tensor]]) -> Callable[[Tensors], Tensor]:
-    return lambda t: sum(f(part) for f, part in zip(sums, t, strict=True))
+    return lambda t: functools.reduce(torch.add, (f(part) for f, part in zip(sums, t, strict=True)))
 
 
 def abs2(t: Tensor) -> Tensor:
-    """Squared modulus. A product is faster to differentiate than a square."""
+    """Squared modulus, as a product, which is faster to differentiate than a square."""
     return t.real * t.real + t.imag * t.imag if t.is_complex() else t * t
 
 
@@ -92,8 +85,8 @@ def safe_sqrt(s: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, s, 1.0).sqrt(), 0.0)
 
 
-def zeros(space: Any) -> Callable[[Tensors], Tensor]:
-    """Return the map to ``(*batch,)`` real zeros that autograd still knows to depend on its argument."""
+def zeros(space: Space) -> Callable[[Tensors], Tensor]:
+    """Return the map to real zeros ``(*batch,)`` that depend on the argument for autograd."""
     if not is_stacked(space):
         return _sum_of_parts([zeros(s) for s in space.spaces])
     ndim = len(space_shape(space))
@@ -105,7 +98,7 @@ def zeros(space: Any) -> Callable[[Tensors], Tensor]:
     return empty_sum
 
 
-def replicated(space: Any, values: Tensor) -> Tensors:
+def replicated(space: Space, values: Tensor) -> Tensors:
     """Values ``(*batch,)`` repeated over every entry of a sample of `space`; complex where the space is."""
     if not is_stacked(space):
         return tuple(replicated(s, values) for s in space.spaces)
@@ -116,34 +109,8 @@ def replicated(space: Any, values: Tensor) -> Tensors:
 
 
 def own_adjoint(op: Any) -> Callable[[], TorchOperator] | None:
-    """ODL's own adjoint, lowered when it is needed; None for a nonlinear operator."""
+    """Return the function that lowers ODL's own adjoint, called when it is needed; None for a nonlinear operator."""
     return (lambda: to_torch(op.adjoint)) if op.is_linear else None
-
-
-def weighted_pair(
-    forward: Callable[[Tensors], Tensors],
-    transposed: Callable[[Tensors], Tensors],
-    domain: Any,
-    range: Any,
-) -> TorchOperator:
-    """Return the linear operator of a function and its Euclidean adjoint; this adds the weights."""
-    w_dom, w_ran = weight(domain), weight(range)
-    if isinstance(w_dom, float) and isinstance(w_ran, float):
-        ratio, scale = w_ran / w_dom, times(domain, w_ran / w_dom)
-        adjoint = transposed if ratio == 1.0 else lambda t: scale(transposed(t))
-        return TorchOperator.pair(forward, adjoint, domain, range)
-    up, down = multiplier(range, w_ran), multiplier(domain, w_dom, inverse=True)
-    return TorchOperator.pair(forward, lambda t: down(transposed(up(t))), domain, range)
-
-
-def multiplier(space: Any, w: Any, inverse: bool = False) -> Callable[[Tensors], Tensors]:
-    if isinstance(w, float):
-        return times(space, 1 / w if inverse else w)
-    if isinstance(w, Tensor):
-        array = constant(1 / w if inverse else w)
-        return lambda t: t * array(t)
-    parts = [multiplier(s, v, inverse) for s, v in zip(space.spaces, w, strict=True)]
-    return lambda t: tuple(f(part) for f, part in zip(parts, t, strict=True))
 
 
 def euclidean_pair(A: odl.Operator) -> tuple[Callable[[Tensor], Tensors], Callable[[Tensors], Tensor]]:
@@ -157,17 +124,12 @@ def euclidean_pair(A: odl.Operator) -> tuple[Callable[[Tensor], Tensors], Callab
         adjoint = lowered.adjoint
     except NotImplementedError:
         raise NotImplementedError(f"`A` must be linear with an adjoint, got {A!r}, which has none") from None
-    outer, inner = weight(A.range), weight(A.domain)
-    if isinstance(outer, float) and isinstance(inner, float):
-        up, down = multiplier(A.domain, inner / outer), None
-        back = adjoint.fn if inner == outer else lambda s: up(adjoint.fn(s))
-    else:
-        up, down = multiplier(A.domain, inner), multiplier(A.range, outer, inverse=True)
-        back = lambda s: up(adjoint.fn(down(s)))  # noqa: E731
+    back = weighted_adjoint(adjoint.fn, A.domain, A.range, inverse=True)
     if torch_dtype(A.domain).is_complex:
         return lowered.fn, back
-    return lowered.fn, lambda s: _real(back(s))
+    return lowered.fn, lambda s: real_part(back(s))
 
 
-def _real(t: Tensor) -> Tensor:
+def real_part(t: Tensor) -> Tensor:
+    """Real part; the tensor itself if it is real."""
     return t.real if t.is_complex() else t

@@ -1,8 +1,8 @@
 """Native lowerings of ODL's elementary operators.
 
-Adjoints are those of ODL, :math:`(w_Y / w_X) J^H`. In a few places ODL's own adjoint forgets a weight
-(matrices and sampling between differently weighted spaces, parts of weighted products, real and imaginary parts,
-products by a number from a field); the lowered one does not.
+Adjoints are those of ODL, :math:`(w_Y / w_X) J^H`. In a few cases ODL omits a weight, which the lowered adjoint has:
+matrices and sampling between differently weighted spaces, parts of weighted products, real and imaginary parts,
+products by a number from a field.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from odl.core.set import Field
 from odl.core.set.space import LinearSpaceElement
 from torch import Tensor
 
+from genreg.operators.bridge.lowered import TorchOperator
 from genreg.operators.bridge.spaces import Tensors, is_stacked, space_shape, to_tensor, torch_dtype, tree_map
-from genreg.operators.bridge.translation import TorchOperator, lower
+from genreg.operators.bridge.tensor_operator import weighted_pair
+from genreg.operators.bridge.translation import lower
 from genreg.operators.linear.sparse import SparsePair
 from genreg.operators.lowering.building_blocks import (
     abs2,
@@ -26,10 +28,10 @@ from genreg.operators.lowering.building_blocks import (
     elementwise,
     number,
     own_adjoint,
+    real_part,
     replicated,
     safe_sqrt,
     times,
-    weighted_pair,
     weighted_sum,
     zeros,
 )
@@ -62,7 +64,7 @@ def _constant(op: Any) -> TorchOperator:
     def fn(t: Tensors) -> Tensors:
         return tree_map(torch.add, replicated(op.range, nothing(t)), value(t))
 
-    adjoint = (lambda: lower(odl.ZeroOperator(op.range, op.domain))) if op.is_linear else None
+    adjoint = (lambda: _zero(odl.ZeroOperator(op.range, op.domain))) if op.is_linear else None
     return TorchOperator(fn, op.domain, op.range, adjoint)
 
 
@@ -97,7 +99,7 @@ def _multiply(op: Any) -> TorchOperator:
 def _inner_product(op: Any) -> TorchOperator:
     value = constant(op.vector)
 
-    def adjoint(t: Tensor) -> Tensors:  # in the precision of the space: numbers have none
+    def adjoint(t: Tensor) -> Tensors:  # in the precision of the space, since elements of a field are doubles
         return tree_map(lambda r, v: r.to(v.dtype) * v, replicated(op.domain, t), value(t))
 
     return TorchOperator.pair(_inner_with(op.vector), adjoint, op.domain, op.range)
@@ -126,7 +128,7 @@ def _dist(op: Any) -> TorchOperator:
 @lower.register(odl.PowerOperator)
 def _power(op: Any) -> TorchOperator:
     fn = elementwise(op.domain, lambda t: t**op.exponent)
-    identity = (lambda: lower(odl.IdentityOperator(op.domain))) if op.is_linear else None
+    identity = (lambda: _scaling(odl.IdentityOperator(op.domain))) if op.is_linear else None
     return TorchOperator(fn, op.domain, op.range, identity)
 
 
@@ -148,7 +150,7 @@ def _lincomb(op: Any) -> TorchOperator:
 
 @lower.register(odl.RealPart)
 def _real_part(op: Any) -> TorchOperator:
-    real, into = elementwise(op.domain, _real), elementwise(op.range, _cast(op.domain))
+    real, into = elementwise(op.domain, real_part), elementwise(op.range, _cast(op.domain))
     return weighted_pair(real, into, op.domain, op.range)
 
 
@@ -164,7 +166,7 @@ def _imag_part(op: Any) -> TorchOperator:
 def _complex_embedding(op: Any) -> TorchOperator:
     scale, cast = number(op.scalar), _cast(op.range)
     back = times(op.range, scale.conjugate())
-    take = (lambda t: t) if torch_dtype(op.domain).is_complex else (lambda t: tree_map(_real, t))
+    take = (lambda t: t) if torch_dtype(op.domain).is_complex else (lambda t: tree_map(real_part, t))
     return weighted_pair(
         elementwise(op.domain, lambda t: scale * cast(t)), lambda t: take(back(t)), op.domain, op.range
     )
@@ -178,10 +180,6 @@ def _modulus(op: Any) -> TorchOperator:
 @lower.register(odl.ComplexModulusSquared)
 def _modulus_squared(op: Any) -> TorchOperator:
     return TorchOperator(elementwise(op.domain, abs2), op.domain, op.range)
-
-
-def _real(t: Tensor) -> Tensor:
-    return t.real if t.is_complex() else t
 
 
 def _imag(t: Tensor) -> Tensor:
@@ -257,7 +255,7 @@ def _sparse_products(matrix: Any, dtype: torch.dtype) -> tuple[Any, Any]:
 
 def _uncast(space: Any) -> Any:
     """Undo `_cast`: the adjoint of the embedding of a real into a complex space takes the real part."""
-    return (lambda t: t) if torch_dtype(space).is_complex else _real
+    return (lambda t: t) if torch_dtype(space).is_complex else real_part
 
 
 @lower.register(odl.SamplingOperator)
@@ -291,20 +289,18 @@ def _index_pair(indices: Any, space: Any, scale: float) -> tuple[Any, Any]:
     return gather, scatter
 
 
+def _flatten_pair(shape: tuple[int, ...]) -> tuple[Any, Any]:
+    return lambda t: t.flatten(-len(shape)), lambda t: t.unflatten(-1, shape)
+
+
 @lower.register(odl.FlatteningOperator)
 def _flattening(op: Any) -> TorchOperator:
-    shape = space_shape(op.domain)
-    return weighted_pair(
-        lambda t: t.flatten(-len(shape)), lambda t: t.unflatten(-1, shape), op.domain, op.range
-    )
+    return weighted_pair(*_flatten_pair(space_shape(op.domain)), op.domain, op.range)
 
 
 def _flattening_inverse(op: Any) -> TorchOperator:
-    shape = space_shape(op.range)
-    return weighted_pair(
-        lambda t: t.unflatten(-1, shape), lambda t: t.flatten(-len(shape)), op.domain, op.range
-    )
+    return weighted_pair(*_flatten_pair(space_shape(op.range))[::-1], op.domain, op.range)
 
 
-# Classes that ODL defines inside functions, by qualified name: nothing can be registered for them.
+# Classes that ODL defines inside functions, by qualified name: they cannot be imported to register a rule.
 LOCAL_CLASSES = {"FlatteningOperator.inverse.<locals>.FlatteningOperatorInverse": _flattening_inverse}

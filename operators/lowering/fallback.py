@@ -1,10 +1,9 @@
-r"""What has no native lowering: ODL called sample by sample, its own derivatives, adjoints and gradients.
+r"""Lowering by calls of ODL, sample by sample, for operators without a native lowering.
 
 The Euclidean transpose that autograd needs follows from ODL's adjoint by the weights of the two spaces,
 :math:`J^H c = w_X\, A'(x)^* (c / w_Y)`, and the Euclidean gradient of a functional is :math:`w_X \nabla f`.
-Second derivatives exist for linear operators only. Some adjoints of ODL are not adjoints (its Fourier
-transforms', for instance); each is put to one dot test before its first use, and a warning names the class
-that fails it.
+Second derivatives exist for linear operators only. Some of ODL's adjoints are wrong (those of its Fourier transforms,
+for instance): a dot test checks each before its first use, and a warning names the class that fails it.
 """
 
 from __future__ import annotations
@@ -20,9 +19,12 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge.autograd import linear_map
+from genreg.operators.bridge.lowered import Step, TorchFunctional, TorchOperator
+from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import (
     Tensors,
     _element,
+    first_leaf,
     is_stacked,
     space_shape,
     to_tensor,
@@ -30,14 +32,9 @@ from genreg.operators.bridge.spaces import (
     tree_leaves,
     tree_map,
 )
-from genreg.operators.bridge.translation import (
-    Step,
-    TorchFunctional,
-    TorchOperator,
-    lower,
-    to_torch,
-)
+from genreg.operators.bridge.translation import lower
 from genreg.operators.bridge.weights import riesz, weight
+from genreg.operators.lowering.building_blocks import own_adjoint
 from genreg.operators.lowering.elementary import LOCAL_CLASSES
 from genreg.operators.testing import gaussian, inner
 
@@ -47,7 +44,8 @@ _warned: set[tuple[str, str]] = set()
 
 
 @lower.register(odl.Operator)
-def _operator(op: odl.Operator) -> TorchOperator:
+def sample_by_sample(op: odl.Operator) -> TorchOperator:
+    """Lower an operator by calls of ODL, with one warning per class."""
     if type(op).__qualname__ in LOCAL_CLASSES:
         return LOCAL_CLASSES[type(op).__qualname__](op)
     _warn_once(
@@ -60,12 +58,12 @@ def _operator(op: odl.Operator) -> TorchOperator:
         fn = linear_map(calls.value, lambda c: calls.transposed(None, c))
     else:
         fn = calls.differentiable
-    return TorchOperator(fn, op.domain, op.range, (lambda: to_torch(op.adjoint)) if op.is_linear else None)
+    return TorchOperator(fn, op.domain, op.range, own_adjoint(op))
 
 
 @lower.register(odl.functionals.Functional)
 def _functional(op: Any) -> TorchFunctional:
-    lowered = _operator(op)
+    lowered = sample_by_sample(op)
     try:
         factory = op.proximal
     except (NotImplementedError, AttributeError, TypeError, ValueError):
@@ -102,7 +100,7 @@ class _Calls:
         return self._collected(batch, [self.op(_element(self.op.domain, x)) for x in samples], t)
 
     def transposed(self, t: Tensors | None, c: Tensors) -> Tensors:
-        """J^H c at the points `t`; a linear operator needs none."""
+        """J^H c at the points `t`, None for a linear operator."""
         domain, range_ = self.op.domain, self.op.range
         batch, cotangents = _samples(range_, c if self.is_functional else riesz(range_, c))
         points = [None] * len(cotangents) if t is None else _samples(domain, t)[1]
@@ -127,7 +125,7 @@ class _Calls:
     def _collected(self, batch: tuple[int, ...], values: list[Any], like: Tensors) -> Tensors:
         if not self.is_functional:
             return _batched(self.op.range, batch, [to_tensor(v) for v in values], like)
-        leaf = _first_leaf(like)
+        leaf = first_leaf(like)
         real = [complex(v).real for v in values]
         return torch.tensor(real, dtype=leaf.dtype.to_real(), device=leaf.device).reshape(batch)
 
@@ -144,7 +142,7 @@ class _Calls:
 
 
 class _Opaque(torch.autograd.Function):
-    """A function of tensors without a derivative, so that the derivatives below reach plain memory."""
+    """A function of tensors without a derivative: in the derivatives of `_SampleBySample`, ODL gets plain tensors."""
 
     @staticmethod
     def forward(fn: Callable[..., tuple[Tensor, ...]], *leaves: Tensor) -> tuple[Tensor, ...]:
@@ -167,7 +165,7 @@ class _Opaque(torch.autograd.Function):
 
 
 class _SampleBySample(torch.autograd.Function):
-    """The nonlinear operators and those between tuples of tensors: one derivative, from ODL."""
+    """A nonlinear operator, or one between tuples of tensors, with the first derivative of ODL."""
 
     @staticmethod
     def forward(calls: _Calls, *leaves: Tensor) -> tuple[Tensor, ...]:
@@ -212,12 +210,12 @@ def _batch_axis_first(info: Any, in_dims: tuple[Any, ...], leaves: tuple[Tensor,
     ]
 
 
-def _pack(space: Any, leaves: Any) -> Tensors:
+def _pack(space: Space, leaves: Any) -> Tensors:
     return next(leaves) if is_stacked(space) else tuple(_pack(s, leaves) for s in space.spaces)
 
 
-def _samples(space: Any, t: Tensors) -> tuple[tuple[int, ...], list[Tensors]]:
-    """Batch shape, and the samples one by one."""
+def _samples(space: Space, t: Tensors) -> tuple[tuple[int, ...], list[Tensors]]:
+    """Return the batch shape, and the list of samples."""
     if not is_stacked(space):
         parts = [_samples(s, part) for s, part in zip(space.spaces, t, strict=True)]
         return parts[0][0], list(zip(*(samples for _, samples in parts), strict=True))
@@ -226,7 +224,7 @@ def _samples(space: Any, t: Tensors) -> tuple[tuple[int, ...], list[Tensors]]:
     return batch, list(t.reshape(math.prod(batch), *shape).unbind(0))
 
 
-def _batched(space: Any, batch: tuple[int, ...], samples: list[Tensors], like: Tensors) -> Tensors:
+def _batched(space: Space, batch: tuple[int, ...], samples: list[Tensors], like: Tensors) -> Tensors:
     """Inverse of `_samples`, on the device of `like`."""
     if not is_stacked(space):
         parts = zip(*samples, strict=True) if samples else ([] for _ in space.spaces)
@@ -235,12 +233,8 @@ def _batched(space: Any, batch: tuple[int, ...], samples: list[Tensors], like: T
         )
     shape = space_shape(space)
     if not samples:
-        return torch.zeros(batch + shape, dtype=torch_dtype(space), device=_first_leaf(like).device)
-    return torch.stack(samples).reshape(batch + shape).to(_first_leaf(like).device)
-
-
-def _first_leaf(t: Tensors) -> Tensor:
-    return t if isinstance(t, Tensor) else _first_leaf(t[0])
+        return torch.zeros(batch + shape, dtype=torch_dtype(space), device=first_leaf(like).device)
+    return torch.stack(samples).reshape(batch + shape).to(first_leaf(like).device)
 
 
 def _warn_once(op: Any, message: str) -> None:

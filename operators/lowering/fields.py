@@ -12,9 +12,12 @@ from odl.core.operator.tensor_ops import PointwiseInnerAdjoint
 from torch import Tensor
 
 from genreg.operators.bridge.autograd import linear_map
+from genreg.operators.bridge.lowered import TorchOperator
+from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import space_shape, to_tensor, torch_dtype
-from genreg.operators.bridge.translation import TorchOperator, lower
-from genreg.operators.lowering.building_blocks import abs2, constant, own_adjoint, weighted_pair
+from genreg.operators.bridge.tensor_operator import weighted_pair
+from genreg.operators.bridge.translation import lower
+from genreg.operators.lowering.building_blocks import abs2, constant, own_adjoint
 from genreg.operators.lowering.finite_differences import stencil
 
 __all__: list[str] = []
@@ -28,7 +31,7 @@ Difference = tuple[int, str, str, float]
 @lower.register(odl.Laplacian)
 @lower.register(odl.PartialDerivative)
 def difference_operator(op: Any, scale: float = 1.0) -> TorchOperator:
-    """Lower `scale` times a differential operator; the factor costs nothing here."""
+    """Lower `scale` times a differential operator; the factor is merged with that of the stencil."""
     space = op.range if isinstance(op, odl.Divergence) else op.domain
     shape, sides, mode = space_shape(space), space.cell_sides, op.pad_mode
     ndim = len(shape)
@@ -49,15 +52,14 @@ def difference_operator(op: Any, scale: float = 1.0) -> TorchOperator:
     if mode == "constant" and op.pad_const != 0:
         offset = constant(scale * op(op.domain.zero()))
         return TorchOperator(lambda t: fn(t) + offset(t), op.domain, op.range)
-    conjugate = None if scale == 1.0 else lambda: lower(scale * op.adjoint)
-    return TorchOperator(fn, op.domain, op.range, conjugate or own_adjoint(op))
+    return TorchOperator(fn, op.domain, op.range, own_adjoint(op if scale == 1.0 else scale * op))
 
 
 def _prepared(steps: Sequence[Difference], shape: tuple[int, ...], transposed: bool) -> list[Any]:
     """Return (axis, stencil, factor) for each of the differences."""
-    made = [(axis, stencil(shape[axis], kind, mode, transposed), c) for axis, kind, mode, c in steps]
-    made = [(axis, s if c * s.scale > 0 else s.negated(), c) for axis, s, c in made]  # spares factors of -1
-    return [(axis, s, c * s.scale) for axis, s, c in made]
+    parts = [(axis, stencil(shape[axis], kind, mode, transposed), c) for axis, kind, mode, c in steps]
+    parts = [(axis, s if c * s.scale > 0 else s.negated(), c) for axis, s, c in parts]  # avoids factors of -1
+    return [(axis, s, c * s.scale) for axis, s, c in parts]
 
 
 def _stack(
@@ -74,7 +76,7 @@ def _stack(
         if common is not None and common != 1.0:
             x = common * x  # one image to scale instead of n
         for i, (axis, d, c) in enumerate(parts):
-            component = out.select(-len(shape) - 1, i)
+            component = out.select(-len(shape) - 1, i)  # (*batch, *shape)
             d.apply(x, axis, component)
             if common is None and c != 1.0:
                 component.mul_(c)
@@ -139,7 +141,7 @@ def pointwise_norm(axis: int, exponent: float) -> Callable[[Tensor], Tensor]:
 
 
 def sum_of_squares(t: Tensor, axis: int) -> Tensor:
-    """Sum squared moduli along a short axis in front; torch's own reductions are far slower there."""
+    """Sum squared moduli along a short leading axis, for which torch's own reductions are far slower."""
     first, *others = t.unbind(axis)
     total = abs2(first)
     for part in others:
@@ -148,7 +150,7 @@ def sum_of_squares(t: Tensor, axis: int) -> Tensor:
 
 
 def _root(s: Tensor, power: float) -> Tensor:
-    """Power of s >= 0 whose derivatives at 0 are 0, by a cut-off at the smallest normal number."""
+    """Power of s >= 0, cut off at the smallest normal number, so that its derivatives at 0 are 0."""
     s = s.clamp_min(torch.finfo(s.dtype).tiny)
     return s.sqrt() if power == 0.5 else s**power
 
@@ -182,7 +184,7 @@ def _pointwise_inner_adjoint(op: Any) -> TorchOperator:
     )
 
 
-def _stacked_weights(weights: Any, space: Any) -> Tensor:
+def _stacked_weights(weights: Any, space: Space) -> Tensor:
     """Return weights of the parts, numbers or elements, as one tensor that multiplies tensors of `space`."""
     ndim = len(space_shape(space)) - 1
     tensors = [w if w.ndim else w.reshape((1,) * ndim) for w in map(to_tensor, weights)]

@@ -1,8 +1,8 @@
 r"""Finite differences along one axis, with every boundary treatment of ODL, as fast stencils.
 
 The matrix of a difference along one axis has the same few entries in every row, except for a few rows at each
-end. Which ones is not written down here but read off ODL's own `finite_diff`, applied to a small identity
-matrix; the transpose is read off in the same way. Values and adjoints thus agree with ODL by construction.
+end. The entries are read off ODL's own `finite_diff`, applied to a small identity matrix, and those of the transpose in
+the same way. Values and adjoints thus agree with ODL by construction.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Stencil:
     Attributes
     ----------
     scale : float
-        Factor that makes the first of the taps 1. `apply` leaves it to the caller, who may combine it with
-        others.
+        Factor by which the first of the taps becomes 1. `apply` does not multiply by it: the caller may combine it
+        with others.
     taps : tuple of (offset, coefficient)
         Interior rows: ``(D x)[i] = sum(c * x[i + o] for o, c in taps)``; the first coefficient is 1.
     edges : tuple of (row, ((column, coefficient), ...))
@@ -133,10 +133,10 @@ def _read_off(matrix: np.ndarray) -> Stencil:
             if 0 <= i + o < n:
                 regular[i + o] = c
         if not (lead <= i < n - trail and np.array_equal(row, regular)):
-            entries = tuple((_from_nearer_end(j, n), float(row[j]) / scale) for j in np.flatnonzero(row))
+            entries = tuple((_from_nearer_end(int(j), n), float(row[j]) / scale) for j in np.flatnonzero(row))
             edges.append((_from_nearer_end(i, n), entries))
     return Stencil(scale, tuple((o, c / scale) for o, c in taps), tuple(edges), lead=lead, trail=trail)
 
 
 def _from_nearer_end(i: int, n: int) -> int:
-    return int(i) if i < n // 2 else int(i) - n
+    return i if i < n // 2 else i - n

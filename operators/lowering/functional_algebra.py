@@ -19,27 +19,14 @@ from typing import Any
 
 import odl
 import torch
-from odl.functionals import (
-    BregmanDistance,
-    FunctionalComp,
-    FunctionalLeftScalarMult,
-    FunctionalProduct,
-    FunctionalQuadraticPerturb,
-    FunctionalQuotient,
-    FunctionalRightScalarMult,
-    FunctionalRightVectorMult,
-    FunctionalScalarSum,
-    FunctionalSum,
-    FunctionalTranslation,
-    L2NormSquared,
-    MoreauEnvelope,
-    SeparableSum,
-)
+from odl import functionals as F
 from odl.functionals.functional import FunctionalDefaultConvexConjugate
 from torch import Tensor
 
+from genreg.operators.bridge.lowered import Step, TorchFunctional, append_axes
+from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import Tensors, join, split, tree_map
-from genreg.operators.bridge.translation import Step, TorchFunctional, lower, spread, to_torch
+from genreg.operators.bridge.translation import lower, to_torch
 from genreg.operators.lowering.algebra import as_operator
 from genreg.operators.lowering.building_blocks import (
     abs2,
@@ -55,7 +42,7 @@ __all__: list[str] = []
 
 
 def following(build: Callable[..., TorchFunctional], *parts: TorchFunctional) -> TorchFunctional:
-    """Return ``build(*parts)``, which takes samples out of a batch by taking those of its parts."""
+    """Return ``build(*parts)``, with a method `take` that takes the samples of its parts."""
     f = build(*parts)
     if any(part._take is not None for part in parts):
         f._take = lambda index: following(build, *(part.take(index) for part in parts))
@@ -63,7 +50,7 @@ def following(build: Callable[..., TorchFunctional], *parts: TorchFunctional) ->
 
 
 def _plus(a: Tensor, b: Tensor | complex) -> Tensor:
-    """Return a + b; torch makes an infinite real part of complex numbers NaN, by multiplying with 1 + 0i."""
+    """Return a + b; torch multiplies b by 1 + 0i first, which makes complex numbers with an infinite part NaN."""
     real = not a.is_complex() and not (b.is_complex() if isinstance(b, Tensor) else isinstance(b, complex))
     if real:
         return a + b
@@ -73,7 +60,7 @@ def _plus(a: Tensor, b: Tensor | complex) -> Tensor:
 
 
 def _built_on(*names: str) -> Callable[[Callable[..., TorchFunctional]], Callable[[Any], TorchFunctional]]:
-    """Let a function of an operator and of its lowered parts, given by name, lower the operator."""
+    """Make a lowering of a function of the operator and its lowered parts, the attributes `names`."""
 
     def decorate(build: Callable[..., TorchFunctional]) -> Callable[[Any], TorchFunctional]:
         @functools.wraps(build)
@@ -85,7 +72,7 @@ def _built_on(*names: str) -> Callable[[Callable[..., TorchFunctional]], Callabl
     return decorate
 
 
-@lower.register(FunctionalComp)
+@lower.register(F.FunctionalComp)
 @_built_on("left")
 def _comp(op: Any, f: TorchFunctional) -> TorchFunctional:
     value, a = f.values, as_operator(op.right).fn
@@ -98,7 +85,7 @@ def _comp(op: Any, f: TorchFunctional) -> TorchFunctional:
     return TorchFunctional(lambda t: value(a(t)), op.domain, name=name)
 
 
-def _on_component(f: TorchFunctional, space: Any, index: int, name: str) -> TorchFunctional:
+def _on_component(f: TorchFunctional, space: Space, index: int, name: str) -> TorchFunctional:
     """Return t -> f(t[index]), with its prox; weights of the product space must be 1 for it."""
     value, proximal = f.values, f._prox
     unweighted = getattr(space.weighting, "const", None) == 1.0
@@ -106,15 +93,18 @@ def _on_component(f: TorchFunctional, space: Any, index: int, name: str) -> Torc
     def fn(t: Tensors) -> Tensor:
         return value(split(space, t)[index])
 
+    if proximal is None or not unweighted:
+        return TorchFunctional(fn, space, name=name)
+
     def prox(t: Tensors, step: Step) -> Tensors:
         parts = list(split(space, t))
         parts[index] = proximal(parts[index], step)
         return join(space, parts)
 
-    return TorchFunctional(fn, space, prox if unweighted else None, name=name)
+    return TorchFunctional(fn, space, prox, name=name)
 
 
-@lower.register(FunctionalLeftScalarMult)
+@lower.register(F.FunctionalLeftScalarMult)
 @_built_on("functional")
 def _left_scalar(op: Any, f: TorchFunctional) -> TorchFunctional:
     scale = number(op.scalar)
@@ -124,7 +114,7 @@ def _left_scalar(op: Any, f: TorchFunctional) -> TorchFunctional:
     return TorchFunctional(lambda t: scale * value(t), op.domain, name=f"{scale} times {f.name}")
 
 
-@lower.register(FunctionalRightScalarMult)
+@lower.register(F.FunctionalRightScalarMult)
 @_built_on("functional")
 def _right_scalar(op: Any, f: TorchFunctional) -> TorchFunctional:
     return _at_scaled(f, number(op.scalar))
@@ -143,7 +133,7 @@ def _at_scaled(f: TorchFunctional, s: Any) -> TorchFunctional:
     return TorchFunctional(fn, f.domain, lambda t, step: down(proximal(up(t), square * step)), name=f.name)
 
 
-@lower.register(FunctionalRightVectorMult)
+@lower.register(F.FunctionalRightVectorMult)
 @_built_on("functional")
 def _right_vector(op: Any, f: TorchFunctional) -> TorchFunctional:
     value, vector, times_ = f.values, constant(op.vector), elementwise(op.domain, torch.mul)
@@ -152,21 +142,31 @@ def _right_vector(op: Any, f: TorchFunctional) -> TorchFunctional:
     )
 
 
-@lower.register(FunctionalSum)
-@_built_on("left", "right")
-def _sum(op: Any, f: TorchFunctional, g: TorchFunctional) -> TorchFunctional:
+def _combined(
+    combine: Callable[..., Tensor], symbol: str, op: Any, f: TorchFunctional, g: TorchFunctional
+) -> TorchFunctional:
     left, right = f.values, g.values
-    return TorchFunctional(lambda t: _plus(left(t), right(t)), op.domain, name=f"{f.name} + {g.name}")
+    return TorchFunctional(
+        lambda t: combine(left(t), right(t)), op.domain, name=f"{f.name} {symbol} {g.name}"
+    )
 
 
-@lower.register(FunctionalScalarSum)
+for _class, _names, _combine, _symbol in (
+    (F.FunctionalSum, ("left", "right"), _plus, "+"),
+    (F.FunctionalProduct, ("left", "right"), torch.mul, "*"),
+    (F.FunctionalQuotient, ("dividend", "divisor"), torch.div, "/"),
+):
+    lower.register(_class, _built_on(*_names)(functools.partial(_combined, _combine, _symbol)))
+
+
+@lower.register(F.FunctionalScalarSum)
 @_built_on("left")
 def _scalar_sum(op: Any, f: TorchFunctional) -> TorchFunctional:
     value, c = f.values, number(op.scalar)
     return TorchFunctional(lambda t: _plus(value(t), c), op.domain, f._prox, f._conj_prox, name=f.name)
 
 
-@lower.register(FunctionalTranslation)
+@lower.register(F.FunctionalTranslation)
 @_built_on("functional")
 def _translation(op: Any, f: TorchFunctional) -> TorchFunctional:
     shift = constant(op.translation)
@@ -176,7 +176,7 @@ def _translation(op: Any, f: TorchFunctional) -> TorchFunctional:
     def fn(t: Tensors) -> Tensor:
         return value(minus(t, shift(t)))
 
-    if proximal is None:
+    if proximal is None or conj_proximal is None:
         return TorchFunctional(fn, op.domain, name=f.name)
 
     def prox(t: Tensors, step: Step) -> Tensors:
@@ -184,14 +184,14 @@ def _translation(op: Any, f: TorchFunctional) -> TorchFunctional:
         return plus(proximal(minus(t, y), step), y)
 
     def weighted_mean(t: Tensors, step: Step) -> Tensors:
-        factor = spread(2 * step / (1 + 2 * step), ndims)
+        factor = append_axes(2 * step / (1 + 2 * step), ndims)
         return tree_map(_between, t, shift(t), factor)
 
-    if type(op.functional) is L2NormSquared:
+    if type(op.functional) is F.L2NormSquared:
         prox = weighted_mean  # one pass instead of three
 
     def conj_prox(t: Tensors, step: Step, scale: Step) -> Tensors:  # the conjugate is f* + <., y>
-        moved = tree_map(lambda a, y, s: a - s * y, t, shift(t), spread(step, ndims))
+        moved = tree_map(lambda a, y, s: a - s * y, t, shift(t), append_axes(step, ndims))
         return conj_proximal(moved, step, scale)
 
     return TorchFunctional(fn, op.domain, prox, conj_prox, name=f.name)
@@ -203,7 +203,7 @@ def _between(t: Tensor, y: Tensor, factor: Step) -> Tensor:
     return torch.lerp(t, y, factor)
 
 
-@lower.register(FunctionalQuadraticPerturb)
+@lower.register(F.FunctionalQuadraticPerturb)
 @_built_on("functional")
 def _quadratic_perturb(op: Any, f: TorchFunctional) -> TorchFunctional:
     a, c = float(op.quadratic_coeff), number(op.constant)
@@ -221,33 +221,23 @@ def _quadratic_perturb(op: Any, f: TorchFunctional) -> TorchFunctional:
     def prox(t: Tensors, step: Step) -> Tensors:
         factor = 1 + 2 * a * step
         moved = tree_map(
-            lambda x, u, s, k: (x - s * u) / k, t, linear(t), spread(step, ndims), spread(factor, ndims)
+            lambda x, u, s, k: (x - s * u) / k,
+            t,
+            linear(t),
+            append_axes(step, ndims),
+            append_axes(factor, ndims),
         )
         return proximal(moved, step / factor)
 
     return TorchFunctional(fn, op.domain, prox, name=f.name)
 
 
-@lower.register(BregmanDistance)
+@lower.register(F.BregmanDistance)
 def _bregman(op: Any) -> TorchFunctional:
     offset = op.subgrad.inner(op.point) - op.functional(op.point)
     return to_torch(
-        FunctionalQuadraticPerturb(op.functional, linear_term=-op.subgrad, constant=complex(offset).real)
+        F.FunctionalQuadraticPerturb(op.functional, linear_term=-op.subgrad, constant=complex(offset).real)
     )
-
-
-@lower.register(FunctionalProduct)
-@_built_on("left", "right")
-def _product(op: Any, f: TorchFunctional, g: TorchFunctional) -> TorchFunctional:
-    left, right = f.values, g.values
-    return TorchFunctional(lambda t: left(t) * right(t), op.domain, name=f"{f.name} * {g.name}")
-
-
-@lower.register(FunctionalQuotient)
-@_built_on("dividend", "divisor")
-def _quotient(op: Any, f: TorchFunctional, g: TorchFunctional) -> TorchFunctional:
-    left, right = f.values, g.values
-    return TorchFunctional(lambda t: left(t) / right(t), op.domain, name=f"{f.name} / {g.name}")
 
 
 @lower.register(FunctionalDefaultConvexConjugate)
@@ -259,7 +249,7 @@ def _default_conjugate(op: Any, f: TorchFunctional) -> TorchFunctional:
     return conjugate(f, fn, f"the conjugate of {f.name}")
 
 
-@lower.register(MoreauEnvelope)
+@lower.register(F.MoreauEnvelope)
 @_built_on("functional")
 def _envelope(op: Any, f: TorchFunctional) -> TorchFunctional:
     r"""Return :math:`\min_u f(u) + \|u - t\|^2 / 2\sigma`, of which ODL has the gradient only."""
@@ -276,36 +266,40 @@ def _envelope(op: Any, f: TorchFunctional) -> TorchFunctional:
         u = proximal(t, sigma)
         return _plus(f.values(u), total(tree_map(lambda a, b: abs2(a - b), t, u)) / (2 * sigma))
 
-    def prox(t: Tensors, step: Step) -> Tensors:  # a step of the prox of f with a longer step
-        factor = spread(step / (step + sigma), f._ndims)
+    def prox(t: Tensors, step: Step) -> Tensors:  # part of the way to the prox of f with a longer step
+        factor = append_axes(step / (step + sigma), f._ndims)
         return tree_map(lambda a, u, c: a + c * (u - a), t, proximal(t, step + sigma), factor)
 
     return TorchFunctional(fn, op.domain, prox, name=name)
 
 
-@lower.register(SeparableSum)
+@lower.register(F.SeparableSum)
 def _separable_sum(op: Any) -> TorchFunctional:
-    """Sum of functionals of the parts; `prox` also takes a tuple of steps, one per part."""
+    """Lower a sum of functionals of the parts; its `prox` also takes a tuple of steps, one per part."""
     return following(functools.partial(_separable, op.domain), *(to_torch(f) for f in op.functionals))
 
 
-def _separable(space: Any, *parts: TorchFunctional) -> TorchFunctional:
+def _separable(space: Space, *parts: TorchFunctional) -> TorchFunctional:
     def fn(t: Tensors) -> Tensor:
         return functools.reduce(_plus, (f.values(x) for f, x in zip(parts, split(space, t), strict=True)))
 
     missing = [f.name for f in parts if not f.has_prox]
     if missing:
         return TorchFunctional(fn, space, name=f"SeparableSum, because of its part {missing[0]}")
+    proximals, conj_proximals = (
+        [f._prox for f in parts if f._prox],
+        [f._conj_prox for f in parts if f._conj_prox],
+    )
 
     def each(step: Any) -> tuple[Step, ...]:
         return step if isinstance(step, tuple) else (step,) * len(parts)
 
     def prox(t: Tensors, step: Any) -> Tensors:
-        triples = zip(parts, split(space, t), each(step), strict=True)
-        return join(space, [f._prox(x, s) for f, x, s in triples])
+        triples = zip(proximals, split(space, t), each(step), strict=True)
+        return join(space, [of_part(x, s) for of_part, x, s in triples])
 
     def conj_prox(t: Tensors, step: Any, scale: Step) -> Tensors:
-        triples = zip(parts, split(space, t), each(step), strict=True)
-        return join(space, [f._conj_prox(x, s, scale) for f, x, s in triples])
+        triples = zip(conj_proximals, split(space, t), each(step), strict=True)
+        return join(space, [of_part(x, s, scale) for of_part, x, s in triples])
 
     return TorchFunctional(fn, space, prox, conj_prox, name="SeparableSum")

@@ -1,10 +1,10 @@
-"""Native lowerings of constants, boxes, Kullback-Leibler, quadratic forms and separable sums."""
+"""Native lowerings of constants, indicators of boxes, the Kullback-Leibler divergence and quadratic forms."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Number
+from numbers import Real
 from typing import Any
 
 import odl
@@ -20,8 +20,10 @@ from odl.functionals import (
 from odl.functionals.default_functionals import KullbackLeiblerConvexConj
 from torch import Tensor
 
+from genreg.operators.bridge.lowered import Step, TorchFunctional, append_axes, sample_ndims
+from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import Tensors, tree_map
-from genreg.operators.bridge.translation import Step, TorchFunctional, lower, sample_ndims, spread, to_torch
+from genreg.operators.bridge.translation import lower, to_torch
 from genreg.operators.lowering.building_blocks import constant, elementwise, number, weighted_sum, zeros
 from genreg.operators.lowering.norms import conjugate, extremum, indicator, pointwise
 
@@ -72,7 +74,7 @@ def _scaling(op: Any) -> TorchFunctional:
 @lower.register(IndicatorBox)
 def _box(op: Any) -> TorchFunctional:
     space, low, high = op.domain, op.lower, op.upper
-    if isinstance(low, Number) and isinstance(high, Number):
+    if isinstance(low, Real) and isinstance(high, Real):
         if low > high:
             raise ValueError(f"`lower` must not exceed `upper`, got {low} and {high}")
         project = elementwise(space, lambda t: t.clamp(low, high))
@@ -92,10 +94,10 @@ def _box(op: Any) -> TorchFunctional:
     )
 
 
-def _bounded(space: Any, bound: Any, limit: Callable[..., Tensor]) -> Callable[[Tensors], Tensors]:
+def _bounded(space: Space, bound: Any, limit: Callable[..., Tensor]) -> Callable[[Tensors], Tensors]:
     if bound is None:
         return lambda t: t
-    if isinstance(bound, Number):
+    if isinstance(bound, Real):
         return elementwise(space, lambda t: limit(t, torch.as_tensor(bound, dtype=t.dtype, device=t.device)))
     value = constant(space.element(bound))
     return lambda t: tree_map(limit, t, value(t))
@@ -105,16 +107,15 @@ def _bounded(space: Any, bound: Any, limit: Callable[..., Tensor]) -> Callable[[
 def _kullback_leibler(op: Any) -> TorchFunctional:
     r"""Sum of :math:`x - g + g \log(g / x)` over :math:`x \ge 0`, with :math:`0 \log 0 = 0`.
 
-    An exception to "the values of ODL itself": where nothing was counted and nothing is expected, g = x = 0,
-    ODL 1.0 computes 0 / 0 and then takes the whole sum for infinite. The limit for g -> 0 is x, and so x it is
-    here; it is the value that ODL's own prox belongs to, which returns such points. For x < 0 = g ODL gives x,
-    where x is outside the domain.
+    The values differ from those of ODL 1.0 for g = 0. At g = x = 0 ODL computes 0 / 0, and the whole sum becomes
+    infinite; here the term is x, the limit for g -> 0, to which ODL's own prox belongs (it returns such points). For
+    x < 0 = g ODL gives x; here the term is infinite, since x is outside of the domain.
     """
     space, total = op.domain, weighted_sum(op.domain)
     prior = constant(op.prior if op.prior is not None else space.one())
 
     def divergence(x: Tensor, g: Tensor) -> Tensor:
-        counted = g > 0  # where nothing was counted the logarithm plays no role, not even in the derivative
+        counted = g > 0  # elsewhere the logarithm has the factor 0 and must not enter the derivative as NaN
         logarithm = torch.where(counted, x / torch.where(counted, g, 1.0), 1.0).log()
         return torch.where(x < 0, math.inf, x - g - g * logarithm)
 
@@ -124,7 +125,7 @@ def _kullback_leibler(op: Any) -> TorchFunctional:
     ndims = sample_ndims(space)
 
     def prox(t: Tensors, step: Step) -> Tensors:
-        return tree_map(kullback_leibler_prox, t, prior(t), spread(step, ndims))
+        return tree_map(kullback_leibler_prox, t, prior(t), append_axes(step, ndims))
 
     return TorchFunctional(fn, space, prox, name="KullbackLeibler")
 
@@ -142,7 +143,7 @@ def _kullback_leibler_conjugate(op: Any) -> TorchFunctional:
     prior = constant(op.prior if op.prior is not None else op.domain.one())
 
     def logarithm(x: Tensor, g: Tensor) -> Tensor:
-        counted = g > 0  # without counts the conjugate is the indicator of x <= 1
+        counted = g > 0  # elsewhere the conjugate is the indicator of x <= 1
         return torch.where(
             counted, -g * torch.where(counted, 1 - x, 1.0).log(), torch.where(x > 1, math.inf, 0)
         )
@@ -163,28 +164,30 @@ def _quadratic_form(op: Any) -> TorchFunctional:
 
     It has a prox if A is a number.
     """
-    space, offset = op.domain, number(op.constant)
+    space, offset, ndims = op.domain, number(op.constant), sample_ndims(op.domain)
     total, product = weighted_sum(space), elementwise(space, lambda x, y: x * y.conj())
     linear = None if op.vector is None else constant(op.vector)
-    image = None if op.operator is None else to_torch(op.operator).fn
+
+    def moved(t: Tensors, step: Step) -> Tensors:
+        return (
+            t
+            if linear is None
+            else tree_map(lambda x, b, s: x - s * b, t, linear(t), append_axes(step, ndims))
+        )
+
+    if op.operator is None:
+        vector = constant(op.vector)
+        return TorchFunctional(
+            lambda t: total(product(vector(t), t)) + offset, space, moved, name="QuadraticForm"
+        )
+    image = to_torch(op.operator).fn
 
     def fn(t: Tensors) -> Tensor:
-        if image is None:
-            return total(product(linear(t), t)) + offset
         y = image(t)
         return total(product(t, y if linear is None else tree_map(torch.add, y, linear(t)))) + offset
 
-    a = 0.0 if op.operator is None else None
-    if isinstance(op.operator, odl.ScalingOperator):
-        a = number(op.operator.scalar)
+    a = number(op.operator.scalar) if isinstance(op.operator, odl.ScalingOperator) else None
     if not isinstance(a, float) or a < 0:
         return TorchFunctional(fn, space, name="QuadraticForm")
     shrink = pointwise(space, lambda t, step: t / (1 + 2 * a * step))
-    ndims = sample_ndims(space)
-
-    def prox(t: Tensors, step: Step) -> Tensors:
-        if linear is not None:
-            t = tree_map(lambda x, b, s: x - s * b, t, linear(t), spread(step, ndims))
-        return shrink(t, step)
-
-    return TorchFunctional(fn, space, prox, name="QuadraticForm")
+    return TorchFunctional(fn, space, lambda t, step: shrink(moved(t, step), step), name="QuadraticForm")

@@ -26,26 +26,28 @@ from odl.functionals import (
 )
 from torch import Tensor
 
+from genreg.operators.bridge.lowered import Step, TorchFunctional, append_axes, sample_ndims
+from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import Tensors, is_stacked, space_shape, torch_dtype, tree_map
-from genreg.operators.bridge.translation import Step, TorchFunctional, lower, sample_ndims, spread
+from genreg.operators.bridge.translation import lower
 from genreg.operators.lowering.building_blocks import abs2, elementwise, safe_sqrt, weighted_sum, zeros
 from genreg.operators.lowering.fields import pointwise_norm, sum_of_squares
 
 __all__: list[str] = []
 
-_SMALL = 1e-18  # keeps 0 / 0 out of projections onto balls of radius 0; its square is a normal float32
+_SMALL = 1e-18  # avoids 0 / 0 in projections onto balls of radius 0; its square is a normal float32
 
 
-def pointwise(space: Any, fn: Callable[..., Tensor]) -> Callable[..., Tensors]:
+def pointwise(space: Space, fn: Callable[..., Tensor]) -> Callable[..., Tensors]:
     """Let ``fn(t, *steps)`` act on the tensors of `space`, each step a number or one number per sample."""
     if is_stacked(space):
         ndim = len(space_shape(space))
-        return lambda t, *steps: fn(t, *(spread(s, ndim) for s in steps))
+        return lambda t, *steps: fn(t, *(append_axes(s, ndim) for s in steps))
     parts = [pointwise(s, fn) for s in space.spaces]
     return lambda t, *steps: tuple(f(part, *steps) for f, part in zip(parts, t, strict=True))
 
 
-def extremum(space: Any, reduce: Callable[..., Tensor]) -> Callable[[Tensors], Tensor]:
+def extremum(space: Space, reduce: Callable[..., Tensor]) -> Callable[[Tensors], Tensor]:
     """Return the map to the largest (or smallest) entry of each sample."""
     if is_stacked(space):
         axes = tuple(range(-len(space_shape(space)), 0))
@@ -57,18 +59,18 @@ def extremum(space: Any, reduce: Callable[..., Tensor]) -> Callable[[Tensors], T
 def indicator(
     feasible: Callable[[Tensors], Tensor], nothing: Callable[[Tensors], Tensor]
 ) -> Callable[[Tensors], Tensor]:
-    """Return the values 0 (from `nothing`) where feasible and infinity elsewhere; the derivative is 0."""
+    """Return the map to 0 (from `nothing`, with derivative 0) where feasible and to infinity elsewhere."""
     return lambda t: torch.where(feasible(t), nothing(t), math.inf)
 
 
 def conjugate(f: TorchFunctional, fn: Callable[[Tensors], Tensor], name: str) -> TorchFunctional:
-    """Return the conjugate of f, with values `fn`; the proximal operators change places."""
+    """Return the conjugate of f, with values `fn`; `prox` and `conj_prox` are exchanged."""
     prox, conj_prox, ndims = f._prox, f._conj_prox, f._ndims
-    if prox is None:
+    if prox is None or conj_prox is None:
         return TorchFunctional(fn, f.domain, name=name)
 
     def back(t: Tensors, step: Step, scale: Step) -> Tensors:  # (scale f*)* = scale f(. / scale)
-        s = spread(scale, ndims)
+        s = append_axes(scale, ndims)
         return tree_map(torch.mul, prox(tree_map(torch.div, t, s), step / scale), s)
 
     return TorchFunctional(fn, f.domain, lambda t, step: conj_prox(t, step, 1.0), back, name=name)
@@ -109,11 +111,11 @@ def _l2_norm(op: Any) -> TorchFunctional:
 
     def prox(t: Tensors, step: Step) -> Tensors:
         factor = 1 - step * _inverse(total(square(t)), step)
-        return tree_map(torch.mul, t, spread(factor, ndims))
+        return tree_map(torch.mul, t, append_axes(factor, ndims))
 
     def conj_prox(t: Tensors, step: Step, scale: Step) -> Tensors:
         factor = scale * _inverse(total(square(t)), scale)
-        return tree_map(torch.mul, t, spread(factor, ndims))
+        return tree_map(torch.mul, t, append_axes(factor, ndims))
 
     return TorchFunctional(norm, space, prox, conj_prox, name="L2Norm")
 
@@ -162,7 +164,7 @@ def _huber(op: Any) -> TorchFunctional:
 
 def _sum_of_norms(
     fn: Callable[[Tensors], Tensor],
-    space: Any,
+    space: Space,
     name: str,
     axis: int | None = None,
     gamma: float = 0.0,
@@ -171,8 +173,8 @@ def _sum_of_norms(
     r"""Return :math:`\sum_i w\, h_\gamma(|t_i|)`, whose values are `fn`; `axis` holds the components.
 
     :math:`h_\gamma` is Huber's function, the identity for :math:`\gamma = 0`. A weight :math:`\omega` of a
-    product space, `outer`, enters the norm of X but not the sums over fields, which acts like a factor
-    :math:`1 / \omega` in front.
+    product space, `outer`, enters the norm of X but not the sums over fields, and so has the effect of a factor
+    :math:`1 / \omega` of the functional.
     """
     if outer is None:
         return TorchFunctional(fn, space, name=name)
@@ -202,15 +204,15 @@ def _inverse(squared: Tensor, floor: Step) -> Tensor:
     return squared.clamp(min=max(floor, _SMALL) ** 2).rsqrt_()  # torch.func.vmap knows no clamp_
 
 
-def _outer_weight(space: Any) -> float | None:
-    """Weight that a power space adds to that of its parts; None if it is not one number."""
+def _outer_weight(space: Space) -> float | None:
+    """Return the weight that a power space adds to that of its parts; None if it is not one number."""
     w = space.weighting
     weights = {float(w.const)} if hasattr(w, "const") else {float(c) for c in w.array}
     return weights.pop() if len(weights) == 1 else None
 
 
 def _at_most_one(norms: Tensor) -> Tensor:
-    """Whether norms are at most 1, up to the rounding with which a projection onto the ball ends."""
+    """Whether norms are at most 1, up to the rounding error of a projection onto the ball."""
     return norms <= 1 + 16 * torch.finfo(norms.dtype).eps
 
 

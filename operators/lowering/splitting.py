@@ -1,11 +1,11 @@
-r"""Taking a functional apart: the terms that have a gradient, and the terms that have a prox.
+r"""Splitting a functional into the terms that have a gradient and the terms that have a prox.
 
-ODL's algebra builds sums, multiples, translations and compositions. `terms` undoes it,
+ODL's algebra builds sums, multiples, translations and compositions. `terms` expands them,
 
 .. math:: (a f + g + c)(B v - y) = a f(B v - y) + g(B v - y) + c,
 
-down to functionals that are no sum. Such a term counts as smooth if it has a gradient and is not one of
-ODL's norms and indicators, which offer the derivative they have almost everywhere. Every other term needs a
+down to functionals that are not sums. Such a term is taken to be smooth if it has a gradient and is not one of ODL's
+norms and indicators, whose `gradient` is the derivative that they have almost everywhere. Every other term needs a
 prox: `Functional.proximal`, or that of its lowering.
 """
 
@@ -20,12 +20,15 @@ from odl.functionals import Functional
 from odl.functionals import functional as algebra
 
 from genreg.operators.bridge.lowered import TorchFunctional
+from genreg.operators.bridge.protocols import Space
+from genreg.operators.bridge.spaces import Tensors
 from genreg.operators.bridge.translation import to_torch
+from genreg.operators.lowering.functional_algebra import following
 
 __all__ = ["Term", "is_smooth", "split", "terms"]
 
 Term = tuple[float, Functional]
-"""A factor and a functional that is no sum."""
+"""A factor and a functional that is not a sum."""
 
 _NONSMOOTH = (
     odl.functionals.LpNorm,
@@ -40,8 +43,8 @@ _NONSMOOTH = (
 def terms(functional: Functional) -> Iterator[Term]:
     """Yield ``(factor, term)`` whose sum is `functional`; no term is a sum.
 
-    It dispatches on the class of the functional. A class that is a sum of terms with different natures says so
-    by one registration, ``@terms.register(MyFunctional)``, of a generator that yields them.
+    It dispatches on the class of the functional. A class that is a sum of smooth and proximable terms registers a
+    generator that yields them by ``@terms.register(MyFunctional)``.
     """
     yield 1.0, functional
 
@@ -71,7 +74,9 @@ def _(op: Any) -> Iterator[Term]:
 @terms.register(algebra.FunctionalComp)
 def _(op: Any) -> Iterator[Term]:
     outer, inner = op.left, op.right
-    while isinstance(inner, odl.OperatorComp):  # f((L R) v) = (f L)(R v): a projection comes to stand last
+    while isinstance(
+        inner, odl.OperatorComp
+    ):  # f((L R) v) = (f L)(R v): a projection becomes the last operator
         outer, inner = algebra.FunctionalComp(outer, inner.left), inner.right
     yield from _each(outer, op, lambda f: algebra.FunctionalComp(f, inner), moved=inner is not op.right)
 
@@ -87,7 +92,7 @@ def _(op: Any) -> Iterator[Term]:
 
 
 def _each(outer: Functional, op: Functional, wrap: Any, *, moved: bool = False) -> Iterator[Term]:
-    """Yield the terms of `outer`, each wrapped; `op` itself if there is nothing to take apart."""
+    """Yield the terms of `outer`, each wrapped; `op` itself if `outer` is a single term."""
     found = list(terms(outer))
     if len(found) == 1 and found[0][1] is outer and not moved:
         yield 1.0, op
@@ -97,7 +102,7 @@ def _each(outer: Functional, op: Functional, wrap: Any, *, moved: bool = False) 
 
 
 def is_smooth(term: Functional) -> bool:
-    """Whether a functional has a gradient everywhere, as far as its classes tell."""
+    """Whether a functional has a gradient everywhere, judged by its classes."""
     if isinstance(term, algebra.FunctionalComp):
         return is_smooth(term.left)
     if isinstance(term, (algebra.FunctionalSum, algebra.FunctionalProduct)):
@@ -162,7 +167,7 @@ def split(functional: Functional) -> tuple[TorchFunctional | None, TorchFunction
     Raises
     ------
     TypeError
-        If `functional` is no ODL functional.
+        If `functional` is not an ODL functional.
     NotImplementedError
         If a term has neither a gradient nor a prox, or two terms have no gradient.
     """
@@ -188,17 +193,16 @@ def split(functional: Functional) -> tuple[TorchFunctional | None, TorchFunction
     )
 
 
-def summed(parts: list[tuple[float, Any]], domain: Any) -> TorchFunctional:
-    """Return the weighted sum of lowered functionals, which takes samples by taking those of its parts."""
+def summed(parts: list[tuple[float, Any]], domain: Space) -> TorchFunctional:
+    """Return the weighted sum of lowered functionals, with a method `take` that takes the samples of its parts."""
+    scales = [scale for scale, _ in parts]
 
-    def value(t: Any) -> Any:
-        return sum(f(t) if scale == 1 else scale * f(t) for scale, f in parts)
+    def build(*functionals: TorchFunctional) -> TorchFunctional:
+        pairs = list(zip(scales, functionals, strict=True))
 
-    name = " + ".join(f.name for _, f in parts)
-    take = None
-    if any(f._take is not None for _, f in parts):
+        def value(t: Tensors) -> Any:
+            return sum(f(t) if scale == 1 else scale * f(t) for scale, f in pairs)
 
-        def take(index: Any) -> TorchFunctional:
-            return summed([(scale, f.take(index)) for scale, f in parts], domain)
+        return TorchFunctional(value, domain, name=" + ".join(f.name for f in functionals))
 
-    return TorchFunctional(value, domain, name=name, take=take).made_by(summed, parts, domain)
+    return following(build, *(f for _, f in parts)).pickled_as(summed, parts, domain)

@@ -4,9 +4,9 @@ The prox of step τ at t is :math:`u = t - \tau \nabla^* q`, where the dual fiel
 
 .. math:: \min_{|q_i|_2 \le 1}\ \tfrac12 \|t - \tau \nabla^* q\|_X^2,
 
-by accelerated projected gradients. With a memory, a small number of them is taken, from the field at which the last
-call ended: a solver that calls the prox at points that move less and less gets it more and more exactly. Without
-it, which is what `genreg.TotalVariation` has, a call starts from zero and takes as many as it needs.
+by accelerated projected gradients. With a memory, a call takes a small number of steps, from the dual field of the last
+call: the closer the points at which a solver calls the prox, the more exact it becomes. Without a memory, as in
+`genreg.TotalVariation`, a call starts from zero and takes as many steps as it needs.
 
 References
 ----------
@@ -25,17 +25,9 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge.arguments import integer, number
-from genreg.operators.bridge.spaces import space_shape
-from genreg.operators.bridge.translation import (
-    Step,
-    TorchFunctional,
-    TorchOperator,
-    lower,
-    spread,
-    to_element,
-    to_tensor,
-    to_torch,
-)
+from genreg.operators.bridge.lowered import Step, TorchFunctional, TorchOperator, append_axes
+from genreg.operators.bridge.spaces import space_shape, to_element, to_tensor
+from genreg.operators.bridge.translation import lower, to_torch
 from genreg.operators.lowering.building_blocks import weighted_sum
 from genreg.operators.lowering.fields import sum_of_squares
 
@@ -57,8 +49,10 @@ class _Dual:
         self.iterations, self.rtol, self.memory, self.fields = iterations, rtol, memory, fields
 
     def prox(self, t: Tensor, step: Step) -> Tensor:
-        s, axis = spread(step, self.ndim), -self.ndim - 1
-        outer = s.unsqueeze(axis) if isinstance(s, Tensor) and s.ndim else s
+        s, axis = append_axes(step, self.ndim), -self.ndim - 1  # the axis of the components of q
+        outer = (
+            s.unsqueeze(axis) if isinstance(s, Tensor) and s.ndim else s
+        )  # multiplies q: (*batch, 1, 1, ...)
         shape = (*t.shape[: t.ndim - self.ndim], self.ndim, *t.shape[t.ndim - self.ndim :])
         q = self.fields
         if q is None or q.shape != shape or q.dtype != t.dtype or q.device != t.device:
@@ -111,7 +105,7 @@ def total_variation(
     Raises
     ------
     TypeError
-        If `space` is no discretised function space, or a setting no number.
+        If `space` is not a discretised function space, or a setting not a number.
     ValueError
         If `iterations` is not positive, or `rtol` negative.
     """
@@ -119,7 +113,7 @@ def total_variation(
         raise TypeError(f"space must be a discretised function space (uniform_discr), got {space!r}")
     iterations, rtol = integer(iterations, "iterations", minimum=1), number(rtol, "rtol", minimum=0)
     again = functools.partial(total_variation, iterations=iterations, rtol=rtol, memory=memory)
-    return _functional(_Dual(space, iterations, rtol, memory)).made_by(again, space)
+    return _functional(_Dual(space, iterations, rtol, memory)).pickled_as(again, space)
 
 
 def _functional(dual: _Dual) -> TorchFunctional:
@@ -145,7 +139,7 @@ class VariationProximal(odl.Operator):
     Raises
     ------
     ValueError
-        If `sigma` is no positive number.
+        If `sigma` is not a positive number.
     """
 
     def __init__(self, functional: TorchFunctional, sigma: float) -> None:

@@ -3,8 +3,8 @@ r"""Blurring: convolution with a kernel under four boundary conditions, with exa
 .. math:: (A x)_i = \sum_j k_j\, x_{i + c - j}
 
 with the centre :math:`c` of the kernel; the boundary condition gives a meaning to indices beyond the edges.
-All four are computed by a fast Fourier transform of the continued image; the transpose adds what lies beyond
-the edges to the pixels that it came from.
+All four are computed by a fast Fourier transform of the continued image; the transpose adds the values beyond the
+edges to the pixels that they were continued from.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import choice
 from genreg.operators.bridge.arrays import array, check_memory
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.bridge.spaces import torch_device, torch_dtype
 from genreg.operators.bridge.tensor_operator import TensorOperator, check_space
-from genreg.operators.bridge.translation import torch_device, torch_dtype
 
 __all__ = ["Blur", "blur"]
 
@@ -169,7 +169,7 @@ def blur(
     if values.ndim == 0 or (space.ndim > 1 and values.shape == (space.ndim,)):
         if np.iscomplexobj(values) or not (np.isfinite(values).all() and (values > 0).all()):
             raise ValueError(
-                f"`kernel_or_std`, the standard deviation of a blur, must be positive and finite, got {kernel_or_std}"
+                f"`kernel_or_std`, the standard deviation of a blur, must be positive and finite, got {kernel_or_std!r}"
             )
         values = np.broadcast_to(values, space.ndim)
         check_memory([1 + 8 * s for s in values], torch.float64, "`kernel_or_std`", kernel_or_std)
@@ -213,7 +213,7 @@ def _wrap(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _continued(index: np.ndarray, n: int, boundary: str) -> np.ndarray:
-    """Return the pixel that stands at each index beyond the edges."""
+    """Return the pixel that each index, also beyond the edges, refers to."""
     if boundary == "symmetric":
         index = index % (2 * n)
         return np.where(index < n, index, 2 * n - 1 - index)

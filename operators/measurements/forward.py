@@ -18,8 +18,8 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import integer, seeded_generator
 from genreg.operators.bridge.arrays import boolean_mask, check_memory
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.bridge.spaces import to_element, to_tensor, torch_device, torch_dtype
 from genreg.operators.bridge.tensor_operator import TensorOperator, check_space
-from genreg.operators.bridge.translation import to_element, to_tensor, torch_device, torch_dtype
 from genreg.operators.linear.norm import operator_norm
 from genreg.operators.measurements.convolution import Blur, blur
 
@@ -155,9 +155,8 @@ class Mask(TensorOperator):
 def mask(space: TensorSpace, keep: ArrayLike | Tensor) -> Mask:
     """Return the operator that samples the pixels where `keep` is True, as for inpainting.
 
-    Its range is `odl.rn(k)`, with k the number of pixels kept, and not the space of images: the data have k
-    entries, so that a noise level, or the discrepancy principle, counts no pixels that were never measured.
-    ``mask(...).fill(y)`` puts data back into an image.
+    Its range is `odl.rn(k)`, with k the number of pixels kept, and not the space of images: noise levels and the
+    discrepancy principle then refer to the measured pixels only. ``mask(...).fill(y)`` puts data back into an image.
 
     Parameters
     ----------
@@ -230,5 +229,5 @@ def normalised(A: odl.Operator, *, seed: int | torch.Generator = 0) -> odl.Opera
 
 
 def _vectors(space: TensorSpace, size: int) -> TensorSpace:
-    """Return the unweighted space of vectors that goes with `space`."""
+    """Return the unweighted space of vectors with the data type, backend and device of `space`."""
     return odl.tensor_space(size, dtype=space.dtype_identifier, impl=space.impl, device=space.device)

@@ -1,4 +1,4 @@
-"""From the images of a space to the complex images that the coils of a scanner see, and back."""
+"""The map from the images of a space to the complex images of a scanner's coils, and its transpose."""
 
 from __future__ import annotations
 
@@ -9,32 +9,10 @@ from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
 from genreg.operators.bridge.arrays import array
+from genreg.operators.bridge.spaces import DeviceCopies, torch_dtype
 from genreg.operators.bridge.tensor_operator import check_space
-from genreg.operators.bridge.translation import torch_dtype
 
-__all__ = ["CoilImages", "DeviceCopies"]
-
-
-class DeviceCopies:
-    """Tensors of which each device that asks gets a copy, once.
-
-    Numpy spaces live on the CPU; with this, an operator on them also maps tensors on a GPU.
-
-    Parameters
-    ----------
-    tensors : Tensor
-        The tensors.
-    """
-
-    def __init__(self, *tensors: Tensor) -> None:
-        self._copies = {tensors[0].device: tensors}
-
-    def __call__(self, like: Tensor) -> tuple[Tensor, ...]:
-        """Return the tensors on the device of `like`."""
-        if like.device not in self._copies:
-            first = next(iter(self._copies.values()))
-            self._copies[like.device] = tuple(t.to(like.device) for t in first)
-        return self._copies[like.device]
+__all__ = ["CoilImages"]
 
 
 class CoilImages:
@@ -54,7 +32,7 @@ class CoilImages:
     leading : tuple of int
         ``(C,)``, or ``()`` without coils.
     channels : {"real", "complex", "parts"}
-        What the images of the space are.
+        The kind of images of the space.
 
     Raises
     ------
@@ -91,12 +69,12 @@ class CoilImages:
             t = torch.complex(t[..., 0, :, :], t[..., 1, :, :])
         if self._maps is None:
             return t
-        return t.unsqueeze(-3) * self._maps(t)[0]
+        return t.unsqueeze(-3) * self._maps(t)
 
     def combine(self, u: Tensor) -> Tensor:
         """Apply the transpose: complex ``(*batch, *leading, n, m)`` to ``(*batch, *space.shape)``."""
         if self._maps is not None:
-            u = (u * self._maps(u)[0].conj()).sum(-3)
+            u = (u * self._maps(u).conj()).sum(-3)
         if self.channels == "complex":
             return u
         return u.real if self.channels == "real" else torch.stack([u.real, u.imag], -3)

@@ -1,10 +1,10 @@
 r"""Sensitivity maps of receive coils, estimated from the measured centre of k-space.
 
 The image :math:`x` is seen by coil c as :math:`S_c x`. Maps are determined up to a factor common to all coils in every
-pixel; here :math:`\sum_c |S_c|^2 = 1` where there is something to see, and zero elsewhere. What remains is the phase:
+pixel; here :math:`\sum_c |S_c|^2 = 1` where there is signal, and zero elsewhere. The phase depends on the method:
 
-* "low-resolution" maps take over the smooth phase of the image, so that the image is nearly real and positive, as
-  priors of magnitude images want it;
+* "low-resolution" maps include the smooth phase of the image, so that the image is nearly real and positive, as priors
+  of magnitude images require;
 * ESPIRiT's maps have the phase of the first coil removed, and the image keeps its phase relative to that coil.
 """
 
@@ -25,7 +25,7 @@ from genreg.operators.mri.kspace_masks import central
 __all__ = ["calibration_region", "coil_maps"]
 
 _METHODS = ("low-resolution", "espirit")
-_LEAST = 4  # entries along each axis of a centre that tells anything about coils
+_LEAST = 4  # entries along each axis of a centre from which coils can be told apart
 
 
 def coil_maps(
@@ -42,8 +42,8 @@ def coil_maps(
     kspace : array or Tensor
         Complex, ``(C, n, m)``, zero where it was not measured, with the frequency zero at ``[n // 2, m // 2]``.
     calibration : int or tuple of int, optional
-        Rows and columns of the centre that is used. All of it must have been measured. By default all that there is,
-        see `calibration_region`.
+        Rows and columns of the centre that is used. All of it must have been measured. By default the largest such
+        centre, see `calibration_region`.
     method : {"low-resolution", "espirit"}
         "low-resolution": the images of the coils from the centre, tapered by a Hann window, divided by their root
         sum of squares. "espirit": the eigenvectors that the calibration data determine, by sigpy (``genreg[mri]``),

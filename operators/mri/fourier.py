@@ -20,9 +20,9 @@ from torch import Tensor
 
 from genreg.operators.bridge.arrays import array, boolean_mask
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.bridge.spaces import DeviceCopies, to_element, to_tensor, torch_dtype
 from genreg.operators.bridge.tensor_operator import TensorOperator
-from genreg.operators.bridge.translation import to_element, to_tensor, torch_dtype
-from genreg.operators.mri.coil_images import CoilImages, DeviceCopies
+from genreg.operators.mri.coil_images import CoilImages
 
 __all__ = ["FourierSampling", "centred_fft2", "fourier_sampling"]
 
@@ -37,7 +37,7 @@ class FourierSampling(TensorOperator):
     keep : Tensor
         Boolean, ``(n, m)``.
     images : CoilImages
-        What the coils see of the images of the space.
+        The map to the images of the coils.
     """
 
     def __init__(self, space: TensorSpace, keep: Tensor, images: CoilImages) -> None:
@@ -55,12 +55,11 @@ class FourierSampling(TensorOperator):
         phase = phase.real.round() if n % 2 == m % 2 == 0 else phase
         index = k[:, 0] % n * m + k[:, 1] % m
         gains = torch.ones(len(index), dtype=torch.float64)
-        if images.channels == "real":  # of real images, a frequency says all that its negative does
+        if images.channels == "real":  # the transform of a real image at -k is the conjugate of that at k
             there = torch.zeros(n * m, dtype=torch.float64).index_fill(0, index, 1.0)
             gains = 0.5 * (gains + there[-k[:, 0] % n * m + -k[:, 1] % m])
-        self._samples = DeviceCopies(
-            index, phase.to(dtype if phase.is_complex() else dtype.to_real()), gains.to(dtype.to_real())
-        )
+        phase = phase.to(dtype if phase.is_complex() else dtype.to_real())
+        self._samples = DeviceCopies((index, phase, gains.to(dtype.to_real())))
 
     @property
     def keep(self) -> Tensor:
@@ -69,14 +68,15 @@ class FourierSampling(TensorOperator):
 
     @property
     def images(self) -> CoilImages:
-        """What the coils see of the images."""
+        """The map from images of the space to the images of the coils."""
         return self._images
 
     def gains(self, like: Tensor) -> Tensor:
-        r"""Return the factors by which :math:`A^H A` multiplies the measured frequencies; others it removes.
+        r"""Return the factors by which :math:`A^H A` multiplies the measured frequencies.
 
-        For one coil of sensitivity one. They are 1 for complex images. For real ones, :math:`A^T A = \mathrm{Re}\,
-        F^H M F` keeps half of a frequency whose negative is not measured: :math:`(M(k) + M(-k)) / 2`.
+        This is for one coil of sensitivity one; other frequencies are removed. Factors are 1 for complex images. For
+        real ones, :math:`A^T A = \mathrm{Re}\, F^H M F` keeps half of a frequency whose negative is not measured:
+        :math:`(M(k) + M(-k)) / 2`.
 
         Parameters
         ----------
@@ -132,7 +132,7 @@ class FourierSampling(TensorOperator):
         return k[..., self._keep.to(k.device)].to(self._dtype)
 
     def zero_filled(self, y: Any) -> Any:
-        """Return the image that has the samples `y` for its transform and zeros elsewhere, for display.
+        """Return the image whose transform has the samples `y`, and zeros elsewhere, for display.
 
         With coils, it is the sum of the images of the coils times their conjugate sensitivities.
 

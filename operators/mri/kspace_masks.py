@@ -143,12 +143,14 @@ def radial_mask(shape: tuple[int, int], spokes: int, *, offset: float = 0.0) -> 
 
 
 def central(shape: Sequence[int], size: Sequence[int]) -> tuple[slice, slice]:
-    """Return the central rows and columns of arrays ``(*batch, n, m)``, one more below the middle if they are even.
+    """Return slices of the central rows and columns of arrays ``(*batch, n, m)``.
+
+    Of an even number one more lies before the middle ``[n // 2, m // 2]`` than behind.
 
     Parameters
     ----------
     shape : sequence of int
-        The shape, of which the last two axes count.
+        The shape; only its last two axes are used.
     size : sequence of int
         Number of rows and columns, at most those that there are.
     """
@@ -164,7 +166,7 @@ def check_shape(shape: Any) -> tuple[int, int]:
     Raises
     ------
     TypeError
-        If it is something else than two integers.
+        If it is not two integers.
     ValueError
         If one of them is not positive.
     """

@@ -28,8 +28,9 @@ from genreg.operators.bridge.arguments import number
 from genreg.operators.bridge.arrays import array
 from genreg.operators.bridge.autograd import linear_map
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.bridge.spaces import to_element, to_tensor, torch_device, torch_dtype
 from genreg.operators.bridge.tensor_operator import TensorOperator
-from genreg.operators.bridge.translation import to_element, to_tensor, torch_device, torch_dtype, weight
+from genreg.operators.bridge.weights import weight
 from genreg.operators.mri.coil_images import CoilImages
 from genreg.operators.mri.nufft_plans import Plans, import_finufft
 from genreg.operators.mri.trajectories import check_trajectory
@@ -47,7 +48,7 @@ class Nufft(TensorOperator):
     points : Tensor
         Frequencies in cycles per pixel, ``(*samples, 2)``.
     images : CoilImages
-        What the coils see of the images of the space.
+        The map to the images of the coils.
     density : ndarray or None
         Weights of the range.
     eps : float
@@ -82,7 +83,7 @@ class Nufft(TensorOperator):
 
     @property
     def images(self) -> CoilImages:
-        """What the coils see of the images."""
+        """The map from images of the space to the images of the coils."""
         return self._images
 
     def forward(self, t: Tensor) -> Tensor:
@@ -143,7 +144,7 @@ def nufft(
     density : array or Tensor, optional
         Positive weights :math:`d` of the samples, ``(*samples,)``, in the inner product of the range, for example from
         `density_compensation`: then the adjoint is the density-compensated one, and least squares in the norm of the
-        range converge faster. It changes nothing in what counts plain sums over the data, such as
+        range converge faster. It does not enter plain sums over the data, such as
         `genreg.GaussianFidelity`.
     eps : float
         Relative accuracy of the sums; the adjoint is that of the approximate sums.

@@ -1,7 +1,7 @@
 """FINUFFT's plans for one set of frequencies: on the CPU by finufft, on CUDA by cufinufft.
 
 The sum and its adjoint are evaluated by the same kernel with the same accuracy, so that each is the adjoint of the
-other to rounding. A plan is for a number of images; some of them are kept.
+other to rounding. A plan is for a fixed number of images; the last few plans are kept.
 
 **The CUDA path has not been run yet**: it was written against the sources of cufinufft.
 """
@@ -29,7 +29,7 @@ def import_finufft(device: torch.device) -> ModuleType:
     ImportError
         If it is not installed.
     NotImplementedError
-        If there is none.
+        If the device is neither the CPU nor CUDA.
     """
     if device.type not in ("cpu", "cuda"):
         raise NotImplementedError(
@@ -59,7 +59,7 @@ class Plans:
     def __init__(self, shape: tuple[int, int], points: Tensor, eps: float) -> None:
         self._shape, self._points, self._eps = shape, points, eps
         self._plans: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
-        self._lock = threading.Lock()  # a plan has one grid to work on
+        self._lock = threading.Lock()  # the calls of a plan share its grid
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._shape, self._points, self._eps)

@@ -1,9 +1,9 @@
 r"""Trajectories of radial sampling, and the density of any trajectory.
 
 Frequencies are in **cycles per pixel**: the two coordinates of a sample belong to rows and columns of the image, and
-k-space is the square :math:`[-\frac12, \frac12]^2`, to which all others are equivalent; what lies beyond by rounding,
-up to 0.501, is taken for its equivalent, and more is refused. Radians per pixel are :math:`2\pi` times, the index on
-the Cartesian grid n times as much.
+k-space is the square :math:`[-\frac12, \frac12]^2`, to which all others are equivalent. Frequencies beyond it by
+rounding, up to 0.501, are replaced by their equivalents; larger ones are refused. In radians per pixel a frequency is
+:math:`2\pi` times as large, as an index of the Cartesian grid n times.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def golden_angle_trajectory(spokes: int, samples: int, *, offset: float = 0.0) -
     r"""Return straight lines through the centre of k-space, each turned by the golden angle from the last.
 
     The angle is :math:`2 \pi / (1 + \sqrt 5)`, 111.25 degrees, so that any consecutive spokes cover all directions
-    nearly evenly. All else is as for `radial_trajectory`.
+    nearly evenly. Radii are those of `radial_trajectory`.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def density_compensation(
 def check_trajectory(trajectory: Any) -> Tensor:
     """Return the frequencies of a trajectory as float64 on the CPU, ``(*samples, 2)``, within [-1/2, 1/2].
 
-    Those beyond by rounding are moved by one, to the frequency at the other end that is the same to all pixels.
+    Those beyond by rounding are moved by one, to the equivalent frequency at the other end.
 
     Raises
     ------

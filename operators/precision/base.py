@@ -1,8 +1,8 @@
 r"""Precisions of Gaussian images, :math:`\Lambda = L L^T` in :math:`x \sim N(\mu, \Lambda^{-1})`, as ODL operators.
 
 Densities are over the samples of an image, with plain sums: :math:`\log N(r; 0, \Lambda^{-1}) = -\tfrac12 r^T \Lambda r
-+ \tfrac12 \log\det\Lambda - \tfrac{N}{2} \log 2\pi`. Everything follows from the factor L, which a class gives by five
-methods: `whiten` (:math:`L^T`), `unwhiten` (:math:`L`), their inverses `colour` (:math:`L^{-T}`) and `uncolour`
++ \tfrac12 \log\det\Lambda - \tfrac{N}{2} \log 2\pi`. Everything follows from the factor L, which a class defines by
+five methods: `whiten` (:math:`L^T`), `unwhiten` (:math:`L`), their inverses `colour` (:math:`L^{-T}`) and `uncolour`
 (:math:`L^{-1}`), and `logdet`.
 """
 
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import integer, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
+from genreg.operators.bridge.spaces import torch_device, torch_dtype
 from genreg.operators.bridge.tensor_operator import TensorOperator
-from genreg.operators.bridge.translation import torch_device, torch_dtype
 
 __all__ = ["Factor", "Precision", "checked_parameter", "has_values", "white_noise"]
 
@@ -34,7 +34,7 @@ def checked_parameter(value: Any, name: str, space: TensorSpace, shape: tuple[in
     Raises
     ------
     TypeError
-        If it is no tensor of floating type.
+        If it is not a tensor of floating type.
     ValueError
         If it has another shape or device, or entries that are not finite.
     """
@@ -55,12 +55,12 @@ def checked_parameter(value: Any, name: str, space: TensorSpace, shape: tuple[in
 
 
 def has_values(t: Tensor) -> bool:
-    """Whether the entries can be looked at: not inside of a function transform."""
+    """Whether entries can be inspected: inside of a function transform they cannot."""
     return not torch._C._functorch.is_functorch_wrapped_tensor(t)
 
 
 def _is_finite(t: Tensor) -> bool:
-    """Whether all entries are finite: most are if their sum is, which takes a tenth of the time to look at each."""
+    """Whether all entries are finite. A finite sum implies it, and takes a tenth of the time of testing each entry."""
     return math.isfinite(t.sum()) or bool(torch.isfinite(t).all())
 
 
@@ -72,7 +72,7 @@ def white_noise(
     Raises
     ------
     TypeError, ValueError
-        If n is no positive integer, or so large that the images do not fit into memory.
+        If n is not a positive integer, or so large that the images do not fit into memory.
     """
     n = integer(n, "n", minimum=1)
     if generator is not None:
@@ -97,12 +97,12 @@ class Precision(TensorOperator):
     space : TensorSpace
         X, real.
     parameters : dict of str to Tensor
-        What determines it, see the classes; with a leading axis if it is batched.
+        The parameters of the class; with a leading axis if the precision is batched.
     batch : tuple of int
         ``()`` for one precision, ``(B,)`` for one of every sample.
     """
 
-    def __init__(self, space: Any, parameters: dict[str, Tensor], batch: tuple[int, ...]) -> None:
+    def __init__(self, space: TensorSpace, parameters: dict[str, Tensor], batch: tuple[int, ...]) -> None:
         super().__init__(space, space)
         self.parameters = parameters
         self.batch = batch
@@ -118,19 +118,19 @@ class Precision(TensorOperator):
         """The diagonal of L, ``(*batch, *shape)``."""
 
     @abstractmethod
-    def whiten(self, r: Tensor) -> Tensor:
+    def whiten(self, r: Tensor, /) -> Tensor:
         r""":math:`L^T r`, white noise where r is a draw of :math:`N(0, \Lambda^{-1})`."""
 
     @abstractmethod
-    def unwhiten(self, u: Tensor) -> Tensor:
+    def unwhiten(self, u: Tensor, /) -> Tensor:
         r""":math:`L u`."""
 
     @abstractmethod
-    def colour(self, u: Tensor) -> Tensor:
+    def colour(self, u: Tensor, /) -> Tensor:
         r""":math:`L^{-T} u`, a draw of :math:`N(0, \Lambda^{-1})` where u is white noise."""
 
     @abstractmethod
-    def uncolour(self, b: Tensor) -> Tensor:
+    def uncolour(self, b: Tensor, /) -> Tensor:
         r""":math:`L^{-1} b`."""
 
     @abstractmethod
@@ -138,7 +138,7 @@ class Precision(TensorOperator):
         r""":math:`\log\det\Lambda`, of the shape `batch`."""
 
     def with_parameters(self, **parameters: Tensor) -> Self:
-        """The precision of the same kind with other parameters, which are not checked: for the inside of a loop."""
+        """The precision of the same kind with other parameters, which are not checked, for use inside loops."""
         name, value = next(iter(parameters.items()))
         unbatched = self.parameters[name].ndim - len(self.batch)
         new: Self = object.__new__(type(self))
@@ -148,7 +148,7 @@ class Precision(TensorOperator):
         return new
 
     def detach(self) -> Self:
-        """The precision as it is now, whose parameters record nothing for differentiation."""
+        """The precision with parameters detached from autograd."""
         return self.with_parameters(**{name: p.detach() for name, p in self.parameters.items()})
 
     @property
@@ -166,7 +166,7 @@ class Precision(TensorOperator):
         """
 
     def take(self, index: Tensor | slice | int) -> Self:
-        """The precisions of some samples of a batched one; that of all where it is not batched."""
+        """The precisions of some samples of a batched one; itself if it is not batched."""
         if not self.batch:
             return self
         return self.with_parameters(**{name: p[index] for name, p in self.parameters.items()})
@@ -240,7 +240,7 @@ class Precision(TensorOperator):
 
 
 class _Pair(TensorOperator):
-    """A linear operator from a space to itself by two functions; without `inverse`, that is the precision."""
+    """A linear operator from a space to itself by two functions; its inverse is the precision by default."""
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ For :math:`x \sim N(\mu, \Lambda^{-1})`, known pixels K and the others U,
 .. math:: x_U \mid x_K = a \ \sim\ N\bigl(\mu_U - \Lambda_{UU}^{-1} \Lambda_{UK} (a - \mu_K),\ \Lambda_{UU}^{-1}\bigr) .
 
 A draw is the mean plus the solution of :math:`\Lambda_{UU}\, e = (L u)_U` with white noise u, whose right-hand side has
-the covariance :math:`\Lambda_{UU}`: the law is exact. Systems are solved by a sparse factorisation of
+the covariance :math:`\Lambda_{UU}`, so that the distribution is exact. Systems are solved by a sparse factorisation of
 :math:`\Lambda_{UU}` or, since :math:`\Lambda_{UU} = L_{UU} L_{UU}^T + L_{UK} L_{UK}^T`, by conjugate gradients with
 the triangular preconditioner :math:`L_{UU}`.
 
@@ -94,7 +94,7 @@ def condition(
         Which pixels are known, boolean, of the shape of an image or one that broadcasts to it, such as ``(n, m)``
         for all channels.
     values : Tensor
-        Images ``(*batch, *shape)`` with the values a at the known pixels; what they hold elsewhere doesn't matter.
+        Images ``(*batch, *shape)`` with the values a at the known pixels; other pixels are ignored.
     method : {"direct", "cg"}, optional
         A factorisation of :math:`\Lambda_{UU}` for every sample of the precision, exact up to rounding; or conjugate
         gradients. By default the former up to 16384 unknown pixels.
@@ -154,7 +154,7 @@ class _Direct:
         parts = [precision.take(k) for k in range(*precision.batch)] if precision.batch else [precision]
         blocks = [part.to_scipy().astype(np.float64)[self._place][:, self._place] for part in parts]
         self._factors = [
-            # symmetric and positive definite: the diagonal will do for pivots
+            # symmetric and positive definite, so that pivots can be taken from the diagonal
             scipy.sparse.linalg.splu(
                 block.tocsc(), "MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
             )
@@ -185,7 +185,7 @@ class _Iterative:
         self._tol, self._max_iter = tol, max_iter
 
     def _rest(self, x: Tensor) -> Tensor:
-        """What is missing of Λ_UU, which is L_UK L_UK^T."""
+        """Multiply by Λ_UU - L_UU L_UU^T = L_UK L_UK^T."""
         return self._unknown * self.precision.unwhiten(
             ~self._unknown * self.precision.whiten(self._unknown * x)
         )

@@ -1,4 +1,4 @@
-r"""What a precision says about pixels: covariances, correlations and variances.
+r"""Covariances, correlations and variances of the pixels, from a precision.
 
 The covariance :math:`\Sigma = \Lambda^{-1}` of a sparse precision is dense. One of its columns costs one solve. Its
 diagonal, the marginal variances, costs a *selected inversion*: :math:`L^T \Sigma = L^{-1}` is lower triangular, so
@@ -6,16 +6,16 @@ diagonal, the marginal variances, costs a *selected inversion*: :math:`L^T \Sigm
 .. math:: \Sigma_{ip} = \Bigl[\frac{1}{L_{pp}^2}\Bigr]_{i = p}
           - \frac{1}{L_{pp}} \sum_k L_{p + k,\, p}\, \Sigma_{p + k,\, i} \qquad (i \ge p)
 
-gives the covariances of pixel p with the later ones from those among the latter, and only a band has to be kept, as
-wide as the neighbourhood reaches.
+gives the covariances of pixel p with later pixels from the covariances among these. Only a band has to be kept, whose
+width is the reach of the neighbourhood.
 
 For large images the variances are estimated from draws :math:`x = L^{-T} u`. Given the later pixels, :math:`x_p` has
 the variance :math:`L_{pp}^{-2}` and the mean :math:`x_p - u_p / L_{pp}`, and so
 
 .. math:: \Sigma_{pp} = L_{pp}^{-2} + \mathrm{E} \bigl[(x_p - u_p / L_{pp})^2\bigr] .
 
-This conditions on less than the Rao-Blackwellised estimator of Sidén et al., which does on all other pixels, and so it
-has a smaller error (by the same theorem), and it needs nothing but the draw.
+This conditions on later pixels only, where the Rao-Blackwellised estimator of Sidén et al. conditions on all other
+pixels. So, by the same theorem, it has a smaller error, and it needs only the draw.
 
 References
 ----------
@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -86,17 +86,21 @@ def covariance_column(precision: Precision, index: Sequence[int]) -> Tensor:
     Raises
     ------
     TypeError, ValueError
-        If `precision` is none, or there is no such pixel.
+        If `precision` is not a precision, or there is no such pixel.
     """
     if not isinstance(precision, Precision):
         raise TypeError(f"precision must be a Precision, got {type(precision).__name__}")
-    shape = precision.domain.shape
-    index = tuple(index)
-    if len(index) != len(shape) or not all(-n <= i < n for i, n in zip(index, shape, strict=True)):
-        raise ValueError(f"index must be that of a pixel of images {shape}, got {index}")
     unit = torch.zeros_like(precision.diagonal)
-    unit[(..., *index)] = 1
+    unit[_place(precision, index)] = 1
     return precision.solve(unit)
+
+
+def _place(precision: Precision, index: Sequence[int]) -> tuple[Any, ...]:
+    """The index of a pixel in tensors ``(*batch, *shape)``."""
+    shape, pixel = precision.domain.shape, tuple(index)
+    if len(pixel) != len(shape) or not all(-n <= i < n for i, n in zip(pixel, shape, strict=True)):
+        raise ValueError(f"index must be that of a pixel of images {shape}, got {pixel}")
+    return (..., *pixel)
 
 
 def correlation_image(
@@ -121,16 +125,17 @@ def correlation_image(
     Raises
     ------
     TypeError, ValueError
-        If `precision` is none, there is no such pixel, or `variance` has another shape.
+        If `precision` is not a precision, there is no such pixel, or `variance` has another shape.
     """
     column = covariance_column(precision, index)
     if variance is None:
         variance = marginal_variance(precision).value
     if variance.shape != column.shape:
         raise ValueError(f"variance must have the shape {tuple(column.shape)}, got {tuple(variance.shape)}")
-    own = column[(..., *index)].reshape(*precision.batch, *(1,) * precision.domain.ndim)
+    place = _place(precision, index)
+    own = column[place].reshape(*precision.batch, *(1,) * precision.domain.ndim)
     image = column / (own * variance).sqrt()
-    image[(..., *index)] = 1
+    image[place] = 1
     return image
 
 
@@ -149,7 +154,7 @@ def marginal_variance(
         sparse factor while it takes some seconds: up to 256 x 256 pixels for one image with a neighbourhood of 9 x 9.
     samples : int
         For "sampling": number of draws; the standard error is :math:`\sqrt{2 / \text{samples}}` of the part of a
-        variance that is owed to later pixels.
+        variance that is due to later pixels.
     seed : int or torch.Generator
         For "sampling": random numbers.
 
@@ -161,7 +166,7 @@ def marginal_variance(
     Raises
     ------
     TypeError, ValueError
-        If `precision` is none, or `method` or `samples` is wrong.
+        If `precision` is not a precision, or `method` or `samples` is wrong.
     """
     if not isinstance(precision, Precision):
         raise TypeError(f"precision must be a Precision, got {type(precision).__name__}")
@@ -192,7 +197,7 @@ def _cost(precision: Precision) -> int:
 
 
 def _band(precision: SparseCholeskyPrecision) -> int:
-    """How far apart in raster order the pixels are that L joins."""
+    """Return the largest distance, in raster order, of pixels that L connects."""
     down, right = precision.stencil.reach
     channels = precision.domain.size // (precision.domain.shape[-2] * precision.domain.shape[-1])
     return max((down * precision.domain.shape[-1] + right) * channels, channels - 1)
@@ -224,7 +229,7 @@ def _(precision: SparseCholeskyPrecision) -> Tensor:
 
 
 def _selected_inversion(precision: SparseCholeskyPrecision) -> Tensor:
-    """Takahashi's recurrence with a window of the covariance, its rows and columns reused in turn."""
+    """Takahashi's recurrence, with a window of the covariance whose rows and columns are reused cyclically."""
     stencil, weights, diagonal = precision.stencil, precision.weights, precision.diagonal
     diagonal = diagonal.reshape(-1, *diagonal.shape[-2:])
     channels, m = diagonal.shape[0], diagonal.shape[-1]

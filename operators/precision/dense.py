@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import scipy.sparse
 import torch
+from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
 from genreg.operators.bridge.modes import without_autocast
-from genreg.operators.bridge.translation import torch_dtype
+from genreg.operators.bridge.spaces import torch_dtype
 from genreg.operators.precision.base import Precision, checked_parameter, has_values
 
 __all__ = ["DenseCholeskyPrecision"]
@@ -40,7 +41,7 @@ class DenseCholeskyPrecision(Precision):
         If the space is not real, or L is no finite tensor of that shape, or its diagonal is not positive.
     """
 
-    def __init__(self, space: Any, factor: Tensor) -> None:
+    def __init__(self, space: TensorSpace, factor: Tensor) -> None:
         self._check_space(space)
         L = checked_parameter(factor, "factor", space, (space.size, space.size)).tril()
         if has_values(L):
@@ -50,7 +51,7 @@ class DenseCholeskyPrecision(Precision):
         super().__init__(space, {"factor": L}, tuple(L.shape[:-2]))
 
     @classmethod
-    def of(cls, space: Any, matrix: Tensor, name: str = "matrix") -> Self:
+    def of(cls, space: TensorSpace, matrix: Tensor, name: str = "matrix") -> Self:
         r"""Make it from :math:`\Lambda`, by a Cholesky decomposition; differentiable in the matrix.
 
         Parameters
@@ -96,7 +97,7 @@ class DenseCholeskyPrecision(Precision):
         return self._matrix.diagonal(dim1=-2, dim2=-1).reshape(*self.batch, *self.domain.shape)
 
     def _on_columns(self, act: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-        """Act on images as the columns of one matrix for every sample, so that L is read only once."""
+        """Apply `act` to images as columns of one matrix per sample, so that L is read only once."""
         shape = torch.broadcast_shapes(t.shape, (*self.batch, *self.domain.shape))
         lead = math.prod(shape[: len(shape) - len(self.batch) - self.domain.ndim])
         columns = t.expand(shape).reshape(lead, *self.batch, self.domain.size).movedim(0, -1)

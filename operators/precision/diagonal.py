@@ -3,14 +3,14 @@ r"""Precisions with a diagonal matrix: of white noise, and of independent pixels
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
 
 import scipy.sparse
 import torch
+from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
 from genreg.operators.bridge.arrays import array, fitting
-from genreg.operators.bridge.translation import torch_device, torch_dtype
+from genreg.operators.bridge.spaces import torch_device, torch_dtype
 from genreg.operators.precision.base import Precision, checked_parameter, has_values
 
 __all__ = ["DiagonalPrecision", "IsotropicPrecision"]
@@ -72,7 +72,7 @@ class IsotropicPrecision(_Entrywise):
         If the space is not real, or β is no positive, finite number.
     """
 
-    def __init__(self, space: Any, precision: float | Tensor) -> None:
+    def __init__(self, space: TensorSpace, precision: float | Tensor) -> None:
         self._check_space(space)
         if not isinstance(precision, Tensor):
             given = array(precision, "precision", complex=False).to(torch_device(space))
@@ -104,7 +104,7 @@ class DiagonalPrecision(_Entrywise):
         If the space is not real, or ℓ is no finite tensor of that shape.
     """
 
-    def __init__(self, space: Any, log_precision: Tensor) -> None:
+    def __init__(self, space: TensorSpace, log_precision: Tensor) -> None:
         self._check_space(space)
         value = checked_parameter(log_precision, "log_precision", space, tuple(space.shape))
         super().__init__(space, {"log_precision": value}, tuple(value.shape[: -space.ndim]))

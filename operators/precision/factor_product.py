@@ -11,11 +11,12 @@ So `multiply_factor` is :math:`L^T r = \nabla_u T` or :math:`L u = \nabla_r T`, 
 is the derivative of the others: all can be differentiated as often as one likes, forwards, backwards and under `vmap`.
 
 Inside, the images r have a margin at the right and at the bottom, so that a shifted image is a view of its memory. One
-margin serves both sides: what leaves a row on the left is in the margin of the row above.
+margin serves both sides: a pixel beyond the left end of a row is in the margin of the row above.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,7 +28,7 @@ from genreg.operators.precision.stencil import Stencil
 
 __all__ = ["common_batch", "multiply_factor", "outer", "to_front"]
 
-_TILE = 2**16  # entries of an image that are worked on at a time, so that they stay in the cache
+_TILE = 2**16  # entries of an image that are processed at a time, so that they fit into the cache
 
 
 class _Padded:
@@ -69,18 +70,22 @@ class _Padded:
 
 
 def _tiles(like: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Cuts along the rows into parts of `_TILE` entries."""
+    """Yield functions that cut tensors along the rows into parts of `_TILE` entries."""
     rows = like.shape[-2]
     size = max(1, _TILE * rows // max(1, like.numel()))
     if size >= rows:
         yield lambda t: t
         return
     for start in range(0, rows, size):
-        yield lambda t, start=start: t[..., start : start + size, :]
+        yield functools.partial(_rows, start, start + size)
+
+
+def _rows(start: int, end: int, t: Tensor) -> Tensor:
+    return t[..., start:end, :]
 
 
 def _product(d: Tensor | None, w: Tensor, v: Tensor, stencil: Stencil, transpose: bool) -> Tensor:
-    """L^T v where `transpose`, otherwise L v; without a diagonal where that is None."""
+    """L^T v where `transpose`, otherwise L v; with a diagonal of zeros where `d` is None."""
     batch = common_batch(w, v) if d is None else common_batch(d, w, v)
     *lead, n, m = (*batch, *v.shape[-3:])
     dtype = torch.promote_types(v.dtype, w.dtype)
@@ -125,12 +130,12 @@ def _outer(u: Tensor, r: Tensor, stencil: Stencil, batch: torch.Size) -> Tensor:
 def common_batch(*tensors: Tensor) -> torch.Size:
     """The batch axes, in front of three others, to which those of some tensors broadcast."""
     first, *others = [t.shape[:-3] for t in tensors]
-    # equal shapes are the rule, and quick to compare
+    # the shapes are usually equal, which is quick to check
     return first if all(other == first for other in others) else torch.broadcast_shapes(first, *others)
 
 
-def to_front(in_dims: tuple[Any, ...], *tensors: Tensor | None) -> list[Tensor | None]:
-    """Tensors with the axis of a vmap in front of all batch axes, broadcast by singletons."""
+def to_front(in_dims: tuple[Any, ...], *tensors: Tensor | None) -> list[Any]:
+    """Tensors with the axis of a vmap in front of all batch axes, broadcast by singletons; None stays None."""
     moved = [
         None if t is None else t[None] if dim is None else t.movedim(dim, 0)
         for t, dim in zip(tensors, in_dims, strict=False)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import torch
+from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
 from genreg.operators.precision.base import Precision, checked_parameter
@@ -48,7 +49,7 @@ def soft_clip(t: Tensor, bounds: tuple[float, float]) -> Tensor:
 
 
 class SparseCholeskyPrecision(Precision):
-    r"""A precision :math:`\Lambda = L L^T` whose lower triangular factor joins every pixel to its neighbours.
+    r"""A precision :math:`\Lambda = L L^T` whose lower triangular factor connects every pixel to its neighbours.
 
     In raster order, with the channels of a pixel next to each other, column p of L has its diagonal entry
     :math:`e^{\ell_p}` and the weights :math:`L_{p + k,\, p} = w_k(p)` of the later pixels p + k in a neighbourhood of
@@ -94,7 +95,7 @@ class SparseCholeskyPrecision(Precision):
 
     def __init__(
         self,
-        space: Any,
+        space: TensorSpace,
         log_diag: Tensor,
         weights: Tensor,
         *,
@@ -146,7 +147,7 @@ class SparseCholeskyPrecision(Precision):
 
     @property
     def _entries(self) -> Entries:
-        """The matrix of the triangular solves, as long as the parameters are what they were."""
+        """The matrix of the triangular solves, kept until the parameters change."""
         versions = [None if t.is_inference() else t._version for t in self.parameters.values()]
         if self._kept[0] is not self.parameters or self._kept[1] != versions:
             self._kept = self.parameters, versions, Entries()
@@ -206,7 +207,7 @@ class SparseCholeskyPrecision(Precision):
         weights = self.weights.numpy(force=True)
         place = np.arange(log_diag.size).reshape(log_diag.shape)
         rows, columns, entries = [place.ravel()], [place.ravel()], [np.exp(log_diag).ravel()]
-        n, m = place.shape[1:]
+        n, m = self.domain.shape[-2:]
         for w, term in zip(weights, self.stencil, strict=True):
             i, j = np.mgrid[:n, :m]
             inside = (i + term.down < n) & (j + term.right >= 0) & (j + term.right < m)

@@ -1,4 +1,4 @@
-"""Which pixels a sparse triangular factor joins: a neighbourhood of later pixels, and the channels of one pixel."""
+"""The pixels that a sparse triangular factor connects: a neighbourhood of later pixels; channels of one pixel."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def neighbourhood(distance: int, dilation: int | Sequence[int] = 1) -> list[tupl
     Raises
     ------
     TypeError, ValueError
-        If distance is no non-negative integer, or a dilation no positive one.
+        If distance is not a non-negative integer, or a dilation not a positive one.
     """
     distance = integer(distance, "distance", minimum=0)
     if np.ndim(dilation):
@@ -48,7 +48,7 @@ def neighbourhood(distance: int, dilation: int | Sequence[int] = 1) -> list[tupl
 
 
 class Term(NamedTuple):
-    """One k of the form: the channels c and c', and the offset."""
+    """An off-diagonal entry of L: channels c (its column) and c' (its row), and the offset of the pixel."""
 
     column: int
     row: int
@@ -57,7 +57,7 @@ class Term(NamedTuple):
 
 
 class Stencil(tuple[Term, ...]):
-    """The terms of the form: the neighbourhood in every channel, then the pairs of channels of one pixel."""
+    """The off-diagonal entries of L: the neighbourhood in every channel, then the pairs of channels of a pixel."""
 
     @classmethod
     def of(cls, channels: int, distance: int, dilation: int | Sequence[int]) -> Stencil:

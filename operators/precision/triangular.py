@@ -1,11 +1,11 @@
 r"""Solves with the sparse triangular factor of a neighbourhood, :math:`L x = u` and :math:`L^T x = u`.
 
-L is that of `operators._factor_product`. The system is handed to torch's sparse triangular solve (MKL, cuSPARSE), as
-a block diagonal matrix in CSR format for several samples of a batch, or, where torch comes without it, to SciPy. In
-the matrix the image has a margin at the right and at the bottom, of unknowns that are zero: the weights that leave the
-image meet these, so that no entry has to be left out, and the indices are the same for all weights. As the offsets
-point to later pixels, a margin at the right serves both sides: what leaves a row on the left is at the end of the row
-above.
+L is that of `genreg.operators.precision.factor_product`. Systems are solved by torch's sparse triangular solve (MKL,
+cuSPARSE), with a block diagonal matrix in CSR format for several samples of a batch, or by SciPy if torch was built
+without it. In the matrix the image has a margin at the right and at the bottom, of unknowns that are zero: weights that
+leave the image multiply these, so that no entry has to be left out, and the indices are the same for all weights. As
+offsets point to later pixels, one margin serves both sides: a pixel beyond the left end of a row is in the margin of
+the row above.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from genreg.operators.precision.stencil import Stencil
 
 __all__ = ["Entries", "solve_factor"]
 
-_CHUNK = 2**16  # unknowns of one system on the CPU, about: more fall out of the cache, and need more indices
+_CHUNK = (
+    2**16
+)  # unknowns of one system on the CPU, about: more do not fit into the cache, and need more indices
 
 
 class Entries:
@@ -34,6 +36,12 @@ class Entries:
 
     def __init__(self) -> None:
         self.values: Tensor | None = None  # (B, nnz)
+
+    def of(self, layout: _Layout, d: Tensor, w: Tensor) -> Tensor:
+        """Make the entries, see `_Layout.values`, or return those of the first call."""
+        if self.values is None:
+            self.values = layout.values(d, w)
+        return self.values
 
 
 class _Layout:
@@ -52,7 +60,7 @@ class _Layout:
         self.down, self.right = stencil.reach
         self.width = self.columns + self.right
         self.unknowns = (self.rows + self.down) * self.width * channels
-        # for every channel what its rows of the matrix hold: (shift of the unknown, place among diagonal and weights)
+        # the entries of a row of each channel, as (shift of the unknown, index into diagonal and weights)
         self.of_channel = [
             sorted(
                 [(0, c)]
@@ -69,7 +77,7 @@ class _Layout:
         self.entries = self.rows * self.row + self.down * self.width * channels
 
     def indices(self, blocks: int) -> tuple[Tensor, Tensor]:
-        """The indices of the rows and columns of a block diagonal matrix; a part of it has the first of them."""
+        """The CSR indices (rows, columns) of a block diagonal matrix; fewer blocks have the first of them."""
         channels = len(self.of_channel)
         counts = np.ones((self.rows + self.down, self.width, channels), dtype=np.int64)
         counts[: self.rows, : self.columns] = [len(entries) for entries in self.of_channel]
@@ -91,9 +99,8 @@ class _Layout:
     def values(self, d: Tensor, w: Tensor) -> Tensor:
         """The entries of L^T for ``(B, C, n, m)`` and ``(B, K, n, m)``, in the order of the matrix, ``(B, nnz)``."""
         batch, channels = d.shape[:2]
-        d = torch.where(
-            d == 0, torch.nan, d
-        )  # at a zero the library gives up, and all samples are NaN, not one
+        # at a zero the library stops, which would make all samples NaN instead of one
+        d = torch.where(d == 0, torch.nan, d)
         out = d.new_empty((batch, self.entries))
         image = out[:, : self.rows * self.row].view(batch, self.rows, self.row)
         inner = image[..., : self.columns * self.pixel].unflatten(-1, (self.columns, self.pixel))
@@ -127,7 +134,7 @@ def _indices(layout: _Layout, blocks: int, device: torch.device) -> tuple[Tensor
 
 @functools.cache
 def _native(kind: str) -> bool:
-    """Whether torch can solve sparse triangular systems on a kind of device; it warns of their state once."""
+    """Whether torch can solve sparse triangular systems on a type of device (it warns once that they are in beta)."""
     one = torch.ones(1, device=kind)
     index = torch.arange(2, dtype=torch.int32, device=kind)
     with warnings.catch_warnings():
@@ -159,7 +166,7 @@ def _solve(
     shape = d.shape[-3:]
     batch, full = common_batch(d, w), common_batch(d, w, u)
     own = len(batch)
-    while own and batch[len(batch) - own] == 1:  # axes in front in which the matrix is the same
+    while own and batch[len(batch) - own] == 1:  # leading axes along which the matrix is constant
         own -= 1
     samples, batch = math.prod(full[: len(full) - own]), full[len(full) - own :]
     blocks = math.prod(batch)
@@ -167,13 +174,12 @@ def _solve(
     right = u.expand(*full, *shape).reshape(out.shape)
     layout = _layout(stencil, tuple(shape))  # type: ignore[arg-type]
     d, w = _blocks(d, batch), _blocks(w, batch)
-    if kept is not None and kept.values is None:
-        kept.values = layout.values(d, w)
+    entries = None if kept is None else kept.of(layout, d, w)
     solve = _solve_native if _native(u.device.type) else _solve_scipy
     most = max(1, _CHUNK // layout.unknowns) if u.device.type == "cpu" else blocks
     crow, col = _indices(layout, min(most, 2 ** max(blocks - 1, 0).bit_length()), u.device)
     for part in (slice(start, start + most) for start in range(0, blocks if samples else 0, most)):
-        values = layout.values(d[part], w[part]) if kept is None else kept.values[part]
+        values = layout.values(d[part], w[part]) if entries is None else entries[part]
         count = len(values)
         found = solve(
             crow[: count * layout.unknowns + 1],
@@ -189,7 +195,7 @@ def _solve(
 def _blocks(t: Tensor, batch: torch.Size) -> Tensor:
     """A parameter ``(*axes, *, n, m)`` as ``(prod(batch), *, n, m)``."""
     if t.ndim - 3 > len(batch):
-        t = t.reshape(t.shape[t.ndim - 3 - len(batch) :])  # the axes in front have one entry
+        t = t.reshape(t.shape[t.ndim - 3 - len(batch) :])  # other leading axes have one entry
     return t.expand(*batch, *t.shape[-3:]).reshape(math.prod(batch), *t.shape[-3:])
 
 

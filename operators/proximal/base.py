@@ -1,11 +1,11 @@
-r"""The proximal operator of a quadratic data term: what its implementations share.
+r"""The proximal operator of a quadratic data term: the base class of its implementations.
 
 .. math:: \mathrm{prox}(p) = \operatorname*{argmin}_x\ \tfrac12 \|A x - y\|^2 + \tfrac{s}{2} \|x - p\|^2
           = p + (A^T A + s)^{-1} A^T (y - A p)
 
 with the plain Euclidean norms of the samples, whatever the weights of the two spaces, and a shift :math:`s > 0`
-per sample. It is always computed as the point plus a correction, which keeps its relative precision for large
-shifts, where the prox itself hardly moves.
+per sample. It is always computed as the point plus a correction, so that the correction, which is small for large
+shifts, keeps its relative precision.
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ from odl.core.set import Field
 from torch import Tensor
 
 from genreg.operators.bridge.arrays import array
+from genreg.operators.bridge.lowered import Picklable, Step, append_axes
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.bridge.spaces import Tensors, tree_map
-from genreg.operators.bridge.translation import (
-    Remade,
-    Step,
+from genreg.operators.bridge.spaces import (
+    Tensors,
     check_tensor,
     is_stacked,
     space_shape,
-    spread,
     torch_dtype,
+    tree_map,
 )
 from genreg.operators.lowering.building_blocks import euclidean_pair
 
 __all__ = ["DataProx"]
 
 
-class DataProx(Remade, ABC):
+class DataProx(Picklable, ABC):
     r"""The map :math:`p \mapsto \mathrm{argmin}_x\ \frac12\|Ax - y\|^2 + \frac s2 \|x - p\|^2`, on batches.
 
     Made by `data_prox`. Norms are Euclidean, of the samples. Nothing is recorded for differentiation.
@@ -79,7 +78,7 @@ class DataProx(Remade, ABC):
         self._real = torch_dtype(A.domain).to_real()
 
     def check(self, shift: Step, point: Tensor | None = None, y: Tensors | None = None) -> None:
-        """Check arguments, once, before a loop; calls check nothing.
+        """Check arguments, once before a loop; calls themselves check nothing.
 
         Parameters
         ----------
@@ -130,7 +129,7 @@ class DataProx(Remade, ABC):
         point : Tensor
             ``(*batch, *X.shape)``.
         y : Tensor, tuple or None
-            Data, ``(*batch, *Y.shape)``; None or 0 stands for zero data.
+            Data, ``(*batch, *Y.shape)``; None or 0 for zero data.
         shift : float or Tensor
             The shift :math:`s > 0`: a number, or ``(*batch,)``.
         start : Tensor, optional
@@ -180,14 +179,14 @@ class DataProx(Remade, ABC):
             ``(*batch, *X.shape)``.
         """
         shift = self._cast(shift, v)
-        return spread(shift, self._ndim) * self._correction(self._forward(v), shift, None)
+        return append_axes(shift, self._ndim) * self._correction(self._forward(v), shift, None)
 
     @abstractmethod
     def _correction(self, r: Tensors, shift: Step, guess: Tensor | None) -> Tensor:
         """Return (A^T A + shift)^-1 A^T r; the shift is a number or ``(*batch,)``, `guess` an estimate."""
 
     def _least(self, shift: float) -> float:
-        """Return the least shift that the precision of the space allows if `shift` is below, else 0."""
+        """Return the least shift that the precision of the space allows if `shift` is smaller, else 0."""
         return 0.0
 
     def _cast(self, shift: Step, like: Tensor) -> Step:
@@ -198,7 +197,7 @@ class DataProx(Remade, ABC):
 
 
 def _given(y: Any) -> bool:
-    """Whether `y` is data; None and 0 stand for none."""
+    """Whether `y` is data, and not None or 0, which mean zero data."""
     return isinstance(y, Tensor | tuple | list) or not (y is None or y == 0)
 
 

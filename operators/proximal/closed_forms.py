@@ -2,14 +2,14 @@ r"""The exact step in x of a joint problem: the proximal operator of a quadratic
 
 .. math:: \mathrm{prox}(p) = \operatorname*{argmin}_x\ \tfrac12 \|A x - y\|^2 + \tfrac{s}{2} \|x - p\|^2
 
-for any linear ODL operator A, with Euclidean norms of the samples. `data_prox` chooses how:
+for any linear ODL operator A, with Euclidean norms of the samples. `data_prox` chooses the method:
 
 * multiplication by numbers pixel by pixel, sampling, and sampling of the Fourier transform: closed forms;
 * dense matrices: one singular value decomposition, of :math:`A = U \Sigma V^H`, for all shifts and samples,
   :math:`\mathrm{prox}(p) = p + V \frac{\Sigma}{\Sigma^2 + s} U^H (y - A p)`;
 * everything else: conjugate gradients.
 
-A class of operators is taught by one registration::
+A new class of operators needs one registration::
 
     @teach_data_prox.register(MyOperator)
     def _(A, *, tol, max_iter):
@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge import arguments
+from genreg.operators.bridge.lowered import Step, append_axes
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.bridge.spaces import Tensors, tree_map
-from genreg.operators.bridge.translation import Step, space_shape, spread, torch_device, torch_dtype
+from genreg.operators.bridge.spaces import Tensors, space_shape, torch_device, torch_dtype, tree_map
 from genreg.operators.lowering.building_blocks import constant, number
 from genreg.operators.measurements.forward import GaussianMeasurements, Mask
 from genreg.operators.mri.fourier import FourierSampling
@@ -82,7 +82,7 @@ def data_prox(A: odl.Operator, *, tol: float | None = None, max_iter: int = 1000
         tol = arguments.number(tol, "`tol`", above=0, below=1)
     max_iter = arguments.integer(max_iter, "`max_iter`", minimum=1)
     again = functools.partial(data_prox, tol=tol, max_iter=max_iter)
-    return teach_data_prox(A, tol=tol, max_iter=max_iter).made_by(again, A)
+    return teach_data_prox(A, tol=tol, max_iter=max_iter).pickled_as(again, A)
 
 
 @functools.singledispatch
@@ -94,7 +94,7 @@ def teach_data_prox(A: Any, *, tol: float | None, max_iter: int) -> DataProx:
 class DiagonalProx(DataProx):
     r"""The data prox where :math:`A^T A` multiplies every entry of a sample by a number.
 
-    Small shifts are no trouble: what is not measured stays where it is.
+    It is exact for small shifts, too: entries that are not measured keep the value of the point.
 
     Parameters
     ----------
@@ -111,10 +111,10 @@ class DiagonalProx(DataProx):
 
     def _correction(self, r: Tensors, shift: Step, guess: Tensor | None) -> Tensor:
         back = self._transpose(r)
-        return back / (self._gram(back) + spread(shift, self._ndim))
+        return back / (self._gram(back) + append_axes(shift, self._ndim))
 
     def reduced(self, v: Tensor, shift: Step) -> Tensor:  # noqa: D102
-        gram, s = self._gram(v), spread(self._cast(shift, v), self._ndim)
+        gram, s = self._gram(v), append_axes(self._cast(shift, v), self._ndim)
         return gram * (s / (gram + s)) * v
 
 
@@ -131,7 +131,7 @@ class FourierProx(DataProx):
     """
 
     def _correction(self, r: Tensors, shift: Step, guess: Tensor | None) -> Tensor:
-        return self._transpose(r / (self.operator.gains(r) + spread(shift, 1)))
+        return self._transpose(r / (self.operator.gains(r) + append_axes(shift, 1)))
 
 
 class SpectralProx(DataProx):
@@ -148,8 +148,8 @@ class SpectralProx(DataProx):
     matrix : Tensor
         What multiplies vectors of the domain, ``(m, d)``.
     axis : int, optional
-        The axis of a sample, counted from the end, that the matrix acts along; by default it acts on the flattened
-        sample, and A gives vectors.
+        The axis of a sample, counted from the end, that the matrix acts along; by default it acts on flattened samples,
+        and values of A are vectors.
     """
 
     def __init__(self, A: Any, matrix: Tensor, *, axis: int | None = None) -> None:
@@ -168,19 +168,19 @@ class SpectralProx(DataProx):
         return self._spectrum
 
     def _correction(self, r: Tensors, shift: Step, guess: Tensor | None) -> Tensor:
-        s, step = self._values(r), self._spread(shift)
-        data = r if self._axis is None else r.movedim(self._axis, -1)
+        s, step = self._values(r), self._per_sample(shift)
+        data = r if self._axis is None else r.movedim(self._axis, -1)  # (..., m)
         return self._from_vectors((data @ self._left(r)) * (s / (s * s + step)) @ self._right(r))
 
     @torch.no_grad()
     def reduced(self, v: Tensor, shift: Step) -> Tensor:  # noqa: D102
-        s, step, right = self._values(v), self._spread(self._cast(shift, v)), self._right(v)
+        s, step, right = self._values(v), self._per_sample(self._cast(shift, v)), self._right(v)
         s2 = s * s
         x = v.flatten(-self._ndim) if self._axis is None else v.movedim(self._axis, -1)
         return self._from_vectors((x @ right.mH) * (s2 * (step / (s2 + step))) @ right)
 
-    def _spread(self, shift: Step) -> Step:
-        return spread(shift, 1 if self._axis is None else self._ndim)
+    def _per_sample(self, shift: Step) -> Step:
+        return append_axes(shift, 1 if self._axis is None else self._ndim)
 
     def _from_vectors(self, t: Tensor) -> Tensor:
         if self._axis is None:
@@ -205,7 +205,7 @@ def _decomposed(matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Ten
         U, s, Vh = torch.linalg.svd(M, full_matrices=False)
         keep = s > eps * s.max()
         return U[:, keep], s[keep], Vh[keep]
-    # Squares in double precision are good enough for factors in single precision, and several times faster.
+    # For factors in single precision the squared matrix in double precision is exact enough, and several times faster.
     wide = M.shape[0] <= M.shape[1]
     squares, vectors = torch.linalg.eigh(M @ M.mH if wide else M.mH @ M)
     squares, vectors = squares.flip(0), vectors.flip(1)
@@ -234,7 +234,7 @@ class ScaledProx(DataProx):
         self._inner, self._scale, self._square = inner, scale, abs(scale) ** 2
 
     @property
-    def last_residual(self) -> Tensor | None:
+    def last_residual(self) -> Tensor | None:  # type: ignore[override]  # that of the inner one, which sets it
         """Relative residuals of the last solve, ``(*batch,)``; None for a closed form."""
         return self._inner.last_residual
 

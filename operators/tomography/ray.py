@@ -4,15 +4,15 @@ r"""The ray transform for tomography, batched and differentiable, with an exactl
 
 sampled as in `odl.applications.tomo.RayTransform`, whose values it has. On the CPU the transform is a sparse
 matrix :math:`M`, built once by ASTRA and kept on disk, and its adjoint :math:`(w_Y / w_X) M^T` is exact; a
-batch costs little more than reading the matrix once. See `genreg.operators.tomography.ray_direct` for what runs without
-a matrix.
+batch costs little more than reading the matrix once. For transforms without a matrix see
+`genreg.operators.tomography.ray_direct`.
 """
 
 from __future__ import annotations
 
 import warnings
 from abc import ABC
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,22 +23,24 @@ from odl.core.discr import DiscretizedSpace
 from torch import Tensor
 
 from genreg.operators.bridge.arguments import choice, flag, number
+from genreg.operators.bridge.lowered import TorchOperator
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.bridge.tensor_operator import TensorOperator, weighted_adjoint
-from genreg.operators.bridge.translation import TorchOperator, lower, torch_device, torch_dtype
+from genreg.operators.bridge.spaces import torch_device, torch_dtype
+from genreg.operators.bridge.tensor_operator import TensorOperator, weighted_pair
+from genreg.operators.bridge.translation import lower
 from genreg.operators.linear.sparse import LinearPair
-from genreg.operators.tomography.detector import ON_CPU, ON_CUDA, overlooked
+from genreg.operators.lowering.fallback import sample_by_sample
+from genreg.operators.tomography.detector import ON_CPU, ON_CUDA, ignored_by_backend
 from genreg.operators.tomography.ray_direct import CudaPair, DirectPair
 from genreg.operators.tomography.ray_matrix import import_astra, is_square, matrix_memory, ray_pair
 
 __all__ = ["RayTransform", "ray_transform"]
 
-Method = Literal["auto", "matrix", "astra", "cuda"]
-
-_METHODS = ("auto", "matrix", "astra", "cuda")
+Backend = Literal["matrix", "astra", "cuda"]
+Method = Literal["auto", Backend]
 _MAX_MEMORY = 2 * 2**30
 
-# The pairs of ODL's own ray transforms, kept as long as these, so that lowering one again costs nothing.
+# The pairs of ODL's own ray transforms, for as long as these exist, so that lowering one again costs nothing.
 _LOWERED: WeakKeyDictionary[tomo.RayTransform, LinearPair] = WeakKeyDictionary()
 
 
@@ -65,7 +67,7 @@ class RayTransform(TensorOperator):
         geometry: Geometry,
         range: DiscretizedSpace,
         pair: LinearPair,
-        method: str,
+        method: Backend,
     ) -> None:
         super().__init__(space, range)
         self._geometry, self._pair, self._method = geometry, pair, method
@@ -76,7 +78,7 @@ class RayTransform(TensorOperator):
         return self._geometry
 
     @property
-    def method(self) -> str:
+    def method(self) -> Backend:
         """How the transform is computed: "matrix", "astra" or "cuda"."""
         return self._method
 
@@ -100,9 +102,9 @@ def ray_transform(
 ) -> RayTransform:
     """Return the ray transform on `space` as a linear ODL operator that lowers to batched torch.
 
-    Values are those of `odl.applications.tomo.RayTransform`, also in double precision, except that a detector
-    off the axis counts as such (ODL's CPU back-end takes a parallel-beam detector to be centred). The
-    filtered backprojection of ODL, `fbp_op`, takes the operator.
+    Values are those of `odl.applications.tomo.RayTransform`, also in double precision, but for a detector off the axis,
+    which is taken into account (ODL's CPU back-end assumes a parallel-beam detector to be centred). ODL's filtered
+    backprojection, `fbp_op`, accepts the operator.
 
     Parameters
     ----------
@@ -123,8 +125,8 @@ def ray_transform(
     cache : bool
         Whether matrices are kept on disk, in the folder ``$GENREG_CACHE`` or else in the user's cache folder
         (``~/.cache/genreg``), 8 bytes per entry, for instance 43 MB at 128 x 128 pixels and 180 angles. All of them
-        take at most ``$GENREG_CACHE_SIZE`` MiB, 4096 by default; those used longest ago go. Nothing is kept where
-        there is no such folder or it can't be written, and a file that was altered is written anew.
+        take at most ``$GENREG_CACHE_SIZE`` MiB, 4096 by default; the least recently used are deleted. Without a
+        writable folder nothing is kept. A file that was altered is replaced.
     max_memory : float
         Bytes that the matrix and its transpose may take for "auto" to choose the matrix; 2 GiB by default.
         Forcing ``method="matrix"`` ignores it.
@@ -155,10 +157,9 @@ def ray_transform(
     'matrix'
     """
     _check(space, geometry, method, max_memory, cache)
-    method = _choose(space, geometry, method, max_memory)
-    return RayTransform(
-        space, geometry, _sinograms(space, geometry), _pair(space, geometry, method, cache), method
-    )
+    backend = _choose(space, geometry, method, max_memory)
+    pair = _pair(space, geometry, backend, cache)
+    return RayTransform(space, geometry, _sinograms(space, geometry), pair, backend)
 
 
 def _check(space: Any, geometry: Any, method: Any, max_memory: Any, cache: Any) -> None:
@@ -168,7 +169,7 @@ def _check(space: Any, geometry: Any, method: Any, max_memory: Any, cache: Any) 
         raise TypeError(
             f"`geometry` must be a geometry of odl.applications.tomo, got {type(geometry).__name__}"
         )
-    choice(method, "`method`", _METHODS)
+    choice(method, "`method`", get_args(Method))
     number(max_memory, "`max_memory`", minimum=0, infinite=True)
     flag(cache, "`cache`")
     if space.ndim != geometry.ndim:
@@ -186,13 +187,14 @@ def _check(space: Any, geometry: Any, method: Any, max_memory: Any, cache: Any) 
         raise ValueError("`geometry` must have a uniform detector and one motion parameter")
 
 
-def _choose(space: DiscretizedSpace, geometry: Geometry, method: str, max_memory: float) -> str:
-    """Return the method that is used; raises where the given one can't be."""
+def _choose(space: DiscretizedSpace, geometry: Geometry, method: Method, max_memory: float) -> Backend:
+    """Return the method that is used; raise if it cannot be the given one."""
     on_device, usable = torch_device(space).type == "cuda", import_astra().use_cuda()
     square = space.ndim == 3 or is_square(space)
-    if method == "auto" and space.ndim == 2:
-        method = _automatic(space, geometry, max_memory, on_device and usable and square)
-    if method == "cuda" or (method == "auto" and space.ndim == 3):
+    if method == "auto":
+        cuda = on_device and usable and square
+        method = "cuda" if space.ndim == 3 else _automatic(space, geometry, max_memory, cuda)
+    if method == "cuda":
         if not usable:
             what = "a three-dimensional ray transform" if space.ndim == 3 else "`method='cuda'`"
             raise RuntimeError(
@@ -212,7 +214,7 @@ def _choose(space: DiscretizedSpace, geometry: Geometry, method: str, max_memory
     return method
 
 
-def _automatic(space: DiscretizedSpace, geometry: Geometry, max_memory: float, cuda: bool) -> str:
+def _automatic(space: DiscretizedSpace, geometry: Geometry, max_memory: float, cuda: bool) -> Backend:
     """Choose for a planar space; `cuda` says whether ASTRA can work on its device."""
     double = space.dtype_identifier in ("float64", "complex128")
     memory = matrix_memory(space, geometry)
@@ -233,7 +235,7 @@ def _automatic(space: DiscretizedSpace, geometry: Geometry, max_memory: float, c
     return "cuda" if cuda else "astra"
 
 
-def _pair(space: DiscretizedSpace, geometry: Geometry, method: str, cache: bool) -> LinearPair:
+def _pair(space: DiscretizedSpace, geometry: Geometry, method: Backend, cache: bool) -> LinearPair:
     if method == "cuda":
         return CudaPair(space, geometry)
     if method == "astra":
@@ -247,7 +249,7 @@ def _sinograms(space: DiscretizedSpace, geometry: Geometry) -> DiscretizedSpace:
 
 
 class _NoBackend:
-    """Stands where ODL wants a back-end that is never called."""
+    """A back-end that is never called, for ODL's constructor."""
 
     def call_forward(self) -> None: ...
 
@@ -261,7 +263,7 @@ def _apply(pair: LinearPair, t: Tensor, ndim: int, shape: tuple[int, ...]) -> Te
 
 
 class _BackProjection(ABC):  # noqa: B024
-    """The class of the adjoints of ODL's ray transform, which ODL makes anew for every operator."""
+    """A class of which the adjoints of ODL's ray transforms are instances; ODL defines one class for every operator."""
 
     @classmethod
     def __subclasshook__(cls, other: type) -> bool:
@@ -271,20 +273,20 @@ class _BackProjection(ABC):  # noqa: B024
 
 
 def _as_odl_computes(op: Any, transform: tomo.RayTransform) -> TorchOperator:
-    """Lower by calls of ODL where it computes something else, and say where that is not what the geometry says."""
-    if fault := overlooked(transform):
+    """Lower by calls of ODL, and warn if its back-end ignores a part of the geometry."""
+    if fault := ignored_by_backend(transform):
         warnings.warn(
-            f"ODL's back-end {transform.impl} does not count that the detector {fault}, and neither does what it "
-            "is lowered to; genreg.operators.ray_transform(space, geometry) does",
+            f"ODL's back-end {transform.impl} ignores that the detector {fault}, and so does its lowering; "
+            "genreg.operators.ray_transform(space, geometry) does not",
             UserWarning,
             stacklevel=4,
         )
-    return lower.dispatch(odl.Operator)(op)
+    return sample_by_sample(op)
 
 
 def _same_here(op: tomo.RayTransform) -> bool:
-    """Whether ODL's operator computes what the pairs here do."""
-    return op.impl in ON_CUDA or (op.impl in ON_CPU and not overlooked(op))
+    """Whether ODL's operator has the same values as the pairs of this module."""
+    return op.impl in ON_CUDA or (op.impl in ON_CPU and not ignored_by_backend(op))
 
 
 @lower.register(tomo.RayTransform)
@@ -292,12 +294,16 @@ def _lower_ray_transform(op: tomo.RayTransform) -> TorchOperator:
     if not _same_here(op):
         return _as_odl_computes(op, op)
     space, geometry, shape = op.domain, op.geometry, op.range.shape
-    method = "cuda" if op.impl in ON_CUDA else _choose(space, geometry, "auto", _MAX_MEMORY)
+    backend: Backend = "cuda" if op.impl in ON_CUDA else _choose(space, geometry, "auto", _MAX_MEMORY)
     pair = _LOWERED.get(op)
     if pair is None:
-        pair = _LOWERED[op] = _pair(space, geometry, method, cache=True)
-    adjoint = weighted_adjoint(lambda s: _apply(pair.T, s, len(shape), space.shape), space, op.range)
-    return TorchOperator.pair(lambda t: _apply(pair, t, space.ndim, shape), adjoint, space, op.range)
+        pair = _LOWERED[op] = _pair(space, geometry, backend, cache=True)
+    return weighted_pair(
+        lambda t: _apply(pair, t, space.ndim, shape),
+        lambda s: _apply(pair.T, s, len(shape), space.shape),
+        space,
+        op.range,
+    )
 
 
 @lower.register(_BackProjection)

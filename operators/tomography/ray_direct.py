@@ -1,4 +1,4 @@
-r"""Ray transforms by direct calls to ASTRA's projectors, on the CPU and on CUDA, where no matrix is stored.
+r"""Ray transforms without a stored matrix, by direct calls to ASTRA's projectors on the CPU and on CUDA.
 
 Both pairs map flattened images, volumes and sinograms, in ODL's order of axes, in single precision. The CPU
 pair is exactly matched. On CUDA the backprojection is driven by voxels and only approximates the transpose of
@@ -43,7 +43,7 @@ _CUDA_LOCK = threading.Lock()
 
 
 class _AstraPair(LinearPair):
-    """What the two pairs share: shapes, single precision, one flattened batch axis, a transpose by a flag."""
+    """Common part of the two pairs: shapes, single precision, one flattened batch axis, a transpose by a flag."""
 
     def __init__(self, space: DiscretizedSpace, geometry: Geometry, transposed: bool) -> None:
         self._space, self._geometry, self._transposed = space, geometry, transposed
@@ -200,7 +200,7 @@ class CudaPair(_AstraPair):
             try:
                 run(projector, [volume_id], [data_id])
             except astra.log.AstraError:
-                # Memory that PyTorch keeps for later is not free to ASTRA.
+                # ASTRA cannot use memory that PyTorch has cached.
                 if not source.is_cuda:
                     raise
                 torch.cuda.empty_cache()
@@ -238,7 +238,7 @@ def stacked_geometry(space: DiscretizedSpace, geometry: Geometry, count: int) ->
 
 
 class _Handle:
-    """An object inside ASTRA, deleted there when it is garbage here."""
+    """An object of ASTRA, deleted there when this one is garbage-collected."""
 
     def __init__(self, manager: Any, config: dict) -> None:
         self.id = manager.create(config)
@@ -247,7 +247,7 @@ class _Handle:
 
 @contextlib.contextmanager
 def _device(astra: Any, device: torch.device) -> Iterator[None]:
-    """Let ASTRA work on the device of the tensors, after what PyTorch has queued there.
+    """Let ASTRA work on the device of the tensors, after the work that PyTorch has queued there.
 
     ASTRA works on streams of its own that wait for PyTorch's default stream only, and its choice of a device
     moves the current device of the thread, which is restored here.

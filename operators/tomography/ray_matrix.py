@@ -1,4 +1,4 @@
-r"""The explicit matrix of a planar ray transform: built by ASTRA, estimated beforehand, kept on disk.
+r"""The explicit matrix of a planar ray transform: built by ASTRA and kept on disk; an estimate of its size.
 
 With the pixels of the image in C order and the rays ordered by (angle, detector bin), the samples of the ray
 transform are :math:`y = M x`, where :math:`M` is the matrix of ASTRA's projector that ODL also uses: Joseph's
@@ -41,7 +41,7 @@ __all__ = [
     "ray_pair",
 ]
 
-# Part of the key of a cached matrix: raise it when the contents of the files change.
+# Part of the key of a cached matrix: increase it when the contents of the files change.
 _FORMAT = 2
 # Entries built in one go: ASTRA's copy and SciPy's in double precision exist for one such block at a time.
 _BLOCK = 20_000_000
@@ -70,13 +70,13 @@ def import_astra() -> Any:
 def planar_projector(space: DiscretizedSpace, geometry: Geometry) -> dict[str, Any]:
     """Return the configuration of ASTRA's CPU projector for images on `space`.
 
-    For parallel beams ODL describes the detector to ASTRA by its width alone, as if it were centred at the axis
-    of rotation and neither moved nor mirrored. Where that is so, its description is taken, and else vectors say
-    where the detector is, in the same frame, which is turned by -90 degrees.
+    For parallel beams ODL describes the detector to ASTRA by its width alone, which is right if it is centred at the
+    axis of rotation and neither moved nor mirrored. Any other is described by vectors, in the same frame, which is
+    rotated by -90 degrees.
 
-    ASTRA wants square pixels. All is measured in units near one pixel, a power of two that changes no digit, lest a
-    tolerance of ASTRA's be one of length, and stretched along the first axis where pixels are not square: rays stay
-    rays, and only their lengths are others, see `length_ratios`.
+    ASTRA has absolute tolerances and needs square pixels. So lengths are scaled to a unit near one pixel (a power of
+    two, which changes no digit), and the first axis is stretched where pixels are not square: rays remain rays, with
+    other lengths, see `length_ratios`.
     """
     scales = _scales(space)
     if not isinstance(geometry, ParallelBeamGeometry):
@@ -85,8 +85,8 @@ def planar_projector(space: DiscretizedSpace, geometry: Geometry) -> dict[str, A
         projection = astra_projection_geometry(geometry, "cpu")
         projection = projection | {"DetectorWidth": scales[1] * projection["DetectorWidth"]}
     else:
-        turn = np.kron(np.eye(3), [[0, -1], [1, 0]])
-        vectors = np.concatenate(parallel_vectors(geometry), axis=1) @ turn
+        rotation = np.kron(np.eye(3), [[0, -1], [1, 0]])
+        vectors = np.concatenate(parallel_vectors(geometry), axis=1) @ rotation
         projection = import_astra().create_proj_geom("parallel_vec", geometry.det_partition.size, vectors)
     if "Vectors" in projection:  # ASTRA's first coordinate is the second axis
         projection = projection | {"Vectors": projection["Vectors"] * np.tile(scales[::-1], 3)}

@@ -23,8 +23,8 @@ ALLOWED = {
     "genreg.recipes.brain": "the images that the models of brains are trained, validated and tested with",
     "genreg.sampling.random_numbers.Random": "`starts` and the kernels take one",
     "genreg.sampling.warm_up.window_ends": "to count the evaluations of a warm-up before it is run",
-    "genreg.solvers.generative.joint_map.codes": "the encoder's proposal, for another update of z",
-    "genreg.solvers.generative.joint_map.maximise": "the loop of `jpmap`, for another update of z",
+    "genreg.solvers.generative.profiled.codes": "the encoder's proposal, for another update of z",
+    "genreg.solvers.generative.profiled.maximise": "the loop of `jpmap`, for another update of z",
     "genreg.solvers.generative.structured.StructuredProblem": "to set its tolerance",
 }
 

@@ -21,6 +21,11 @@ def random(space, batch=(), seed=0, positive=False):
     return (t.abs() + 0.1).to(t.dtype) if positive else t
 
 
+def element(space, seed=5, positive=False):
+    """A random element."""
+    return to_element(space, random(space, seed=seed, positive=positive))
+
+
 def samples(space, t):
     """The elements of a batch, one by one."""
     if not is_stacked(space):

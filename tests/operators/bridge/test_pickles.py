@@ -27,8 +27,10 @@ from genreg.operators import (
     ray_transform,
     to_torch,
 )
-from genreg.operators.bridge.spaces import is_stacked, space_shape, torch_dtype, tree_leaves
+from genreg.operators.bridge.spaces import tree_leaves
 from genreg.operators.lowering.total_variation import total_variation
+
+from ..samples import random
 
 X = odl.uniform_discr([0, 0], [1, 3], (6, 5))  # weight 0.1
 P = odl.uniform_discr([0, 0], [1, 3], (6, 5), impl="pytorch")
@@ -75,11 +77,7 @@ SLOW_TO_LOWER = pytest.mark.filterwarnings("ignore:.*has no native lowering")
 
 
 def points(space, n=2):
-    if not is_stacked(space):
-        return tuple(points(s, n) for s in space.spaces)
-    generator = torch.Generator().manual_seed(0)
-    shape = (n, *space_shape(space))
-    return torch.rand(shape, generator=generator, dtype=torch.float64).to(torch_dtype(space))
+    return random(space, (n,), positive=True)
 
 
 def same(one, other):

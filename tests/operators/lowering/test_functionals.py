@@ -11,7 +11,7 @@ from genreg.operators import TorchFunctional, lower, to_element, to_torch
 from genreg.operators.bridge.spaces import tree_map
 from genreg.operators.bridge.weights import riesz
 
-from ..samples import BATCHES, ROUNDING, assert_equal_samples, random, samples
+from ..samples import BATCHES, ROUNDING, assert_equal_samples, element, random, samples
 
 X = odl.uniform_discr([0, 0], [0.2, 0.3], (4, 5))  # cell volume 0.003
 CX = odl.uniform_discr([0, 0], [20, 30], (4, 5), dtype="complex128")  # cell volume 30
@@ -19,10 +19,6 @@ R6, R3, C6 = odl.rn(6), odl.rn(3, weighting=0.3), odl.cn(6)
 W6 = odl.rn(6, weighting=[0.5, 1, 2, 3, 1.5, 0.1])
 XT = odl.uniform_discr([0, 0], [0.2, 0.3], (4, 5), impl="pytorch")
 P = odl.ProductSpace(X, R3)
-
-
-def element(space, seed=5, positive=False):
-    return to_element(space, random(space, seed=seed, positive=positive))
 
 
 def form():

@@ -8,11 +8,11 @@ import pytest
 import scipy.sparse
 import torch
 
-from genreg.operators import to_element, to_tensor, to_torch
+from genreg.operators import to_tensor, to_torch
 from genreg.operators.bridge.spaces import space_shape, torch_dtype, tree_map
 from genreg.operators.bridge.weights import riesz, weight
 
-from ..samples import BATCHES, assert_equal_samples, random, samples
+from ..samples import BATCHES, assert_equal_samples, element, random, samples
 
 X = odl.uniform_discr([0, 0], [0.2, 0.3], (4, 5))  # cell volume 0.003
 XT = odl.uniform_discr([0, 0], [0.2, 0.3], (4, 5), impl="pytorch")
@@ -36,10 +36,6 @@ def inner(space, a, b):
     if isinstance(a, tuple):
         return sum((v * p * q.conj()).sum() for v, p, q in zip(w, a, b, strict=True))
     return (w * a * b.conj()).sum()
-
-
-def element(space, seed=5):
-    return to_element(space, random(space, seed=seed))
 
 
 def differences():

@@ -71,7 +71,7 @@ def test_sums_on_one_block_split_inside_a_composition():
         objective = Objective.from_odl(functional, ("u", "z"))
         assert set(objective.proximable) == {"u", "z"}
         assert torch.allclose(objective({"u": u, "z": z}), to_torch(J)((u, z)))
-        solution = palm(objective, {"u": u + 3, "z": z + 3}, tol=1e-12, progress=False)
+        solution = palm(objective, {"u": u + 3, "z": z + 3}, max_iter=100, tol=1e-12, progress=False)
         assert solution.blocks["u"].abs().max() < 1e-9 and solution.blocks["z"].abs().max() < 1e-6
 
 

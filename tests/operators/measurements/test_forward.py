@@ -8,7 +8,9 @@ import scipy.ndimage
 import torch
 
 import genreg.operators
-from genreg.operators import blur, gaussian_measurements, mask, normalised, operator_norm, to_torch
+from genreg.operators import blur, gaussian_measurements, mask, normalised, operator_norm, to_tensor, to_torch
+
+from ..samples import element, random
 
 SPACES = {
     "rn": lambda **options: odl.rn((6, 5), **options),
@@ -28,20 +30,6 @@ OPERATORS = {
 MODES = {"periodic": "wrap", "symmetric": "reflect", "reflect": "mirror", "zero": "constant"}
 
 
-def draw(*shape, dtype=torch.float64, seed=0):
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
-
-
-def element(space, seed=0):
-    dtype = torch.complex128 if space.dtype_identifier == "complex128" else torch.float64
-    values = draw(*space.shape, dtype=dtype, seed=seed)
-    return space.element(values if space.impl == "pytorch" else values.numpy())
-
-
-def tensor(x):
-    return torch.as_tensor(x.data)
-
-
 @pytest.mark.parametrize("make", OPERATORS.values(), ids=OPERATORS)
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_adjoint_is_exact(make, space):
@@ -52,7 +40,7 @@ def test_adjoint_is_exact(make, space):
     assert A.is_linear and A.adjoint.adjoint is A
     out = A.range.zero()
     A(x, out=out)
-    torch.testing.assert_close(tensor(out), tensor(A(x)))
+    torch.testing.assert_close(to_tensor(out), to_tensor(A(x)))
 
 
 @pytest.mark.parametrize("batch", [(), (1,), (7,), (2, 3)])
@@ -62,7 +50,7 @@ def test_batches_equal_single_calls(make, space, batch):
     A = make(space())
     T = to_torch(A)
     x, y = (
-        torch.stack([tensor(element(s, k)) for k in range(int(np.prod(batch)))]).reshape(*batch, *s.shape)
+        torch.stack([to_tensor(element(s, k)) for k in range(int(np.prod(batch)))]).reshape(*batch, *s.shape)
         for s in (A.domain, A.range)
     )
     Tx, Ty = T(x), T.adjoint(y)
@@ -73,8 +61,8 @@ def test_batches_equal_single_calls(make, space, batch):
         return space.element(t if space.impl == "pytorch" else t.numpy())
 
     for index in np.ndindex(batch):
-        torch.testing.assert_close(Tx[index], tensor(A(wrap(A.domain, x[index]))))
-        torch.testing.assert_close(Ty[index], tensor(A.adjoint(wrap(A.range, y[index]))))
+        torch.testing.assert_close(Tx[index], to_tensor(A(wrap(A.domain, x[index]))))
+        torch.testing.assert_close(Ty[index], to_tensor(A.adjoint(wrap(A.range, y[index]))))
     torch.testing.assert_close(to_torch(A.adjoint)(y), Ty)
 
 
@@ -83,8 +71,8 @@ def test_derivatives_and_transforms(make):
     A = make(SPACES["weighted"]())
     T = to_torch(A)
     ratio = A.range.weighting.const / A.domain.weighting.const
-    x = draw(2, *A.domain.shape).requires_grad_()
-    y = draw(2, *A.range.shape).requires_grad_()
+    x = random(A.domain, (2,)).requires_grad_()
+    y = random(A.range, (2,)).requires_grad_()
     assert torch.autograd.gradcheck(T, x, check_forward_ad=True, fast_mode=True)
     assert torch.autograd.gradcheck(T.adjoint, y, check_forward_ad=True, fast_mode=True)
     assert torch.autograd.gradgradcheck(lambda x: (T(x) ** 2).sum(), x, fast_mode=True)
@@ -250,7 +238,7 @@ def dense(A):
     """The matrix of samples, from the lowered operator."""
     T = to_torch(A)
     shape = A.domain.shape
-    rows = T(torch.eye(A.domain.size, dtype=tensor(A.domain.zero()).dtype).reshape(-1, *shape))
+    rows = T(torch.eye(A.domain.size, dtype=to_tensor(A.domain.zero()).dtype).reshape(-1, *shape))
     return rows.reshape(len(rows), -1).T
 
 
@@ -263,8 +251,8 @@ def test_normalised(make, space):
     assert B.norm_estimate == pytest.approx(norm, rel=1e-8)
     assert B.domain == A.domain and B.range == A.range
     x = element(A.domain)
-    torch.testing.assert_close(norm * tensor(B(x)), tensor(A(x)))
-    torch.testing.assert_close(norm * to_torch(B)(tensor(x)), tensor(A(x)))
+    torch.testing.assert_close(norm * to_tensor(B(x)), to_tensor(A(x)))
+    torch.testing.assert_close(norm * to_torch(B)(to_tensor(x)), to_tensor(A(x)))
 
 
 def test_normalised_product_spaces():

@@ -12,10 +12,14 @@ from genreg.operators import (
     dot_test,
     fourier_sampling,
     radial_mask,
+    to_element,
+    to_tensor,
     to_torch,
 )
 from genreg.operators.mri.fourier import centred_fft2
 from genreg.operators.testing import gaussian
+
+from ..samples import random
 
 SHAPE = (6, 5)
 SPACES = {
@@ -53,21 +57,6 @@ def centred_dft(shape):
     return np.kron(*lines)
 
 
-def draw(space, batch=(), seed=0):
-    complex_ = "complex" in space.dtype_identifier
-    precision = {"float32": torch.float32, "complex64": torch.complex64, "complex128": torch.complex128}
-    dtype = precision.get(space.dtype_identifier, torch.complex128 if complex_ else torch.float64)
-    return torch.randn(*batch, *space.shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
-
-
-def wrap(space, t):
-    return space.element(t if space.impl == "pytorch" else t.numpy())
-
-
-def tensor(x):
-    return torch.as_tensor(x.data)
-
-
 every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 every_coil = pytest.mark.parametrize("coils", COILS)
 
@@ -87,7 +76,7 @@ def test_lowered_derivatives(space, coils):
     A = make(space(), coils)
     T, ndim = to_torch(A), len(A.domain.shape)
     derivative_test(A)
-    x, y = draw(A.domain, (2,)).requires_grad_(), draw(A.range, (2,), 1).requires_grad_()
+    x, y = random(A.domain, (2,)).requires_grad_(), random(A.range, (2,), 1).requires_grad_()
     assert torch.autograd.gradcheck(T, x, check_forward_ad=True, fast_mode=True)
     assert torch.autograd.gradcheck(T.adjoint, y, check_forward_ad=True, fast_mode=True)
     torch.testing.assert_close(torch.func.vmap(T)(x), T(x))
@@ -104,13 +93,13 @@ def test_lowered_derivatives(space, coils):
 @every_space
 def test_batches_equal_single_calls(space, coils, batch):
     A = make(space(), coils)
-    T, x, y = to_torch(A), draw(A.domain, batch), draw(A.range, batch, 1)
+    T, x, y = to_torch(A), random(A.domain, batch), random(A.range, batch, 1)
     Tx, Ty = T(x), T.adjoint(y)
     assert Tx.shape == (*batch, *A.range.shape) and Ty.shape == (*batch, *A.domain.shape)
     assert Ty.dtype == x.dtype and Tx.dtype == y.dtype
     for index in np.ndindex(batch):
-        torch.testing.assert_close(Tx[index], tensor(A(wrap(A.domain, x[index]))))
-        torch.testing.assert_close(Ty[index], tensor(A.adjoint(wrap(A.range, y[index]))))
+        torch.testing.assert_close(Tx[index], to_tensor(A(to_element(A.domain, x[index]))))
+        torch.testing.assert_close(Ty[index], to_tensor(A.adjoint(to_element(A.range, y[index]))))
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (4, 8), (7, 3), (1, 4)])
@@ -118,7 +107,7 @@ def test_batches_equal_single_calls(space, coils, batch):
 def test_equals_the_dense_transform(shape, dtype):
     keep = np.random.default_rng(1).random(shape) < 0.6
     A = fourier_sampling(odl.cn(shape, dtype=dtype), keep)
-    x = draw(A.domain).numpy()
+    x = random(A.domain).numpy()
     expected = (centred_dft(shape) @ x.ravel()).reshape(shape)
     tolerance = 1e-12 if dtype == "complex128" else 1e-5
     np.testing.assert_allclose(A(x).data, expected[keep], atol=tolerance)
@@ -133,7 +122,7 @@ def test_equals_the_dense_transform(shape, dtype):
 def test_kinds_of_images_agree():
     maps = COILS["coils"](SHAPE)
     A = fourier_sampling(SPACES["complex"](), KEEP, coils=maps)
-    x = draw(A.domain).numpy()
+    x = random(A.domain).numpy()
     y = A(x).data
     dense = np.concatenate([(centred_dft(SHAPE) * s.ravel())[KEEP.ravel()] for s in maps])
     np.testing.assert_allclose(y.ravel(), dense @ x.ravel(), atol=1e-12)
@@ -150,10 +139,10 @@ def test_whole_sampling_is_unitary_and_data_come_from_k_space():
     full = np.ones(SHAPE, dtype=bool)
     A = fourier_sampling(SPACES["weighted complex"](), full)
     x = gaussian(A.domain, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(tensor(A.zero_filled(A(x))), tensor(x))
+    torch.testing.assert_close(to_tensor(A.zero_filled(A(x))), to_tensor(x))
     B = fourier_sampling(SPACES["complex"](), KEEP)
-    kspace = centred_dft(SHAPE) @ draw(B.domain).numpy().ravel()
-    torch.testing.assert_close(B.samples(kspace.reshape(SHAPE)), to_torch(B)(draw(B.domain)))
+    kspace = centred_dft(SHAPE) @ random(B.domain).numpy().ravel()
+    torch.testing.assert_close(B.samples(kspace.reshape(SHAPE)), to_torch(B)(random(B.domain)))
     image = B.zero_filled(B.samples(kspace.reshape(SHAPE)).numpy())
     np.testing.assert_allclose(
         (centred_dft(SHAPE) @ image.data.ravel()).reshape(SHAPE),

@@ -20,6 +20,8 @@ from genreg.operators import (
     to_torch,
 )
 
+from ..samples import random
+
 pytest.importorskip("finufft")
 
 SHAPE = (6, 5)
@@ -54,11 +56,6 @@ def matrix(trajectory, shape):
     return np.exp(-2j * np.pi * phase) / np.sqrt(rows.size)
 
 
-def draw(space, batch=(), seed=0):
-    dtype = torch.complex128 if "complex" in space.dtype_identifier else torch.float64
-    return torch.randn(*batch, *space.shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
-
-
 @every_option
 @every_space
 def test_adjoint_is_exact(space, options):
@@ -73,7 +70,7 @@ def test_equals_the_dense_sums(shape, samples, dtype, eps):
     trajectory = np.random.default_rng(1).uniform(-0.5, 0.5, (*samples, 2))
     A = nufft(odl.cn(shape, dtype=dtype), trajectory, eps=eps)
     assert A.range == odl.cn(samples, dtype=dtype)
-    M, x, y = matrix(trajectory, shape), draw(A.domain), draw(A.range, seed=1)
+    M, x, y = matrix(trajectory, shape), random(A.domain), random(A.range, seed=1)
     tolerance = 10 * eps
     expected = (M @ x.numpy().ravel()).reshape(samples)
     assert np.linalg.norm(A(x.numpy().astype(dtype)).data - expected) < tolerance * np.linalg.norm(expected)
@@ -89,7 +86,7 @@ def test_on_the_grid_it_is_fourier_sampling():
     for space in (SPACES["real"](False), SPACES["parts"](False)):
         A, B = nufft(space, frequencies, coils=COILS, eps=1e-13), fourier_sampling(space, keep, coils=COILS)
         assert A.range == B.range
-        x, y = draw(A.domain, (2,)), draw(A.range, (2,), 1)
+        x, y = random(A.domain, (2,)), random(A.range, (2,), 1)
         torch.testing.assert_close(to_torch(A)(x), to_torch(B)(x), rtol=0, atol=1e-11)
         torch.testing.assert_close(to_torch(A).adjoint(y), to_torch(B).adjoint(y), rtol=0, atol=1e-8)
 
@@ -99,7 +96,7 @@ def test_on_the_grid_it_is_fourier_sampling():
 @every_space
 def test_batches_equal_single_calls(space, options, batch):
     A = make(space, options)
-    T, x, y = to_torch(A), draw(A.domain, batch), draw(A.range, batch, 1)
+    T, x, y = to_torch(A), random(A.domain, batch), random(A.range, batch, 1)
     Tx, Ty = T(x), T.adjoint(y)
     assert Tx.shape == (*batch, *A.range.shape) and Ty.shape == (*batch, *A.domain.shape)
     for index in np.ndindex(batch):
@@ -114,7 +111,7 @@ def test_batches_equal_single_calls(space, options, batch):
 def test_lowered_derivatives(space, options):
     A = make(space, options)
     derivative_test(A)
-    T, x, y = to_torch(A), draw(A.domain, (2,)).requires_grad_(), draw(A.range, (2,), 1).requires_grad_()
+    T, x, y = to_torch(A), random(A.domain, (2,)).requires_grad_(), random(A.range, (2,), 1).requires_grad_()
     assert torch.autograd.gradcheck(T, x, fast_mode=True, check_forward_ad=True)
     assert torch.autograd.gradcheck(T.adjoint, y, fast_mode=True, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(lambda x: T(x).abs().square().sum(), x, fast_mode=True)
@@ -126,7 +123,7 @@ def test_lowered_derivatives(space, options):
 
 def test_data_prox_and_copies():
     A = make(SPACES["parts"], OPTIONS["coils"])
-    x, y = draw(A.domain), draw(A.range, seed=1)
+    x, y = random(A.domain), random(A.range, seed=1)
     u = data_prox(A)(x, y, 0.5)
     residual = A.transpose(A.forward(u) - y) + 0.5 * (u - x)
     assert float(residual.norm()) < 1e-8 * float(u.norm())

@@ -38,7 +38,7 @@ def test_the_matrix_is_found_again(batch, weighted):
     torch.testing.assert_close(P.logdet(), torch.logdet(matrix))
     L = P.parameters["factor"]
     assert L.equal(L.tril()) and bool((P.diagonal > 0).all())
-    again = DenseCholeskyPrecision(space, L + torch.ones_like(L).triu(1))  # what is above counts for nothing
+    again = DenseCholeskyPrecision(space, L + torch.ones_like(L).triu(1))  # the upper triangle is ignored
     assert again.to_dense().equal(P.to_dense())
 
 

@@ -394,7 +394,7 @@ def test_a_warm_start_saves_iterations():
     cold = prox(point, y, 0.01)
     first = len(calls)
     again = prox(point, y, 0.01, start=cold)
-    assert len(calls) - first == 2  # A p, and the residual that says that nothing is left to do
+    assert len(calls) - first == 2  # A p, and the residual, which is small enough
     torch.testing.assert_close(again, cold, rtol=0, atol=1e-14)
     nearby = prox(point + 1e-4 * random(A.domain, (4,), 2), y, 0.01, start=cold)
     assert len(calls) - first - 2 < first
@@ -424,7 +424,7 @@ def test_a_spoilt_sample_leaves_the_others_alone():
     assert x[1].isnan().any() and prox.last_residual[1].isnan()
 
 
-def test_says_when_iterations_do_not_suffice():
+def test_warns_when_iterations_do_not_suffice():
     A = 2.0 * blur(SPACES["weighted"]("float64"), 1.0, boundary="symmetric")
     prox = data_prox(A, max_iter=3)
     point, y = random(A.domain, (3,)), random(A.range, (3,), 1)
@@ -440,12 +440,12 @@ def test_says_when_iterations_do_not_suffice():
     c = coordinates(A.domain, x - point)
     got = (b - c @ M.T @ M - shift[:, None] * c).norm(dim=1) / b.norm(dim=1)
     torch.testing.assert_close(residual[[0, 2]], got[[0, 2]], rtol=1e-6, atol=0)
-    with warnings.catch_warnings():  # once; the attribute says so of every solve
+    with warnings.catch_warnings():  # it warns once; the attribute is set by every solve
         warnings.simplefilter("error")
         prox(point, y, shift)
 
 
-def test_a_taught_class():
+def test_a_registered_class():
     class Reversal(odl.Operator):
         """Reversal of vectors, whose data prox is known."""
 
