@@ -44,7 +44,7 @@ from genreg.sampling import (
     sample,
     starts,
 )
-from genreg.sampling.kernels import Kernel, State
+from genreg.sampling.kernels import ChainState, Kernel
 from genreg.sampling.random_numbers import Random
 
 MODELS = ("mnist-vae-dense", "mnist-vae", "mnist-gan")
@@ -81,7 +81,7 @@ def throughput(models: tuple[str, ...], images: int, chains: int, repeats: int) 
                 energy, slope = p.objective.value_and_gradient({"z": u})
                 return energy, slope["z"]
 
-            state = State.at(target, z)
+            state = ChainState.at(target, z)
             calls[name] = lambda target=target, z=z: target(z)
             calls[f"{name}, MALA"] = lambda t=target, s=state, h=size, r=random: MALA().step(t, s, h, r)
         rate = interleaved(calls, repeats)

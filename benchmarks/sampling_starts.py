@@ -49,8 +49,8 @@ from torch import Tensor
 
 import genreg
 from genreg.sampling import MALA, LatentPosterior, diagnose, sample, screened_starts, starts
+from genreg.sampling.adaptation import window_ends
 from genreg.sampling.random_numbers import Random
-from genreg.sampling.warm_up import window_ends
 
 STARTS = ("prior", "posterior", "map", "screened")
 LABELS = {"prior": "prior", "posterior": "posterior (encoder)", "map": "MAP", "screened": "screened"}

@@ -11,7 +11,7 @@ from torch import Tensor
 from genreg.adaptive.candidates import Candidates
 from genreg.sampling import LatentPosterior, Samples
 from genreg.sampling.kernels.metropolis import Kernel
-from genreg.sampling.run import Run
+from genreg.sampling.run import Chains
 from genreg.sampling.storage import as_stored, refuse_not_finite, restored
 
 __all__ = ["Known", "Progress"]
@@ -130,4 +130,4 @@ class Progress:
         y, where = self._given = tuple(t.to(device) for t in saved["sampled"])
         state = restored(saved["samples"])
         refuse_not_finite(state)
-        self.samples = Run.restored(posterior(y, where), state, kernel).samples()
+        self.samples = Chains.restored(posterior(y, where), state, kernel).samples()

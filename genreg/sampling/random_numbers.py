@@ -32,6 +32,10 @@ class Random:
         """Numbers from [0, 1) of the shape and kind of `like`."""
         return torch.rand(like.shape, generator=self.generator, dtype=like.dtype, device=like.device)
 
+    def integer(self) -> int:
+        """A whole number from 0 to 2³¹ - 1, for example a seed."""
+        return int(torch.randint(2**31, (), generator=self.generator, device=self.generator.device))
+
     @property
     def state(self) -> Tensor:
         """All that determines the numbers to come."""

@@ -41,7 +41,7 @@ from genreg.networks import GAN, Critic
 from genreg.networks.borrowed import evaluating
 from genreg.operators.bridge.arguments import integer, number, seeded_generator
 from genreg.operators.bridge.modes import undisturbed
-from genreg.sampling.weights import kish_ess, self_normalised
+from genreg.sampling.importance import kish_ess, self_normalised
 from genreg.training.batches import Sampler, checked
 from genreg.training.discriminator import Made, Run, Settings, cross_entropy, train, verdict_on
 from genreg.training.settings import check_run

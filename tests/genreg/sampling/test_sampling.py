@@ -21,7 +21,7 @@ from genreg.sampling import (
     sample,
     starts,
 )
-from genreg.sampling.kernels import State
+from genreg.sampling.kernels import ChainState
 from genreg.sampling.random_numbers import Random
 
 from ..conftest import LinearModel
@@ -89,9 +89,13 @@ def test_the_unadjusted_ones_sample_what_they_must(posterior, exact, kernel):
         return 0.5 * (eigenvalues * u.square()).sum(1), eigenvalues * u
 
     still = Fixed(0, torch.device("cpu"))
-    a = kernel.step(gaussian, State.at(gaussian, torch.ones(1, 3).double()), size.reshape(1), still)[0].u[0]
+    a = kernel.step(gaussian, ChainState.at(gaussian, torch.ones(1, 3).double()), size.reshape(1), still)[
+        0
+    ].u[0]
     still.value = 1.0
-    b = kernel.step(gaussian, State.at(gaussian, torch.zeros(1, 3).double()), size.reshape(1), still)[0].u[0]
+    b = kernel.step(gaussian, ChainState.at(gaussian, torch.zeros(1, 3).double()), size.reshape(1), still)[
+        0
+    ].u[0]
     biased = basis @ torch.diag(b**2 / (1 - a**2)) @ basis.T
     torch.manual_seed(0)
     start = mean + torch.randn(100, 3, 3, dtype=torch.float64) @ torch.linalg.cholesky(biased).T
