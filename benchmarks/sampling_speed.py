@@ -45,7 +45,7 @@ from genreg.sampling import (
     starts,
 )
 from genreg.sampling.kernels import ChainState, Kernel
-from genreg.sampling.random_numbers import Random
+from genreg.sampling.random_numbers import RandomNumbers
 
 MODELS = ("mnist-vae-dense", "mnist-vae", "mnist-gan")
 MEASUREMENTS = 50
@@ -73,7 +73,7 @@ def throughput(models: tuple[str, ...], images: int, chains: int, repeats: int) 
         single = whole.take(torch.tensor([0]))
         calls = {}
         for name, p in (("many", whole), ("one", single)):
-            random = Random(0, torch.device("cpu"))
+            random = RandomNumbers(0, torch.device("cpu"))
             z = random.normal(torch.empty(p.batch, p.generator.domain.size))
             size = torch.full((p.batch,), 1e-3)
 
@@ -138,7 +138,7 @@ def kernels(model: str, images: int, chains: int, steps: int, sigmas: tuple[floa
     )
     for sigma in sigmas:
         target = posterior(model, images, sigma)
-        start, _ = starts(target, "map", chains, Random(0, torch.device("cpu")))
+        start, _ = starts(target, "map", chains, RandomNumbers(0, torch.device("cpu")))
         reference = sample(
             target,
             HMC(),

@@ -1,4 +1,4 @@
-r"""The front door: data in, reconstruction out."""
+r"""Variational reconstruction: data in, images out."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from genreg.sampling.kernels.metropolis import Target
-from genreg.sampling.random_numbers import Random
+from genreg.sampling.random_numbers import RandomNumbers
 
 __all__ = ["METRICS", "Coordinates", "Scatter", "adapted", "largest_curvature", "window_ends"]
 
@@ -152,7 +152,7 @@ def window_ends(burn_in: int) -> list[int]:
     return [*ends, last]
 
 
-def largest_curvature(target: Target, u: Tensor, gradient: Tensor, random: Random) -> Tensor:
+def largest_curvature(target: Target, u: Tensor, gradient: Tensor, random: RandomNumbers) -> Tensor:
     r"""The largest modulus of an eigenvalue of the Hessian at each point, ``(N,)``, by power iteration.
 
     The products with the Hessian are differences of gradients, so that energies need one derivative only. How far apart
@@ -165,7 +165,7 @@ def largest_curvature(target: Target, u: Tensor, gradient: Tensor, random: Rando
         The density.
     u, gradient : Tensor
         Points and gradients there, ``(N, d)``.
-    random : Random
+    random : RandomNumbers
         For the first vector.
 
     Returns

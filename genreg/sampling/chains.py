@@ -16,7 +16,7 @@ from genreg.operators.bridge.modes import undisturbed
 from genreg.sampling.adaptation import METRICS, Coordinates
 from genreg.sampling.kernels.metropolis import HMC, MALA, ULA, Kernel
 from genreg.sampling.posterior import LatentPosterior, Posterior
-from genreg.sampling.random_numbers import Random
+from genreg.sampling.random_numbers import RandomNumbers
 from genreg.sampling.run import Chains, Plan, check_seconds
 from genreg.sampling.samples import Samples
 from genreg.sampling.starting_points import starts
@@ -137,7 +137,7 @@ def sample(
     size = None if step is None else per_sample_number(step, "step", data)
     coordinates, screened = None, not isinstance(init, str) or init == "screened"
     start = time.perf_counter()
-    random = Random(seed, data.device)
+    random = RandomNumbers(seed, data.device)
     if isinstance(init, Samples):
         if init.last.shape[:2] != (chains, posterior.batch):
             raise ValueError(

@@ -36,7 +36,7 @@ from genreg.regularisers import JointPrior
 from genreg.sampling.adaptation import Coordinates
 from genreg.sampling.joint_posterior import JointPosterior
 from genreg.sampling.kernels.gibbs import Gibbs
-from genreg.sampling.random_numbers import Random
+from genreg.sampling.random_numbers import RandomNumbers
 from genreg.sampling.run import Chains, Plan, check_seconds
 from genreg.sampling.samples import JointSamples
 from genreg.sampling.storage import refuse_not_finite, restored
@@ -145,7 +145,7 @@ def gibbs(
         run = Chains.restored(posterior, state, kernel, steps)
     else:
         random, plan = (
-            Random(seed, device),
+            RandomNumbers(seed, device),
             Plan(steps, burn_in, thin, chains, "identity", True, False, True, seed),
         )
         starts = z.expand(chains, *z.shape).clone()

@@ -17,7 +17,7 @@ from genreg.regularisers import JointPrior
 from genreg.regularisers.identity import of_fidelity, of_regulariser
 from genreg.sampling.adaptation import Coordinates
 from genreg.sampling.kernels.metropolis import ChainState, Target
-from genreg.sampling.random_numbers import Random
+from genreg.sampling.random_numbers import RandomNumbers
 from genreg.solvers.generative.structured import negative_log_prior
 
 __all__ = ["JointPosterior", "JointTarget"]
@@ -116,7 +116,7 @@ class JointTarget:
         self.unknowns = posterior.generator.domain.size + posterior.generator.range.size
         self.evaluations = 0
 
-    def state(self, u: Tensor, random: Random) -> ChainState:
+    def state(self, u: Tensor, random: RandomNumbers) -> ChainState:
         """Draw images for latent vectors at u, ``(N, dim Z)``."""
         z, seed = self._decode(u), random.integer()
         x = self.posterior.image(z, seed)

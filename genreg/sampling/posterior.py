@@ -14,22 +14,22 @@ from genreg.operators import to_torch
 from genreg.regularisers import HardConstraint
 from genreg.regularisers.identity import of_fidelity
 from genreg.sampling.adaptation import Coordinates
-from genreg.sampling.kernels.metropolis import ChainState, Target
-from genreg.sampling.random_numbers import Random
+from genreg.sampling.kernels.metropolis import ChainState
+from genreg.sampling.random_numbers import RandomNumbers
 from genreg.solvers import Objective
 from genreg.solvers.checkpoints import codes, of_generator
 
 __all__ = ["ChainTarget", "LatentPosterior", "Posterior"]
 
 
-class ChainTarget(Target, Protocol):
-    """The energies of all chains of a posterior, those of a sample in the rows ``k, k + B, ...``."""
+class ChainTarget(Protocol):
+    """What the kernels take of a posterior, for all chains; those of a sample in the rows ``k, k + B, ...``."""
 
     coordinates: Coordinates
     evaluations: int
     unknowns: int
 
-    def state(self, u: Tensor, random: Random) -> ChainState:
+    def state(self, u: Tensor, random: RandomNumbers) -> ChainState:
         """The state of chains at points u, ``(N, d)``."""
 
     def images(self, z: Tensor, state: ChainState) -> Tensor:
@@ -189,7 +189,7 @@ class _LatentTarget:
         energy, slope = self.objective.value_and_gradient(blocks)
         return energy, self.coordinates.transposed(slope["z"].view(self.shape)).flatten(0, 1)
 
-    def state(self, u: Tensor, random: Random) -> ChainState:
+    def state(self, u: Tensor, random: RandomNumbers) -> ChainState:
         return ChainState.at(self, u)
 
     def images(self, z: Tensor, state: ChainState) -> Tensor:

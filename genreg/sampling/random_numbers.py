@@ -7,10 +7,10 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import seed_number
 
-__all__ = ["Random"]
+__all__ = ["RandomNumbers"]
 
 
-class Random:
+class RandomNumbers:
     """Normal and uniform numbers from one generator.
 
     Parameters

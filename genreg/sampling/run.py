@@ -19,7 +19,7 @@ from genreg.sampling.kernels.gibbs import MOVES
 from genreg.sampling.kernels.metropolis import ChainState, Kernel
 from genreg.sampling.moments import Moments
 from genreg.sampling.posterior import Posterior
-from genreg.sampling.random_numbers import Random
+from genreg.sampling.random_numbers import RandomNumbers
 from genreg.sampling.samples import ChainStatus, JointSamples, Samples
 from genreg.sampling.storage import as_stored, restore, snapshot
 from genreg.solvers.checkpoints import StateFile, saving
@@ -62,8 +62,8 @@ class Chains:
         The kernel.
     plan : Plan
         What to do.
-    random : Random
-        Random numbers.
+    random : RandomNumbers
+        RandomNumbers numbers.
     z : Tensor
         Where the chains start, ``(chains, B, dim Z)``.
     spent : Tensor
@@ -75,14 +75,14 @@ class Chains:
         posterior: Posterior,
         kernel: Kernel,
         plan: Plan,
-        random: Random,
+        random: RandomNumbers,
         z: Tensor,
         spent: Tensor,
     ) -> None:
         self.posterior, self.kernel, self.plan = posterior, kernel, plan
         self.random, self.spent = random, spent
         self.chains, self.batch, self.dim = z.shape
-        self.target = posterior.target(self.chains, Coordinates.identity(z))
+        self.target: Any = posterior.target(self.chains, Coordinates.identity(z))
         self.iteration, self.seconds = 0, 0.0
         self.log_size = z.new_zeros(self.batch)
         self.alive = torch.ones(self.chains, self.batch, dtype=torch.bool, device=z.device)
@@ -214,29 +214,26 @@ class Chains:
         status[~self.alive] = ChainStatus.DIVERGED
         status[~self.started] = ChainStatus.NOT_STARTED
         acceptance = self.accepted.to(self.energy.dtype) / max(taken, 1)
-        kind = JointSamples if isinstance(self.posterior, JointPosterior) else Samples
-        return kind(
-            posterior=self.posterior,
-            z=self.z[:draws],
-            energy=self.energy[:draws],
-            acceptance=acceptance if acceptance.ndim == 2 else dict(zip(MOVES, acceptance, strict=False)),
-            step=self.log_size.exp(),
-            status=status,
-            evaluations=self.spent + self.target.evaluations,
-            time=self.seconds,
-            seed=plan.seed,
-            moments=self.moments.result,
-            last=self.target.coordinates.decode(self._points(self.state.u)),
-            state=snapshot(self),
-        )
+        found: dict[str, Any] = {
+            "posterior": self.posterior,
+            "z": self.z[:draws],
+            "energy": self.energy[:draws],
+            "step": self.log_size.exp(),
+            "status": status,
+            "evaluations": self.spent + self.target.evaluations,
+            "time": self.seconds,
+            "seed": plan.seed,
+            "moments": self.moments.result,
+            "last": self.target.coordinates.decode(self._points(self.state.u)),
+            "state": snapshot(self),
+        }
+        if isinstance(self.posterior, JointPosterior):
+            return JointSamples(acceptance=dict(zip(MOVES, acceptance, strict=False)), **found)
+        return Samples(acceptance=acceptance, **found)
 
     @classmethod
     def restored(
-        cls,
-        posterior: Posterior,
-        saved: Mapping[str, Any],
-        kernel: Kernel | None,
-        steps: int | None = None,
+        cls, posterior: Posterior, saved: Mapping[str, Any], kernel: Kernel | None, steps: int | None = None
     ) -> Chains:
         """Continue from a snapshot, where it says no other with more iterations to come than it had planned for.
 
@@ -256,7 +253,7 @@ class Chains:
             )
         tensors, device = saved["tensors"], posterior.fidelity.data.device
         z = tensors["u"].to(device).view(plan.chains, posterior.batch, -1)
-        run = cls(posterior, kernel, plan, Random(plan.seed, device), z, tensors["spent"])
+        run = cls(posterior, kernel, plan, RandomNumbers(plan.seed, device), z, tensors["spent"])
         restore(run, saved)
         return run
 

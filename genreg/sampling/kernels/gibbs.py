@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genreg.sampling.kernels.metropolis import MALA, ChainState, Info
-from genreg.sampling.random_numbers import Random
+from genreg.sampling.random_numbers import RandomNumbers
 
 __all__ = ["MOVES", "Gibbs"]
 
@@ -41,7 +41,9 @@ class Gibbs:
         """One over the curvature, to begin with."""
         return MALA().largest_size(curvature)
 
-    def step(self, target: Any, state: ChainState, size: Tensor, random: Random) -> tuple[ChainState, Info]:
+    def step(
+        self, target: Any, state: ChainState, size: Tensor, random: RandomNumbers
+    ) -> tuple[ChainState, Info]:
         """Take the steps of the sizes h, ``(moves, N)``; `target` is a `joint_posterior.JointTarget`."""
         u, infos = state.u, []
         for move, h in zip(self.moves, size, strict=True):

@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge.arguments import integer, number
-from genreg.sampling.random_numbers import Random
+from genreg.sampling.random_numbers import RandomNumbers
 
 __all__ = ["HMC", "MALA", "PCN", "ULA", "ChainState", "Info", "Kernel", "Target"]
 
@@ -127,7 +127,7 @@ class Kernel(Protocol):
         """The size that suits a Hessian with the largest eigenvalue `curvature`, ``(...)``."""
 
     def step(
-        self, target: Target, state: ChainState, size: Tensor, random: Random
+        self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
     ) -> tuple[ChainState, Info]:
         """Take a step of the sizes h, ``(N,)``."""
 
@@ -146,7 +146,7 @@ class ULA:
         return 1 / curvature
 
     def step(
-        self, target: Target, state: ChainState, size: Tensor, random: Random
+        self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
     ) -> tuple[ChainState, Info]:
         """See the class."""
         u = _drift(state, size) + size.sqrt()[:, None] * random.normal(state.u)
@@ -164,7 +164,7 @@ class MALA:
         return 1 / curvature
 
     def step(
-        self, target: Target, state: ChainState, size: Tensor, random: Random
+        self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
     ) -> tuple[ChainState, Info]:
         """See the class."""
         h = size[:, None]
@@ -191,7 +191,7 @@ class PCN:
         return 1 / curvature
 
     def step(
-        self, target: Target, state: ChainState, size: Tensor, random: Random
+        self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
     ) -> tuple[ChainState, Info]:
         """See the class."""
         h = size[:, None]
@@ -240,7 +240,7 @@ class HMC:
         return 1 / curvature
 
     def step(
-        self, target: Target, state: ChainState, size: Tensor, random: Random
+        self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
     ) -> tuple[ChainState, Info]:
         """See the class."""
         momentum = random.normal(state.u)
@@ -273,7 +273,7 @@ def _always(state: ChainState) -> Info:
 
 
 def _metropolis(
-    state: ChainState, proposal: ChainState, log_ratio: Tensor, random: Random
+    state: ChainState, proposal: ChainState, log_ratio: Tensor, random: RandomNumbers
 ) -> tuple[ChainState, Info]:
     """Accept proposals with the probability min(1, exp(log_ratio)); never one that is not finite."""
     log_ratio = torch.where(proposal.finite, log_ratio, -torch.inf).nan_to_num(-torch.inf)

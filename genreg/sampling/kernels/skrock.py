@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import integer, number
 from genreg.sampling.kernels.metropolis import ChainState, Info, Target
-from genreg.sampling.random_numbers import Random
+from genreg.sampling.random_numbers import RandomNumbers
 
 __all__ = ["SKROCK"]
 
@@ -67,7 +67,7 @@ class SKROCK:
         return ((self.stages - 0.5) ** 2 * (2 - 4 * self.damping / 3) - 1.5) / curvature
 
     def step(
-        self, target: Target, state: ChainState, size: Tensor, random: Random
+        self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
     ) -> tuple[ChainState, Info]:
         """See the class."""
         s, half = self.stages, 0.5 * size[:, None]

@@ -10,7 +10,7 @@ from genreg.sampling import HMC, MALA, PCN, SKROCK, ULA
 from genreg.sampling.adaptation import Coordinates, Scatter, adapted, largest_curvature, window_ends
 from genreg.sampling.kernels import ChainState
 from genreg.sampling.moments import Moments
-from genreg.sampling.random_numbers import Random
+from genreg.sampling.random_numbers import RandomNumbers
 
 EXACT = [(MALA(), 0.8), (PCN(), 0.7), (HMC(), 0.4), (HMC(jitter=0.0, leapfrog=1), 1.5)]
 IDS = ["MALA", "PCN", "HMC", "HMC of one step"]
@@ -35,7 +35,7 @@ def exact_draws(n, random):
 
 @pytest.mark.parametrize(("kernel", "size"), EXACT, ids=IDS)
 def test_an_exact_kernel_keeps_the_density(kernel, size):
-    random = Random(0, torch.device("cpu"))
+    random = RandomNumbers(0, torch.device("cpu"))
     u = exact_draws(100_000, random)
     state = ChainState.at(quartic, u)
     before = torch.stack(
@@ -60,7 +60,7 @@ def test_an_exact_kernel_keeps_the_density(kernel, size):
 
 def test_the_test_of_acceptance_is_needed():
     """The same check refuses the unadjusted step."""
-    random = Random(0, torch.device("cpu"))
+    random = RandomNumbers(0, torch.device("cpu"))
     u = exact_draws(100_000, random)
     state, _ = ULA().step(
         quartic, ChainState.at(quartic, u), torch.full((len(u),), 0.8, dtype=u.dtype), random
@@ -76,14 +76,14 @@ def gaussian(u, *, gradient=True):
     return 0.5 * (STIFF * u.square()).sum(1), STIFF * u
 
 
-class NoNoise(Random):
+class NoNoise(RandomNumbers):
     """A random source without noise: shows what a step does to the point alone."""
 
     def normal(self, like):
         return torch.zeros_like(like)
 
 
-class UnitNoise(Random):
+class UnitNoise(RandomNumbers):
     def normal(self, like):
         return torch.ones_like(like)
 
@@ -118,7 +118,7 @@ def test_the_bias_of_an_unadjusted_kernel_is_the_one_it_must_have(kernel):
     variance = b**2 / (1 - a**2)
     if kernel == ULA():
         assert torch.allclose(variance, 1 / (STIFF * (1 - size * STIFF / 4)))
-    random = Random(1, device)
+    random = RandomNumbers(1, device)
     state = ChainState.at(gaussian, variance.sqrt() * random.normal(one.expand(40_000, 3)))
     for _ in range(3):
         state, info = kernel.step(gaussian, state, size.expand(40_000), random)
@@ -151,7 +151,7 @@ def test_stages_go_further_than_steps():
     assert SKROCK(10).largest_size(torch.tensor(1.0)) > 150 * ULA().largest_size(torch.tensor(1.0))
 
 
-class Replay(Random):
+class Replay(RandomNumbers):
     """Numbers drawn beforehand for some rows."""
 
     def __init__(self, numbers, rows):
@@ -196,7 +196,7 @@ def test_a_proposal_without_a_finite_energy_is_refused(kernel, size):
         return torch.where(u[:, 0] > 0, torch.nan, energy), slope
 
     u = torch.tensor([[-1.0, 0.5]], dtype=torch.float64).expand(200, 2)
-    random = Random(0, torch.device("cpu"))
+    random = RandomNumbers(0, torch.device("cpu"))
     state, info = kernel.step(
         walled, ChainState.at(walled, u), torch.full((200,), 4 * size, dtype=u.dtype), random
     )
@@ -267,7 +267,7 @@ def test_moments_of_a_stream():
 
 def test_the_largest_curvature():
     u = torch.randn(6, 2, dtype=torch.float64)
-    found = largest_curvature(quartic, u, quartic(u)[1], Random(0, torch.device("cpu")))
+    found = largest_curvature(quartic, u, quartic(u)[1], RandomNumbers(0, torch.device("cpu")))
     for point, value in zip(u, found, strict=True):
         hessian = torch.autograd.functional.hessian(lambda v: quartic(v[None])[0].sum(), point)
         assert float(value) == pytest.approx(float(torch.linalg.eigvalsh(hessian).abs().max()), rel=0.15)
@@ -284,7 +284,7 @@ def test_the_largest_curvature_and_the_steps_have_the_scale_of_the_density(s, dt
         return energy, slope / s
 
     def random():
-        return Random(0, torch.device("cpu"))
+        return RandomNumbers(0, torch.device("cpu"))
 
     plain = largest_curvature(quartic, u, quartic(u)[1], random())
     found = largest_curvature(target, s * u, target(s * u)[1], random())
@@ -309,7 +309,8 @@ def test_no_curvature_is_found_where_there_is_none():
 
     for target in (linear, nowhere):
         assert (
-            largest_curvature(target, u, linear(u)[1], Random(0, torch.device("cpu"))).tolist() == [1.0] * 3
+            largest_curvature(target, u, linear(u)[1], RandomNumbers(0, torch.device("cpu"))).tolist()
+            == [1.0] * 3
         )
 
 

@@ -22,7 +22,7 @@ from genreg.sampling import (
     starts,
 )
 from genreg.sampling.kernels import ChainState
-from genreg.sampling.random_numbers import Random
+from genreg.sampling.random_numbers import RandomNumbers
 
 from ..conftest import LinearModel
 
@@ -44,7 +44,7 @@ def exact_moments(A, G, y, closed_form):
     return closed_form(y, SIGMA, 0.5), covariance
 
 
-class Fixed(Random):
+class Fixed(RandomNumbers):
     """Noise that is known."""
 
     value = 0.0
@@ -124,7 +124,7 @@ def test_other_fidelities_and_priors(A, X, G, y):
 
 
 def test_starts(posterior, exact, G):
-    random = Random(0, torch.device("cpu"))
+    random = RandomNumbers(0, torch.device("cpu"))
     z, spent = starts(posterior, "prior", 4, random)
     assert z.shape == (4, 3, 3) and not bool(spent.any())
     z, spent = starts(posterior, "map", 4, random)
@@ -152,7 +152,7 @@ def test_chains_start_in_modes_by_their_mass(X):
     identity = odl.IdentityOperator(X)
     y = torch.full((1, 4, 5), 1.0, dtype=torch.float64)
     posterior = LatentPosterior(GaussianFidelity(identity, y, 0.3), G)
-    z, _ = starts(posterior, "map", 400, Random(0, torch.device("cpu")))
+    z, _ = starts(posterior, "map", 400, RandomNumbers(0, torch.device("cpu")))
     values = z.unique()
     assert bool((z.abs() > 0.5).all()) and len(values) >= 2
     energy = posterior.take(torch.zeros(2, dtype=torch.int64)).energy(
@@ -168,7 +168,7 @@ def test_an_encoder_of_distributions_gives_its_draws(posterior, monkeypatch):
     monkeypatch.setattr(model, "variational", True, raising=False)
     monkeypatch.setattr(model, "image_shape", (4, 5), raising=False)
     monkeypatch.setattr(model, "encode_distribution", lambda x: (mean, std), raising=False)
-    z, _ = starts(posterior, "posterior", 5000, Random(0, torch.device("cpu")))
+    z, _ = starts(posterior, "posterior", 5000, RandomNumbers(0, torch.device("cpu")))
     assert torch.allclose(z.mean(0), mean, atol=0.06) and torch.allclose(z.std(0), std, atol=0.04)
 
 
@@ -364,7 +364,7 @@ def test_a_search_that_ends_nowhere_begins_again_at_the_prior(posterior, monkeyp
         )
 
     monkeypatch.setattr(posterior, "minimise", lost)
-    z, _ = starts(posterior, "map", 2, Random(0, torch.device("cpu")))
+    z, _ = starts(posterior, "map", 2, RandomNumbers(0, torch.device("cpu")))
     assert bool(torch.isfinite(z).all())
     assert torch.equal(z[0, 0], z[1, 0])  # the only one that was found, as high as it is
 
