@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 @pytest.mark.parametrize("kind", ["parallel", "fan"])
 def test_geometries_reproduce_the_image(tmp_path, make_case, kind):
     case = make_case(kind)
-    rec, image = case.run(prior__kind="tv", solve__lam=30.0, solve__max_iter=400, prior__lower=0.0)
+    rec, image = case.run(prior__kind="tv", solve__lam=30.0, solve__max_iter=150, prior__lower=0.0)
     assert case.error(image) < 0.05
     assert np.allclose(rec.image.asarray(), image)
     assert (tmp_path / "image.png").read_bytes().startswith(b"\x89PNG")
@@ -233,19 +233,19 @@ def test_generative_prior_and_scale(tmp_path, make_case, without_pictures):
             "detector": {"pixels": 60, "size": 3.0},
         },
         "prior": {"kind": "hard", "weights": "shapes-vae"},
-        "solve": {"lam": 0.1, "restarts": 2, "max_iter": 50},
+        "solve": {"lam": 0.1, "restarts": 2, "max_iter": 12},
     }
     _, image = case.run()
     assert np.abs(image - truth.numpy()).mean() < 5e-3
     for kind in ("relaxed", "sparse", "sparse-tv"):
         rec, near = case.run(
-            prior__kind=kind, prior__mu=1e-3, solve__lam=100.0, solve__restarts=1, solve__max_iter=8
+            prior__kind=kind, prior__mu=1e-3, solve__lam=100.0, solve__restarts=1, solve__max_iter=4
         )
         assert np.abs(near - truth.numpy()).mean() < 5e-3
         assert "z" in rec.blocks and len(rec.blocks) == 2
     case.settings["prior"] = {"kind": "joint", "weights": "shapes-vae"}
-    rec, near = case.run(solve__lam=1.0)
-    case.settings["solve"] |= {"restarts": 2, "max_iter": 50}
+    rec, near = case.run(solve__lam=1.0, solve__max_iter=2)
+    case.settings["solve"] |= {"restarts": 2, "max_iter": 12}
     assert np.abs(near - truth.numpy()).mean() < 5e-3 and set(rec.blocks) == {"x", "z"}
     case.settings["prior"] = {"kind": "hard", "weights": "shapes-vae"}
     case.settings["solve"]["lam"] = 0.1
