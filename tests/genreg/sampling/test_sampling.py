@@ -66,9 +66,9 @@ def scores(z, mean, covariance):
 @pytest.mark.parametrize("kernel", [MALA(), PCN(), HMC(leapfrog=3)], ids=["MALA", "PCN", "HMC"])
 def test_the_gaussian_posterior(posterior, exact, kernel, metric):
     found = sample(
-        posterior, kernel, chains=100, steps=80, burn_in=40, metric=metric, thin=4, seed=1, progress=False
+        posterior, kernel, chains=100, steps=120, burn_in=60, metric=metric, thin=3, seed=1, progress=False
     )
-    assert found.z.shape == (10, 100, 3, 3) and found.energy.shape == (10, 100, 3)
+    assert found.z.shape == (20, 100, 3, 3) and found.energy.shape == (20, 100, 3)
     mean, covariance = exact
     for score in scores(found.z, mean, covariance):
         assert float(score.abs().max()) < 4.5
@@ -99,7 +99,7 @@ def test_the_unadjusted_ones_sample_what_they_must(posterior, exact, kernel):
     biased = basis @ torch.diag(b**2 / (1 - a**2)) @ basis.T
     torch.manual_seed(0)
     start = mean + torch.randn(100, 3, 3, dtype=torch.float64) @ torch.linalg.cholesky(biased).T
-    options = {"chains": 100, "steps": 60, "burn_in": 0, "init": start, "metric": "identity", "seed": 0}
+    options = {"chains": 100, "steps": 90, "burn_in": 0, "init": start, "metric": "identity", "seed": 0}
     found = sample(posterior, kernel, step=float(size), progress=False, **options)
     for score in scores(found.z, mean, biased):
         assert float(score.abs().max()) < 4.5
