@@ -136,7 +136,7 @@ def gibbs(
     def identity() -> Mapping[str, Any]:
         return {**posterior.identity(), "z": digest(z), **settings}
 
-    file, saved = resumable.begin(checkpoint, resume, "Gibbs sampling", identity, progress=progress)
+    file, saved = resumable.begin(checkpoint, resume, "Gibbs sampling of images", identity, progress=progress)
     steps = burn_in + draws * thin
     if saved is not None:
         state = restored(saved)
@@ -144,9 +144,17 @@ def gibbs(
         integer(draws, "draws", minimum=max(state["turn"] - burn_in, 0) // thin)
         run = Chains.restored(posterior, state, kernel, steps)
     else:
-        random, plan = (
-            RandomNumbers(seed, device),
-            Plan(steps, burn_in, thin, chains, "identity", True, False, True, seed),
+        random = RandomNumbers(seed, device)
+        plan = Plan(
+            steps,
+            burn_in,
+            thin,
+            chains,
+            metric="identity",
+            step_given=True,
+            denoise=False,
+            screened=True,
+            seed=seed,
         )
         starts = z.expand(chains, *z.shape).clone()
         starts[1:] += 0.1 * random.normal(starts[1:])

@@ -208,9 +208,9 @@ def test_resumed_is_uninterrupted(A, X, y, tmp_path, monkeypatch, turn):
     for name in ("x", "z", "log_density", "status", "mean"):
         assert torch.equal(getattr(found, name), getattr(whole, name)), name
     assert all(torch.equal(found.acceptance[kind], share) for kind, share in whole.acceptance.items())
-    state = load_state(file, "Gibbs sampling")
+    state = load_state(file, "Gibbs sampling of images")
     state["tensors"]["u"][4, 1] = torch.nan
-    save_state(tmp_path / "spoilt", state, "Gibbs sampling")
+    save_state(tmp_path / "spoilt", state, "Gibbs sampling of images")
     with pytest.raises(
         ValueError, match=r"checkpoint must hold finite points .*, got NaN or infinite values of u"
     ):
