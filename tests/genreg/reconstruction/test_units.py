@@ -111,6 +111,7 @@ def test_units_of_images_and_data(X, A, name, lam):
         given = s**power if lam == "fixed" else lam
         early = "total" not in name if lam == "morozov" else lam == "fixed" and not name.startswith(ENDING)
         options = {"noise_std": s * SIGMA, "lam": given, "max_iter": 10 if early else 25}
+        options |= {} if lam == "fixed" else {"tol": 1e-2}
         return reconstruct(A, s * y, make(X, s), **options, **QUIET)
 
     if lam == "l-curve" and make(X, 1.0).offset is not None:
@@ -135,7 +136,7 @@ def test_units_of_length(name):
         regulariser = make(X, 1 / s)
         if name in ("relaxed", "sparse"):  # the cells have the volume s²: so has μ, whose term has not
             regulariser = type(regulariser)(regulariser.generator, regulariser.mu * s**2)
-        return reconstruct(A, y, regulariser, noise_std=SIGMA, lam="morozov", max_iter=10, **QUIET)
+        return reconstruct(A, y, regulariser, noise_std=SIGMA, lam="morozov", max_iter=10, tol=1e-2, **QUIET)
 
     expected = run(1.0)
     the_same(run(BINARY[0]), expected, 1 / BINARY[0], 1 if name == "sparse" else 0)
@@ -152,7 +153,7 @@ def test_units_of_complex_k_space(name, lam, dtype):
     y = noisy(A, x[None].to(getattr(torch, dtype)))
 
     def run(s):
-        return reconstruct(A, s * y, make(X, s), noise_std=s * SIGMA, lam=lam, max_iter=200, **QUIET)
+        return reconstruct(A, s * y, make(X, s), noise_std=s * SIGMA, lam=lam, tol=1e-2, **QUIET)
 
     expected = run(1.0)
     for s in BINARY:
@@ -166,7 +167,7 @@ def test_units_of_weighted_data_and_counts(X, A, name):
     sigma = torch.linspace(0.5, 2, 12, dtype=torch.float64) * SIGMA
     counts = torch.poisson(50.0 + 0 * truth(X), generator=torch.Generator().manual_seed(0))
     solver = {"solver": solvers.gradient_descent} if name == "Tikhonov" else {}
-    options = {"max_iter": 8, **QUIET, **solver}
+    options = {"max_iter": 8, "tol": 1e-2, **QUIET, **solver}
 
     def weighted(s):
         return reconstruct(A, s * y, make(X, s), noise_std=s * sigma, lam="morozov", **options)
