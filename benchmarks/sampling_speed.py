@@ -43,8 +43,8 @@ from genreg.sampling import (
     sample,
     starts,
 )
-from genreg.sampling.kernels import Kernel, State
-from genreg.sampling.random_numbers import Random
+from genreg.sampling.kernels import ChainState, Kernel
+from genreg.sampling.random_numbers import RandomNumbers
 
 MODELS = ("mnist-vae-dense", "mnist-vae", "mnist-gan")
 MEASUREMENTS = 50
@@ -69,7 +69,7 @@ def throughput(models: tuple[str, ...], images: int, chains: int, repeats: int) 
         single = whole.take(torch.tensor([0]))
         calls = {}
         for name, p in (("many", whole), ("one", single)):
-            random = Random(0, torch.device("cpu"))
+            random = RandomNumbers(0, torch.device("cpu"))
             z = random.normal(torch.empty(p.batch, p.generator.domain.size))
             size = torch.full((p.batch,), 1e-3)
 
@@ -77,7 +77,7 @@ def throughput(models: tuple[str, ...], images: int, chains: int, repeats: int) 
                 energy, slope = p.objective.value_and_gradient({"z": u})
                 return energy, slope["z"]
 
-            state = State.at(target, z)
+            state = ChainState.at(target, z)
             calls[name] = lambda target=target, z=z: target(z)
             calls[f"{name}, MALA"] = lambda t=target, s=state, h=size, r=random: MALA().step(t, s, h, r)
         rate = interleaved(calls, repeats)
@@ -134,7 +134,7 @@ def kernels(model: str, images: int, chains: int, steps: int, sigmas: tuple[floa
     )
     for sigma in sigmas:
         target = posterior(model, images, sigma)
-        start, _ = starts(target, "map", chains, Random(0, torch.device("cpu")))
+        start, _ = starts(target, "map", chains, RandomNumbers(0, torch.device("cpu")))
         common = {"chains": chains, "thin": 1, "init": start, "progress": False}
         reference = sample(target, HMC(), steps=3 * steps, burn_in=steps, seed=9, **common)
         base = None

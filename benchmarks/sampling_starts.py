@@ -58,8 +58,8 @@ from torch import Tensor
 
 import genreg
 from genreg.sampling import MALA, LatentPosterior, diagnose, sample, screened_starts, starts
-from genreg.sampling.random_numbers import Random
-from genreg.sampling.warm_up import window_ends
+from genreg.sampling.adaptation import window_ends
+from genreg.sampling.random_numbers import RandomNumbers
 
 STARTS = ("prior", "posterior", "map", "screened")
 LABELS = {"prior": "prior", "posterior": "posterior (encoder)", "map": "MAP", "screened": "screened"}
@@ -125,7 +125,7 @@ def begin(target: LatentPosterior, start: str, case: Case) -> tuple[Tensor, int]
         z, spent = screened_starts(target, case.chains, draws=case.draws, iterations=case.iterations)
         shared = case.draws / (case.chains * target.batch)
     else:
-        random = Random(0, target.fidelity.data.device)
+        random = RandomNumbers(0, target.fidelity.data.device)
         z, spent = starts(target, start, case.chains, random, map_iterations=case.iterations)
         shared = 0.0
     return z, math.ceil(float(spent.double().mean()) + shared)

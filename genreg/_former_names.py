@@ -82,9 +82,12 @@ precision_training training.precision
 reconstruct reconstruction.variational
 sampling.coordinates sampling.adaptation
 sampling.gibbs sampling.gibbs_sampler
+sampling.joint_moves sampling.joint_posterior
 sampling.random sampling.random_numbers
 sampling.skrock sampling.kernels.skrock
 sampling.starts sampling.starting_points
+sampling.warm_up sampling.adaptation
+sampling.weights sampling.importance
 solvers.adam solvers.updates.adam
 solvers.advised solvers.driver.advised
 solvers.checks solvers.driver.contracts

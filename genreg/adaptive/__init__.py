@@ -8,16 +8,18 @@ be measured, a policy chooses: `Variance`, `InformationGain`, `EpsilonGreedy` an
 from genreg.adaptive.candidates import Candidates
 from genreg.adaptive.loop import adaptive_measurements
 from genreg.adaptive.policies import (
-    Belief,
     EpsilonGreedy,
     InformationGain,
     Policy,
+    Predictive,
     Random,
     Thompson,
     UpperConfidenceBound,
     Variance,
 )
 from genreg.adaptive.result import AdaptiveResult
+
+Belief = Predictive  # its former name
 
 __all__ = [
     "AdaptiveResult",
@@ -26,6 +28,7 @@ __all__ = [
     "EpsilonGreedy",
     "InformationGain",
     "Policy",
+    "Predictive",
     "Random",
     "Thompson",
     "UpperConfidenceBound",

@@ -25,8 +25,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genreg.adaptive.candidates import Candidates
-from genreg.adaptive.policies import Belief, Policy
-from genreg.adaptive.progress import Known, Progress
+from genreg.adaptive.policies import Policy, Predictive
+from genreg.adaptive.progress import Observations, Progress
 from genreg.adaptive.result import AdaptiveResult
 from genreg.generator import Generator
 from genreg.operators import to_torch
@@ -153,7 +153,7 @@ def adaptive_measurements(
         )
         seed = run.seed
     elif first is not None:
-        run.known.measure(first)
+        run.observed.measure(first)
     if len(run.chosen) > rounds:
         raise ValueError(
             f"rounds must be at least those of the run to resume, {len(run.chosen)}, got {rounds}"
@@ -162,7 +162,9 @@ def adaptive_measurements(
     with bar, resumable.saving(file, run.snapshot) as done:
         while True:
             if len(run.states) == len(run.chosen):
-                posterior = LatentPosterior(problem.fidelity(run.known.y, run.known.where), G, latent=latent)
+                posterior = LatentPosterior(
+                    problem.fidelity(run.observed.y, run.observed.where), G, latent=latent
+                )
                 start: Any = init if run.samples is None else run.samples if restart == "last" else restart
                 drawn = sample(posterior, **sampler, init=start, seed=run.new_seed(), progress=False)
                 run.take(drawn)
@@ -171,9 +173,9 @@ def adaptive_measurements(
             if len(run.chosen) == rounds:
                 break
             assert run.samples is not None
-            run.measure(_choose(policy, run.known, run.samples, k, draws, run.random))
+            run.measure(_choose(policy, run.observed, run.samples, k, draws, run.random))
             done(now=True)
-    samples, known = run.samples, run.known
+    samples, observed = run.samples, run.observed
     assert samples is not None
     status, mean, std = (torch.stack(parts, 1) for parts in zip(*run.states, strict=True))
 
@@ -188,7 +190,7 @@ def adaptive_measurements(
         chosen=plain(torch.stack(run.chosen, 1)),
         mean=images(mean),
         std=images(std),
-        best=None if known.y.is_complex() else plain(torch.stack(run.best, 1)),
+        best=None if observed.y.is_complex() else plain(torch.stack(run.best, 1)),
         status=plain(status),
         samples=samples,
         seed=seed,
@@ -196,10 +198,10 @@ def adaptive_measurements(
 
 
 def _choose(
-    policy: Policy, known: Known, samples: Samples, k: int, draws: int, random: torch.Generator
+    policy: Policy, observed: Observations, samples: Samples, k: int, draws: int, random: torch.Generator
 ) -> Tensor:
     """The groups that the policy chooses for every image, ``(B, k)``; few images at a time, to save memory."""
-    problem, forward = known.problem, to_torch(known.problem.operator)
+    problem, forward = observed.problem, to_torch(observed.problem.operator)
     z = _finite_draws(samples, draws)
     numbers = max(math.prod(space.shape) for space in (problem.operator.range, problem.operator.domain))
     at_once = max(1, _NUMBERS // (2 * len(z) * numbers))
@@ -211,11 +213,11 @@ def _choose(
         if predicted.is_complex():
             predicted, sigma = torch.view_as_real(predicted).flatten(2), sigma.repeat_interleave(2, dim=1)
             groups = groups.doubled()
-        chosen.append(policy.choose(Belief(predicted, sigma, known.groups[rows], groups), k, random))
+        chosen.append(policy.choose(Predictive(predicted, sigma, observed.groups[rows], groups), k, random))
     every = torch.cat(chosen)
-    before = known.groups.sum(1) + k
+    before = observed.groups.sum(1) + k
     if every.shape != (problem.batch, k) or bool(
-        ((known.groups | problem.groups.flags(every)).sum(1) != before).any()
+        ((observed.groups | problem.groups.flags(every)).sum(1) != before).any()
     ):
         raise ValueError(f"policy must choose {k} different groups not yet measured, {policy!r} did not")
     return every
@@ -248,8 +250,8 @@ def _finite_draws(samples: Samples, most: int) -> Tensor:
     if bool(finite.all()):
         return z
     order = (~finite).long().argsort(dim=0, stable=True)  # the finite ones first
-    turn = torch.arange(len(z), device=z.device)[:, None] % finite.sum(0).clamp_min(1)
-    index = order.gather(0, turn)[..., None].expand_as(z)
+    place = torch.arange(len(z), device=z.device)[:, None] % finite.sum(0).clamp_min(1)
+    index = order.gather(0, place)[..., None].expand_as(z)
     return z.gather(0, index).nan_to_num(0.0)
 
 

@@ -25,10 +25,10 @@ from torch import Tensor
 from genreg.adaptive.groups import Groups
 
 __all__ = [
-    "Belief",
     "EpsilonGreedy",
     "InformationGain",
     "Policy",
+    "Predictive",
     "Random",
     "Thompson",
     "UpperConfidenceBound",
@@ -37,8 +37,8 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Belief:
-    """What is known of the measurements of a batch of images; complex data as twice as many real numbers.
+class Predictive:
+    """What the posterior predicts of the measurements of a batch of images; complex data as two real numbers each.
 
     Attributes
     ----------
@@ -81,13 +81,13 @@ class Policy(Protocol):
     def maximises(self) -> bool:
         """Whether it looks for the largest datum, which complex data do not have."""
 
-    def choose(self, belief: Belief, k: int, generator: torch.Generator) -> Tensor:
+    def choose(self, predictive: Predictive, k: int, generator: torch.Generator) -> Tensor:
         """Choose k groups not yet measured for every image, ``(B, k)``.
 
         Parameters
         ----------
-        belief : Belief
-            What is known.
+        predictive : Predictive
+            What the posterior predicts.
         k : int
             How many to choose, at most as many as are left.
         generator : torch.Generator
@@ -106,9 +106,9 @@ class Variance:
 
     maximises: ClassVar[bool] = False
 
-    def choose(self, belief: Belief, k: int, generator: torch.Generator) -> Tensor:
+    def choose(self, predictive: Predictive, k: int, generator: torch.Generator) -> Tensor:
         """See the class."""
-        return belief.best(belief.variance, k)
+        return predictive.best(predictive.variance, k)
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,9 @@ class Random:
 
     maximises: ClassVar[bool] = False
 
-    def choose(self, belief: Belief, k: int, generator: torch.Generator) -> Tensor:
+    def choose(self, predictive: Predictive, k: int, generator: torch.Generator) -> Tensor:
         """See the class."""
-        return belief.random(k, generator)
+        return predictive.random(k, generator)
 
 
 @dataclass(frozen=True)
@@ -144,14 +144,18 @@ class EpsilonGreedy:
         if not 0 <= self.epsilon <= 1:
             raise ValueError(f"epsilon must be in [0, 1], got {self.epsilon}")
 
-    def choose(self, belief: Belief, k: int, generator: torch.Generator) -> Tensor:
+    def choose(self, predictive: Predictive, k: int, generator: torch.Generator) -> Tensor:
         """See the class."""
-        chosen, variance = [], belief.variance
+        chosen, variance = [], predictive.variance
         for _ in range(k):
-            draw = torch.rand(len(belief.measured), generator=generator, device=belief.measured.device)
-            greedy, drawn = belief.best(variance, 1), belief.random(1, generator)
+            draw = torch.rand(
+                len(predictive.measured), generator=generator, device=predictive.measured.device
+            )
+            greedy, drawn = predictive.best(variance, 1), predictive.random(1, generator)
             chosen.append(torch.where(draw[:, None] < self.epsilon, drawn, greedy))
-            belief = replace(belief, measured=belief.measured | belief.groups.flags(chosen[-1]))
+            predictive = replace(
+                predictive, measured=predictive.measured | predictive.groups.flags(chosen[-1])
+            )
         return torch.cat(chosen, 1)
 
 
@@ -173,14 +177,14 @@ class InformationGain:
 
     maximises: ClassVar[bool] = False
 
-    def choose(self, belief: Belief, k: int, generator: torch.Generator) -> Tensor:
+    def choose(self, predictive: Predictive, k: int, generator: torch.Generator) -> Tensor:
         """See the class."""
-        draws, groups = len(belief.predictions), belief.groups
+        draws, groups = len(predictive.predictions), predictive.groups
         # The determinant of I + S / σ² needs more digits than those of single precision where σ is small.
-        C = ((belief.predictions - belief.predictions.mean(0)) / belief.noise_std).double()
+        C = ((predictive.predictions - predictive.predictions.mean(0)) / predictive.noise_std).double()
         C = C.movedim(0, 1) / max(draws - 1, 1) ** 0.5  # (B, n, m)
         rows = torch.arange(len(C), device=C.device)
-        measured, chosen = belief.measured, []
+        measured, chosen = predictive.measured, []
         for _ in range(k):
             by_group = groups.gather(C).movedim(2, 1)  # (B, count, n, largest)
             chosen.append(_information(by_group).masked_fill(measured, -torch.inf).argmax(1))
@@ -215,10 +219,10 @@ class UpperConfidenceBound:
         if not 0 <= self.weight < torch.inf:
             raise ValueError(f"weight must be non-negative and finite, got {self.weight}")
 
-    def choose(self, belief: Belief, k: int, generator: torch.Generator) -> Tensor:
+    def choose(self, predictive: Predictive, k: int, generator: torch.Generator) -> Tensor:
         """See the class."""
-        values = belief.groups.mean(belief.predictions)
-        return belief.best(values.mean(0) + self.weight * values.var(0), k)
+        values = predictive.groups.mean(predictive.predictions)
+        return predictive.best(values.mean(0) + self.weight * values.var(0), k)
 
 
 @dataclass(frozen=True)
@@ -227,13 +231,13 @@ class Thompson:
 
     maximises: ClassVar[bool] = True
 
-    def choose(self, belief: Belief, k: int, generator: torch.Generator) -> Tensor:
+    def choose(self, predictive: Predictive, k: int, generator: torch.Generator) -> Tensor:
         """See the class."""
-        draws, batch = belief.predictions.shape[:2]
-        device = belief.predictions.device
+        draws, batch = predictive.predictions.shape[:2]
+        device = predictive.predictions.device
         taken = torch.randint(draws, (batch,), generator=generator, device=device)
-        one = belief.predictions[taken, torch.arange(batch, device=device)]
-        return belief.best(belief.groups.mean(one), k)
+        one = predictive.predictions[taken, torch.arange(batch, device=device)]
+        return predictive.best(predictive.groups.mean(one), k)
 
 
 def _information(P: Tensor) -> Tensor:

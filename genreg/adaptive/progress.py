@@ -11,13 +11,13 @@ from torch import Tensor
 from genreg.adaptive.candidates import Candidates
 from genreg.sampling import LatentPosterior, Samples
 from genreg.sampling.kernels.metropolis import Kernel
-from genreg.sampling.run import Run
+from genreg.sampling.run import Chains
 from genreg.sampling.storage import as_stored, refuse_not_finite, restored
 
-__all__ = ["Known", "Progress"]
+__all__ = ["Observations", "Progress"]
 
 
-class Known:
+class Observations:
     """What has been measured so far.
 
     Attributes
@@ -63,7 +63,7 @@ class Progress:
 
     Attributes
     ----------
-    known : Known
+    observed : Observations
         What has been measured.
     chosen, best : list of Tensor
         Groups chosen in every round, ``(B, k)``, and the largest datum after it, ``(B,)``.
@@ -74,28 +74,28 @@ class Progress:
     """
 
     def __init__(self, problem: Candidates, seed: int) -> None:
-        self.known, self.seed = Known(problem), seed
-        self.random = torch.Generator(self.known.y.device).manual_seed(seed)
+        self.observed, self.seed = Observations(problem), seed
+        self.random = torch.Generator(self.observed.y.device).manual_seed(seed)
         self.samples: Samples | None = None
         self.chosen: list[Tensor] = []
         self.best: list[Tensor] = []
         self.states: list[tuple[Tensor, ...]] = []
-        self._given = self.known.y, self.known.where
+        self._given = self.observed.y, self.observed.where
 
     def new_seed(self) -> int:
         """The seed of the next sampling."""
         return int(torch.randint(2**31, (), generator=self.random, device=self.random.device))
 
     def take(self, samples: Samples) -> None:
-        """Take in samples of the posterior given all that is known."""
-        self.samples, self._given = samples, (self.known.y, self.known.where)
+        """Take in samples of the posterior given all that is observed."""
+        self.samples, self._given = samples, (self.observed.y, self.observed.where)
         self.states.append((samples.status.T, *samples.moments))
 
     def measure(self, groups: Tensor) -> None:
         """Measure groups, ``(B, k)``."""
-        self.known.measure(groups)
+        self.observed.measure(groups)
         self.chosen.append(groups)
-        self.best.append(self.known.largest)
+        self.best.append(self.observed.largest)
 
     def snapshot(self) -> dict[str, Any]:
         """All that determines how the run goes on, and its results."""
@@ -103,9 +103,9 @@ class Progress:
         return {
             "seed": self.seed,
             "random": self.random.get_state(),
-            "y": self.known.y,
-            "where": self.known.where,
-            "groups": self.known.groups,
+            "y": self.observed.y,
+            "where": self.observed.where,
+            "groups": self.observed.groups,
             "sampled": self._given,
             "chosen": self.chosen,
             "best": self.best,
@@ -120,14 +120,16 @@ class Progress:
         kernel: Kernel | None,
     ) -> None:
         """Continue from a snapshot; ``posterior(y, where)`` is that of data, `kernel` that of the call."""
-        device = self.known.y.device
+        device = self.observed.y.device
         self.seed = saved["seed"]
         self.random.set_state(saved["random"])
-        known = self.known
-        known.y, known.where, known.groups = (saved[name].to(device) for name in ("y", "where", "groups"))
+        observed = self.observed
+        observed.y, observed.where, observed.groups = (
+            saved[name].to(device) for name in ("y", "where", "groups")
+        )
         self.chosen, self.best = ([t.to(device) for t in saved[name]] for name in ("chosen", "best"))
         self.states = [tuple(t.to(device) for t in parts) for parts in saved["states"]]
         y, where = self._given = tuple(t.to(device) for t in saved["sampled"])
         state = restored(saved["samples"])
         refuse_not_finite(state)
-        self.samples = Run.restored(posterior(y, where), state, kernel).samples()
+        self.samples = Chains.restored(posterior(y, where), state, kernel).samples()

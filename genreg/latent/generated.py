@@ -11,7 +11,7 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor, nn
 
-from genreg.networks.discriminator_output import Verdict
+from genreg.networks.discriminator_output import DiscriminatorOutput
 from genreg.operators import (
     NetworkFunctional,
     TorchFunctional,
@@ -125,7 +125,7 @@ class _SmoothVariation(nn.Module):
         return self.integral((sum_of_squares(self.differences(x), self.axis) + self.square).sqrt())
 
 
-class _OfVerdict(_OfImage):
+class _OfDiscriminator(_OfImage):
     """A functional of what a network says about the generated image."""
 
     def __init__(self, G: odl.Operator, D: nn.Module, then: Callable[[Tensor], Tensor]) -> None:
@@ -134,21 +134,21 @@ class _OfVerdict(_OfImage):
         dtype, device = torch_dtype(G.range), torch_device(G.range)
         if isinstance(D, nn.Module) and any(p.dtype != dtype or p.device != device for p in D.parameters()):
             D = copy.deepcopy(D).to(device=device, dtype=dtype)
-        verdict = Verdict(D, tuple(G.range.shape)).eval()
-        self._said = verdict.check(to_tensor(G(G.domain.zero()))[None])
+        output = DiscriminatorOutput(D, tuple(G.range.shape)).eval()
+        self._said = output.check(to_tensor(G(G.domain.zero()))[None])
         self.D = D
-        super().__init__(G, _Then(verdict, then))
+        super().__init__(G, _Then(output, then))
 
 
 class _Then(nn.Module):
-    """A verdict on images, and a function of it."""
+    """The output of a discriminator, and a function of it."""
 
-    def __init__(self, verdict: Verdict, then: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, output: DiscriminatorOutput, then: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.verdict, self.then = verdict, then
+        self.output, self.then = output, then
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.then(self.verdict(x))
+        return self.then(self.output(x))
 
 
 def _log_fake(logit: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ def _log_fake_of_probability(real: Tensor) -> Tensor:
     return torch.log1p(-real.clamp(max=1 - torch.finfo(real.dtype).eps / 2))
 
 
-class Discriminator(_OfVerdict):
+class Discriminator(_OfDiscriminator):
     r"""What a discriminator holds against the generated image, :math:`\log(1 - D(G(z)))`.
 
     D(x) is the probability that x is real, so the value falls to minus infinity where D is convinced and
@@ -208,7 +208,7 @@ class Discriminator(_OfVerdict):
         return f"Discriminator({self.G!r}, {type(self.D).__name__}, logits={self.logits})"
 
 
-class DensityRatio(_OfVerdict):
+class DensityRatio(_OfDiscriminator):
     r"""The logarithm of a density ratio at the generated image, :math:`-d(G(z))`.
 
     d is the logit of a discriminator between images from the data (d > 0) and from G. The best there is has

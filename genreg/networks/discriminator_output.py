@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Verdict"]
+__all__ = ["DiscriminatorOutput"]
 
 
-class Verdict(nn.Module):
+class DiscriminatorOutput(nn.Module):
     """What a network says about images ``(B, *X.shape)``: one number for each, ``(B,)``.
 
     Parameters
@@ -54,15 +54,15 @@ class Verdict(nn.Module):
         shape = self.image_shape
         try:
             with torch.no_grad():
-                verdict = self.judge(image)
+                output = self.judge(image)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise ValueError(
                 f"D must accept a batch of one image that G makes, of the shape {(1, *shape)}; it says: {error}"
             ) from error
-        received = tuple(verdict.shape) if isinstance(verdict, Tensor) else type(verdict).__name__
+        received = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         if received not in ((1,), (1, 1)):
             raise ValueError(
                 f"D must return one number for each image of the shape {shape} that G makes, a shape of (1,) or "
                 f"(1, 1) for one image, got {received}: is it for images of this size?"
             )
-        return verdict.item()
+        return output.item()

@@ -32,9 +32,9 @@ from genreg.operators.bridge.arrays import array, check_finite
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.fidelity import Fidelity
 from genreg.reconstruction.batch import BatchedSolve, checked_fidelity, starting_points
+from genreg.reconstruction.parameter_choice import principle, range_of
 from genreg.reconstruction.selection import Best, Selection
 from genreg.reconstruction.sweep_result import Sweep
-from genreg.reconstruction.variational import principle, range_of
 from genreg.regularisers import Regulariser
 from genreg.regularisers.functional import as_regulariser
 from genreg.regularisers.identity import of_fidelity, of_regulariser
@@ -144,18 +144,11 @@ def sweep(
             raise ValueError(f"lam must be positive, got {grid.tolist()}")
     mus, parameters = _mu(mu, tied, regulariser, like)
     truth = _reference(reference, data_range, len(like), A.domain)
-    settings: dict[str, Any] = {
-        **{"lam": lam if grid is None else grid.tolist(), "mu": of_setting(mus), "tied": tied},
-        **{
-            "lam_range": of_setting(lam_range),
-            "restarts": restarts,
-            "init": of_setting(init),
-            "seed": seed,
-            "solver": of_setting(solver),
-        },
-        **{"max_iter": max_iter, "tol": tol, "factor": factor, "data_range": data_range},
-        **{"reference": of_setting(truth), "batch_size": batch_size, "keep_images": keep_images},
-    }
+    settings: dict[str, Any] = {"lam": lam if grid is None else grid.tolist(), "tied": tied, "seed": seed}
+    settings |= {"max_iter": max_iter, "tol": tol, "factor": factor, "data_range": data_range}
+    settings |= {"restarts": restarts, "batch_size": batch_size, "keep_images": keep_images}
+    made = {"mu": mus, "lam_range": lam_range, "init": init, "solver": solver, "reference": truth}
+    settings |= {name: of_setting(value) for name, value in made.items()}
     file, saved = resumable.begin(
         checkpoint,
         resume,

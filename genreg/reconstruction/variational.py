@@ -1,9 +1,8 @@
-r"""The front door: data in, reconstruction out."""
+r"""Variational reconstruction: data in, images out."""
 
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,16 +18,12 @@ from genreg.operators.bridge.arguments import check_callable, integer, number
 from genreg.operators.bridge.door import is_element, per_sample_number
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.fidelity import Fidelity
-from genreg.reconstruction.batch import (
-    BatchedSolve,
-    checked_fidelity,
-    starting_points,
-)
+from genreg.reconstruction.batch import BatchedSolve, checked_fidelity, starting_points
+from genreg.reconstruction.parameter_choice import principle, range_of
 from genreg.regularisers import Regulariser
 from genreg.regularisers.functional import as_regulariser
-from genreg.solvers import Choice, Solution, Trial, l_curve, morozov
+from genreg.solvers import Choice, Solution
 from genreg.solvers.driver.loop import Callback
-from genreg.solvers.parameter_choice.discrepancy_principle import checked_range
 from genreg.solvers.problem.objective import block_spaces, pack
 
 __all__ = ["Reconstruction", "reconstruct"]
@@ -217,76 +212,6 @@ def reconstruct(
         choice = Choice.single(lam, trial)
         history = solve.history
     return _finish(fidelity, regulariser, choice, history, time.perf_counter() - began)
-
-
-LamRange = tuple[float, float] | None
-
-
-def principle(name: str, otherwise: str, regulariser: Regulariser) -> Callable[..., Choice]:
-    """Return the function of a principle of parameter choice, one of `CHOICES`.
-
-    Raises
-    ------
-    ValueError
-        If there is none of this name, or the L-curve is asked of a density, whose logarithm has no zero.
-    """
-    if name not in CHOICES:
-        raise ValueError(f"lam must be {otherwise} or one of {sorted(CHOICES)}, got {name!r}")
-    if name == "l-curve" and regulariser.offset is not None:
-        raise ValueError(
-            "lam must be 'morozov' or given for a regulariser with a log-determinant, whose zero depends on the unit "
-            f"of the image: the L-curve compares R with zero; got 'l-curve' with {type(regulariser).__name__}"
-        )
-    return CHOICES[name]
-
-
-def range_of(lam: Any, lam_range: Any) -> LamRange:
-    """Return the range of λ for a principle of parameter choice.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is no pair of numbers 0 < low < high, or λ is given.
-    """
-    if lam_range is None:
-        return None
-    found = checked_range(lam_range)
-    if not isinstance(lam, str):
-        raise ValueError(
-            f"lam_range must not be given beside numbers for lam: it is for one of {sorted(CHOICES)}, got {lam_range}"
-        )
-    return found
-
-
-def _by_l_curve(solve: Callable[..., Trial], level: Tensor, scale: Tensor, lam_range: LamRange) -> Choice:
-    if lam_range is None:
-        decades = torch.linspace(-6, 6, 25, dtype=level.dtype, device=level.device)
-        grid = scale[:, None] * 10**decades
-    else:
-        low, high = lam_range
-        steps = 1 + max(2, math.ceil(2 * math.log10(high / low)))
-        fractions = torch.linspace(0, 1, steps, dtype=level.dtype, device=level.device)
-        ends = level.new_tensor([low, high]).log()
-        grid = torch.lerp(ends[0], ends[1], fractions).exp()
-    return l_curve(solve, torch.arange(len(level), device=level.device), lam=grid)
-
-
-def _by_morozov(solve: Callable[..., Trial], level: Tensor, scale: Tensor, lam_range: LamRange) -> Choice:
-    if level.isnan().any():
-        raise ValueError(
-            "lam='morozov' needs the level of the noise: FunctionalFidelity takes it as level, or give lam as a number"
-        )
-    return morozov(solve, level, start=scale, lam_range=lam_range)
-
-
-CHOICES: dict[str, Callable[[Callable[..., Trial], Tensor, Tensor, LamRange], Choice]] = {
-    "l-curve": _by_l_curve,
-    "morozov": _by_morozov,
-}
-"""How λ is chosen, by the name that `reconstruct` takes.
-
-Functions of the solve, Morozov's level, a λ of the right order for every sample, and the range of λ or None.
-"""
 
 
 def _finish(

@@ -11,11 +11,11 @@ from genreg.sampling.diagnostics import (
     rank_normalised_rhat,
 )
 from genreg.sampling.figures import plot_traces
-from genreg.sampling.gibbs_sampler import JointSamples, gibbs
+from genreg.sampling.gibbs_sampler import gibbs
 from genreg.sampling.kernels.metropolis import HMC, MALA, PCN, ULA
 from genreg.sampling.kernels.skrock import SKROCK
 from genreg.sampling.posterior import LatentPosterior
-from genreg.sampling.samples import ChainStatus, Samples
+from genreg.sampling.samples import ChainStatus, JointSamples, Samples
 from genreg.sampling.screening import screened_starts
 from genreg.sampling.starting_points import starts
 

@@ -1,7 +1,16 @@
-r"""Affine coordinates in which a posterior is nearly standard normal, :math:`z = m + C u` for every image.
+r"""What chains learn before their draws count: step sizes for every image, and coordinates.
 
-In them a kernel takes steps as long in the narrow directions as in the wide ones. All chains of an image share m and C,
-which the warm-up learns.
+The step size of an image rises while its chains accept more proposals than the kernel works best at, and falls
+otherwise, by smaller and smaller amounts (Robbins and Monro). Coordinates :math:`z = m + C u` in which the posterior is
+nearly standard normal let a kernel take steps as long in the narrow directions as in the wide ones; all chains of an
+image share m and C. They are learnt from the draws of windows of doubling length, after each of which the size is
+sought anew, as in Stan.
+
+References
+----------
+C. Andrieu, J. Thoms (2008), A tutorial on adaptive MCMC, doi:10.1007/s11222-008-9110-y.
+
+B. Carpenter et al. (2017), Stan: a probabilistic programming language, doi:10.18637/jss.v076.i01.
 """
 
 from __future__ import annotations
@@ -11,11 +20,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["METRICS", "Coordinates", "Scatter"]
+from genreg.sampling.kernels.metropolis import Target
+from genreg.sampling.random_numbers import RandomNumbers
+
+__all__ = ["METRICS", "Coordinates", "Scatter", "adapted", "largest_curvature", "window_ends"]
 
 METRICS = ("identity", "diagonal", "dense")
 _PRIOR = 5.0  # draws that the identity counts for in an estimate, as in Stan
 _FLOOR = 1e-3  # times the identity is what they say
+_FIRST = 25  # iterations of the first window
+_POWER = 10  # products with the Hessian
 
 
 @dataclass(frozen=True)
@@ -119,3 +133,55 @@ class Scatter:
         """Take over what `tensors` gave."""
         self.count = int(tensors["count"])
         self.mean, self.square = tensors["mean"], tensors["square"]
+
+
+def adapted(log_size: Tensor, probability: Tensor, iteration: int, target: float) -> Tensor:
+    """Logarithms of the step sizes after an iteration (counted from 0) that had these probabilities of acceptance."""
+    return log_size + (iteration + 1) ** -0.6 * (probability - target)
+
+
+def window_ends(burn_in: int) -> list[int]:
+    """The iterations after which coordinates are learnt; the first entry is where the first window begins."""
+    first, last = int(0.15 * burn_in), int(0.9 * burn_in)
+    if last - first < _FIRST:
+        return []
+    ends, length = [first], _FIRST
+    while ends[-1] + 3 * length <= last:  # the next but one would fit as well
+        ends.append(ends[-1] + length)
+        length *= 2
+    return [*ends, last]
+
+
+def largest_curvature(target: Target, u: Tensor, gradient: Tensor, random: RandomNumbers) -> Tensor:
+    r"""The largest modulus of an eigenvalue of the Hessian at each point, ``(N,)``, by power iteration.
+
+    The products with the Hessian are differences of gradients, so that energies need one derivative only. How far apart
+    they are taken is relative to the points and to the width :math:`1 / \sqrt{L}` of the density, for the curvature L
+    found so far, and what rounding makes of a gradient is no curvature.
+
+    Parameters
+    ----------
+    target : Target
+        The density.
+    u, gradient : Tensor
+        Points and gradients there, ``(N, d)``.
+    random : RandomNumbers
+        For the first vector.
+
+    Returns
+    -------
+    Tensor
+        1 where none is found: the energy is flat, or not finite nearby.
+    """
+    eps, tiny = torch.finfo(u.dtype).eps, torch.finfo(u.dtype).tiny
+    norm, slope = (torch.linalg.vector_norm(t, dim=1, keepdim=True) for t in (u, gradient))
+    v = torch.nn.functional.normalize(random.normal(u), dim=1)
+    length = torch.ones_like(norm)
+    for _ in range(_POWER):
+        width = torch.where((length > tiny) & torch.isfinite(length), length.rsqrt(), 1.0)
+        step = eps**0.5 * (norm + width)
+        product = (target(u + step * v)[1] - gradient) / step
+        length = torch.linalg.vector_norm(product, dim=1, keepdim=True)
+        v = product / length.clamp_min(tiny)
+    found = (length > eps * slope / step) & torch.isfinite(length)
+    return torch.where(found, length, 1.0)[:, 0]

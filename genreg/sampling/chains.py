@@ -9,25 +9,18 @@ from typing import Any
 
 from torch import Tensor
 
-from genreg.operators.bridge.arguments import choice, described, flag, integer, number, seed_number
+from genreg.operators.bridge.arguments import choice, described, flag, integer, seed_number
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.door import per_sample_number
 from genreg.operators.bridge.modes import undisturbed
 from genreg.sampling.adaptation import METRICS, Coordinates
 from genreg.sampling.kernels.metropolis import HMC, MALA, ULA, Kernel
-from genreg.sampling.posterior import LatentPosterior
-from genreg.sampling.random_numbers import Random
-from genreg.sampling.run import Plan, Run
+from genreg.sampling.posterior import LatentPosterior, Posterior
+from genreg.sampling.random_numbers import RandomNumbers
+from genreg.sampling.run import Chains, Plan, check_seconds
 from genreg.sampling.samples import Samples
 from genreg.sampling.starting_points import starts
-from genreg.sampling.storage import (
-    as_stored,
-    refuse_not_finite,
-    refuse_other_posterior,
-    restored,
-    state_file,
-)
-from genreg.solvers.checkpoints import StateFile, saving
+from genreg.sampling.storage import refuse_not_finite, refuse_other_posterior, restored, state_file
 
 __all__ = ["langevin", "resume", "sample"]
 
@@ -71,11 +64,11 @@ def sample(
     chains : int
         Chains of every sample.
     steps : int
-        Turns of every chain, the warm-up included.
+        Iterations of every chain, the warm-up included.
     burn_in : int, optional
-        Turns of the warm-up, whose draws do not count; by default half of the turns.
+        Iterations of the warm-up, whose draws do not count; by default half of them all.
     thin : int, optional
-        Turns for every draw that is kept.
+        Iterations for every draw that is kept.
     step : float or Tensor, optional
         First step size h, or one for every sample, ``(B,)``, see `genreg.sampling.kernels`. Kernels without a test
         keep it.
@@ -133,7 +126,7 @@ def sample(
         raise ValueError(f"thin must be at most steps - burn_in, {steps - burn_in}, got {thin}")
     choice(metric, "metric", METRICS)
     seed = secrets.randbits(32) if seed is None else seed_number(seed)
-    _check_seconds(max_seconds)
+    check_seconds(max_seconds)
     data, G = posterior.fidelity.data, posterior.generator
     check_memory((chains, posterior.batch, G.range.size), data.real.dtype, "chains", chains, data.device)
     kept = (-(-(steps - burn_in) // thin), chains, posterior.batch, G.domain.size)
@@ -144,7 +137,7 @@ def sample(
     size = None if step is None else per_sample_number(step, "step", data)
     coordinates, screened = None, not isinstance(init, str) or init == "screened"
     start = time.perf_counter()
-    random = Random(seed, data.device)
+    random = RandomNumbers(seed, data.device)
     if isinstance(init, Samples):
         if init.last.shape[:2] != (chains, posterior.batch):
             raise ValueError(
@@ -156,10 +149,15 @@ def sample(
         screened, init = init.screened, init.last
     z, spent = starts(posterior, init, chains, random, map_iterations=map_iterations)
     plan = Plan(steps, burn_in, thin, chains, metric, step is not None, denoise, screened, seed)
-    run = Run(posterior, kernel, plan, random, z, spent)
+    run = Chains(posterior, kernel, plan, random, z, spent)
     run.begin(z, size, coordinates)
+    if not bool(run.started.any()):
+        raise ValueError(
+            "init must have a finite energy, got none in any chain of any sample: check data and noise_std, and "
+            "whether their units are those of the generator"
+        )
     run.seconds = time.perf_counter() - start
-    return _go(run, max_seconds, file, progress)
+    return run.go(max_seconds=max_seconds, file=file, progress=progress)
 
 
 @undisturbed
@@ -226,7 +224,7 @@ def langevin(
 
 @undisturbed
 def resume(
-    posterior: LatentPosterior,
+    posterior: Posterior,
     saved: Samples | str | Path,
     *,
     steps: int | None = None,
@@ -240,11 +238,11 @@ def resume(
     Parameters
     ----------
     posterior : LatentPosterior
-        The density of the run.
+        The density of the run; of a run of `gibbs`, the `posterior` of its samples.
     saved : Samples, str or Path
         What the run returned, or the file that `Samples.save` or a checkpoint has written.
     steps : int, optional
-        Turns in all, the old ones included; by default as many as had been planned.
+        Iterations in all, the old ones included; by default as many as had been planned.
     kernel : Kernel, optional
         The kernel, needed only where it is not one of `genreg.sampling` and the state comes from a file.
     max_seconds, checkpoint, progress
@@ -260,7 +258,7 @@ def resume(
     ValueError
         If the state belongs to a posterior of other data, noise, operator, generator or latent prior, or was made with
         another kernel; if the file is damaged, or holds points that are not finite; or if `steps` is below the number
-        of turns taken.
+        of iterations taken.
     FileNotFoundError
         If there is no such file.
     FileExistsError
@@ -277,22 +275,9 @@ def resume(
     refuse_not_finite(state)
     if steps is not None:
         steps = integer(steps, "steps", minimum=state["turn"])
-    _check_seconds(max_seconds)
-    run = Run.restored(posterior, state, kernel, steps)
+    check_seconds(max_seconds)
+    run = Chains.restored(posterior, state, kernel, steps)
     file = None if checkpoint is None else state_file(checkpoint, posterior)
     if file is not None and (isinstance(saved, Samples) or file.path.resolve() != Path(saved).resolve()):
         file.refuse_existing("go on with the run in it")
-    return _go(run, max_seconds, file, progress)
-
-
-def _go(run: Run, max_seconds: float | None, file: StateFile | None, progress: bool) -> Samples:
-    with saving(file, lambda: as_stored(run.snapshot())) as done:
-        samples = run.go(max_seconds=max_seconds, done=done, progress=progress)
-    if file is not None:
-        file.save(lambda: as_stored(samples.state))
-    return samples
-
-
-def _check_seconds(seconds: float | None) -> None:
-    if seconds is not None:
-        number(seconds, "max_seconds", above=0, infinite=True)
+    return run.go(max_seconds=max_seconds, file=file, progress=progress)

@@ -84,7 +84,7 @@ class Diagnostics:
     ess, tail_ess : Tensor
         Effective sample sizes of bulk and tails, of all chains together, ``(B, d + 1)``.
     acceptance : Tensor
-        Mean acceptance of the chains that were not stopped, ``(B,)``.
+        Mean acceptance of the chains that were not stopped, of all kinds of steps, ``(B,)``.
     chains : int
         Number of chains of an image.
     stopped : Tensor
@@ -153,7 +153,7 @@ def diagnose(samples: Samples) -> Diagnostics:
     Parameters
     ----------
     samples : Samples
-        Draws of `sampling.sample`, at least 4 of a chain.
+        Draws of `sampling.sample` or `sampling.gibbs`, at least 4 of a chain.
 
     Returns
     -------
@@ -168,7 +168,9 @@ def diagnose(samples: Samples) -> Diagnostics:
     stopped = ~values.isfinite().all(-1).all(0)  # (chains, B)
     values = torch.where(stopped[..., None], torch.nan, values)
     still = ((values.amax(0) == values.amin(0)).all(-1) & ~stopped).sum(0)
-    running = torch.where(stopped, 0, samples.acceptance).sum(0)
+    shares = samples.acceptance
+    shares = torch.stack(list(shares.values())).mean(0) if isinstance(shares, dict) else shares
+    running = torch.where(stopped, 0, shares).sum(0)
     return Diagnostics(
         rank_normalised_rhat(values),
         effective_sample_size(values),

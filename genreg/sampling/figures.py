@@ -24,7 +24,7 @@ def plot_traces(samples: Samples, index: Sequence[int] = (0,), *, max_lag: int |
     Parameters
     ----------
     samples : Samples
-        Draws of `sampling.sample`, at least 4 of a chain.
+        Draws of `sampling.sample` or `sampling.gibbs`, at least 4 of a chain.
     index : sequence of int
         The images, a column each.
     max_lag : int, optional

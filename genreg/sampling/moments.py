@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["Moments", "masked_moments"]
+__all__ = ["Moments"]
 
 
 class Moments:
@@ -53,18 +53,3 @@ class Moments:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `tensors` gave."""
         self.count, self.mean, self.square = tensors["count"], tensors["mean"], tensors["square"]
-
-
-def masked_moments(images: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over the first axis of ``(n, B, *X.shape)``, where `counts`, ``(n, B)``, says so.
-
-    Returns
-    -------
-    mean, std : Tensor
-        ``(B, *X.shape)``; NaN of a sample without an image, or for the deviation with fewer than two.
-    """
-    mask = counts.view(*counts.shape, *(1,) * (images.ndim - 2))
-    n = mask.sum(0).to(images.real.dtype)
-    mean = torch.where(mask, images, 0).sum(0) / n
-    square = torch.where(mask, images - mean, 0).abs().square().sum(0)
-    return mean, (square / (n - 1)).sqrt() + torch.where(n > 1, 0.0, torch.nan)

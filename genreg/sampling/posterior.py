@@ -2,16 +2,61 @@ r"""The posterior of the latent vector of an image in the range of a generator."
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import torch
 from odl.functionals import Functional
 from torch import Tensor
 
 from genreg.generator import Generator
+from genreg.operators import to_torch
 from genreg.operators.fidelity import Fidelity
 from genreg.regularisers import HardConstraint
+from genreg.regularisers.identity import of_fidelity
+from genreg.sampling.adaptation import Coordinates
+from genreg.sampling.kernels.metropolis import ChainState
+from genreg.sampling.random_numbers import RandomNumbers
 from genreg.solvers import Objective
+from genreg.solvers.checkpoints import codes, of_generator
 
-__all__ = ["LatentPosterior"]
+__all__ = ["ChainTarget", "LatentPosterior", "Posterior"]
+
+
+class ChainTarget(Protocol):
+    """What the kernels take of a posterior, for all chains; those of a sample in the rows ``k, k + B, ...``."""
+
+    coordinates: Coordinates
+    evaluations: int
+    unknowns: int
+
+    def state(self, u: Tensor, random: RandomNumbers) -> ChainState:
+        """The state of chains at points u, ``(N, d)``."""
+
+    def images(self, z: Tensor, state: ChainState) -> Tensor:
+        """Images ``(chains, B, *X.shape)`` of the latent vectors z, ``(chains, B, d)``, that were made of a state."""
+
+
+class Posterior(Protocol):
+    """What is sampled."""
+
+    fidelity: Any
+
+    @property
+    def batch(self) -> int:
+        """Number B of samples of data."""
+
+    @property
+    def generator(self) -> Generator:
+        """The generator of the images."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images of latent vectors."""
+
+    def identity(self) -> dict[str, Any]:
+        """What a stored run belongs to."""
+
+    def target(self, chains: int, coordinates: Coordinates) -> ChainTarget:
+        """The energies of `chains` chains of every sample."""
 
 
 class LatentPosterior:
@@ -111,3 +156,41 @@ class LatentPosterior:
         with torch.no_grad():
             flat = z.reshape(-1, z.shape[-1])
             return self.generator.module(flat).reshape(*z.shape[:-1], *self.generator.range.shape)
+
+    def identity(self) -> dict[str, Any]:
+        """What a run belongs to: data, noise, operator, generator, and prior of the latent vectors."""
+        z = codes(self.generator)
+        found = of_fidelity(self.fidelity, self.decode(z)) | of_generator(self.generator)
+        with torch.no_grad():
+            prior = None if self.latent is None else to_torch(self.latent)(z).nan_to_num()
+        return {**found, "prior of the latent vectors": prior}
+
+    def target(self, chains: int, coordinates: Coordinates) -> ChainTarget:
+        """The energies of `chains` chains of every sample."""
+        return _LatentTarget(self, chains, coordinates)
+
+
+class _LatentTarget:
+    """The energies of latent vectors in coordinates u."""
+
+    def __init__(self, posterior: LatentPosterior, chains: int, coordinates: Coordinates) -> None:
+        rows = torch.arange(posterior.batch, device=coordinates.mean.device).repeat(chains)
+        self.posterior, self.objective = posterior, posterior.objective.take(rows)
+        self.shape = (chains, *coordinates.mean.shape)
+        self.unknowns = self.shape[-1]
+        self.coordinates = coordinates
+        self.evaluations = 0
+
+    def __call__(self, u: Tensor, *, gradient: bool = True) -> tuple[Tensor, Tensor]:
+        self.evaluations += 1
+        blocks = {"z": self.coordinates.decode(u.view(self.shape)).flatten(0, 1)}
+        if not gradient:
+            return self.objective(blocks), torch.zeros_like(u)
+        energy, slope = self.objective.value_and_gradient(blocks)
+        return energy, self.coordinates.transposed(slope["z"].view(self.shape)).flatten(0, 1)
+
+    def state(self, u: Tensor, random: RandomNumbers) -> ChainState:
+        return ChainState.at(self, u)
+
+    def images(self, z: Tensor, state: ChainState) -> Tensor:
+        return self.posterior.decode(z)

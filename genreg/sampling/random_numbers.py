@@ -7,10 +7,10 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import seed_number
 
-__all__ = ["Random"]
+__all__ = ["RandomNumbers"]
 
 
-class Random:
+class RandomNumbers:
     """Normal and uniform numbers from one generator.
 
     Parameters
@@ -31,6 +31,10 @@ class Random:
     def uniform(self, like: Tensor) -> Tensor:
         """Numbers from [0, 1) of the shape and kind of `like`."""
         return torch.rand(like.shape, generator=self.generator, dtype=like.dtype, device=like.device)
+
+    def integer(self) -> int:
+        """A whole number from 0 to 2³¹ - 1, for example a seed."""
+        return int(torch.randint(2**31, (), generator=self.generator, device=self.generator.device))
 
     @property
     def state(self) -> Tensor:

@@ -1,7 +1,8 @@
-"""What a sampler returns: draws of latent vectors, and what they say about the images."""
+"""What a sampler returns: draws of latent vectors, or of images with them, and what they say about the images."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,13 +12,14 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge.arguments import number
-from genreg.operators.bridge.arrays import samples_of
-from genreg.sampling.posterior import LatentPosterior
+from genreg.operators.bridge.arrays import check_memory, samples_of
+from genreg.sampling.importance import kish_ess, self_normalised, weighted_mean_and_std
+from genreg.sampling.joint_posterior import JointPosterior
+from genreg.sampling.posterior import Posterior
 from genreg.sampling.storage import as_stored, state_file
-from genreg.sampling.weights import kish_ess, self_normalised, weighted_mean_and_std
 from genreg.solvers.driver.advised import Advised
 
-__all__ = ["ChainStatus", "Samples"]
+__all__ = ["ChainStatus", "JointSamples", "Samples"]
 
 
 class ChainStatus(Advised):
@@ -51,7 +53,8 @@ class Samples:
     energy : Tensor
         E(z), ``(draws, chains, B)``.
     acceptance : Tensor
-        Share of accepted steps after the warm-up, ``(chains, B)``; 1 for kernels without a test.
+        Share of accepted steps after the warm-up, ``(chains, B)``; 1 for kernels without a test, and a dictionary of a
+        kernel with several kinds of steps.
     step : Tensor
         Step sizes h after the warm-up, ``(B,)``, in the coordinates that it learnt.
     status : Tensor
@@ -72,10 +75,10 @@ class Samples:
         Weights of the draws, ``(draws, chains, B)``, adding up to 1 for every sample, see `reweighted`.
     """
 
-    posterior: LatentPosterior
+    posterior: Posterior
     z: Tensor
     energy: Tensor
-    acceptance: Tensor
+    acceptance: Tensor | dict[str, Tensor]
     step: Tensor
     status: Tensor
     evaluations: Tensor
@@ -213,3 +216,62 @@ class Samples:
             The file; one that exists is replaced.
         """
         state_file(path, self.posterior).save(lambda: as_stored(self.state))
+
+
+@dataclass(frozen=True)
+class JointSamples(Samples):
+    r"""Draws of :math:`p(x, z \mid y)` of every sample of a batch: latent vectors that have images of their own.
+
+    Mean and standard deviation are those of the draws of x, gathered while these were made. The draws themselves are
+    not kept but made again, from z and the same random numbers, by whatever asks for them.
+
+    Attributes
+    ----------
+    posterior : JointPosterior
+        What was sampled, as `resume` takes it.
+    energy : Tensor
+        :math:`-\log p(x, z, y)` up to a constant, ``(draws, chains, B)``.
+    acceptance : dict of str to Tensor
+        Share of accepted steps of z after the burn-in, ``(chains, B)``, of the kinds ``"image"`` (x held fixed) and
+        ``"white"`` (ε held fixed).
+    step : Tensor
+        Step sizes h of the kinds after the burn-in, ``(kinds, B)``.
+    z, status, evaluations, time, seed, moments, last, state, weights
+        See `Samples`.
+    """
+
+    acceptance: dict[str, Tensor]
+
+    @property
+    def log_density(self) -> Tensor:
+        r""":math:`\log p(x, z, y)` up to a constant, ``(draws, chains, B)``."""
+        return -self.energy
+
+    @functools.cached_property
+    def x(self) -> Tensor:
+        """All images, ``(draws, chains, B, *X.shape)``, NaN after a chain was stopped; made at the first call."""
+        posterior, counts = self.posterior, torch.isfinite(self.z).all(-1)
+        assert isinstance(posterior, JointPosterior)
+        draws, chains, batch, _ = self.z.shape
+        space, like = posterior.generator.range, self.z
+        check_memory((draws, chains, batch, space.size), like.dtype, "draws", draws, like.device)
+        rows = posterior.take(torch.arange(batch, device=like.device).repeat(chains))
+        images = like.new_empty((draws, chains, batch, *space.shape))
+        for draw, seed in enumerate(self.state["tensors"]["seeds"][:draws].tolist()):
+            z = torch.where(counts[draw, ..., None], self.z[draw], self.last)
+            images[draw] = rows.image(z.flatten(0, 1), seed).view_as(images[draw])
+        return images.masked_fill(~counts.view(*counts.shape, *(1,) * len(space.shape)), torch.nan)
+
+    def images(self, index: int) -> Tensor:
+        """All draws of the image of one sample that count, ``(n, *X.shape)``.
+
+        Parameters
+        ----------
+        index : int
+            The sample, from 0.
+        """
+        counts = torch.isfinite(self.z[:, :, index]).all(-1)
+        return self.x[:, :, index][counts]
+
+    def _as_data(self, images: Tensor) -> Tensor:
+        return images

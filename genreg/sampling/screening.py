@@ -27,8 +27,8 @@ from genreg.operators import to_torch, torch_dtype
 from genreg.operators.bridge.arguments import integer, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.modes import undisturbed
+from genreg.sampling.importance import kish_ess
 from genreg.sampling.posterior import LatentPosterior
-from genreg.sampling.weights import kish_ess
 
 __all__ = ["finite_or", "screened_starts"]
 

@@ -12,7 +12,7 @@ from genreg.operators.bridge.arguments import choice
 from genreg.operators.bridge.arrays import array, check_finite, fitting
 from genreg.operators.bridge.modes import undisturbed
 from genreg.sampling.posterior import LatentPosterior
-from genreg.sampling.random_numbers import Random
+from genreg.sampling.random_numbers import RandomNumbers
 from genreg.sampling.screening import finite_or, screened_starts
 
 __all__ = ["STARTS", "starts"]
@@ -22,7 +22,12 @@ STARTS = ("prior", "posterior", "map", "screened")
 
 @undisturbed
 def starts(
-    posterior: LatentPosterior, init: str | Tensor, chains: int, random: Random, *, map_iterations: int = 100
+    posterior: LatentPosterior,
+    init: str | Tensor,
+    chains: int,
+    random: RandomNumbers,
+    *,
+    map_iterations: int = 100,
 ) -> tuple[Tensor, Tensor]:
     r"""Latent vectors to start from.
 
@@ -41,8 +46,8 @@ def starts(
         ``(B, dim Z)`` (for one sample an ODL element of Z, too), or for every chain, ``(chains, B, dim Z)``.
     chains : int
         Chains of every sample.
-    random : Random
-        Random numbers.
+    random : RandomNumbers
+        RandomNumbers numbers.
     map_iterations : int
         Iterations of the search for minimisers.
 
@@ -95,7 +100,9 @@ def _encoded(posterior: LatentPosterior, noise: Tensor) -> Tensor:
     return mean + std * noise
 
 
-def _modes(posterior: LatentPosterior, z: Tensor, random: Random, iterations: int) -> tuple[Tensor, Tensor]:
+def _modes(
+    posterior: LatentPosterior, z: Tensor, random: RandomNumbers, iterations: int
+) -> tuple[Tensor, Tensor]:
     found, energy, evaluations = posterior.minimise(z, iterations)
     z = finite_or(found, z)
     chains, batch = energy.shape

@@ -1,4 +1,4 @@
-"""The state of a run as a file."""
+"""The state of a run: all that determines how it goes on, as a dictionary and as a file."""
 
 from __future__ import annotations
 
@@ -7,35 +7,78 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from genreg.operators import to_torch
-from genreg.regularisers.identity import of_fidelity
-from genreg.sampling.kernels.metropolis import HMC, MALA, PCN, ULA
+from genreg.sampling.adaptation import Coordinates
+from genreg.sampling.kernels.gibbs import Gibbs
+from genreg.sampling.kernels.metropolis import HMC, MALA, PCN, ULA, ChainState
 from genreg.sampling.kernels.skrock import SKROCK
-from genreg.sampling.posterior import LatentPosterior
-from genreg.solvers.checkpoints import StateFile, codes, not_finite, of_generator, refuse_other
+from genreg.sampling.posterior import Posterior
+from genreg.solvers.checkpoints import StateFile, not_finite, refuse_other
 
-__all__ = ["as_stored", "refuse_not_finite", "refuse_other_posterior", "restored", "state_file"]
+__all__ = [
+    "as_stored",
+    "refuse_not_finite",
+    "refuse_other_posterior",
+    "restore",
+    "restored",
+    "snapshot",
+    "state_file",
+]
 
-_KERNELS = {kernel.__name__: kernel for kernel in (ULA, MALA, PCN, HMC, SKROCK)}
+_KERNELS = {kernel.__name__: kernel for kernel in (ULA, MALA, PCN, HMC, SKROCK, Gibbs)}
+_LEARNT = ("log_size", "alive", "started", "accepted", "top", "spent")
+_DRAWS = ("z", "energy", "seeds")
 
 
-def state_file(path: str | Path, posterior: LatentPosterior, *, name: str = "checkpoint") -> StateFile:
+def snapshot(run: Any) -> dict[str, Any]:
+    """All that determines how a `run.Chains` goes on."""
+    state = {f"state.{name}": t for name, t in vars(run.state).items() if name != "u" and t is not None}
+    parts = {"scatter": run.scatter.tensors, "moments": run.moments.tensors}
+    parts["coordinates"] = vars(run.target.coordinates)
+    tensors = {f"{part}.{name}": t for part, held in parts.items() for name, t in held.items()}
+    tensors |= {"u": run.state.u, "random": run.random.state, **state}
+    tensors |= {name: getattr(run, name) for name in (*_LEARNT, *_DRAWS)}
+    return {
+        "plan": vars(run.plan),
+        "kernel": run.kernel,
+        "turn": run.iteration,
+        "seconds": run.seconds,
+        "evaluations": run.target.evaluations,
+        "tensors": {name: t.clone() for name, t in tensors.items()},
+    }
+
+
+def restore(run: Any, saved: Mapping[str, Any]) -> None:
+    """Put a `run.Chains` where another was at its `snapshot`; it may have more draws to come."""
+    run.iteration, run.seconds = saved["turn"], saved["seconds"]
+    run.target.evaluations = saved["evaluations"]
+    tensors = {
+        name: t.clone() if name in ("random", "state.seed") else t.to(run.z.device, copy=True)
+        for name, t in saved["tensors"].items()
+    }
+
+    def part(name: str) -> dict[str, Tensor]:
+        return {key.removeprefix(name): t for key, t in tensors.items() if key.startswith(name)}
+
+    run.scatter.restore(part("scatter."))
+    run.moments.restore(part("moments."))
+    run.target.coordinates = Coordinates(**part("coordinates."))
+    run.state = ChainState(tensors["u"], **part("state."))
+    run.random.state = tensors["random"]
+    for name in _LEARNT:
+        setattr(run, name, tensors[name])
+    for name in _DRAWS:
+        if name in tensors:  # a file of version 0.1 has no seeds
+            getattr(run, name)[: len(tensors[name])] = tensors[name]
+
+
+def state_file(path: str | Path, posterior: Posterior, *, name: str = "checkpoint") -> StateFile:
     """The file of a run that samples a posterior."""
-    return StateFile(path, "sampling", lambda: identity(posterior), name=name)
+    return StateFile(path, "sampling", posterior.identity, name=name)
 
 
-def identity(posterior: LatentPosterior) -> dict[str, Any]:
-    """What a run belongs to: data, noise, operator, generator, and prior of the latent vectors."""
-    G, z = posterior.generator, codes(posterior.generator)
-    found = of_fidelity(posterior.fidelity, posterior.decode(z)) | of_generator(G)
-    with torch.no_grad():
-        prior = None if posterior.latent is None else to_torch(posterior.latent)(z).nan_to_num()
-    return {**found, "prior of the latent vectors": prior}
-
-
-def refuse_other_posterior(saved: LatentPosterior, posterior: LatentPosterior) -> None:
+def refuse_other_posterior(saved: Posterior, posterior: Posterior) -> None:
     """Refuse to go on with a run in memory that sampled something else.
 
     Raises
@@ -44,7 +87,7 @@ def refuse_other_posterior(saved: LatentPosterior, posterior: LatentPosterior) -
         If it did; the message names what differs.
     """
     if saved is not posterior:
-        refuse_other(Path("in memory"), identity(saved), identity(posterior), name="saved")
+        refuse_other(Path("in memory"), saved.identity(), posterior.identity(), name="saved")
 
 
 def as_stored(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +104,7 @@ def restored(state: Mapping[str, Any]) -> dict[str, Any]:
     return {**state, "kernel": None if named is None else _KERNELS[named["name"]](**named["settings"])}
 
 
-def refuse_not_finite(state: Mapping[str, Any]) -> None:
+def refuse_not_finite(state: Mapping[str, Any], name: str = "a saved run") -> None:
     """Refuse a state whose chains are at points that are not finite, or move by sizes that are not.
 
     Raises
@@ -69,15 +112,15 @@ def refuse_not_finite(state: Mapping[str, Any]) -> None:
     ValueError
         If there is one; the message names what is not finite.
     """
-    tensors = dict(state["tensors"])
+    tensors = {name: t for name, t in state["tensors"].items() if name not in _DRAWS}
+    # the draws are NaN where a chain was stopped, or has not come to yet, and so are states of chains without a start
     alive = tensors["alive"].flatten()
-    for name in ("z", "energy"):
-        del tensors[name]  # NaN where a chain was stopped, or has not come to yet
     tensors["top"] = tensors["top"].flatten()
-    for name in ("state.energy", "state.gradient", "top"):  # of chains that could not start they are not
-        tensors[name] = tensors[name][alive]
+    for part in ("state.energy", "state.gradient", "state.x", "top"):
+        if part in tensors:
+            tensors[part] = tensors[part][alive]
     if bad := not_finite(tensors):
         raise ValueError(
-            f"a saved run must hold finite points of all chains that go on, got NaN or infinite values of "
+            f"{name} must hold finite points of all chains that go on, got NaN or infinite values of "
             f"{', '.join(bad)}"
         )

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from genreg.networks import Critic
 from genreg.networks.borrowed import evaluating
-from genreg.networks.discriminator_output import Verdict
+from genreg.networks.discriminator_output import DiscriminatorOutput
 from genreg.operators import to_torch, torch_device, torch_dtype
 from genreg.operators.bridge.arguments import integer, number, seeded_generator
-from genreg.sampling.weights import kish_ess, self_normalised
+from genreg.sampling.importance import kish_ess, self_normalised
 from genreg.training.batches import Batches, checked, held_out_images
 from genreg.training.engine import Trainer
 from genreg.training.optimisers import adamw
@@ -166,11 +166,11 @@ def cross_entropy(on_real: Tensor, on_fake: Tensor) -> Tensor:
     return 0.5 * (softplus(-on_real).mean() + softplus(on_fake).mean())
 
 
-def verdict_on(D: Any, G: Any) -> Verdict:
+def verdict_on(D: Any, G: Any) -> DiscriminatorOutput:
     """Return what judges images of G, after a look at one of them."""
     if not isinstance(G, odl.Operator) or not hasattr(G.range, "dtype"):
         raise TypeError(f"G must be an ODL operator to a tensor or function space, got {G!r}")
-    verdict = Verdict(D, tuple(G.range.shape))
+    verdict = DiscriminatorOutput(D, tuple(G.range.shape))
     if next(verdict.parameters(), None) is None:
         raise ValueError(f"D must have parameters, got {type(D).__name__} without any")
     with evaluating(D):

@@ -1,6 +1,8 @@
 """Markov kernels of the chains."""
 
-from genreg.sampling.kernels.metropolis import HMC, MALA, PCN, ULA, Info, Kernel, State, Target
+from genreg.sampling.kernels.metropolis import HMC, MALA, PCN, ULA, ChainState, Info, Kernel, Target
 from genreg.sampling.kernels.skrock import SKROCK
 
-__all__ = ["HMC", "MALA", "PCN", "SKROCK", "ULA", "Info", "Kernel", "State", "Target"]
+State = ChainState  # its former name
+
+__all__ = ["HMC", "MALA", "PCN", "SKROCK", "ULA", "ChainState", "Info", "Kernel", "State", "Target"]

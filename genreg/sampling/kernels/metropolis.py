@@ -39,9 +39,9 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge.arguments import integer, number
-from genreg.sampling.random_numbers import Random
+from genreg.sampling.random_numbers import RandomNumbers
 
-__all__ = ["HMC", "MALA", "PCN", "ULA", "Info", "Kernel", "State", "Target"]
+__all__ = ["HMC", "MALA", "PCN", "ULA", "ChainState", "Info", "Kernel", "Target"]
 
 
 class Target(Protocol):
@@ -52,7 +52,7 @@ class Target(Protocol):
 
 
 @dataclass(frozen=True)
-class State:
+class ChainState:
     """Where the chains are.
 
     Attributes
@@ -63,24 +63,34 @@ class State:
         E(u), ``(N,)``.
     gradient : Tensor
         Its gradient, ``(N, d)``.
+    x : Tensor, optional
+        Images ``(N, *X.shape)`` that belong to the points, where they are sampled too.
+    seed : Tensor, optional
+        Seed of the random numbers that made them.
     """
 
     u: Tensor
     energy: Tensor
     gradient: Tensor
+    x: Tensor | None = None
+    seed: Tensor | None = None
 
     @classmethod
-    def at(cls, target: Target, u: Tensor, *, gradient: bool = True) -> State:
+    def at(cls, target: Target, u: Tensor, *, gradient: bool = True) -> ChainState:
         """Evaluate the target, without its gradient where no kernel asks for it."""
         return cls(u, *target(u, gradient=gradient))
 
-    def where(self, mask: Tensor, other: State) -> State:
+    def where(self, mask: Tensor, other: ChainState) -> ChainState:
         """Return this state for the chains in `mask`, ``(N,)``, and `other` for the rest."""
-        rows = mask[:, None]
-        return State(
+        rows, x = mask[:, None], None
+        if self.x is not None and other.x is not None:
+            x = torch.where(mask.view(-1, *(1,) * (self.x.ndim - 1)), self.x, other.x)
+        return ChainState(
             torch.where(rows, self.u, other.u),
             torch.where(mask, self.energy, other.energy),
             torch.where(rows, self.gradient, other.gradient),
+            x,
+            self.seed,
         )
 
     @property
@@ -96,9 +106,10 @@ class Info:
     Attributes
     ----------
     probability : Tensor
-        With which the proposal was to be accepted, ``(N,)``; 1 for kernels without a test.
+        With which the proposal was to be accepted, ``(N,)``, or ``(moves, N)`` of kernels that propose more than once;
+        1 for kernels without a test.
     accepted : Tensor
-        Whether it was, ``(N,)``.
+        Whether it was, likewise.
     """
 
     probability: Tensor
@@ -115,7 +126,9 @@ class Kernel(Protocol):
     def largest_size(self, curvature: Tensor) -> Tensor:
         """The size that suits a Hessian with the largest eigenvalue `curvature`, ``(...)``."""
 
-    def step(self, target: Target, state: State, size: Tensor, random: Random) -> tuple[State, Info]:
+    def step(
+        self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
+    ) -> tuple[ChainState, Info]:
         """Take a step of the sizes h, ``(N,)``."""
 
 
@@ -132,10 +145,12 @@ class ULA:
         """One over the curvature: the variance is at most a third too large, in the stiffest direction."""
         return 1 / curvature
 
-    def step(self, target: Target, state: State, size: Tensor, random: Random) -> tuple[State, Info]:
+    def step(
+        self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
+    ) -> tuple[ChainState, Info]:
         """See the class."""
         u = _drift(state, size) + size.sqrt()[:, None] * random.normal(state.u)
-        return State.at(target, u), _always(state)
+        return ChainState.at(target, u), _always(state)
 
 
 @dataclass(frozen=True)
@@ -148,10 +163,12 @@ class MALA:
         """One over the curvature, to begin with."""
         return 1 / curvature
 
-    def step(self, target: Target, state: State, size: Tensor, random: Random) -> tuple[State, Info]:
+    def step(
+        self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
+    ) -> tuple[ChainState, Info]:
         """See the class."""
         h = size[:, None]
-        proposal = State.at(target, _drift(state, size) + h.sqrt() * random.normal(state.u))
+        proposal = ChainState.at(target, _drift(state, size) + h.sqrt() * random.normal(state.u))
         forth = (proposal.u - _drift(state, size)).square().sum(1)
         back = (state.u - _drift(proposal, size)).square().sum(1)
         log_ratio = state.energy - proposal.energy + (forth - back) / (2 * size)
@@ -173,11 +190,13 @@ class PCN:
         """One over the curvature, to begin with."""
         return 1 / curvature
 
-    def step(self, target: Target, state: State, size: Tensor, random: Random) -> tuple[State, Info]:
+    def step(
+        self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
+    ) -> tuple[ChainState, Info]:
         """See the class."""
         h = size[:, None]
         moved = (-h / 2).exp() * state.u + (-torch.expm1(-h)).sqrt() * random.normal(state.u)
-        proposal = State.at(target, moved, gradient=False)
+        proposal = ChainState.at(target, moved, gradient=False)
         log_ratio = _beyond_normal(state) - _beyond_normal(proposal)
         return _metropolis(state, proposal, log_ratio, random)
 
@@ -220,7 +239,9 @@ class HMC:
         """One over the curvature, to begin with."""
         return 1 / curvature
 
-    def step(self, target: Target, state: State, size: Tensor, random: Random) -> tuple[State, Info]:
+    def step(
+        self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
+    ) -> tuple[ChainState, Info]:
         """See the class."""
         momentum = random.normal(state.u)
         length = self.length * (1 + self.jitter * (2 * random.uniform(state.energy) - 1))
@@ -230,7 +251,7 @@ class HMC:
         p = momentum - 0.5 * eps * state.gradient
         moved = state
         for k in range(int(steps.max())):
-            ahead = State.at(target, moved.u + eps * p)
+            ahead = ChainState.at(target, moved.u + eps * p)
             kick = torch.where((steps == k + 1)[:, None], 0.5 * eps, eps)
             under_way = steps > k
             p = torch.where(under_way[:, None], p - kick * ahead.gradient, p)
@@ -239,19 +260,21 @@ class HMC:
         return _metropolis(state, moved, state.energy - moved.energy + kinetic, random)
 
 
-def _drift(state: State, size: Tensor) -> Tensor:
+def _drift(state: ChainState, size: Tensor) -> Tensor:
     return state.u - 0.5 * size[:, None] * state.gradient
 
 
-def _beyond_normal(state: State) -> Tensor:
+def _beyond_normal(state: ChainState) -> Tensor:
     return state.energy - 0.5 * state.u.square().sum(1)
 
 
-def _always(state: State) -> Info:
+def _always(state: ChainState) -> Info:
     return Info(torch.ones_like(state.energy), torch.ones_like(state.energy, dtype=torch.bool))
 
 
-def _metropolis(state: State, proposal: State, log_ratio: Tensor, random: Random) -> tuple[State, Info]:
+def _metropolis(
+    state: ChainState, proposal: ChainState, log_ratio: Tensor, random: RandomNumbers
+) -> tuple[ChainState, Info]:
     """Accept proposals with the probability min(1, exp(log_ratio)); never one that is not finite."""
     log_ratio = torch.where(proposal.finite, log_ratio, -torch.inf).nan_to_num(-torch.inf)
     probability = log_ratio.clamp_max(0.0).exp()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge.arguments import integer, number
-from genreg.sampling.kernels.metropolis import Info, State, Target
-from genreg.sampling.random_numbers import Random
+from genreg.sampling.kernels.metropolis import ChainState, Info, Target
+from genreg.sampling.random_numbers import RandomNumbers
 
 __all__ = ["SKROCK"]
 
@@ -66,7 +66,9 @@ class SKROCK:
         """Half of the bound of stability: h = l_s / L."""
         return ((self.stages - 0.5) ** 2 * (2 - 4 * self.damping / 3) - 1.5) / curvature
 
-    def step(self, target: Target, state: State, size: Tensor, random: Random) -> tuple[State, Info]:
+    def step(
+        self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
+    ) -> tuple[ChainState, Info]:
         """See the class."""
         s, half = self.stages, 0.5 * size[:, None]
         w0 = 1 + self.damping / s**2
@@ -82,4 +84,4 @@ class SKROCK:
             mu, nu = 2 * w1 * T[j - 1] / T[j], 2 * w0 * T[j - 1] / T[j]
             before, u = u, -mu * half * target(u)[1] + nu * u + (1 - nu) * before
         always = torch.ones_like(state.energy)
-        return State.at(target, u), Info(always, always.bool())
+        return ChainState.at(target, u), Info(always, always.bool())

@@ -9,10 +9,10 @@ from odl.applications import tomo
 from genreg import Generator, to_torch
 from genreg.adaptive import (
     AdaptiveResult,
-    Belief,
     Candidates,
     EpsilonGreedy,
     InformationGain,
+    Predictive,
     Random,
     Thompson,
     UpperConfidenceBound,
@@ -83,7 +83,7 @@ def test_wrong_groups(groups, error, message):
 # ---- policies
 
 
-def belief(groups=None, *, draws=30, images=3, seed=0):
+def predictive(groups=None, *, draws=30, images=3, seed=0):
     """Predictions of correlated data, with noise that differs, where some groups have been measured."""
     random = torch.Generator().manual_seed(seed)
     mix = torch.randn(images, 5, 12, generator=random, dtype=torch.float64)
@@ -93,7 +93,7 @@ def belief(groups=None, *, draws=30, images=3, seed=0):
     sigma = 0.2 + torch.rand(images, 12, generator=random, dtype=torch.float64)
     measured = torch.zeros(images, groups.count, dtype=torch.bool)
     measured[0, 1] = measured[-1, groups.count - 1] = True
-    return Belief(predictions, sigma, measured, groups)
+    return Predictive(predictions, sigma, measured, groups)
 
 
 def members(groups):
@@ -116,7 +116,7 @@ def random_numbers(seed=1):
 @pytest.mark.parametrize("groups", [None, 0, LABELS])
 @pytest.mark.parametrize("k", [1, 2])
 def test_variance_and_confidence_bound_by_brute_force(groups, k):
-    known = belief(groups)
+    known = predictive(groups)
     parts = members(known.groups)
     variance = torch.stack([known.predictions[..., p].var(0).sum(-1) for p in parts], 1)
     expected = ordered(variance, known.measured, k)
@@ -158,7 +158,7 @@ def greedy(known, k):
 @pytest.mark.parametrize("draws", [3, 30])
 def test_information_gain_by_brute_force(groups, draws):
     for seed in range(5):
-        known = belief(groups, draws=draws, seed=seed)
+        known = predictive(groups, draws=draws, seed=seed)
         k = known.groups.count - 1
         assert InformationGain().choose(known, k, random_numbers()).tolist() == greedy(known, k)
 
@@ -167,7 +167,7 @@ def test_information_gain_does_not_ask_twice_for_the_same():
     """Of two equal data and a third that varies less, it takes one and the third; the variance takes both."""
     draws = torch.randn(40, 1, 2, dtype=torch.float64)
     twice = torch.stack((draws[..., 0], draws[..., 0], 0.5 * draws[..., 1]), -1)
-    known = Belief(
+    known = Predictive(
         twice, torch.full((1, 3), 0.1, dtype=torch.float64), torch.zeros(1, 3, dtype=torch.bool),
         Groups.of(None, (3,), torch.device("cpu")),
     )  # fmt: skip
@@ -176,8 +176,8 @@ def test_information_gain_does_not_ask_twice_for_the_same():
 
 
 def frequencies(policy, k, images=4000):
-    one = belief(images=1)
-    known = Belief(
+    one = predictive(images=1)
+    known = Predictive(
         one.predictions.expand(-1, images, -1),
         one.noise_std.expand(images, -1),
         one.measured.expand(images, -1),
@@ -200,7 +200,7 @@ def test_frequencies_of_random_choices():
     assert abs(counts[best[0]] - (0.5 + 0.5 / 10)) < margin
     others = free.index_fill(0, best, False)
     assert (counts[others] - 0.5 / 10).abs().max() < margin
-    one = belief(images=1)
+    one = predictive(images=1)
     values = one.predictions[:, 0]
     wins = torch.tensor([ordered(v[None], one.measured, 1)[0][0] for v in values]).bincount(minlength=12)
     counts, *_ = frequencies(Thompson(), 1, images)
@@ -209,12 +209,12 @@ def test_frequencies_of_random_choices():
 
 def test_choices_of_a_batch_are_those_of_its_images():
     for groups in (None, LABELS):
-        known = belief(groups)
+        known = predictive(groups)
         for policy in (Variance(), InformationGain(), UpperConfidenceBound()):
             batch = policy.choose(known, 2, random_numbers())
             for i in range(3):
                 part = slice(i, i + 1)
-                one = Belief(
+                one = Predictive(
                     known.predictions[:, part], known.noise_std[part], known.measured[part], known.groups
                 )
                 assert torch.equal(policy.choose(one, 2, random_numbers()), batch[part])
@@ -616,8 +616,8 @@ class Twice:
 
     maximises = False
 
-    def choose(self, belief, k, generator):
-        return torch.zeros(len(belief.measured), k, dtype=torch.int64)
+    def choose(self, predictive, k, generator):
+        return torch.zeros(len(predictive.measured), k, dtype=torch.int64)
 
 
 @pytest.mark.parametrize(

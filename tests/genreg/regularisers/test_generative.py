@@ -26,7 +26,7 @@ from genreg.solvers import Status
 from ..conftest import LinearModel
 
 SIGMA = 0.3
-LAM = torch.tensor([0.2, 1.0, 4.0], dtype=torch.float64)
+LAM = torch.tensor([0.5, 1.0, 4.0], dtype=torch.float64)
 MU = torch.tensor([0.05, 0.3, 2.0], dtype=torch.float64)
 
 
@@ -82,7 +82,7 @@ def test_relaxed_constraint_has_the_closed_form(A, G, y, dense):
 def test_sparse_deviation_against_a_bounded_smooth_solver(A, G, y, dense):
     M, W, b, w = (t.numpy() if isinstance(t, torch.Tensor) else t for t in dense)
     rec = reconstruct(
-        A, y, SparseDeviation(G, MU), noise_std=SIGMA, lam=LAM, tol=1e-7, max_iter=3000, progress=False
+        A, y, SparseDeviation(G, MU), noise_std=SIGMA, lam=LAM, tol=1e-6, max_iter=3000, progress=False
     )
     for i in range(3):
         lam, mu = LAM[i].item(), MU[i].item()
@@ -107,7 +107,7 @@ def test_sparse_deviation_against_a_bounded_smooth_solver(A, G, y, dense):
 
 @pytest.mark.parametrize("make", [RelaxedConstraint, SparseDeviation])
 def test_batched_is_one_at_a_time(A, G, y, make):
-    options = {"noise_std": SIGMA, "progress": False, "tol": 1e-6, "max_iter": 500}
+    options = {"noise_std": SIGMA, "progress": False, "tol": 1e-6, "max_iter": 200}
     batch = reconstruct(A, y, make(G, MU), lam=LAM, **options)
     for i in range(3):
         one = reconstruct(A, y[i], make(G, MU[i].item()), lam=LAM[i].item(), **options)
@@ -118,15 +118,14 @@ def test_batched_is_one_at_a_time(A, G, y, make):
 def test_the_algebra_of_odl_gives_the_same_problem(A, G, y):
     one = A.range.element(y[0].numpy())
     for R, solve in (
-        (RelaxedConstraint(G, 0.3), solvers.alternating_gradient_descent),
-        (SparseDeviation(G, 0.3), solvers.palm),
-        (SparseDeviation(G, 0.3), solvers.ipalm),
+        (RelaxedConstraint(G, 1.0), [solvers.alternating_gradient_descent]),
+        (SparseDeviation(G, 1.0), [solvers.palm, solvers.ipalm]),
     ):
-        J = GaussianFidelity(A, one, SIGMA) * R.image + 0.7 * R
-        sol = solve(J, R.initial(one, A), tol=1e-5, max_iter=250, progress=False)
-        rec = reconstruct(A, one, R, noise_std=SIGMA, lam=0.7, tol=1e-5, max_iter=1000, progress=False)
-        assert float(sol.value) == pytest.approx(float(rec.value), rel=1e-5)
-        assert sol.blocks["z"] in G.domain and rec.blocks["z"] in G.domain
+        J, options = GaussianFidelity(A, one, SIGMA) * R.image + 4.0 * R, {"tol": 1e-5, "progress": False}
+        rec = reconstruct(A, one, R, noise_std=SIGMA, lam=4.0, max_iter=1000, **options)
+        for sol in (one_of(J, R.initial(one, A), max_iter=250, **options) for one_of in solve):
+            assert float(sol.value) == pytest.approx(float(rec.value), rel=1e-5)
+            assert sol.blocks["z"] in G.domain and rec.blocks["z"] in G.domain
 
 
 @pytest.mark.parametrize("init", ["hard", "encoder", "random", "zero", None])
@@ -197,14 +196,14 @@ def test_marginal_of_a_generator_that_is_not_linear_and_in_odls_solvers(A, X, y)
     G = Generator(Bent(), X)
     m = RelaxedConstraint(G, 0.2).marginal
     derivative_test(m, X.element(np.random.default_rng(2).standard_normal((4, 5))))
-    J = GaussianFidelity(A, A.range.element(y[0].numpy()), SIGMA) + 0.5 * m
+    J = GaussianFidelity(A, A.range.element(y[0].numpy()), SIGMA) + 2.0 * m
     x = X.zero()
     before = J(x)
     odl.solvers.steepest_descent(J, x, line_search=5e-3, maxiter=10)  # ODL's own solver
     assert J(x) < 0.9 * before
-    sol = solvers.gradient_descent(J, X.zero(), max_iter=100, tol=1e-4, progress=False)
+    sol = solvers.gradient_descent(J, X.zero(), max_iter=100, tol=1e-3, progress=False)
     assert sol.converged
-    rec = reconstruct(A, y[:1], RelaxedConstraint(G, 0.2), noise_std=SIGMA, lam=0.5, tol=1e-6, progress=False)
+    rec = reconstruct(A, y[:1], RelaxedConstraint(G, 0.2), noise_std=SIGMA, lam=2.0, tol=1e-6, progress=False)
     assert float(sol.value) == pytest.approx(rec.value.item(), rel=1e-4)
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from genreg import GaussianFidelity, JointPrior, reconstruct, to_torch
-from genreg.sampling import ChainStatus, gibbs
-from genreg.sampling.joint_moves import JointMoves
+from genreg.sampling import ChainStatus, diagnose, gibbs, resume
+from genreg.sampling.joint_posterior import JointPosterior
 from genreg.solvers.checkpoints import load_state, save_state
 
 from ..regularisers.test_structured_prior import SIGMA, dense, structured
@@ -126,24 +126,51 @@ def test_a_bad_image_leaves_the_others_as_they_are(A, X, y, factor):
 
 def test_a_chain_that_is_stopped_counts_no_longer(A, X, y, monkeypatch):
     prior, z = JointPrior(structured(X)), torch.zeros(3, 3, dtype=torch.float64)
-    image = JointMoves.image
+    image = JointPosterior.image
     turns = []
 
-    def failing(self, z):
-        x = image(self, z)
+    def failing(self, z, seed):
+        x = image(self, z, seed)
         turns.append(x)
-        if len(turns) > 4:
+        if len(turns) > 5:  # after the images at the start, and those of the burn-in and of one draw
             x[4] = torch.inf  # the second chain of the second sample
         return x
 
-    monkeypatch.setattr(JointMoves, "image", failing)
-    found = gibbs(prior, GaussianFidelity(A, y, SIGMA), z, draws=3, **SETTINGS)
+    with monkeypatch.context() as patch:
+        patch.setattr(JointPosterior, "image", failing)
+        found = gibbs(prior, GaussianFidelity(A, y, SIGMA), z, draws=3, **SETTINGS)
     expected = torch.full((2, 3), int(ChainStatus.COMPLETED))
     expected[1, 1] = ChainStatus.DIVERGED
     assert torch.equal(found.status, expected)
     assert found.log_density[:, 1, 1].isnan().tolist() == [False, True, True]
     counting = torch.cat((found.x[:, 0, 1], found.x[:1, 1, 1]))
     assert torch.allclose(found.mean[1], counting.mean(0)) and torch.allclose(found.std[1], counting.std(0))
+
+
+def test_it_is_a_run_of_the_sampler(A, X, y, tmp_path):
+    """It is interrupted and goes on, in memory and from a file; its draws are diagnosed as those of z are."""
+    prior, fidelity = JointPrior(structured(X, slope=0.1)), GaussianFidelity(A, y, SIGMA)
+    z = torch.zeros(3, 3, dtype=torch.float64)
+    whole = gibbs(prior, fidelity, z, draws=4, **SETTINGS)
+    part = gibbs(prior, fidelity, z, draws=4, max_seconds=1e-9, **SETTINGS)
+    assert bool((part.status == ChainStatus.INTERRUPTED).all()) and len(part.x) == 0
+    part.save(tmp_path / "run")
+    for saved in (part, tmp_path / "run"):
+        found = resume(whole.posterior, saved, progress=False)
+        for name in ("x", "z", "log_density", "mean", "std", "step"):
+            assert torch.equal(getattr(found, name), getattr(whole, name)), name
+    residual = to_torch(A)(whole.x[2, 1]) - y
+    energy = residual.square().sum(1) / (2 * SIGMA**2) + to_torch(prior)((whole.x[2, 1], whole.z[2, 1]))
+    assert torch.allclose(whole.energy[2, 1], energy)
+    quality = diagnose(whole)
+    assert quality.rhat.shape == (3, 4) and bool(torch.isfinite(quality.ess).all())
+    shares = torch.stack([share.mean(0) for share in whole.acceptance.values()]).mean(0)
+    assert torch.allclose(quality.acceptance, shares)
+    lower, upper = whole.interval(0.5)
+    assert torch.equal(whole.images(1), whole.x[:, :, 1].flatten(0, 1)) and bool((lower < upper).all())
+    with pytest.raises(ValueError, match="draws must be an integer of at least 4, got 3"):
+        gibbs(prior, fidelity, z, draws=4, checkpoint=tmp_path / "own", **SETTINGS)
+        gibbs(prior, fidelity, z, draws=3, checkpoint=tmp_path / "own", resume=True, **SETTINGS)
 
 
 def test_steps_that_are_never_accepted_are_stuck(A, X, y):
@@ -163,17 +190,17 @@ def test_resumed_is_uninterrupted(A, X, y, tmp_path, monkeypatch, turn):
     prior, fidelity = JointPrior(structured(X, slope=0.1)), GaussianFidelity(A, y, SIGMA)
     z, file = torch.zeros(3, 3, dtype=torch.float64), tmp_path / "run"
     whole = gibbs(prior, fidelity, z, draws=4, **SETTINGS)
-    image, turns = JointMoves.image, []
+    image, turns = JointPosterior.image, []
 
-    def killed(self, z):
+    def killed(self, z, seed):
         turns.append(z)
-        if len(turns) > turn:
+        if len(turns) > turn + 1:
             raise KilledError
-        return image(self, z)
+        return image(self, z, seed)
 
     with monkeypatch.context() as patch:
         patch.setattr("genreg.solvers.checkpoints.resumable._SECONDS", 0.0)
-        patch.setattr(JointMoves, "image", killed)
+        patch.setattr(JointPosterior, "image", killed)
         with pytest.raises(KilledError):
             gibbs(prior, fidelity, z, draws=4, checkpoint=file, **SETTINGS)
     options = {"checkpoint": file, "resume": True, **SETTINGS}
@@ -181,11 +208,11 @@ def test_resumed_is_uninterrupted(A, X, y, tmp_path, monkeypatch, turn):
     for name in ("x", "z", "log_density", "status", "mean"):
         assert torch.equal(getattr(found, name), getattr(whole, name)), name
     assert all(torch.equal(found.acceptance[kind], share) for kind, share in whole.acceptance.items())
-    state = load_state(file, "Gibbs sampling")
-    state["z"][4, 1] = torch.nan
-    save_state(tmp_path / "spoilt", state, "Gibbs sampling")
+    state = load_state(file, "Gibbs sampling of images")
+    state["tensors"]["u"][4, 1] = torch.nan
+    save_state(tmp_path / "spoilt", state, "Gibbs sampling of images")
     with pytest.raises(
-        ValueError, match="checkpoint must hold finite points, got NaN or infinite values of z"
+        ValueError, match=r"checkpoint must hold finite points .*, got NaN or infinite values of u"
     ):
         gibbs(prior, fidelity, z, draws=4, **options | {"checkpoint": tmp_path / "spoilt"})
     longer = gibbs(prior, fidelity, z, draws=5, **options)

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from genreg.sampling import HMC, MALA, PCN, SKROCK, ULA
-from genreg.sampling.adaptation import Coordinates, Scatter
-from genreg.sampling.kernels import State
+from genreg.sampling.adaptation import Coordinates, Scatter, adapted, largest_curvature, window_ends
+from genreg.sampling.kernels import ChainState
 from genreg.sampling.moments import Moments
-from genreg.sampling.random_numbers import Random
-from genreg.sampling.warm_up import adapted, largest_curvature, window_ends
+from genreg.sampling.random_numbers import RandomNumbers
 
 EXACT = [(MALA(), 0.8), (PCN(), 0.7), (HMC(), 0.4), (HMC(jitter=0.0, leapfrog=1), 1.5)]
 IDS = ["MALA", "PCN", "HMC", "HMC of one step"]
@@ -36,9 +35,9 @@ def exact_draws(n, random):
 
 @pytest.mark.parametrize(("kernel", "size"), EXACT, ids=IDS)
 def test_an_exact_kernel_keeps_the_density(kernel, size):
-    random = Random(0, torch.device("cpu"))
+    random = RandomNumbers(0, torch.device("cpu"))
     u = exact_draws(100_000, random)
-    state = State.at(quartic, u)
+    state = ChainState.at(quartic, u)
     before = torch.stack(
         (u[:, 0], u[:, 1], u[:, 0] ** 2, u[:, 1] ** 2, u[:, 0] * u[:, 1], (u[:, 0] > 0).double()), 1
     )
@@ -61,9 +60,11 @@ def test_an_exact_kernel_keeps_the_density(kernel, size):
 
 def test_the_test_of_acceptance_is_needed():
     """The same check refuses the unadjusted step."""
-    random = Random(0, torch.device("cpu"))
+    random = RandomNumbers(0, torch.device("cpu"))
     u = exact_draws(100_000, random)
-    state, _ = ULA().step(quartic, State.at(quartic, u), torch.full((len(u),), 0.8, dtype=u.dtype), random)
+    state, _ = ULA().step(
+        quartic, ChainState.at(quartic, u), torch.full((len(u),), 0.8, dtype=u.dtype), random
+    )
     change = state.u**2 - u**2
     assert float((change.mean(0) / (change.std(0) / len(u) ** 0.5)).abs().max()) > 10
 
@@ -75,14 +76,14 @@ def gaussian(u, *, gradient=True):
     return 0.5 * (STIFF * u.square()).sum(1), STIFF * u
 
 
-class NoNoise(Random):
+class NoNoise(RandomNumbers):
     """A random source without noise: shows what a step does to the point alone."""
 
     def normal(self, like):
         return torch.zeros_like(like)
 
 
-class UnitNoise(Random):
+class UnitNoise(RandomNumbers):
     def normal(self, like):
         return torch.ones_like(like)
 
@@ -96,7 +97,9 @@ def test_a_trajectory_has_the_length_it_should():
         return torch.zeros_like(u[:, 0]), torch.zeros_like(u)
 
     size = torch.tensor([4.0, 0.25, 0.01], dtype=torch.float64)
-    state = State(torch.zeros(3, 2, dtype=torch.float64), 0 * size, torch.zeros(3, 2, dtype=torch.float64))
+    state = ChainState(
+        torch.zeros(3, 2, dtype=torch.float64), 0 * size, torch.zeros(3, 2, dtype=torch.float64)
+    )
     kernel = HMC(length=1.8, jitter=0.0, leapfrog=5)
     moved, info = kernel.step(flat, state, size, UnitNoise(0, torch.device("cpu")))
     assert torch.allclose(moved.u[:, 0], torch.tensor([1.8, 1.8, 0.5], dtype=torch.float64))
@@ -109,14 +112,14 @@ def test_the_bias_of_an_unadjusted_kernel_is_the_one_it_must_have(kernel):
     device = torch.device("cpu")
     size = kernel.largest_size(STIFF.max()).reshape(1)
     one, zero = torch.ones(1, 3, dtype=torch.float64), torch.zeros(1, 3, dtype=torch.float64)
-    a = kernel.step(gaussian, State.at(gaussian, one), size, NoNoise(0, device))[0].u[0]
-    b = kernel.step(gaussian, State.at(gaussian, zero), size, UnitNoise(0, device))[0].u[0]
+    a = kernel.step(gaussian, ChainState.at(gaussian, one), size, NoNoise(0, device))[0].u[0]
+    b = kernel.step(gaussian, ChainState.at(gaussian, zero), size, UnitNoise(0, device))[0].u[0]
     assert bool((a.abs() < 1).all())  # stable
     variance = b**2 / (1 - a**2)
     if kernel == ULA():
         assert torch.allclose(variance, 1 / (STIFF * (1 - size * STIFF / 4)))
-    random = Random(1, device)
-    state = State.at(gaussian, variance.sqrt() * random.normal(one.expand(40_000, 3)))
+    random = RandomNumbers(1, device)
+    state = ChainState.at(gaussian, variance.sqrt() * random.normal(one.expand(40_000, 3)))
     for _ in range(3):
         state, info = kernel.step(gaussian, state, size.expand(40_000), random)
     assert bool(info.accepted.all())
@@ -124,8 +127,8 @@ def test_the_bias_of_an_unadjusted_kernel_is_the_one_it_must_have(kernel):
     assert torch.allclose(spread, variance * STIFF, rtol=4 * (2 / 40_000) ** 0.5)
     assert float((spread - 1).abs().max()) > 0.05  # the bias is seen
     small = size / 100
-    a = kernel.step(gaussian, State.at(gaussian, one), small, NoNoise(0, device))[0].u[0]
-    b = kernel.step(gaussian, State.at(gaussian, zero), small, UnitNoise(0, device))[0].u[0]
+    a = kernel.step(gaussian, ChainState.at(gaussian, one), small, NoNoise(0, device))[0].u[0]
+    b = kernel.step(gaussian, ChainState.at(gaussian, zero), small, UnitNoise(0, device))[0].u[0]
     assert torch.allclose(
         STIFF * b**2 / (1 - a**2), torch.ones(3, dtype=torch.float64), atol=0.02
     )  # and falls with h
@@ -138,17 +141,17 @@ def test_stages_go_further_than_steps():
     for stages in (2, 5, 10):
         kernel = SKROCK(stages=stages)
         bound = 2 * kernel.largest_size(STIFF.max()).reshape(1)
-        a = kernel.step(gaussian, State.at(gaussian, one), bound, NoNoise(0, device))[0].u[0]
+        a = kernel.step(gaussian, ChainState.at(gaussian, one), bound, NoNoise(0, device))[0].u[0]
         assert bool((a.abs() <= 1).all())
         beyond = (
             torch.tensor([4.0 * stages**2], dtype=torch.float64) / STIFF.max()
         )  # no polynomial goes so far
-        a = kernel.step(gaussian, State.at(gaussian, one), beyond, NoNoise(0, device))[0].u[0]
+        a = kernel.step(gaussian, ChainState.at(gaussian, one), beyond, NoNoise(0, device))[0].u[0]
         assert float(a.abs().max()) > 1
     assert SKROCK(10).largest_size(torch.tensor(1.0)) > 150 * ULA().largest_size(torch.tensor(1.0))
 
 
-class Replay(Random):
+class Replay(RandomNumbers):
     """Numbers drawn beforehand for some rows."""
 
     def __init__(self, numbers, rows):
@@ -175,10 +178,12 @@ def test_batched_equals_one_at_a_time(kernel):
         torch.randn(5, 2, dtype=torch.float64),
         *(torch.rand(s, dtype=torch.float64) for s in shapes[1:]),
     ]
-    together, info = kernel.step(quartic, State.at(quartic, u), size, Replay(numbers, slice(None)))
+    together, info = kernel.step(quartic, ChainState.at(quartic, u), size, Replay(numbers, slice(None)))
     for k in range(5):
         rows = slice(k, k + 1)
-        alone, single = kernel.step(quartic, State.at(quartic, u[rows]), size[rows], Replay(numbers, rows))
+        alone, single = kernel.step(
+            quartic, ChainState.at(quartic, u[rows]), size[rows], Replay(numbers, rows)
+        )
         assert torch.allclose(alone.u, together.u[rows], atol=1e-14)
         assert torch.allclose(alone.energy, together.energy[rows], atol=1e-14)
         assert torch.allclose(single.probability, info.probability[rows], atol=1e-14)
@@ -191,9 +196,9 @@ def test_a_proposal_without_a_finite_energy_is_refused(kernel, size):
         return torch.where(u[:, 0] > 0, torch.nan, energy), slope
 
     u = torch.tensor([[-1.0, 0.5]], dtype=torch.float64).expand(200, 2)
-    random = Random(0, torch.device("cpu"))
+    random = RandomNumbers(0, torch.device("cpu"))
     state, info = kernel.step(
-        walled, State.at(walled, u), torch.full((200,), 4 * size, dtype=u.dtype), random
+        walled, ChainState.at(walled, u), torch.full((200,), 4 * size, dtype=u.dtype), random
     )
     assert bool((state.u[:, 0] <= 0).all()) and bool(state.finite.all())
     assert not bool(info.accepted.all()) and bool(torch.isfinite(info.probability).all())
@@ -262,7 +267,7 @@ def test_moments_of_a_stream():
 
 def test_the_largest_curvature():
     u = torch.randn(6, 2, dtype=torch.float64)
-    found = largest_curvature(quartic, u, quartic(u)[1], Random(0, torch.device("cpu")))
+    found = largest_curvature(quartic, u, quartic(u)[1], RandomNumbers(0, torch.device("cpu")))
     for point, value in zip(u, found, strict=True):
         hessian = torch.autograd.functional.hessian(lambda v: quartic(v[None])[0].sum(), point)
         assert float(value) == pytest.approx(float(torch.linalg.eigvalsh(hessian).abs().max()), rel=0.15)
@@ -279,7 +284,7 @@ def test_the_largest_curvature_and_the_steps_have_the_scale_of_the_density(s, dt
         return energy, slope / s
 
     def random():
-        return Random(0, torch.device("cpu"))
+        return RandomNumbers(0, torch.device("cpu"))
 
     plain = largest_curvature(quartic, u, quartic(u)[1], random())
     found = largest_curvature(target, s * u, target(s * u)[1], random())
@@ -287,8 +292,8 @@ def test_the_largest_curvature_and_the_steps_have_the_scale_of_the_density(s, dt
     size = torch.tensor([0.1, 0.2, 0.3], dtype=dtype)
     for kernel in (ULA(), MALA(), HMC(length=0.5 * s), SKROCK(stages=3)):
         own = HMC(length=0.5) if isinstance(kernel, HMC) else kernel
-        expected, info = own.step(quartic, State.at(quartic, u), size, random())
-        moved, scaled = kernel.step(target, State.at(target, s * u), s**2 * size, random())
+        expected, info = own.step(quartic, ChainState.at(quartic, u), size, random())
+        moved, scaled = kernel.step(target, ChainState.at(target, s * u), s**2 * size, random())
         torch.testing.assert_close(moved.u / s, expected.u, rtol=1e-3, atol=1e-3)
         assert torch.equal(info.accepted, scaled.accepted)
 
@@ -304,7 +309,8 @@ def test_no_curvature_is_found_where_there_is_none():
 
     for target in (linear, nowhere):
         assert (
-            largest_curvature(target, u, linear(u)[1], Random(0, torch.device("cpu"))).tolist() == [1.0] * 3
+            largest_curvature(target, u, linear(u)[1], RandomNumbers(0, torch.device("cpu"))).tolist()
+            == [1.0] * 3
         )
 
 

@@ -7,8 +7,8 @@ import torch
 import genreg
 from genreg.operators import to_torch
 from genreg.sampling import LatentPosterior
+from genreg.sampling.importance import kish_ess
 from genreg.sampling.screening import _log_likelihood, _tempered, screened_starts
-from genreg.sampling.weights import kish_ess
 
 X = odl.uniform_discr(0, 1, 3, dtype="float64")
 

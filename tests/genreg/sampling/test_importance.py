@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from genreg.sampling.weights import kish_ess, pareto_smoothed, self_normalised, weighted_mean_and_std
+from genreg.sampling.importance import kish_ess, pareto_smoothed, self_normalised, weighted_mean_and_std
 
 
 def normal(*shape, seed=0):
