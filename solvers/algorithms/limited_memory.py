@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import odl
 import torch
@@ -32,7 +32,7 @@ from genreg.solvers.driver.loop import Callback, Iterate, run
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.problem.objective import Blocks, Objective
 from genreg.solvers.problem.state import State, evaluate, starting_lengths, where
-from genreg.solvers.updates.base import descent_step
+from genreg.solvers.updates.base import Update, descent_step
 from genreg.solvers.updates.line_search import Backtracking, searching
 
 __all__ = ["lbfgs"]
@@ -172,8 +172,24 @@ class _Layout:
         return self.substitution[0](blocks) if self.substitution else blocks
 
 
+class _Pairs(NamedTuple):
+    """What a limited memory holds.
+
+    Attributes
+    ----------
+    steps, changes : Tensor
+        The last m steps and changes of the gradient, newest first, ``(B, m, n)``; zeros where there were fewer.
+    diagonal : Tensor
+        That of M₀, ``(B, n)``.
+    """
+
+    steps: Tensor
+    changes: Tensor
+    diagonal: Tensor
+
+
 @dataclass(frozen=True)
-class _LimitedMemory:
+class _LimitedMemory(Update):
     """The step -τ M ∇H(w); see the module's docstring."""
 
     sizes: tuple[int, ...]
@@ -184,32 +200,34 @@ class _LimitedMemory:
         """First step sizes, ``(B,)``."""
         return gradient.new_ones(len(gradient))
 
-    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """Steps, changes of the gradient (newest first) and the diagonal of M₀, ``(B, 2 m + 1, n)``."""
-        memory = gradient.new_zeros((len(gradient), 2 * self.length + 1, gradient.shape[1]))
-        memory[:, -1] = self.line_search.first_step(gradient, reach)[:, None]
-        return memory
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> _Pairs:
+        """No steps yet, and a multiple of the identity."""
+        none = gradient.new_zeros((len(gradient), self.length, gradient.shape[1]))
+        diagonal = self.line_search.first_step(gradient, reach)[:, None].expand_as(gradient)
+        return _Pairs(none, none, diagonal)
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One trial for every sample."""
         memory, gradient = state.memory[block], state.gradients[block]
-        steps, changes, diagonal = memory[:, : self.length], memory[:, self.length : -1], memory[:, -1]
-        direction = -_two_loops(steps, changes, diagonal, gradient)
+        direction = -_two_loops(*memory, gradient)
         trial, accepted, tau = descent_step(objective, state, block, direction, self.line_search)
-        d, bend = trial.step, trial.bend
-        curved = accepted & _curved(d, bend)
-        scales = self._scales(d, bend)
-        updated = torch.cat((d[:, None], steps[:, :-1], bend[:, None], changes[:, :-1], scales[:, None]), 1)
-        longer = torch.cat((memory[:, :-1], 2 * memory[:, -1:]), 1)  # negative curvature
-        memory = where(accepted, where(curved, updated, longer), memory)
+        d, change = trial.step, trial.gradient_change
+        # Along negative curvature M, which must stay positive, can't follow: only its diagonal grows.
+        longer = where(accepted, 2 * memory.diagonal, memory.diagonal)
+        curved = accepted & _curved(d, change)
+        memory = _Pairs(
+            steps=where(curved, torch.cat((d[:, None], memory.steps[:, :-1]), 1), memory.steps),
+            changes=where(curved, torch.cat((change[:, None], memory.changes[:, :-1]), 1), memory.changes),
+            diagonal=where(curved, self._scales(d, change), longer),
+        )
         return trial.result(accepted, tau, memory, inner(gradient, gradient).sqrt())
 
-    def _scales(self, d: Tensor, bend: Tensor) -> Tensor:
+    def _scales(self, d: Tensor, change: Tensor) -> Tensor:
         """γ of every block, over its entries, ``(B, n)``; that of all blocks where it is not positive."""
         tiny = torch.finfo(d.dtype).tiny
-        overall = inner(d, bend) / inner(bend, bend).clamp_min(tiny)
+        overall = inner(d, change) / inner(change, change).clamp_min(tiny)
         parts = []
-        for s, y in zip(d.split(self.sizes, 1), bend.split(self.sizes, 1), strict=True):
+        for s, y in zip(d.split(self.sizes, 1), change.split(self.sizes, 1), strict=True):
             gamma = torch.where(_curved(s, y), inner(s, y) / inner(y, y).clamp_min(tiny), overall)
             parts.append(gamma[:, None].expand_as(s))
         return torch.cat(parts, 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from torch import Tensor
 from genreg.operators.linear.conjugate_gradient import inner
 from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State, relative, where
-from genreg.solvers.updates.base import Update, is_monotone
+from genreg.solvers.problem.trees import map_tensors
+from genreg.solvers.updates.base import Update
 from genreg.solvers.updates.line_search import Backtracking
 
 __all__ = ["Proposal", "Propose"]
@@ -38,12 +39,26 @@ class Proposal:
     turns: int | None = None
 
 
+class Turns(NamedTuple):
+    """What `Propose` remembers.
+
+    Attributes
+    ----------
+    count : Tensor
+        Turns of a sample so far, ``(B,)``.
+    other : NamedTuple
+        The memory of the other update, ``()`` without one.
+    """
+
+    count: Tensor
+    other: Any
+
+
 @dataclass(frozen=True)
-class Propose:
+class Propose(Update):
     """Take candidates that lower the objective, and move by another update where none does.
 
-    The memory of a block is the number of turns and, behind it, the memory of `otherwise`, which is made anew for a
-    sample that has jumped.
+    The memory of `otherwise` is made anew for a sample that has jumped.
 
     Parameters
     ----------
@@ -66,9 +81,9 @@ class Propose:
         return self.otherwise.line_search if self.otherwise else Backtracking(max_trials=1)
 
     @property
-    def monotone(self) -> bool:
+    def monotone(self) -> bool:  # type: ignore[override]
         """Whether the other update never lets the objective rise, as the candidates do not."""
-        return self.otherwise is None or is_monotone(self.otherwise)
+        return self.otherwise is None or self.otherwise.monotone
 
     def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First step sizes of the other update, ``(B,)``."""
@@ -76,23 +91,17 @@ class Propose:
             return gradient.new_ones(len(gradient))
         return self.otherwise.first_step(gradient, reach)
 
-    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Turns:
         """No turns yet, and the first memory of the other update."""
-        turns = gradient.new_zeros((len(gradient), 1))
-        if self.otherwise is None:
-            return turns
-        return torch.cat((turns, self.otherwise.first_memory(gradient, reach).flatten(1)), 1)
+        count = torch.zeros(len(gradient), dtype=torch.int64, device=gradient.device)
+        return Turns(count, () if self.otherwise is None else self.otherwise.first_memory(gradient, reach))
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One turn of every sample."""
         if block in objective.proximable:
             raise NotImplementedError(f"proposals need a smooth block, {block!r} has a proximable part")
-        gradient, memory = state.gradients[block], state.memory[block]
-        turns, memory = memory[:, :1], memory[:, 1:]
-        if self.otherwise is not None:
-            first = self.otherwise.first_memory(gradient[:1], state.lengths[block][:1])
-            memory = memory.reshape(len(memory), *first.shape[1:])
-        start = replace(state, memory={**state.memory, block: memory})
+        gradient, turns = state.gradients[block], state.memory[block].count
+        start = replace(state, memory={**state.memory, block: state.memory[block].other})
         stayed = replace(
             start,
             residuals={
@@ -101,10 +110,10 @@ class Propose:
             },
             rejections={**start.rejections, block: start.rejections[block] + 1},
         )
-        settled = torch.zeros_like(turns[:, 0], dtype=torch.bool)
+        settled = torch.zeros_like(turns, dtype=torch.bool)
         reached = stayed
         for proposal in self.proposals:
-            tried = ~settled if proposal.turns is None else ~settled & (turns[:, 0] < proposal.turns)
+            tried = ~settled if proposal.turns is None else ~settled & (turns < proposal.turns)
             jumped = _on(tried, stayed, lambda o, s, p=proposal: self._jump(p, o, s, block), objective)
             calls = reached.calls + jumped.calls - start.calls
             reached = replace(jumped.where(jumped.smooth < reached.smooth, reached), calls=calls)
@@ -116,8 +125,7 @@ class Propose:
             better = other & ~((reached.smooth < start.smooth) & (reached.smooth < moved.smooth))
             calls = reached.calls + torch.where(other, moved.calls - start.calls, 0)
             reached = replace(moved.where(better, reached), calls=calls)
-        memory = torch.cat((turns + 1, reached.memory[block].flatten(1)), 1)
-        return replace(reached, memory={**reached.memory, block: memory})
+        return replace(reached, memory={**reached.memory, block: Turns(turns + 1, reached.memory[block])})
 
     def _jump(self, proposal: Proposal, objective: Objective, state: State, block: str) -> State:
         """The state after a candidate, where it lowers the objective."""
@@ -128,7 +136,8 @@ class Propose:
         if self.otherwise is not None:
             new = gradients[block], state.lengths[block]
             steps = torch.where(lower, self.otherwise.first_step(*new), steps)
-            memory = where(lower, self.otherwise.first_memory(*new), memory)
+            fresh = self.otherwise.first_memory(*new)
+            memory = map_tensors(lambda made, old: where(lower, made, old), fresh, memory)
         return replace(
             state,
             blocks={**state.blocks, block: where(lower, point, state.blocks[block])},
