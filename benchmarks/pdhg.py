@@ -13,7 +13,7 @@ import odl
 import torch
 from _timing import interleaved
 
-from genreg.solvers import pdhg
+from genreg.solvers import SaddlePoint, pdhg
 
 
 def main() -> None:
@@ -40,7 +40,9 @@ def main() -> None:
         return x
 
     def ours():
-        return pdhg(f, g, D, tau=tau, sigma=sigma, max_iter=iterations, tol=0.0, progress=False).blocks["x"]
+        return pdhg(
+            SaddlePoint(f, g, D), tau=tau, sigma=sigma, max_iter=iterations, tol=0.0, progress=False
+        ).blocks["x"]
 
     difference = float(np.abs(odl_solver().asarray() - ours().asarray()).max())
     times = interleaved({"odl": odl_solver, "genreg": ours}, repeats=repeats)

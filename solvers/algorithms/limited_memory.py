@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import odl
 import torch
@@ -28,9 +28,11 @@ from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.door import Door, enter
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.linear.conjugate_gradient import inner
-from genreg.solvers.driver.loop import Callback, Iterate, run
+from genreg.solvers.driver.loop import run
+from genreg.solvers.driver.monitor import Callback, Iterate
 from genreg.solvers.driver.solution import Solution
-from genreg.solvers.problem.objective import Blocks, Objective
+from genreg.solvers.problem.capabilities import Capability, check_offers
+from genreg.solvers.problem.objective import Blocks, Objective, lowered
 from genreg.solvers.problem.state import State, evaluate, starting_lengths, where
 from genreg.solvers.updates.base import Update, descent_step
 from genreg.solvers.updates.line_search import Backtracking, searching
@@ -94,12 +96,8 @@ def lbfgs(
     """
     memory = integer(memory, "memory", minimum=1)
     check_callable(callback, "callback", "of an Iterate")
-    if not isinstance(objective, Objective):
-        objective = Objective.from_odl(objective, tuple(init) if isinstance(init, Mapping) else ("v",))
-    if objective.proximable:
-        raise NotImplementedError(
-            f"objective must be differentiable for lbfgs, got terms without a gradient in {list(objective.proximable)}"
-        )
+    objective = lowered(objective, init)
+    check_offers(objective, "lbfgs", "smooth")
     door = enter(init, objective.spaces)
     layout = _Layout(door.blocks, substitution)
     size, like = sum(layout.sizes), next(iter(door.blocks.values()))
@@ -195,6 +193,8 @@ class _LimitedMemory(Update):
     sizes: tuple[int, ...]
     length: int
     line_search: Backtracking = field(default_factory=Backtracking)
+
+    needs: ClassVar[tuple[Capability, ...]] = ("smooth",)
 
     def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First step sizes, ``(B,)``."""

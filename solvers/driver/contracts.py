@@ -6,7 +6,7 @@ on for the solvers called inside its ``with`` block::
     with genreg.solvers.debugging():
         genreg.reconstruct(A, y, regulariser, noise_std=0.05)
 
-Every turn then costs one more evaluation of the objective with its gradient. Outside it nothing is checked and
+Every update then costs one more evaluation of the objective with its gradient. Outside it nothing is checked and
 nothing is evaluated.
 """
 
@@ -37,11 +37,11 @@ _DEBUGGING: ContextVar[bool] = ContextVar("debugging", default=False)
 
 @contextmanager
 def debugging() -> Iterator[None]:
-    r"""Check every turn of the block solvers inside a ``with`` block.
+    r"""Check every update of the block solvers inside a ``with`` block.
 
-    After every turn of an update, for every sample that runs:
+    After every update of a block, for every sample that runs:
 
-    * the objective has not risen, up to rounding: (2 c + 10) ε (\|H\| + Σ \|g_i\|), with ε the unit of rounding
+    * the objective has not increased, up to rounding: (2 c + 10) ε (\|H\| + Σ \|g_i\|), with ε the unit of rounding
       and c the slack of the line search. Updates with ``monotone = False`` are exempt, such as `Adam`;
     * H, the g_i and the gradients of the state are those at its blocks, to half of the digits: evaluations in
       batches of different sizes differ by rounding;
@@ -53,7 +53,7 @@ def debugging() -> Iterator[None]:
     Raises
     ------
     AssertionError
-        At the first turn that fails, with the sample, the iteration, the update and both values.
+        At the first update that fails, with the sample, the iteration, the update and both values.
     """
     token = _DEBUGGING.set(True)
     try:
@@ -68,7 +68,7 @@ def is_debugging() -> bool:
 
 
 def checked(updates: Mapping[str, Update], now: Position) -> dict[str, Move]:
-    """The updates of a run: as they are, or inside `debugging` each with checks after its turn.
+    """The updates of a run: as they are, or inside `debugging` each with checks after it.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def checked(updates: Mapping[str, Update], now: Position) -> dict[str, Move]:
     if not is_debugging():
         return dict(updates)
     checks = _Checks(now)
-    return {block: functools.partial(checks.turn, update) for block, update in updates.items()}
+    return {block: functools.partial(checks.move, update) for block, update in updates.items()}
 
 
 class _Checks:
@@ -107,11 +107,11 @@ class _Checks:
         for name, g in now.state.gradients.items():
             self.steepness[name][now.index] = _norm(g)
 
-    def turn(self, update: Update, objective: Objective, before: State, block: str) -> State:
-        """Return the state after one turn of the update, checked."""
+    def move(self, update: Update, objective: Objective, before: State, block: str) -> State:
+        """Return the state after the update, checked."""
         self._note_ended()
         after = update(objective, before, block)
-        label = f"iteration {self.now.turn + 1}, update of {block!r} by {type(update).__name__}"
+        label = f"iteration {self.now.iteration + 1}, update of {block!r} by {type(update).__name__}"
         self._rests(label)
         units = torch.finfo(after.smooth.dtype).eps * (2 * update.line_search.slack + 10)
         if update.monotone:
@@ -120,7 +120,7 @@ class _Checks:
         return after
 
     def _note_ended(self) -> None:
-        """Remember samples that have been written to the results since the last turn, and where they stand."""
+        """Remember samples that have been written to the results since the last update, and where they stand."""
         now, samples = self.now, self.now.index
         fresh = (now.record.status != Status.RUNNING) & ~self.ended
         there = fresh[samples]
@@ -142,7 +142,7 @@ class _Checks:
     def _falls(
         self, update: Update, before: State, after: State, block: str, units: float, label: str
     ) -> None:
-        """Check that the objective has not risen, but for rounding."""
+        """Check that the objective has not increased, but for rounding."""
         d = after.blocks[block] - before.blocks[block]
         slope, end = (inner(state.gradients[block], d) for state in (before, after))
         equal = update.line_search.equal(before.smooth, after.smooth, slope, end - slope)

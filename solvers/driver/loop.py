@@ -13,6 +13,7 @@ from genreg.solvers.driver.contracts import checked
 from genreg.solvers.driver.monitor import Callback, Iterate, Monitor, check_stopping, ended_as
 from genreg.solvers.driver.position import Position
 from genreg.solvers.driver.solution import Solution, Status
+from genreg.solvers.problem.capabilities import check_offers
 from genreg.solvers.problem.objective import Blocks, Objective
 from genreg.solvers.problem.state import State, evaluate, starting_lengths
 from genreg.solvers.updates.base import Update
@@ -38,8 +39,8 @@ def run(
 ) -> Solution:
     """Apply the updates in turn until every sample has ended.
 
-    The result of a sample is its last iterate. If one of the updates lets the objective rise (``monotone`` is
-    false), it is the iterate with the smallest objective, unless the last one met the tolerance.
+    The result of a sample is its last iterate. If one of the updates may increase the objective (``monotone``
+    is false), it is the iterate with the smallest objective, unless the last one met the tolerance.
 
     Parameters
     ----------
@@ -48,10 +49,11 @@ def run(
     door : Door
         Initial blocks, and the way back to the caller's kind of data.
     updates : dict of str to Update
-        The block each update moves, in the order of their turns.
+        The block each update moves, in their order.
     max_iter : int
-        Accepted iterations of a sample after which it ends; it also ends when rejected trials have made its turns
-        four times as many (and as many more as a step may fail), so that none creeps on while the batch waits.
+        Accepted iterations of a sample after which it ends; it also ends after four times as many iterations of
+        the loop, rejected trials included (and as many more as a step may fail), so that none creeps on while the batch
+        waits.
     tol : float
         A sample has converged when its residual is at most this.
     callback : callable, optional
@@ -72,10 +74,14 @@ def run(
 
     Raises
     ------
+    NotImplementedError
+        If the objective does not offer what an update needs in its block.
     AssertionError
         If an update breaks its contract, see `debugging`, inside which alone this is checked.
     """
     monitor = Monitor(max_iter, tol, callback, progress, description)
+    for block, update in updates.items():
+        check_offers(objective, type(update).__name__, *update.needs, blocks=(block,))
     if saved is None:
         state = initial_state(objective, door.blocks, updates)
         monotone = all(update.monotone for update in updates.values())
@@ -91,24 +97,22 @@ def run(
             if running.float().mean() < _COMPACT_BELOW:
                 objective = objective.take(now.leave_out_ended())
 
-            # Updates move every sample of the state, as a batch with gaps would cost the same; `advance` puts those
+            # An update moves the whole batch, as leaving single samples out would cost a copy; `advance` puts those
             # that have ended back.
             state = now.state
             for block, move in moves.items():
                 state = move(objective, state, block)
             now.advance(state)
 
-            # A sample is stuck when all its blocks have had so many trials rejected in a row, one after every turn.
+            # No step helps a sample any more when each of its blocks has had so many trials rejected in a row.
             stuck = now.state.idle >= patience
             now.status = monitor.judge(now.status, now.state.residual, now.iterations, stuck=stuck)
-            if now.turn >= 4 * monitor.max_iter + patience:
+            if now.iteration >= 4 * monitor.max_iter + patience:
                 now.status = ended_as(now.status, Status.MAX_ITER)
 
-            # A file is written before a callback has ended the samples: what goes on from there shall go on.
-            stopped = monitor.stops(
-                int(now.iterations.max()),
-                lambda: Iterate(now.turn, now.state.blocks, now.state.value, now.state.residual, now.index),
-            )
+            # What a callback stops goes on from a file: it is written while the samples still run, and not again.
+            seen = Iterate(now.iteration, now.state.blocks, now.state.value, now.state.residual, now.index)
+            stopped = monitor.stops(int(now.iterations.max()), seen)
             done(now=stopped)
             if stopped:
                 now.status = ended_as(now.status, Status.STOPPED)

@@ -119,20 +119,18 @@ class Monitor:
             Samples that no further step would help.
         """
         finite = torch.isfinite(residual)
-        judged = torch.full_like(status, Status.RUNNING)
-        # A sample that has converged in its last iteration has converged, whatever else is true of it.
-        judged = torch.where(
-            torch.as_tensor(iterations >= self.max_iter, device=status.device), Status.MAX_ITER, judged
-        )
+        used_up = torch.as_tensor(iterations >= self.max_iter, device=status.device)
+        new = torch.where(used_up, Status.MAX_ITER, Status.RUNNING)
         if stuck is not None:
-            judged = torch.where(stuck, torch.where(finite, Status.STALLED, Status.NON_FINITE), judged)
-        judged = torch.where(finite & (residual <= self.tol), Status.CONVERGED, judged)
-        return torch.where(status == Status.RUNNING, judged, status)
+            new = torch.where(stuck, torch.where(finite, Status.STALLED, Status.NON_FINITE), new)
+        # The last word: a sample may meet the tolerance in its last iteration, or where no step helps any more.
+        new = torch.where(finite & (residual <= self.tol), Status.CONVERGED, new)
+        return torch.where(status == Status.RUNNING, new, status)
 
-    def stops(self, iterations: int, iterate: Callable[[], Iterate]) -> bool:
-        """Show how far the run is, and whether the callback ends it; the iterate is made where there is one."""
+    def stops(self, iterations: int, iterate: Iterate | None) -> bool:
+        """Show how far the run is, and return whether the callback ends it; without one there need be no iterate."""
         self._bar.update(max(iterations - self._bar.n, 0))
-        return bool(self._callback and self._callback(iterate()))
+        return bool(self._callback and self._callback(iterate))
 
     def solution(
         self,

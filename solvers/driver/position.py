@@ -71,9 +71,9 @@ class Position:
     active : Tensor
         The samples that have not ended and been written down.
     best : State or None
-        The iterates with the smallest objective, where it may rise.
-    turn : int
-        Iterations of the loop.
+        The iterates with the smallest objective, where it may increase.
+    iteration : int
+        Iterations of the loop, those without an accepted trial among them.
     """
 
     state: State
@@ -83,7 +83,7 @@ class Position:
     status: Tensor
     active: Tensor
     best: State | None
-    turn: int = 0
+    iteration: int = 0
 
     @classmethod
     def start(cls, state: State, max_iter: int, *, monotone: bool) -> Position:
@@ -125,7 +125,7 @@ class Position:
         self.state = state
         if self.best is not None:
             self.best = _result_of(state).where(state.value <= self.best.value, self.best)
-        self.turn += 1
+        self.iteration += 1
         self.iterations = self.iterations + (self.active & (state.idle == 0))
         self.record.remember(self.index, value=state.value, residual=state.residual)
 

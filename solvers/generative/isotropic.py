@@ -57,6 +57,8 @@ class JointProblem(Objective):
         The exact step in x.
     """
 
+    profiled = True
+
     generate: TorchOperator
     x_step: DataProx
 

@@ -53,6 +53,8 @@ class StructuredProblem(Objective):
         the end has the precision of `GaussianPosterior`.
     """
 
+    profiled = True
+
     operator: odl.Operator
     decode: Callable[[Tensor], Any]
     tol: float | None = None

@@ -7,7 +7,7 @@ With the gradient :math:`g = \nabla_i H(v)` and the number t of the step, entry 
     m \leftarrow \beta_1 m + (1 - \beta_1) g, \qquad s \leftarrow \beta_2 s + (1 - \beta_2) g^2, \qquad
     v_i \leftarrow v_i - \tau \frac{m / (1 - \beta_1^t)}{\sqrt{s / (1 - \beta_2^t)} + \epsilon}.
 
-There is no line search, so the objective may rise. The driver therefore returns, of a sample that has not
+There is no line search, so the objective may increase. The driver therefore returns, of a sample that has not
 converged, the iterate with the smallest objective.
 
 References
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import number
 from genreg.operators.linear.conjugate_gradient import inner
+from genreg.solvers.problem.capabilities import Capability
 from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State, relative, where
 from genreg.solvers.problem.trees import map_tensors
@@ -84,6 +85,7 @@ class Adam(Update):
     decay: float = 1.0
 
     monotone: ClassVar[bool] = False
+    needs: ClassVar[tuple[Capability, ...]] = ("smooth",)
 
     def __post_init__(self) -> None:
         number(self.lr, "lr", above=0), number(self.eps, "eps", above=0)
@@ -109,8 +111,6 @@ class Adam(Update):
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One trial for every sample."""
-        if block in objective.proximable:
-            raise NotImplementedError(f"a step of Adam needs a smooth block, {block!r} has a proximable part")
         v, memory, tau = state.blocks[block], state.memory[block], state.steps[block]
         g, (first, second) = _entries(state.gradients[block]), self.betas  # (B, n)
         moved = Moments(

@@ -10,12 +10,13 @@ already.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from genreg.operators.linear.conjugate_gradient import inner
+from genreg.solvers.problem.capabilities import Capability
 from genreg.solvers.problem.objective import Blocks, Objective
 from genreg.solvers.problem.state import State, relative, where
 from genreg.solvers.updates.line_search import Backtracking
@@ -26,18 +27,22 @@ DENSE = 256
 """Number of unknowns up to which an n × n matrix for every sample is cheap."""
 
 
+@runtime_checkable
 class Update(Protocol):
     """Moves one block of the state.
 
     Attributes
     ----------
     monotone : bool
-        Whether the objective never rises; true unless a class says otherwise.
+        Whether the objective never increases; true unless a class says otherwise.
+    needs : tuple of str
+        What the objective must offer in the block, see `genreg.solvers.problem.capabilities`.
     line_search : Backtracking
         Its settings: how often a step may fail, and what rounding is.
     """
 
     monotone: ClassVar[bool] = True
+    needs: ClassVar[tuple[Capability, ...]] = ("proximable",)
     line_search: Backtracking
 
     def first_memory(self, gradient: Tensor, reach: Tensor) -> Any:
@@ -158,7 +163,7 @@ class ProxGradient(Update):
         slope, change, step_sq = inner(gradient, d), inner(trial.gradient_change, d), inner(d, d)  # (B,)
         highest, steepest = search.bound(state.smooth, trial.proximable_change, slope, step_sq, tau)
         accepted = search.accept(state.smooth, trial.smooth, highest, slope, change, steepest)
-        if g:  # a prox that is not exact could let the objective rise
+        if g:  # with a prox that is not exact the objective could increase
             part = trial.proximable_change
             accepted = accepted & search.accept(
                 state.smooth, trial.smooth, state.smooth - part, slope, change, -2 * (slope + part)
@@ -200,6 +205,8 @@ class QuasiNewton(Update):
 
     line_search: Backtracking = field(default_factory=Backtracking)
 
+    needs: ClassVar[tuple[Capability, ...]] = ("smooth",)
+
     def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First step sizes, ``(B,)``."""
         return gradient.new_ones(len(gradient))
@@ -212,10 +219,6 @@ class QuasiNewton(Update):
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One trial for every sample."""
-        if block in objective.proximable:
-            raise NotImplementedError(
-                f"a quasi-Newton step needs a smooth block, {block!r} has a proximable part"
-            )
         M = state.memory[block].matrix
         v, gradient = state.blocks[block], state.gradients[block]
         direction = -(M @ gradient.flatten(1)[..., None])[..., 0].view_as(v)

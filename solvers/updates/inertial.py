@@ -7,7 +7,7 @@ one of the two choices of Pock and Sabach, and that of iPiano; it needs no evalu
 the one at :math:`v^+`, so that an iteration costs what one of PALM does.
 
 A sample takes :math:`v^+` if :math:`H(v^+) \le H(v) + \langle \nabla H(v), d \rangle + \|d\|^2 / (2 \tau)`, d the
-whole step, *and* the objective H + Σ g does not rise. If the first fails, τ shrinks as in PALM; if only the
+whole step, *and* the objective H + Σ g does not increase. If the first fails, τ shrinks as in PALM; if only the
 second fails, the momentum starts anew, so that the next step is one of PALM. It also starts anew after a step
 against it, :math:`\langle w - v^+, d \rangle > 0`. So the objective falls monotonically. τ doubles until a trial
 fails, then grows by `Backtracking.grow`, which should be little, as a failure costs an iteration, and doubles
@@ -100,8 +100,8 @@ class Inertial(Update):
 
         highest, steepest = state.smooth + slope + step_sq / (2 * tau), step_sq / tau
         bounded = search.accept(state.smooth, trial.smooth, highest, slope, change, steepest)
-        # As a bound on <∇H(v⁺) - ∇H(v), d>, the second-order form of "does not rise": g(v⁺) - g(v) ≤ <s, d> with the
-        # subgradient s of g at v⁺. The difference of the values themselves may be wrong by their rounding, which
+        # As a bound on <∇H(v⁺) - ∇H(v), d>, the second-order form of "does not increase": g(v⁺) - g(v) ≤ <s, d> with
+        # the subgradient s of g at v⁺. The difference of the values themselves may be wrong by their rounding, which
         # must not end the momentum.
         unit = torch.finfo(tau.dtype).eps * state.value.abs()
         level = torch.maximum(2 * inner(pull, d) / tau, 2 * (unit - slope - part))

@@ -26,12 +26,13 @@ doi:10.1016/0167-6377(90)90065-D (when to end the inner conjugate gradients).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from genreg.operators.linear.conjugate_gradient import conjugate_directions, inner
+from genreg.solvers.problem.capabilities import Capability
 from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State, where
 from genreg.solvers.updates.base import DENSE, TrialStep, Update
@@ -89,6 +90,8 @@ class LevenbergMarquardt(Update):
     inner_iterations: int = 30
     line_search: Backtracking = field(default_factory=lambda: Backtracking(max_trials=15))
 
+    needs: ClassVar[tuple[Capability, ...]] = ("smooth", "curvature")
+
     def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First damping of every sample, ``(B,)``."""
         return gradient.new_full((len(gradient),), self.damping)
@@ -104,14 +107,6 @@ class LevenbergMarquardt(Update):
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One trial for every sample."""
-        if block in objective.proximable:
-            raise NotImplementedError(
-                f"a Gauss-Newton step needs a smooth block, {block!r} has a proximable part"
-            )
-        if block not in objective.curvature:
-            raise NotImplementedError(
-                f"the block {block!r} must have a curvature (Objective.curvature) for a Gauss-Newton step"
-            )
         mu, v, gradient = state.steps[block], state.blocks[block], state.gradients[block]
         if v[0].numel() <= self.dense:
             memory = _refreshed(objective, state, block)

@@ -136,7 +136,7 @@ class Backtracking:
 
         They are within the slack; or their difference, though within a hundred times the slack, is ten times as large
         as the slopes <∇H, d> at both ends together, between which the mean slope lies that it would have to be. The
-        slope must also have become smaller, lest values that do not belong to their gradients rise for ever.
+        slope must also have become smaller, lest values that do not belong to their gradients increase for ever.
         """
         difference, end = (trial - value).abs(), slope + change
         rounding = self.slack * torch.finfo(value.dtype).eps * value.abs()

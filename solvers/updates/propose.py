@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from genreg.operators.linear.conjugate_gradient import inner
+from genreg.solvers.problem.capabilities import Capability
 from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State, relative, where
 from genreg.solvers.problem.trees import map_tensors
@@ -32,20 +33,20 @@ class Proposal:
     candidate : callable
         ``candidate(objective, state) -> (B, *shape)``, new values of the block for every sample.
     turns : int, optional
-        Turns of a sample in which it is tried; by default all.
+        Attempts of a sample in which it is tried; by default all.
     """
 
     candidate: Callable[[Objective, State], Tensor]
     turns: int | None = None
 
 
-class Turns(NamedTuple):
+class Attempts(NamedTuple):
     """What `Propose` remembers.
 
     Attributes
     ----------
     count : Tensor
-        Turns of a sample so far, ``(B,)``.
+        Iterations of a sample so far, ``(B,)``.
     other : NamedTuple
         The memory of the other update, ``()`` without one.
     """
@@ -65,10 +66,11 @@ class Propose(Update):
     proposals : sequence of Proposal
         The candidates, the preferred one first.
     otherwise : Update, optional
-        How a sample moves that no candidate lowers; without it, such a sample stays and, after one turn, has stalled.
+        How a sample moves that no candidate lowers; without it, such a sample stays and has stalled after one
+        iteration.
     take : {"first", "best"}
         Take the first candidate that lowers the objective of a sample, or move by `otherwise` as well and take
-        the best of all. All candidates are made where the turn starts.
+        the best of all. All candidates are made where the iteration starts.
     """
 
     proposals: Sequence[Proposal]
@@ -82,8 +84,13 @@ class Propose(Update):
 
     @property
     def monotone(self) -> bool:  # type: ignore[override]
-        """Whether the other update never lets the objective rise, as the candidates do not."""
+        """Whether the other update never increases the objective, as the candidates do not."""
         return self.otherwise is None or self.otherwise.monotone
+
+    @property
+    def needs(self) -> tuple[Capability, ...]:  # type: ignore[override]
+        """A block without a proximable part, and what the other update needs."""
+        return ("smooth", *(self.otherwise.needs if self.otherwise else ()))
 
     def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First step sizes of the other update, ``(B,)``."""
@@ -91,16 +98,14 @@ class Propose(Update):
             return gradient.new_ones(len(gradient))
         return self.otherwise.first_step(gradient, reach)
 
-    def first_memory(self, gradient: Tensor, reach: Tensor) -> Turns:
-        """No turns yet, and the first memory of the other update."""
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Attempts:
+        """No iterations yet, and the first memory of the other update."""
         count = torch.zeros(len(gradient), dtype=torch.int64, device=gradient.device)
-        return Turns(count, () if self.otherwise is None else self.otherwise.first_memory(gradient, reach))
+        return Attempts(count, () if self.otherwise is None else self.otherwise.first_memory(gradient, reach))
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
-        """One turn of every sample."""
-        if block in objective.proximable:
-            raise NotImplementedError(f"proposals need a smooth block, {block!r} has a proximable part")
-        gradient, turns = state.gradients[block], state.memory[block].count
+        """One trial of every candidate and of the other update, for the samples that want it."""
+        gradient, count = state.gradients[block], state.memory[block].count
         start = replace(state, memory={**state.memory, block: state.memory[block].other})
         stayed = replace(
             start,
@@ -110,10 +115,10 @@ class Propose(Update):
             },
             rejections={**start.rejections, block: start.rejections[block] + 1},
         )
-        settled = torch.zeros_like(turns, dtype=torch.bool)
+        settled = torch.zeros_like(count, dtype=torch.bool)
         reached = stayed
         for proposal in self.proposals:
-            tried = ~settled if proposal.turns is None else ~settled & (turns < proposal.turns)
+            tried = ~settled if proposal.turns is None else ~settled & (count < proposal.turns)
             jumped = _on(tried, stayed, lambda o, s, p=proposal: self._jump(p, o, s, block), objective)
             calls = reached.calls + jumped.calls - start.calls
             reached = replace(jumped.where(jumped.smooth < reached.smooth, reached), calls=calls)
@@ -125,7 +130,7 @@ class Propose(Update):
             better = other & ~((reached.smooth < start.smooth) & (reached.smooth < moved.smooth))
             calls = reached.calls + torch.where(other, moved.calls - start.calls, 0)
             reached = replace(moved.where(better, reached), calls=calls)
-        return replace(reached, memory={**reached.memory, block: Turns(turns + 1, reached.memory[block])})
+        return replace(reached, memory={**reached.memory, block: Attempts(count + 1, reached.memory[block])})
 
     def _jump(self, proposal: Proposal, objective: Objective, state: State, block: str) -> State:
         """The state after a candidate, where it lowers the objective."""

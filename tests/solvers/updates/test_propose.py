@@ -193,5 +193,5 @@ def test_proximable_blocks_are_refused(bowls):
         {"v": to_torch(odl.functionals.L1Norm(odl.rn(K)))},
         objective.per_sample,
     )
-    with pytest.raises(NotImplementedError, match="proposals need a smooth block, 'v' has a proximable part"):
+    with pytest.raises(NotImplementedError, match="must be differentiable for Propose, got Objective"):
         solve(rough, Propose([Proposal(far)], ProxGradient()))
