@@ -208,8 +208,9 @@ class _LimitedMemory(Update):
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One trial for every sample."""
-        memory, gradient = state.memory[block], state.gradients[block]
-        direction = -_two_loops(*memory, gradient)
+        memory: _Pairs = state.memory[block]
+        gradient = state.gradients[block]  # (B, n)
+        direction = -_two_loops(memory, gradient)
         trial, accepted, tau = descent_step(objective, state, block, direction, self.line_search)
         d, change = trial.step, trial.gradient_change
         # Along negative curvature M, which must stay positive, can't follow: only its diagonal grows.
@@ -239,13 +240,14 @@ def _curved(s: Tensor, y: Tensor) -> Tensor:
     return (sy > 1e-8 * (inner(s, s) * inner(y, y)).sqrt()) & (sy > 1e6 * torch.finfo(s.dtype).tiny)
 
 
-def _two_loops(steps: Tensor, changes: Tensor, diagonal: Tensor, gradient: Tensor) -> Tensor:
-    """M ∇H, ``(B, n)``, from steps and changes ``(B, m, n)``, newest first; zeros stand for what is not there yet."""
-    products = (steps * changes).sum(2)
+def _two_loops(memory: _Pairs, gradient: Tensor) -> Tensor:
+    """M ∇H, ``(B, n)``; a pair of zeros, which stands for one that is not there yet, changes nothing."""
+    steps, changes, diagonal = memory
+    products = (steps * changes).sum(2)  # (B, m)
     rho = torch.where(products > 0, 1 / torch.where(products > 0, products, 1), 0)  # (B, m)
     q, alphas = gradient, []
     for i in range(steps.shape[1]):
-        alphas.append(rho[:, i] * (steps[:, i] * q).sum(1))
+        alphas.append(rho[:, i] * (steps[:, i] * q).sum(1))  # (B,)
         q = q - alphas[i][:, None] * changes[:, i]
     q = diagonal * q
     for i in reversed(range(steps.shape[1])):

@@ -179,7 +179,7 @@ def _residuals(
 ) -> tuple[Tensor, list[Tensor]]:
     """Primal residual and dual residual for every operator, relative to ‖K‖ ‖p‖ and ‖K‖ ‖x‖, ``(B,)``."""
     tiny = torch.finfo(x.real.dtype).tiny
-    P = dx / shaped(steps.tau, x) - dKp
+    P = dx / shaped(steps.tau, x) - dKp  # (B, *X.shape)
     p_size = sum(
         norm * norm_of(part, w) for norm, part, w in zip(steps.norms, p, problem.dual_weights, strict=True)
     )
@@ -187,6 +187,6 @@ def _residuals(
     x_size = norm_of(x, problem.primal_weight).clamp_min(tiny)
     dual = []
     for j, (norm, w) in enumerate(zip(steps.norms, problem.dual_weights, strict=True)):
-        D = (p_old[j] - p[j]) / shaped(steps.sigma[j], p[j]) - problem.forward[j](dx)
+        D = (p_old[j] - p[j]) / shaped(steps.sigma[j], p[j]) - problem.forward[j](dx)  # (B, *range.shape)
         dual.append(norm_of(D, w) / (norm * x_size))
     return primal, dual

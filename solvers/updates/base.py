@@ -254,11 +254,11 @@ def descent_step(
 
 def _bfgs(M: Tensor, s: Tensor, y: Tensor) -> Tensor:
     """The BFGS update of the inverse Hessians M, ``(B, n, n)``, from steps s and gradient changes y, ``(B, n)``."""
-    sy = (s * y).sum(1)
+    sy = (s * y).sum(1)  # (B,)
     curved = sy > 1e-8 * s.norm(dim=1) * y.norm(dim=1)
     rho = torch.where(curved, 1 / torch.where(curved, sy, 1), 0)[:, None, None]
     My = M @ y[..., None]  # (B, n, 1)
-    yMy = y[:, None] @ My
-    outer = s[..., None] @ My.mT
+    yMy = y[:, None] @ My  # (B, 1, 1)
+    outer = s[..., None] @ My.mT  # (B, n, n)
     updated = M - rho * (outer + outer.mT) + rho * (1 + rho * yMy) * (s[..., None] * s[:, None])
     return torch.where(curved[:, None, None], updated, 2 * M)

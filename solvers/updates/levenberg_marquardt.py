@@ -186,7 +186,7 @@ def _dense_step(N: Tensor, g: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
     """Solve (N + μ diag N) d = -g, and return the decrease that the model promises, -gᵀd - ½ dᵀN d."""
     diagonal = N.diagonal(dim1=1, dim2=2)
     floor = torch.finfo(g.dtype).eps * diagonal.amax(1, keepdim=True)  # a direction that nothing depends on
-    damping = mu[:, None] * diagonal + floor
+    damping = mu[:, None] * diagonal + floor  # (B, n)
     factor, _ = torch.linalg.cholesky_ex(N + torch.diag_embed(damping))
     d = -torch.cholesky_solve(g[..., None], factor)[..., 0]
     promised = 0.5 * ((damping * d * d).sum(1) - (g * d).sum(1))
@@ -195,7 +195,7 @@ def _dense_step(N: Tensor, g: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
 
 def _bfgs(N: Tensor, s: Tensor, y: Tensor) -> Tensor:
     """The update of the matrices N, ``(B, n, n)``, by steps s and gradient changes y, ``(B, n)``, damped by Powell."""
-    Ns = (N @ s[..., None])[..., 0]
+    Ns = (N @ s[..., None])[..., 0]  # (B, n)
     sNs, sy = (s * Ns).sum(1), (s * y).sum(1)
     mix = torch.where(sy < 0.2 * sNs, 0.8 * sNs / (sNs - sy), 1.0)[:, None]
     r = mix * y + (1 - mix) * Ns
