@@ -117,15 +117,7 @@ def conjugate_gradient(
             seen = Iterate(taken, {name: x}, value, residual, samples)
             if monitor.stops(taken, seen):
                 status = ended_as(status, Status.STOPPED)
-    return monitor.solution(
-        door,
-        {name: x},
-        value=value,
-        status=status,
-        iterations=iterations,
-        calls=calls,
-        history={"residual": history},
-    )
+    return monitor.solution(door, {name: x}, value, status, iterations, calls, {"residual": history})
 
 
 class _Product:

@@ -48,9 +48,11 @@ _CHECK_EVERY, _CHECK_FIXED_EVERY = 10, 25  # iterations between looks at the res
 
 @undisturbed
 def pdhg(
-    problem: SaddlePoint,
+    f: Any,
     init: Any = None,
     *,
+    g: Any = None,
+    operators: Any = None,
     tau: float | None = None,
     sigma: float | Sequence[float] | None = None,
     max_iter: int = 1000,
@@ -62,12 +64,13 @@ def pdhg(
 
     Parameters
     ----------
-    problem : SaddlePoint
-        The proximable functionals f and :math:`g_j`, and the linear operators :math:`K_j`:
-        ``SaddlePoint(f, g, operators)``.
+    f : SaddlePoint, Functional or TorchFunctional
+        The problem, ``SaddlePoint(f, g, operators)``; or f alone, with the other two as keyword arguments.
     init : ODL element, Tensor or dict of one of them
         Starting point, by default zero; a tensor may have a leading batch axis. The dual variables start at
         zero.
+    g, operators : optional
+        Those of `SaddlePoint`, unless `f` is one.
     tau, sigma : float, optional
         Primal and dual step (one for all K_j, or one each), to be given together. By default they are
         balanced for every sample while the method runs.
@@ -90,9 +93,12 @@ def pdhg(
     ------
     TypeError, ValueError
         If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
+    NotImplementedError
+        If a functional has no prox.
     """
     monitor = Monitor(max_iter, tol, callback, progress, "pdhg")
-    check_offers(problem, "pdhg", "saddle", argument="problem")
+    problem = f if g is None and operators is None else SaddlePoint(f, g, operators)
+    check_offers(problem, "pdhg", "saddle", argument="f")
     if init is None:
         init = problem.domain.zero()
     name = next(iter(init)) if isinstance(init, dict) and len(init) == 1 else "x"
@@ -104,13 +110,7 @@ def pdhg(
         x, status, iterations, residuals = _iterate(saddle, steps, start, name, monitor, callback is not None)
         value = saddle.value(x)
     return monitor.solution(
-        door,
-        {name: x},
-        value=value,
-        status=status,
-        iterations=iterations,
-        calls=iterations + 1,
-        history={"residual": residuals},
+        door, {name: x}, value, status, iterations, iterations + 1, {"residual": residuals}
     )
 
 

@@ -119,16 +119,8 @@ def run(
         if not stopped:
             done(now=True)
 
-    record = now.record
-    return monitor.solution(
-        door,
-        record.blocks,
-        value=record.value,
-        status=record.status,
-        iterations=record.iterations,
-        calls=record.calls,
-        history=record.history,
-    )
+    end = now.record
+    return monitor.solution(door, end.blocks, end.value, end.status, end.iterations, end.calls, end.history)
 
 
 def initial_state(objective: Objective, blocks: Blocks, updates: Mapping[str, Update]) -> State:

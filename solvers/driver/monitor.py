@@ -136,7 +136,6 @@ class Monitor:
         self,
         door: Door,
         blocks: Mapping[str, Tensor],
-        *,
         value: Tensor,
         status: Tensor,
         iterations: Tensor,

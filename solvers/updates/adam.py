@@ -100,10 +100,6 @@ class Adam(Update):
         """First rate, factor after a trial that is not finite, and how many of them end a sample."""
         return Backtracking(initial_step=self.lr, shrink=0.5, relative=False)
 
-    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """First rates, ``(B,)``."""
-        return self.line_search.first_step(gradient, reach)
-
     def first_memory(self, gradient: Tensor, reach: Tensor) -> Moments:
         """Zeros."""
         g = _entries(gradient)

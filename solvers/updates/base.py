@@ -45,14 +45,24 @@ class Update(Protocol):
     needs: ClassVar[tuple[Capability, ...]] = ("proximable",)
     line_search: Backtracking
 
-    def first_memory(self, gradient: Tensor, reach: Tensor) -> Any:
-        """What the update remembers of every sample, at the start; see `first_step`.
-
-        A NamedTuple of tensors ``(B, ...)``; it may hold other tuples, and nothing is ``()``.
-        """
-
     def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """First step sizes, ``(B,)``, from the gradient and the length that a first step may have, ``(B,)``."""
+        """First step sizes, ``(B,)``; by default those of the line search.
+
+        Parameters
+        ----------
+        gradient : Tensor
+            ∇H of the block where the update starts, ``(B, *shape)``.
+        reach : Tensor
+            The length that a first step may have, ``(B,)``.
+        """
+        return self.line_search.first_step(gradient, reach)
+
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Any:
+        """What the update remembers of every sample, at the start; by default nothing.
+
+        A NamedTuple of tensors ``(B, ...)``, which may hold other tuples. Parameters are those of `first_step`.
+        """
+        return ()
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """Return the state after one trial in `block`."""
@@ -142,14 +152,6 @@ class ProxGradient(Update):
     """
 
     line_search: Backtracking = field(default_factory=Backtracking)
-
-    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """First step sizes, ``(B,)``."""
-        return self.line_search.first_step(gradient, reach)
-
-    def first_memory(self, gradient: Tensor, reach: Tensor) -> tuple[()]:
-        """Nothing is remembered."""
-        return ()
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One trial for every sample."""

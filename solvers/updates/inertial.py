@@ -73,10 +73,6 @@ class Inertial(Update):
 
     line_search: Backtracking = field(default_factory=lambda: Backtracking(grow=1.02, slack=100.0))
 
-    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """First step sizes, ``(B,)``."""
-        return self.line_search.first_step(gradient, reach)
-
     def first_memory(self, gradient: Tensor, reach: Tensor) -> Momentum:
         """No momentum, and no failure for long, so that the first steps double."""
         age = torch.zeros_like(gradient.real.flatten(1)[:, 0])

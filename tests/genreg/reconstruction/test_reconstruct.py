@@ -177,5 +177,5 @@ def test_wrong_backend_and_device(A, G, y):
 def test_solver_that_cannot_use_the_problem(A, X, y):
     with pytest.raises(TypeError, match=r"objective must be .* got SaddlePoint"):
         reconstruct(A, y, TotalVariation(X), lam=1.0, solver=solvers.gradient_descent, **QUIET)
-    with pytest.raises(TypeError, match=r"problem must be a SaddlePoint for pdhg, got Objective"):
+    with pytest.raises(TypeError, match=r"f must be .* got Objective"):
         reconstruct(A, y, Tikhonov(X), lam=1.0, solver=solvers.pdhg, **QUIET)

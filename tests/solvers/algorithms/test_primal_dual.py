@@ -107,11 +107,9 @@ def test_callback_stops_and_bad_sample_ends_alone(X):
 )
 def test_bad_arguments(X, change, error, message):
     f, g, D, _ = denoising(X)
-    change = dict(change)
-    problem = {"f": f, "g": g, "operators": D}
-    problem |= {name: change.pop(name) for name in set(change) & set(problem)}
+    arguments = {"f": f, "g": g, "operators": D, **change}
     with pytest.raises(error, match=message):
-        pdhg(SaddlePoint(**problem), progress=False, **change)
+        pdhg(progress=False, **arguments)
 
 
 def test_functional_without_a_prox(X):
@@ -121,6 +119,13 @@ def test_functional_without_a_prox(X):
 
 
 def test_takes_saddle_points_only(X):
-    f, _, _, _ = denoising(X)
-    with pytest.raises(TypeError, match=r"problem must be a SaddlePoint for pdhg, got "):
+    f, g, D, _ = denoising(X)
+    with pytest.raises(TypeError, match="f must be a SaddlePoint for pdhg, got "):
         pdhg(f, X.zero(), progress=False)
+    with pytest.raises(TypeError, match="f must be a functional, got SaddlePoint"):
+        pdhg(SaddlePoint(f, g, D), g=g, operators=D, progress=False)
+    together, apart = (
+        pdhg(first, max_iter=30, progress=False, **rest)
+        for first, rest in ((SaddlePoint(f, g, D), {}), (f, {"g": g, "operators": D}))
+    )
+    assert np.array_equal(together.blocks["x"].asarray(), apart.blocks["x"].asarray())

@@ -66,7 +66,7 @@ def test_problems_of_another_form(name):
 
 
 def test_objectives_are_no_saddle_points():
-    message = "problem must be a SaddlePoint for pdhg, got Objective, which offers proximable, smooth in 'u'$"
+    message = "f must be a SaddlePoint for pdhg, got Objective, which offers proximable, smooth in 'u'$"
     with pytest.raises(TypeError, match=message):
         solvers.pdhg(objective(), START, progress=False)
 
