@@ -106,6 +106,7 @@ class Propose(Update):
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One trial of every candidate and of the other update, for the samples that want it."""
         gradient, count = state.gradients[block], state.memory[block].count
+        # The other update finds its own memory where it looks for it; it is wrapped again at the end.
         start = replace(state, memory={**state.memory, block: state.memory[block].other})
         stayed = replace(
             start,
@@ -119,6 +120,7 @@ class Propose(Update):
         reached = stayed
         for proposal in self.proposals:
             tried = ~settled if proposal.turns is None else ~settled & (count < proposal.turns)
+            # From `stayed`, not from what another candidate has reached: all compete from the same point.
             jumped = _on(tried, stayed, lambda o, s, p=proposal: self._jump(p, o, s, block), objective)
             calls = reached.calls + jumped.calls - start.calls
             reached = replace(jumped.where(jumped.smooth < reached.smooth, reached), calls=calls)
@@ -127,6 +129,7 @@ class Propose(Update):
         if self.otherwise is not None:
             other, update = ~settled, self.otherwise
             moved = _on(other, start, lambda o, s: update(o, s, block), objective)
+            # Where the update fails, its state still counts: it has the smaller step of the next trial.
             better = other & ~((reached.smooth < start.smooth) & (reached.smooth < moved.smooth))
             calls = reached.calls + torch.where(other, moved.calls - start.calls, 0)
             reached = replace(moved.where(better, reached), calls=calls)
