@@ -157,7 +157,7 @@ class LevenbergMarquardt(Update):
         for k, (step, residual) in enumerate(conjugate_directions(shifted, r), start=1):
             keep = running.view(-1, *(1,) * (g.ndim - 1))
             d = torch.where(keep, d + step, d)
-            # The decrease -(gᵀd + ½ dᵀ(N + μ)d), with (N + μ)d = -g - residual
+            # the decrease -(gᵀd + ½ dᵀ(N + μ)d), with (N + μ)d = -g - residual
             lower = 0.5 * (inner(residual, d) - inner(g, d))
             small = k * (lower - model) <= 0.1 * lower
             model = torch.where(running, lower, model)
