@@ -10,7 +10,7 @@ import numpy as np
 import odl
 from _study import arguments, interleaved
 
-from genreg.solvers import pdhg
+from genreg.solvers import SaddlePoint, pdhg
 
 
 def main() -> None:
@@ -32,7 +32,9 @@ def main() -> None:
         return x
 
     def ours():
-        return pdhg(f, g, D, tau=tau, sigma=sigma, max_iter=iterations, tol=0.0, progress=False).blocks["x"]
+        return pdhg(
+            SaddlePoint(f, g, D), tau=tau, sigma=sigma, max_iter=iterations, tol=0.0, progress=False
+        ).blocks["x"]
 
     difference = float(np.abs(odl_solver().asarray() - ours().asarray()).max())
     times = interleaved({"odl": odl_solver, "genreg": ours}, repeats=repeats)

@@ -27,10 +27,11 @@ from odl.functionals import Functional
 from genreg.operators.bridge.arguments import described
 from genreg.operators.bridge.door import enter
 from genreg.operators.bridge.modes import undisturbed
-from genreg.solvers.driver.loop import Callback, run
+from genreg.solvers.driver.loop import run
+from genreg.solvers.driver.monitor import Callback
 from genreg.solvers.driver.solution import Solution
-from genreg.solvers.problem.objective import Objective
-from genreg.solvers.updates.adam import Adam
+from genreg.solvers.problem.capabilities import Capability, check_offers
+from genreg.solvers.problem.objective import Objective, lowered
 from genreg.solvers.updates.base import ProxGradient, QuasiNewton, Update
 from genreg.solvers.updates.inertial import Inertial
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
@@ -44,8 +45,6 @@ __all__ = [
     "palm",
     "quasi_newton",
 ]
-
-_SMOOTH = (Adam, QuasiNewton)  # updates that need a block without a proximable part
 
 
 @undisturbed
@@ -77,7 +76,7 @@ def gradient_descent(
         By default the spectral rule; ``Backtracking()`` is the rule of algorithm 1 itself.
     updates : dict of str to update, optional
         Another way to move the block: ``{"z": Adam(lr=0.02)}``, which on the problem of `HardConstraint` is the
-        method of Bora et al. Adam may let the objective rise, so that the result of a sample is the iterate with
+        method of Bora et al. Adam may increase the objective, so that the result of a sample is the iterate with
         the smallest one, unless the last iterate met the tolerance.
     callback : callable, optional
         Called with an `Iterate` after every iteration; a true answer ends the run.
@@ -97,8 +96,9 @@ def gradient_descent(
         If the objective is not differentiable.
     """
     update = ProxGradient(searching(line_search, Backtracking(spectral=True)))
+    settings = dict(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
     return _descend(
-        objective, init, update, max_iter, tol, callback, progress, blocks=1, prox=False, updates=updates
+        "gradient_descent", objective, init, update, "smooth", single=True, updates=updates, **settings
     )
 
 
@@ -121,7 +121,10 @@ def alternating_gradient_descent(
     that of `palm`.
     """
     update = ProxGradient(searching(line_search, Backtracking()))
-    return _descend(objective, init, update, max_iter, tol, callback, progress, prox=False, updates=updates)
+    settings = dict(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
+    return _descend(
+        "alternating_gradient_descent", objective, init, update, "smooth", updates=updates, **settings
+    )
 
 
 @undisturbed
@@ -146,7 +149,8 @@ def palm(
     vector without a proximable part.
     """
     update = ProxGradient(searching(line_search, Backtracking()))
-    return _descend(objective, init, update, max_iter, tol, callback, progress, prox=True, updates=updates)
+    settings = dict(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
+    return _descend("palm", objective, init, update, "proximable", updates=updates, **settings)
 
 
 @undisturbed
@@ -169,7 +173,8 @@ def ipalm(
     latent vector without a proximable part.
     """
     update = Inertial(line_search) if line_search else Inertial()
-    return _descend(objective, init, update, max_iter, tol, callback, progress, prox=True, updates=updates)
+    settings = dict(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
+    return _descend("ipalm", objective, init, update, "proximable", updates=updates, **settings)
 
 
 @undisturbed
@@ -189,7 +194,8 @@ def quasi_newton(
     small enough for an n × n matrix of every sample.
     """
     update = QuasiNewton(searching(line_search, Backtracking()))
-    return _descend(objective, init, update, max_iter, tol, callback, progress, blocks=1, prox=False)
+    settings = dict(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
+    return _descend("quasi_newton", objective, init, update, "smooth", single=True, **settings)
 
 
 @undisturbed
@@ -208,65 +214,50 @@ def gauss_newton(
     Parameters and results are those of `gradient_descent`, `update` has the settings of the steps. The objective
     must have one block and a curvature N, such as that of a `HardConstraint` with a Gaussian fidelity.
     """
-    if not isinstance(objective, Objective):
-        raise TypeError(f"objective must be an Objective, got {type(objective).__name__}")
-    if objective.proximable or objective.spaces.keys() != objective.curvature.keys():
-        raise NotImplementedError(
-            "objective must have one block, smooth and with a curvature, for Gauss-Newton steps; got the blocks "
-            f"{list(objective.spaces)}, proximable parts of {list(objective.proximable)} and the curvature of "
-            f"{list(objective.curvature)}"
-        )
+    check_offers(objective, "gauss_newton", "smooth", "curvature", single=True)
     step = update or LevenbergMarquardt()
-    return _descend(objective, init, step, max_iter, tol, callback, progress, blocks=1, prox=False)
+    settings = dict(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
+    return _descend("gauss_newton", objective, init, step, "smooth", single=True, **settings)
 
 
 def _descend(
+    solver: str,
     objective: Objective | Functional,
     init: Any,
     update: Update,
-    max_iter: int,
-    tol: float,
-    callback: Callback | None,
-    progress: bool,
+    need: Capability,
     *,
-    blocks: int | None = None,
-    prox: bool,
+    single: bool = False,
     updates: Mapping[str, Update] | None = None,
+    **settings: Any,
 ) -> Solution:
+    """Move every block by an update, or by another one that the caller has named.
+
+    Parameters
+    ----------
+    solver, need, single
+        The name of the solver, and what it needs in all blocks, see `check_offers`.
+    objective, init, updates
+        Those of the solver.
+    update : Update
+        How it moves a block.
+    **settings
+        ``max_iter``, ``tol``, ``callback`` and ``progress``.
+    """
     if not (updates is None or isinstance(updates, Mapping)):
         raise TypeError(f"updates must be a dict from blocks to updates, got {described(updates)}")
-    names = tuple(init) if isinstance(init, Mapping) else ("v",)
-    if not isinstance(objective, Objective):
-        objective = Objective.from_odl(objective, names)
-    if blocks is not None and len(objective.spaces) != blocks:
-        raise ValueError(f"objective must have {blocks} block for this solver, got {list(objective.spaces)}")
-    if objective.proximable and not prox:
-        raise NotImplementedError(
-            "objective must be differentiable for this solver, got terms without a gradient in "
-            f"{list(objective.proximable)}; palm takes them by their prox"
-        )
+    objective = lowered(objective, init)
+    check_offers(objective, solver, need, single=single)
     if not isinstance(init, Mapping) and len(objective.spaces) == 1:
         init = dict.fromkeys(objective.spaces, init)
     door = enter(init, objective.spaces)
-    others = dict(updates or {})
-    for name, other in others.items():
+    moves = dict.fromkeys(objective.spaces, update)
+    for name, other in (updates or {}).items():
         if name not in objective.spaces:
             raise ValueError(
                 f"updates must name blocks of the objective, {list(objective.spaces)}, got {name!r}"
             )
-        if isinstance(other, type) or not callable(other):
+        if isinstance(other, type) or not isinstance(other, Update):
             raise TypeError(f"updates[{name!r}] must be an update such as Adam(), got {described(other)}")
-        if isinstance(other, _SMOOTH) and name in objective.proximable:
-            raise NotImplementedError(
-                f"updates[{name!r}] must take a proximable part, {type(other).__name__} needs a smooth block"
-            )
-    return run(
-        objective,
-        door,
-        {name: others.get(name, update) for name in objective.spaces},
-        max_iter=max_iter,
-        tol=tol,
-        callback=callback,
-        progress=progress,
-        description="descent",
-    )
+        moves[name] = other
+    return run(objective, door, moves, description="descent", **settings)

@@ -8,19 +8,18 @@ doi:10.6028/jres.049.044.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from genreg.operators.bridge.door import enter
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.linear.conjugate_gradient import conjugate_gradients, inner
-from genreg.solvers.driver.loop import Callback, Iterate, check_stopping
+from genreg.solvers.driver.monitor import Callback, Iterate, Monitor, ended_as
 from genreg.solvers.driver.solution import Solution, Status
+from genreg.solvers.problem.capabilities import check_offers
 from genreg.solvers.problem.objective import Objective
 
 __all__ = ["conjugate_gradient"]
@@ -66,17 +65,10 @@ def conjugate_gradient(
     NotImplementedError
         If the objective has a part without a gradient.
     """
-    max_iter, tol = check_stopping(max_iter, tol, callback)
-    if not isinstance(objective, Objective):
-        raise TypeError(f"objective must be an Objective, got {type(objective).__name__}")
-    if objective.proximable or len(objective.spaces) != 1:
-        raise NotImplementedError(
-            "objective must be quadratic in one block, got proximable parts or more blocks"
-        )
+    monitor = Monitor(max_iter, tol, callback, progress, "conjugate gradients")
+    check_offers(objective, "conjugate_gradient", "smooth", single=True)
     door = enter(init, objective.spaces)
-    (name,) = door.blocks
-    x = door.blocks[name]
-    began = time.perf_counter()
+    ((name, x),) = door.blocks.items()
 
     def gradient(v: Tensor) -> tuple[Tensor, Tensor]:
         value, gradients = objective.value_and_gradient({name: v})
@@ -94,26 +86,23 @@ def conjugate_gradient(
     def unfinished(step: Tensor, r: Tensor) -> Tensor:
         """Whether the residual r by recursion, after a step from the present x, is above tolerance and rounding."""
         size, norm = product.length + inner(x + step, x + step).sqrt(), inner(r, r).sqrt()
-        return (norm * size > 0.5 * tol * value.abs()) & (norm > smallest)
+        return (norm * size > 0.5 * monitor.tol * value.abs()) & (norm > smallest)
 
-    with tqdm(total=max_iter, desc="conjugate gradients", disable=not progress, leave=False) as bar:
+    with monitor:
         while True:
             size = product.length + inner(x, x).sqrt()
             residual = inner(g, g).sqrt() * size / value.abs().clamp_min(torch.finfo(value.dtype).tiny)
             history.append(residual)
-            running = status == Status.RUNNING
-            status = torch.where(running & (residual <= tol), Status.CONVERGED, status)
-            if taken >= max_iter:
-                status = torch.where(status == Status.RUNNING, Status.MAX_ITER, status)
+            status = monitor.judge(status, residual, taken)
             running = status == Status.RUNNING
             if not running.any():
                 break
             start = x, value
-            keep = running.view(-1, *(1,) * (x.ndim - 1))
+            keep = running.view(-1, *(1,) * (x.ndim - 1))  # (B, 1, ..., 1)
             b = torch.where(keep, -g, 0)  # samples that have ended stay where they are
             # Below rounding a residual by recursion means nothing, and a step may run along the null space of N.
             smallest = 100 * torch.finfo(value.dtype).eps * inner(b, b).sqrt()
-            cycle = conjugate_gradients(product, b, unfinished, max_iter=min(50, max_iter - taken))
+            cycle = conjugate_gradients(product, b, unfinished, max_iter=min(50, monitor.max_iter - taken))
             x, k = x + cycle.x, int(cycle.steps.max())
             iterations, taken = iterations + cycle.steps, taken + k
             value, g = gradient(x)
@@ -121,22 +110,14 @@ def conjugate_gradient(
             worse = running & ~(value <= start[1] + rounding)
             x = torch.where(worse.view_as(keep), start[0], x)
             value = torch.where(worse, start[1], value)
-            # neither the objective nor its gradient falls any more: this is rounding
+            # Neither the objective nor its gradient falls any more: this is rounding.
             idle = (value >= start[1] - rounding) & (inner(g, g) > 0.25 * inner(b, b))
             status = torch.where(worse | (running & idle), Status.STALLED, status)
             calls = torch.where(running, calls + k + 1, calls)
-            bar.update(taken - bar.n)
-            if callback and callback(Iterate(taken, {name: x}, value, residual, samples)):
-                status = torch.where(status == Status.RUNNING, Status.STOPPED, status)
-    return Solution(
-        blocks=door.leave({name: x}),
-        value=door.per_sample(value),
-        status=door.per_sample(status),
-        iterations=door.per_sample(iterations),
-        operator_calls=door.per_sample(calls),
-        time=time.perf_counter() - began,
-        history={"residual": door.per_sample(torch.stack(history), axis=1)},
-    )
+            seen = Iterate(taken, {name: x}, value, residual, samples)
+            if monitor.stops(taken, seen):
+                status = ended_as(status, Status.STOPPED)
+    return monitor.solution(door, {name: x}, value, status, iterations, calls, {"residual": history})
 
 
 class _Product:

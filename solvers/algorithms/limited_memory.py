@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import odl
 import torch
@@ -28,11 +28,13 @@ from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.door import Door, enter
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.linear.conjugate_gradient import inner
-from genreg.solvers.driver.loop import Callback, Iterate, run
+from genreg.solvers.driver.loop import run
+from genreg.solvers.driver.monitor import Callback, Iterate
 from genreg.solvers.driver.solution import Solution
-from genreg.solvers.problem.objective import Blocks, Objective
+from genreg.solvers.problem.capabilities import Capability, check_offers
+from genreg.solvers.problem.objective import Blocks, Objective, lowered
 from genreg.solvers.problem.state import State, evaluate, starting_lengths, where
-from genreg.solvers.updates.base import descent_step
+from genreg.solvers.updates.base import Update, descent_step
 from genreg.solvers.updates.line_search import Backtracking, searching
 
 __all__ = ["lbfgs"]
@@ -94,12 +96,8 @@ def lbfgs(
     """
     memory = integer(memory, "memory", minimum=1)
     check_callable(callback, "callback", "of an Iterate")
-    if not isinstance(objective, Objective):
-        objective = Objective.from_odl(objective, tuple(init) if isinstance(init, Mapping) else ("v",))
-    if objective.proximable:
-        raise NotImplementedError(
-            f"objective must be differentiable for lbfgs, got terms without a gradient in {list(objective.proximable)}"
-        )
+    objective = lowered(objective, init)
+    check_offers(objective, "lbfgs", "smooth")
     door = enter(init, objective.spaces)
     layout = _Layout(door.blocks, substitution)
     size, like = sum(layout.sizes), next(iter(door.blocks.values()))
@@ -172,44 +170,65 @@ class _Layout:
         return self.substitution[0](blocks) if self.substitution else blocks
 
 
+class _Pairs(NamedTuple):
+    """What a limited memory holds.
+
+    Attributes
+    ----------
+    steps, changes : Tensor
+        The last m steps and changes of the gradient, newest first, ``(B, m, n)``; zeros where there were fewer.
+    diagonal : Tensor
+        That of M₀, ``(B, n)``.
+    """
+
+    steps: Tensor
+    changes: Tensor
+    diagonal: Tensor
+
+
 @dataclass(frozen=True)
-class _LimitedMemory:
+class _LimitedMemory(Update):
     """The step -τ M ∇H(w); see the module's docstring."""
 
     sizes: tuple[int, ...]
     length: int
     line_search: Backtracking = field(default_factory=Backtracking)
 
+    needs: ClassVar[tuple[Capability, ...]] = ("smooth",)
+
     def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First step sizes, ``(B,)``."""
         return gradient.new_ones(len(gradient))
 
-    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """Steps, changes of the gradient (newest first) and the diagonal of M₀, ``(B, 2 m + 1, n)``."""
-        memory = gradient.new_zeros((len(gradient), 2 * self.length + 1, gradient.shape[1]))
-        memory[:, -1] = self.line_search.first_step(gradient, reach)[:, None]
-        return memory
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> _Pairs:
+        """No steps yet, and a multiple of the identity."""
+        none = gradient.new_zeros((len(gradient), self.length, gradient.shape[1]))
+        diagonal = self.line_search.first_step(gradient, reach)[:, None].expand_as(gradient)
+        return _Pairs(none, none, diagonal)
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One trial for every sample."""
-        memory, gradient = state.memory[block], state.gradients[block]
-        steps, changes, diagonal = memory[:, : self.length], memory[:, self.length : -1], memory[:, -1]
-        direction = -_two_loops(steps, changes, diagonal, gradient)
+        memory: _Pairs = state.memory[block]
+        gradient = state.gradients[block]  # (B, n)
+        direction = -_two_loops(memory, gradient)
         trial, accepted, tau = descent_step(objective, state, block, direction, self.line_search)
-        d, bend = trial.step, trial.bend
-        curved = accepted & _curved(d, bend)
-        scales = self._scales(d, bend)
-        updated = torch.cat((d[:, None], steps[:, :-1], bend[:, None], changes[:, :-1], scales[:, None]), 1)
-        longer = torch.cat((memory[:, :-1], 2 * memory[:, -1:]), 1)  # negative curvature
-        memory = where(accepted, where(curved, updated, longer), memory)
+        d, change = trial.step, trial.gradient_change
+        # Along negative curvature M, which must stay positive, can't follow: only its diagonal grows.
+        longer = where(accepted, 2 * memory.diagonal, memory.diagonal)
+        curved = accepted & _curved(d, change)
+        memory = _Pairs(
+            steps=where(curved, torch.cat((d[:, None], memory.steps[:, :-1]), 1), memory.steps),
+            changes=where(curved, torch.cat((change[:, None], memory.changes[:, :-1]), 1), memory.changes),
+            diagonal=where(curved, self._scales(d, change), longer),
+        )
         return trial.result(accepted, tau, memory, inner(gradient, gradient).sqrt())
 
-    def _scales(self, d: Tensor, bend: Tensor) -> Tensor:
+    def _scales(self, d: Tensor, change: Tensor) -> Tensor:
         """γ of every block, over its entries, ``(B, n)``; that of all blocks where it is not positive."""
         tiny = torch.finfo(d.dtype).tiny
-        overall = inner(d, bend) / inner(bend, bend).clamp_min(tiny)
+        overall = inner(d, change) / inner(change, change).clamp_min(tiny)
         parts = []
-        for s, y in zip(d.split(self.sizes, 1), bend.split(self.sizes, 1), strict=True):
+        for s, y in zip(d.split(self.sizes, 1), change.split(self.sizes, 1), strict=True):
             gamma = torch.where(_curved(s, y), inner(s, y) / inner(y, y).clamp_min(tiny), overall)
             parts.append(gamma[:, None].expand_as(s))
         return torch.cat(parts, 1)
@@ -221,13 +240,14 @@ def _curved(s: Tensor, y: Tensor) -> Tensor:
     return (sy > 1e-8 * (inner(s, s) * inner(y, y)).sqrt()) & (sy > 1e6 * torch.finfo(s.dtype).tiny)
 
 
-def _two_loops(steps: Tensor, changes: Tensor, diagonal: Tensor, gradient: Tensor) -> Tensor:
-    """M ∇H, ``(B, n)``, from steps and changes ``(B, m, n)``, newest first; zeros stand for what is not there yet."""
-    products = (steps * changes).sum(2)
+def _two_loops(memory: _Pairs, gradient: Tensor) -> Tensor:
+    """M ∇H, ``(B, n)``; a pair of zeros, which stands for one that is not there yet, changes nothing."""
+    steps, changes, diagonal = memory
+    products = (steps * changes).sum(2)  # (B, m)
     rho = torch.where(products > 0, 1 / torch.where(products > 0, products, 1), 0)  # (B, m)
     q, alphas = gradient, []
     for i in range(steps.shape[1]):
-        alphas.append(rho[:, i] * (steps[:, i] * q).sum(1))
+        alphas.append(rho[:, i] * (steps[:, i] * q).sum(1))  # (B,)
         q = q - alphas[i][:, None] * changes[:, i]
     q = diagonal * q
     for i in reversed(range(steps.shape[1])):

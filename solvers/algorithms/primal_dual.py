@@ -27,20 +27,19 @@ processing, NeurIPS 28; arXiv:1305.0546.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from genreg.operators.bridge.door import Door, enter
+from genreg.operators.bridge.door import enter
 from genreg.operators.bridge.modes import undisturbed
 from genreg.solvers.algorithms.primal_dual_steps import Saddle, Steps, norm_of, shaped
-from genreg.solvers.driver.loop import Callback, Iterate, check_stopping
+from genreg.solvers.driver.monitor import Callback, Iterate, Monitor, ended_as
 from genreg.solvers.driver.solution import Solution, Status
-from genreg.solvers.problem.objective import Objective, SaddlePoint
+from genreg.solvers.problem.capabilities import check_offers
+from genreg.solvers.problem.objective import SaddlePoint
 
 __all__ = ["pdhg"]
 
@@ -50,10 +49,10 @@ _CHECK_EVERY, _CHECK_FIXED_EVERY = 10, 25  # iterations between looks at the res
 @undisturbed
 def pdhg(
     f: Any,
-    g: Any = None,
-    operators: Any = None,
     init: Any = None,
     *,
+    g: Any = None,
+    operators: Any = None,
     tau: float | None = None,
     sigma: float | Sequence[float] | None = None,
     max_iter: int = 1000,
@@ -65,15 +64,13 @@ def pdhg(
 
     Parameters
     ----------
-    f : Functional, TorchFunctional or SaddlePoint
-        Proximable functional on X; a `SaddlePoint` holds `f`, `g` and `operators` together.
-    g : Functional, TorchFunctional or a sequence of them
-        Proximable functionals on the ranges of `operators`.
-    operators : odl.Operator or a sequence of them
-        Linear operators K_j from X.
+    f : SaddlePoint, Functional or TorchFunctional
+        The problem, ``SaddlePoint(f, g, operators)``; or f alone, with the other two as keyword arguments.
     init : ODL element, Tensor or dict of one of them
         Starting point, by default zero; a tensor may have a leading batch axis. The dual variables start at
         zero.
+    g, operators : optional
+        Those of `SaddlePoint`, unless `f` is one.
     tau, sigma : float, optional
         Primal and dual step (one for all K_j, or one each), to be given together. By default they are
         balanced for every sample while the method runs.
@@ -99,65 +96,29 @@ def pdhg(
     NotImplementedError
         If a functional has no prox.
     """
-    max_iter, tol = check_stopping(max_iter, tol, callback)
-    if isinstance(f, Objective):
-        raise TypeError(
-            "f must be a functional with a prox or a SaddlePoint, got Objective: pdhg takes no gradients"
-        )
-    saddle = (
-        f
-        if isinstance(f, SaddlePoint)
-        else SaddlePoint(f, _as_tuple(g, "g"), _as_tuple(operators, "operators"))
-    )
-    if isinstance(f, SaddlePoint) and init is None:
-        init = g
-    door = _enter(saddle, init)
-    (name,) = door.blocks
-    problem = Saddle(saddle)
-    steps = Steps(saddle, problem, tau, sigma, door.blocks[name])
-
-    began = time.perf_counter()
-    with torch.no_grad():
-        x, status, iterations, residuals = _iterate(
-            problem, steps, door.blocks[name], name, max_iter, tol, callback, progress
-        )
-        value = problem.value(x)
-    return Solution(
-        blocks=door.leave({name: x}),
-        value=door.per_sample(value),
-        status=door.per_sample(status),
-        iterations=door.per_sample(iterations),
-        operator_calls=door.per_sample(iterations + 1),
-        time=time.perf_counter() - began,
-        history={"residual": door.per_sample(torch.stack(residuals), axis=1)} if residuals else {},
-    )
-
-
-def _as_tuple(item: Any, argument: str) -> tuple:
-    if item is None:
-        raise TypeError(f"{argument} must be given, got None")
-    return tuple(item) if isinstance(item, (tuple, list)) else (item,)
-
-
-def _enter(saddle: SaddlePoint, init: Any) -> Door:
+    monitor = Monitor(max_iter, tol, callback, progress, "pdhg")
+    problem = f if g is None and operators is None else SaddlePoint(f, g, operators)
+    check_offers(problem, "pdhg", "saddle", argument="f")
     if init is None:
-        init = saddle.domain.zero()
+        init = problem.domain.zero()
     name = next(iter(init)) if isinstance(init, dict) and len(init) == 1 else "x"
-    return enter(init, {name: saddle.domain})
+    door = enter(init, {name: problem.domain})
+    start = door.blocks[name]
+    saddle = Saddle(problem)
+    steps = Steps(problem, saddle, tau, sigma, start)
+    with torch.no_grad(), monitor:
+        x, status, iterations, residuals = _iterate(saddle, steps, start, name, monitor, callback is not None)
+        value = saddle.value(x)
+    return monitor.solution(
+        door, {name: x}, value, status, iterations, iterations + 1, {"residual": residuals}
+    )
 
 
 def _iterate(
-    problem: Saddle,
-    steps: Steps,
-    x: Tensor,
-    name: str,
-    max_iter: int,
-    tol: float,
-    callback: Callback | None,
-    progress: bool,
+    problem: Saddle, steps: Steps, x: Tensor, name: str, monitor: Monitor, watched: bool
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Run the iteration; return x, status, iterations and the history of residuals."""
-    samples = torch.arange(x.shape[0], device=x.device)
+    samples, max_iter = torch.arange(x.shape[0], device=x.device), monitor.max_iter
     status = torch.full_like(samples, Status.RUNNING if max_iter else Status.MAX_ITER)
     iterations = torch.zeros_like(samples)
     history: list[Tensor] = []
@@ -165,34 +126,31 @@ def _iterate(
     Kp = torch.zeros_like(x)
     final = x
     every = _CHECK_EVERY if steps.balanced else _CHECK_FIXED_EVERY
-    with tqdm(total=max_iter, desc="pdhg", disable=not progress, leave=False) as bar:
-        for k in range(1, max_iter + 1):
-            x_old, p_old, Kp_old = x, p, Kp
-            x = problem.f.prox(_minus(x_old, steps.tau, Kp_old), steps.tau)
-            ahead = torch.lerp(x_old, x, 2.0)  # 2 x - x_old in one pass
-            p = [
-                g.conj_prox(_plus(part, s, K(ahead)), s)
-                for g, part, s, K in zip(problem.g, p_old, steps.sigma, problem.forward, strict=True)
-            ]
-            Kp = problem.adjoint(p)
-            if k % every and k < max_iter:
-                continue
-            primal, dual = _residuals(problem, steps, x, x_old - x, p, p_old, Kp_old - Kp)
-            residual = torch.stack((primal, *dual)).amax(0)
-            history.append(residual)
-            running = status == Status.RUNNING
-            status = torch.where(running & (residual <= tol), Status.CONVERGED, status)
-            status = torch.where(running & ~torch.isfinite(residual), Status.NON_FINITE, status)
-            if k == max_iter:
-                status = torch.where(status == Status.RUNNING, Status.MAX_ITER, status)
-            if callback and callback(Iterate(k, {name: x}, problem.value(x), residual, samples)):
-                status = torch.where(status == Status.RUNNING, Status.STOPPED, status)
-            iterations = torch.where(running, k, iterations)
-            final = torch.where(shaped(running, x), x, final)
-            bar.update(k - bar.n)
-            if not (status == Status.RUNNING).any():
-                break
-            steps.balance(primal, dual)
+    for k in range(1, max_iter + 1):
+        x_old, p_old, Kp_old = x, p, Kp
+        x = problem.f.prox(_minus(x_old, steps.tau, Kp_old), steps.tau)
+        ahead = torch.lerp(x_old, x, 2.0)  # 2 x - x_old in one pass
+        p = [
+            g.conj_prox(_plus(part, s, K(ahead)), s)
+            for g, part, s, K in zip(problem.g, p_old, steps.sigma, problem.forward, strict=True)
+        ]
+        Kp = problem.adjoint(p)
+        if k % every and k < max_iter:
+            continue
+        primal, dual = _residuals(problem, steps, x, x_old - x, p, p_old, Kp_old - Kp)
+        residual = torch.stack((primal, *dual)).amax(0)  # (B,)
+        history.append(residual)
+        # Samples that have ended move on with the batch; their result is the x at which they ended.
+        running = status == Status.RUNNING
+        iterations = torch.where(running, k, iterations)
+        final = torch.where(shaped(running, x), x, final)
+        status = monitor.judge(status, residual, k, stuck=~torch.isfinite(residual))
+        seen = Iterate(k, {name: x}, problem.value(x), residual, samples) if watched else None
+        if monitor.stops(k, seen):
+            status = ended_as(status, Status.STOPPED)
+        if not (status == Status.RUNNING).any():
+            break
+        steps.balance(primal, dual)
     return final, status, iterations, history
 
 
@@ -221,7 +179,7 @@ def _residuals(
 ) -> tuple[Tensor, list[Tensor]]:
     """Primal residual and dual residual for every operator, relative to ‖K‖ ‖p‖ and ‖K‖ ‖x‖, ``(B,)``."""
     tiny = torch.finfo(x.real.dtype).tiny
-    P = dx / shaped(steps.tau, x) - dKp
+    P = dx / shaped(steps.tau, x) - dKp  # (B, *X.shape)
     p_size = sum(
         norm * norm_of(part, w) for norm, part, w in zip(steps.norms, p, problem.dual_weights, strict=True)
     )
@@ -229,6 +187,6 @@ def _residuals(
     x_size = norm_of(x, problem.primal_weight).clamp_min(tiny)
     dual = []
     for j, (norm, w) in enumerate(zip(steps.norms, problem.dual_weights, strict=True)):
-        D = (p_old[j] - p[j]) / shaped(steps.sigma[j], p[j]) - problem.forward[j](dx)
+        D = (p_old[j] - p[j]) / shaped(steps.sigma[j], p[j]) - problem.forward[j](dx)  # (B, *range.shape)
         dual.append(norm_of(D, w) / (norm * x_size))
     return primal, dual

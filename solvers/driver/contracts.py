@@ -1,17 +1,19 @@
 """The debug mode of the driver: assertions, for every sample, on what an update has done to the state.
 
-`debugging` switches it on for the solvers called inside its ``with`` block::
+The checks are wrapped around the updates of a run, so that the loop does not know of them. `debugging` switches them
+on for the solvers called inside its ``with`` block::
 
     with genreg.solvers.debugging():
         genreg.reconstruct(A, y, regulariser, noise_std=0.05)
 
-Every turn then costs one more evaluation of the objective with its gradient. Outside it nothing is checked and
+Every update then costs one more evaluation of the objective with its gradient. Outside it nothing is checked and
 nothing is evaluated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -19,22 +21,27 @@ import torch
 from torch import Tensor
 
 from genreg.operators.linear.conjugate_gradient import inner
-from genreg.solvers.problem.objective import Blocks, Objective
+from genreg.solvers.driver.position import Position
+from genreg.solvers.driver.solution import Status
+from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State
-from genreg.solvers.updates.base import Update, is_monotone
+from genreg.solvers.updates.base import Update
 
-__all__ = ["Checks", "debugging", "is_debugging"]
+__all__ = ["checked", "debugging", "is_debugging"]
+
+Move = Callable[[Objective, State, str], State]
+"""What the loop does with an update: a trial of all samples in one block."""
 
 _DEBUGGING: ContextVar[bool] = ContextVar("debugging", default=False)
 
 
 @contextmanager
 def debugging() -> Iterator[None]:
-    r"""Check every turn of the block solvers inside a ``with`` block.
+    r"""Check every update of the block solvers inside a ``with`` block.
 
-    After every turn of an update, for every sample that runs:
+    After every update of a block, for every sample that runs:
 
-    * the objective has not risen, up to rounding: (2 c + 10) ε (\|H\| + Σ \|g_i\|), with ε the unit of rounding
+    * the objective has not increased, up to rounding: (2 c + 10) ε (\|H\| + Σ \|g_i\|), with ε the unit of rounding
       and c the slack of the line search. Updates with ``monotone = False`` are exempt, such as `Adam`;
     * H, the g_i and the gradients of the state are those at its blocks, to half of the digits: evaluations in
       batches of different sizes differ by rounding;
@@ -46,7 +53,7 @@ def debugging() -> Iterator[None]:
     Raises
     ------
     AssertionError
-        At the first turn that fails, with the sample, the iteration, the update and both values.
+        At the first update that fails, with the sample, the iteration, the update and both values.
     """
     token = _DEBUGGING.set(True)
     try:
@@ -60,94 +67,104 @@ def is_debugging() -> bool:
     return _DEBUGGING.get()
 
 
-class Checks:
-    """What is checked during one run, see `debugging`.
+def checked(updates: Mapping[str, Update], now: Position) -> dict[str, Move]:
+    """The updates of a run: as they are, or inside `debugging` each with checks after it.
 
     Parameters
     ----------
-    state : State
-        At the start.
-    recorded : dict of str to Tensor
-        The results of the whole batch, which are filled in as samples end.
+    updates : dict of str to Update
+        The updates of all blocks.
+    now : Position
+        Where the run stands, which changes as it goes on.
+    """
+    if not is_debugging():
+        return dict(updates)
+    checks = _Checks(now)
+    return {block: functools.partial(checks.move, update) for block, update in updates.items()}
+
+
+class _Checks:
+    """What is checked when the updates of one run move their blocks, see `debugging`.
+
+    Attributes
+    ----------
+    left, written : dict of str to Tensor
+        Where the samples that have ended stood, and what was written to the results, both for the whole batch.
+    ended : Tensor
+        Which samples these are, ``(B,)``.
+    magnitude, steepness
+        Largest |H| + Σ |g_i| and ‖∇H‖ so far of every sample, ``(B,)``, which differences are compared with.
     """
 
-    def __init__(self, state: State, recorded: Blocks) -> None:
-        self.recorded = recorded
-        self.written = {name: v.clone() for name, v in recorded.items()}
-        self.left = {name: v.clone() for name, v in state.blocks.items()}
-        self.ended = torch.zeros_like(state.smooth, dtype=torch.bool)
-        self.magnitude = _magnitude(state)
-        self.steepness = {name: _norm(g) for name, g in state.gradients.items()}
+    def __init__(self, now: Position) -> None:
+        self.now = now
+        self.left = {name: v.clone() for name, v in now.record.blocks.items()}
+        self.written = {name: v.clone() for name, v in now.record.blocks.items()}
+        self.ended = torch.zeros_like(now.record.status, dtype=torch.bool)
+        self.magnitude = torch.zeros_like(now.record.value)
+        self.magnitude[now.index] = _magnitude(now.state)
+        self.steepness = {name: torch.zeros_like(now.record.value) for name in now.state.gradients}
+        for name, g in now.state.gradients.items():
+            self.steepness[name][now.index] = _norm(g)
 
-    def end(self, samples: Tensor, state: State) -> None:
-        """Remember samples that have just been written to the results, and where they stood."""
-        self.ended[samples] = True
-        for name, v in state.blocks.items():
-            self.written[name][samples] = self.recorded[name][samples]
-            self.left[name][samples] = v
-
-    def turn(
-        self,
-        objective: Objective,
-        before: State,
-        after: State,
-        block: str,
-        update: Update,
-        *,
-        start: State,
-        samples: Tensor,
-        running: Tensor,
-        iteration: int,
-    ) -> None:
-        """Check one turn.
-
-        Parameters
-        ----------
-        objective : Objective
-            For the samples of the states.
-        before, after : State
-            Before and after the turn.
-        block, update
-            The block and what moved it.
-        start : State
-            At the start of the iteration: samples that have ended return to it.
-        samples, running : Tensor
-            Numbers of the samples in the batch, and which of them have not ended, ``(b,)``.
-        iteration : int
-            Number of the iteration, from 1.
-        """
-        label = f"iteration {iteration}, update of {block!r} by {type(update).__name__}"
-        self._rest(start.blocks, samples, running, label)
-
+    def move(self, update: Update, objective: Objective, before: State, block: str) -> State:
+        """Return the state after the update, checked."""
+        self._note_ended()
+        after = update(objective, before, block)
+        label = f"iteration {self.now.iteration + 1}, update of {block!r} by {type(update).__name__}"
+        self._rests(label)
         units = torch.finfo(after.smooth.dtype).eps * (2 * update.line_search.slack + 10)
-        if is_monotone(update):
-            d = after.blocks[block] - before.blocks[block]
-            slope, end = (inner(state.gradients[block], d) for state in (before, after))
-            equal = update.line_search.equal(before.smooth, after.smooth, slope, end - slope)
-            rounding = torch.where(equal, (after.smooth - before.smooth).abs(), 0)
-            highest = before.value + units * _magnitude(before) + rounding
-            _require(
-                ~running | (after.value <= highest),
-                samples,
-                label,
-                "the objective rose from {} to {}",
-                before.value,
-                after.value,
-            )
+        if update.monotone:
+            self._falls(update, before, after, block, units, label)
+        self._fits(objective, after, label)
+        return after
 
+    def _note_ended(self) -> None:
+        """Remember samples that have been written to the results since the last update, and where they stand."""
+        now, samples = self.now, self.now.index
+        fresh = (now.record.status != Status.RUNNING) & ~self.ended
+        there = fresh[samples]
+        for name, v in now.record.blocks.items():
+            self.written[name][fresh] = v[fresh]
+            self.left[name][samples[there]] = now.state.blocks[name][there]
+        self.ended = self.ended | fresh
+
+    def _rests(self, label: str) -> None:
+        """Check that samples that have ended are as they were, in the state and in the results."""
+        now, everything = self.now, torch.arange(len(self.ended), device=self.ended.device)
+        for name, v in now.state.blocks.items():
+            fault = f"block {name!r} of a sample that has ended changed from {{}} to {{}}"
+            _same(v, self.left[name][now.index], ~now.active, now.index, label, fault)
+        for name, written in self.written.items():
+            fault = f"the result {name!r} of a sample that has ended changed from {{}} to {{}}"
+            _same(now.record.blocks[name], written, self.ended, everything, label, fault)
+
+    def _falls(
+        self, update: Update, before: State, after: State, block: str, units: float, label: str
+    ) -> None:
+        """Check that the objective has not increased, but for rounding."""
+        d = after.blocks[block] - before.blocks[block]
+        slope, end = (inner(state.gradients[block], d) for state in (before, after))
+        equal = update.line_search.equal(before.smooth, after.smooth, slope, end - slope)
+        rounding = torch.where(equal, (after.smooth - before.smooth).abs(), 0)
+        highest = before.value + units * _magnitude(before) + rounding
+        self._require(
+            after.value <= highest, label, "the objective rose from {} to {}", before.value, after.value
+        )
+
+    def _fits(self, objective: Objective, after: State, label: str) -> None:
+        """Check that H, the g_i and the gradients of the state are those at its blocks."""
+        samples, running = self.now.index, self.now.active
         half = torch.finfo(after.smooth.dtype).eps ** 0.5
         smooth, gradients = objective.value_and_gradient(after.blocks)
-        parts = {name: g(after.blocks[name]) for name, g in objective.proximable.items()}
         largest = self.magnitude[samples].maximum(_magnitude(after))
         self.magnitude[samples] = torch.where(running, largest, self.magnitude[samples])
         pairs = {"H": (after.smooth, smooth)}
-        pairs |= {
-            f"the proximable part of {name!r}": (after.proximable[name], g) for name, g in parts.items()
-        }
+        for name, g in objective.proximable.items():
+            pairs[f"the proximable part of {name!r}"] = (after.proximable[name], g(after.blocks[name]))
         for what, (stored, fresh) in pairs.items():
-            right = (stored - fresh).abs() <= half * largest
             fault = f"{what} is {{}} in the state but {{}} at its blocks"
-            _require(~running | right, samples, label, fault, stored, fresh)
+            self._require((stored - fresh).abs() <= half * largest, label, fault, stored, fresh)
         for name, fresh in gradients.items():
             stored = after.gradients[name]
             steepest = self.steepness[name][samples].maximum(_norm(fresh))
@@ -156,24 +173,11 @@ class Checks:
             scale = steepest + torch.where(size > 0, largest / size, 0)
             right = _norm(stored - fresh) <= half * scale
             fault = f"the gradient in {name!r}, of norm {{}} in the state, is not that at its blocks, of norm {{}}"
-            _require(~running | right, samples, label, fault, _norm(stored), _norm(fresh))
+            self._require(right, label, fault, _norm(stored), _norm(fresh))
 
-    def iteration(
-        self, state: State, updates: Mapping[str, Update], *, samples: Tensor, running: Tensor, iteration: int
-    ) -> None:
-        """Check after all turns of an iteration that samples that have ended are as they were."""
-        names = ", ".join(f"{block!r} by {type(update).__name__}" for block, update in updates.items())
-        label = f"iteration {iteration}, updates of {names}"
-        self._rest(state.blocks, samples, running, label)
-        everything = torch.arange(len(self.ended), device=self.ended.device)
-        for name, written in self.written.items():
-            fault = f"the result {name!r} of a sample that has ended changed from {{}} to {{}}"
-            _same(self.recorded[name], written, self.ended, everything, label, fault)
-
-    def _rest(self, blocks: Blocks, samples: Tensor, running: Tensor, label: str) -> None:
-        for name, v in blocks.items():
-            fault = f"block {name!r} of a sample that has ended changed from {{}} to {{}}"
-            _same(v, self.left[name][samples], ~running, samples, label, fault)
+    def _require(self, right: Tensor, label: str, fault: str, first: Tensor, second: Tensor) -> None:
+        """Fail for the first running sample that is not right."""
+        _require(~self.now.active | right, self.now.index, label, fault, first, second)
 
 
 def _magnitude(state: State) -> Tensor:

@@ -62,6 +62,8 @@ class JointProblem(Profiled):
         The exact step in x; with one σ for every datum, by conjugate gradients.
     """
 
+    profiled = True
+
     generate: TorchOperator
     x_step: DataProx
 

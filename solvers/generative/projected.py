@@ -37,7 +37,7 @@ from genreg.solvers.generative.isotropic import projection
 from genreg.solvers.generative.latent import entered, first_latents, has_encoder, leave
 from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State, where
-from genreg.solvers.updates.base import TrialStep
+from genreg.solvers.updates.base import TrialStep, Update
 from genreg.solvers.updates.line_search import Backtracking
 
 __all__ = ["projected_gradient"]
@@ -189,7 +189,7 @@ def _by_solve(generate: Any, max_iter: int, restarts: int, generator: torch.Gene
 
 
 @dataclass(frozen=True)
-class _Projected:
+class _Projected(Update):
     """A gradient step in x, projected; z follows."""
 
     project: Projection
@@ -214,7 +214,7 @@ class _Projected:
             )
         trial = TrialStep.of(objective, state, block, point)
         d = trial.step
-        slope, change, step_sq = inner(gradient, d), inner(trial.bend, d), inner(d, d)
+        slope, change, step_sq = inner(gradient, d), inner(trial.gradient_change, d), inner(d, d)
         lowered = state.smooth - 1e-4 * step_sq / tau
         accepted = search.accept(state.smooth, trial.smooth, lowered, slope, change, -2 * slope)
         steps = torch.where(accepted, tau * search.grow, tau * search.shrink)

@@ -57,6 +57,8 @@ class StructuredProblem(Profiled):
         the end has the precision of `GaussianPosterior`.
     """
 
+    profiled = True
+
     operator: odl.Operator
     decode: Callable[[Tensor], Any]
     tol: float | None = None

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,8 +28,9 @@ from genreg.operators.bridge.arrays import array
 from genreg.operators.bridge.door import per_sample_number
 from genreg.solvers.driver.solution import Status
 from genreg.solvers.problem.objective import Blocks
+from genreg.solvers.problem.trees import map_tensors
 
-__all__ = ["Choice", "Trial", "check_search", "checked_range", "morozov"]
+__all__ = ["Choice", "Trial", "check_search", "checked_range", "extended", "morozov"]
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,7 @@ class Trial:
 
     def map(self, fn: Callable[..., Tensor], *others: Trial) -> Trial:
         """Apply `fn` to every tensor of these trials."""
-
-        def apply(name: str) -> Any:
-            own, *rest = (getattr(trial, name) for trial in (self, *others))
-            if isinstance(own, Tensor):
-                return fn(own, *rest)
-            return {block: fn(v, *(other[block] for other in rest)) for block, v in own.items()}
-
-        return Trial(**{f.name: apply(f.name) for f in fields(self)})
+        return map_tensors(fn, self, *others)
 
 
 @dataclass(frozen=True)
@@ -163,12 +157,12 @@ def morozov(
     candidates, max_rounds, rtol = check_search(candidates, max_rounds, rtol)
     if not bool((level > 0).all()):
         raise ValueError(f"level must be positive, got {level.tolist()}")
-    search = _Search(level, low, high, rtol)
     steps = torch.linspace(
         -(candidates - 1) / 2, (candidates - 1) / 2, candidates, dtype=level.dtype, device=level.device
     )
-    lam = (centre[:, None] * 10**steps).clamp(low[:, None], high[:, None])
-    search.learn(search.rows, lam, solve(search.rows, lam, None))
+    lam = (centre[:, None] * 10**steps).clamp(low[:, None], high[:, None])  # (B, K)
+    everyone = torch.arange(len(level), device=level.device)
+    search = _Search(level, low, high, rtol, lam, solve(everyone, lam, None))
     for _ in range(max_rounds - 1):
         samples = (~search.done()).nonzero().squeeze(1)
         if not len(samples):
@@ -210,29 +204,49 @@ def check_search(candidates: Any, max_rounds: Any, rtol: Any) -> tuple[int, int,
     )
 
 
+def extended(
+    lam: Tensor, trial: Trial, samples: Tensor, new_lam: Tensor, new: Trial, *, repeated: Tensor
+) -> tuple[Tensor, Trial]:
+    """Append trials of some samples; the others repeat one of theirs, so that the table stays rectangular.
+
+    Parameters
+    ----------
+    lam, trial
+        All trials so far, ``(B, n)``.
+    samples : Tensor
+        The samples, b of them.
+    new_lam, new
+        Their new trials, ``(b, K)``.
+    repeated : Tensor
+        Which of its trials a sample repeats, ``(B,)``.
+    """
+    rows = torch.arange(len(lam), device=lam.device)[:, None]
+
+    def append(old: Tensor, fresh: Tensor) -> Tensor:
+        same = old[rows, repeated[:, None].expand(-1, fresh.shape[1])]  # (B, K, ...)
+        return torch.cat((old, same.index_copy(0, samples, fresh)), 1)
+
+    return map_tensors(append, (lam, trial), (new_lam, new))
+
+
 class _Search:
     """All that has been tried, and what it says about every sample."""
 
-    def __init__(self, level: Tensor, low: Tensor, high: Tensor, rtol: float) -> None:
+    def __init__(
+        self, level: Tensor, low: Tensor, high: Tensor, rtol: float, lam: Tensor, trial: Trial
+    ) -> None:
         self.level, self.low, self.high, self.rtol = level, low, high, rtol
         self.rows = torch.arange(level.shape[0], device=level.device)
+        self.lam, self.trial = lam, trial
+        self._judge()
 
     def learn(self, samples: Tensor, lam: Tensor, trial: Trial) -> None:
-        """Add trials of some samples; the others repeat their best, so that the table stays rectangular."""
-        if len(samples) == len(self.rows):
-            wide, wide_lam = trial, lam
-        else:
-            at = (self.rows[:, None], self.best[:, None].expand(-1, lam.shape[1]))
-            wide_lam = self.lam[at].index_copy(0, samples, lam)
-            wide = self.trial.map(lambda old, new: old[at].index_copy(0, samples, new), trial)
-        if hasattr(self, "trial"):
-            wide_lam = torch.cat((self.lam, wide_lam), 1)
-            wide = self.trial.map(lambda old, new: torch.cat((old, new), 1), wide)
-        self.lam, self.trial = wide_lam, wide
+        """Add trials of some samples."""
+        self.lam, self.trial = extended(self.lam, self.trial, samples, lam, trial, repeated=self.best)
         self._judge()
 
     def _judge(self) -> None:
-        residual = self.trial.residual.nan_to_num(torch.inf)
+        residual = self.trial.residual.nan_to_num(torch.inf)  # (B, n)
         meets = residual <= self.level[:, None]
         self.meets_any, self.misses_any = meets.any(1), (~meets).any(1)
         self.lower = torch.where(meets, self.lam, 0.0).amax(1)  # largest λ that meets the level, 0 if none

@@ -7,14 +7,14 @@ minimisers, over λ; its corner, the point of maximal curvature, balances the tw
 .. math:: \theta(\lambda) = -\arctan \frac{D}{\lambda P},
 
 from :math:`-\pi/2` (vertical, the penalty falls) to 0 (horizontal, the misfit grows). The curvature of a point
-is the turn of the tangent between its neighbours over the length of the curve between them, so noise of the
+is the change of this angle between its neighbours over the length of the curve between them, so noise of the
 solver is never differentiated twice, as it is with three points alone.
 
 A trial that another trial beats in its own objective :math:`D + \lambda P` is no minimiser, but a bad local
 minimum or an unfinished solve, and is left out; those that remain are monotone in D and P. Left out are also
 points nearer to their neighbours than the solver can tell, as at the ends of the curve.
 
-A curve may turn so little that its corner means nothing, as that of sparse deviations from a generator with the
+A curve may bend so little that its corner means nothing, as that of sparse deviations from a generator with the
 truth in its range: where the noise is known, Morozov's principle is the safer choice.
 
 References
@@ -39,7 +39,7 @@ from torch import Tensor
 
 from genreg.operators.bridge.arrays import array
 from genreg.solvers.driver.solution import Status
-from genreg.solvers.parameter_choice.discrepancy_principle import Choice, Trial, check_search
+from genreg.solvers.parameter_choice.discrepancy_principle import Choice, Trial, check_search, extended
 from genreg.solvers.problem.objective import Blocks
 
 __all__ = ["Corner", "corner", "l_curve"]
@@ -187,19 +187,9 @@ def l_curve(
         new = torch.lerp(low[:, None], high[:, None], fractions).exp()
         nearest = (tried[rows, None].log() - new[..., None].log()).abs().argmin(2)
         start = {name: v[rows[:, None], nearest] for name, v in trial.blocks.items()}
-        tried, trial = _extended(tried, trial, rows, new, solve(samples[rows], new, start))
+        fresh = solve(samples[rows], new, start)
+        tried, trial = extended(tried, trial, rows, new, fresh, repeated=torch.zeros_like(samples))
     return _choice(tried, trial)
-
-
-def _extended(tried: Tensor, trial: Trial, rows: Tensor, lam: Tensor, new: Trial) -> tuple[Tensor, Trial]:
-    """Append trials of some samples; the others repeat their first, so that the table stays rectangular."""
-    n = lam.shape[1]
-
-    def append(old: Tensor, fresh: Tensor) -> Tensor:
-        repeated = old[:, :1].expand(-1, n, *old.shape[2:])
-        return torch.cat((old, repeated.index_copy(0, rows, fresh)), 1)
-
-    return append(tried, lam), trial.map(append, new)
 
 
 def _choice(tried: Tensor, trial: Trial) -> Choice:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import odl
 import torch
@@ -20,8 +20,9 @@ from torch import Tensor
 from genreg.operators import TorchFunctional, to_torch, weight
 from genreg.operators.bridge.translation import Remade, join
 from genreg.operators.lowering.splitting import Term, is_smooth, proximable, split, summed, terms
+from genreg.solvers.problem.capabilities import Capability
 
-__all__ = ["Blocks", "Curvature", "Objective", "SaddlePoint", "block_spaces", "pack", "split"]
+__all__ = ["Blocks", "Curvature", "Objective", "SaddlePoint", "block_spaces", "lowered", "pack", "split"]
 
 Blocks = dict[str, Tensor]
 
@@ -103,6 +104,23 @@ class Objective(Remade):
     lengths: Mapping[str, float] = field(default_factory=dict)
     offset: Callable[..., Tensor] | None = None
 
+    profiled: ClassVar[bool] = False
+    """Whether a class has a method ``profile``, the objective with one block minimised exactly."""
+
+    @property
+    def offers(self) -> dict[str, frozenset[Capability]]:
+        """What a solver can use in every block, see `genreg.solvers.problem.capabilities`."""
+        found: dict[str, frozenset[Capability]] = {}
+        for name in self.spaces:
+            given: dict[Capability, bool] = {
+                "proximable": True,
+                "smooth": name not in self.proximable,
+                "curvature": name in self.curvature,
+                "profile": self.profiled,
+            }
+            found[name] = frozenset(word for word, there in given.items() if there)
+        return found
+
     @classmethod
     def from_odl(cls, functional: Functional, names: Sequence[str]) -> Objective:
         """Lower an ODL functional; its terms without a gradient become proximable parts.
@@ -176,21 +194,34 @@ class SaddlePoint:
     ----------
     f : Functional or TorchFunctional
         Proximable functional on X.
-    g : sequence of Functional or TorchFunctional
+    g : Functional, TorchFunctional or a sequence of them
         Proximable functionals on the ranges of `operators`.
-    operators : sequence of odl.Operator
+    operators : odl.Operator or a sequence of them
         Linear operators :math:`K_j` on X.
     expected : Tensor, optional
         About the value of the objective at the solution, ``(B,)``, where it is known, as from the noise of the data:
         the first steps of `pdhg` depend on it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is missing or of another kind, an operator is not linear, or spaces or lengths do not fit.
+    NotImplementedError
+        If a functional has no prox.
     """
 
     f: Any
-    g: Sequence[Any]
-    operators: Sequence[odl.Operator]
+    g: Any
+    operators: Any
     expected: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for argument in ("g", "operators"):
+            given = getattr(self, argument)
+            if given is None:
+                raise TypeError(f"{argument} must be given, got None")
+            several = given if isinstance(given, tuple | list) else (given,)
+            object.__setattr__(self, argument, tuple(several))
         if len(self.g) != len(self.operators) or not self.operators:
             raise ValueError(
                 f"g and operators must have the same, positive length, got {len(self.g)} and {len(self.operators)}"
@@ -205,10 +236,10 @@ class SaddlePoint:
         for name, g in (("f", self.f), *((f"g[{j}]", g) for j, g in enumerate(self.g))):
             if not isinstance(g, TorchFunctional | odl.Operator):
                 raise TypeError(f"{name} must be a functional, got {type(g).__name__}")
-        lowered = [g if isinstance(g, TorchFunctional) else to_torch(g) for g in (self.f, *self.g)]
+        parts = [g if isinstance(g, TorchFunctional) else to_torch(g) for g in (self.f, *self.g)]
         for name, g, space in zip(
             ("f", *(f"g[{j}]" for j in range(len(self.g)))),
-            lowered,
+            parts,
             (self.domain, *(K.range for K in self.operators)),
             strict=True,
         ):
@@ -216,13 +247,31 @@ class SaddlePoint:
                 raise NotImplementedError(f"{name} must have a prox, got {g!r}")
             if g.domain != space:
                 raise ValueError(f"{name} must be a functional on {space!r}, got one on {g.domain!r}")
-        object.__setattr__(self, "f", lowered[0])
-        object.__setattr__(self, "g", tuple(lowered[1:]))
+        object.__setattr__(self, "f", parts[0])
+        object.__setattr__(self, "g", tuple(parts[1:]))
 
     @property
     def domain(self) -> Any:
         """The space X."""
         return self.operators[0].domain
+
+    @property
+    def offers(self) -> dict[str, frozenset[Capability]]:
+        """What a solver can use in its one block, see `genreg.solvers.problem.capabilities`."""
+        return {"x": frozenset({"saddle"})}
+
+
+def lowered(objective: Any, init: Any) -> Any:
+    """An ODL functional as an `Objective` of the blocks of a starting point; whatever else is given, as it is.
+
+    Raises
+    ------
+    NotImplementedError
+        If a term has neither a gradient nor, on a block of its own, a prox.
+    """
+    if not isinstance(objective, Functional):
+        return objective
+    return Objective.from_odl(objective, tuple(init) if isinstance(init, Mapping) else ("v",))
 
 
 def _on_one_block(term: Functional, names: Sequence[str]) -> tuple[str, Functional | None]:

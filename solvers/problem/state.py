@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genreg.operators.linear.conjugate_gradient import inner
 from genreg.solvers.problem.objective import Blocks, Objective
+from genreg.solvers.problem.trees import map_tensors
 
 __all__ = ["State", "evaluate", "relative", "starting_lengths", "where"]
 
@@ -33,8 +34,9 @@ class State:
         Unit of length of every block, ``(B,)``, see `Objective`.
     offset : Tensor
         Part of the value that depends on units only, ``(B,)``, see `Objective`.
-    memory : dict of str to Tensor
-        What the update of a block remembers of every sample, ``(B, ...)``.
+    memory : dict of str to tree
+        What the update of a block remembers of every sample: a NamedTuple of tensors ``(B, ...)``, or such tuples
+        nested, see `Update`.
     rejections : dict of str to Tensor
         Trials rejected in a row for every block, ``(B,)``.
     calls : Tensor
@@ -46,7 +48,7 @@ class State:
     smooth: Tensor
     proximable: Mapping[str, Tensor]
     steps: Mapping[str, Tensor]
-    memory: Mapping[str, Tensor]
+    memory: Mapping[str, Any]
     residuals: Mapping[str, Tensor]
     rejections: Mapping[str, Tensor]
     calls: Tensor
@@ -70,33 +72,15 @@ class State:
 
     def take(self, index: Tensor) -> State:
         """The samples in `index`."""
-
-        def pick(item: Tensor | Mapping[str, Tensor]) -> Tensor | Mapping[str, Tensor]:
-            return item[index] if isinstance(item, Tensor) else {k: v[index] for k, v in item.items()}
-
-        return State(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})
+        return map_tensors(lambda t: t[index], self)
 
     def put(self, index: Tensor, other: State) -> State:
         """Replace the samples in `index` by those of `other`."""
-
-        def place(old: Any, new: Any) -> Any:
-            if isinstance(old, Tensor):
-                return old.index_copy(0, index, new)
-            return {name: place(old[name], new[name]) for name in old}
-
-        return State(**{f.name: place(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
+        return map_tensors(lambda old, new: old.index_copy(0, index, new), self, other)
 
     def where(self, mask: Tensor, other: State) -> State:
         """The samples of this state where `mask` is true, those of `other` elsewhere."""
-
-        def pick(
-            new: Tensor | Mapping[str, Tensor], old: Tensor | Mapping[str, Tensor]
-        ) -> Tensor | Mapping[str, Tensor]:
-            if isinstance(new, Tensor):
-                return where(mask, new, old)
-            return {name: where(mask, new[name], old[name]) for name in new}
-
-        return State(**{f.name: pick(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
+        return map_tensors(lambda own, rest: where(mask, own, rest), self, other)
 
 
 def where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
@@ -160,10 +144,10 @@ def _reach(objective: Objective, blocks: Blocks, gradients: Blocks, name: str, s
     tiny = torch.finfo(scale.dtype).tiny
     norm = inner(g, g).sqrt()
     farthest = 2 * scale / norm.clamp_min(tiny)
-    step = 1e-3 * farthest / norm.clamp_min(tiny)
+    step = 1e-3 * farthest / norm.clamp_min(tiny)  # (B,)
     near = v - step.view(-1, *(1,) * (v.ndim - 1)) * g
-    bend = inner(g - objective.value_and_gradient({**blocks, name: near})[1][name], g)
-    curved = torch.isfinite(bend) & (bend > 0)
-    distance = torch.where(curved, step * norm * inner(g, g) / torch.where(curved, bend, 1.0), torch.inf)
+    decrease = inner(g - objective.value_and_gradient({**blocks, name: near})[1][name], g)  # of <∇H, g>
+    curved = torch.isfinite(decrease) & (decrease > 0)
+    distance = torch.where(curved, step * norm * inner(g, g) / torch.where(curved, decrease, 1.0), torch.inf)
     distance = torch.minimum(distance, farthest)
     return torch.where((norm > 0) & torch.isfinite(distance), distance, 0.0)

@@ -1,4 +1,4 @@
-"""How a block moves in one turn: steps with line searches, quasi-Newton and Gauss-Newton steps, proposals."""
+"""How a block moves: steps with line searches, quasi-Newton and Gauss-Newton steps, proposals."""
 
 from genreg.solvers.updates.adam import Adam
 from genreg.solvers.updates.base import ProxGradient, QuasiNewton

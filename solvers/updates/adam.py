@@ -7,7 +7,7 @@ With the gradient :math:`g = \nabla_i H(v)` and the number t of the step, entry 
     m \leftarrow \beta_1 m + (1 - \beta_1) g, \qquad s \leftarrow \beta_2 s + (1 - \beta_2) g^2, \qquad
     v_i \leftarrow v_i - \tau \frac{m / (1 - \beta_1^t)}{\sqrt{s / (1 - \beta_2^t)} + \epsilon}.
 
-There is no line search, so the objective may rise. The driver therefore returns, of a sample that has not
+There is no line search, so the objective may increase. The driver therefore returns, of a sample that has not
 converged, the iterate with the smallest objective.
 
 References
@@ -19,23 +19,41 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from genreg.operators.bridge.arguments import number
 from genreg.operators.linear.conjugate_gradient import inner
+from genreg.solvers.problem.capabilities import Capability
 from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State, relative, where
-from genreg.solvers.updates.base import TrialStep
+from genreg.solvers.problem.trees import map_tensors
+from genreg.solvers.updates.base import TrialStep, Update
 from genreg.solvers.updates.line_search import Backtracking
 
 __all__ = ["Adam"]
 
 
+class Moments(NamedTuple):
+    """What `Adam` remembers of the n real entries of a block.
+
+    Attributes
+    ----------
+    mean, square : Tensor
+        m and s, ``(B, n)``.
+    count : Tensor
+        Steps taken, ``(B,)``, a whole number in the type of the block.
+    """
+
+    mean: Tensor
+    square: Tensor
+    count: Tensor
+
+
 @dataclass(frozen=True)
-class Adam:
+class Adam(Update):
     r"""A step of Adam; see the module's docstring.
 
     Every finite trial is accepted. A trial at which H or its gradient is not finite is rejected: the sample stays
@@ -67,6 +85,7 @@ class Adam:
     decay: float = 1.0
 
     monotone: ClassVar[bool] = False
+    needs: ClassVar[tuple[Capability, ...]] = ("smooth",)
 
     def __post_init__(self) -> None:
         number(self.lr, "lr", above=0), number(self.eps, "eps", above=0)
@@ -81,39 +100,32 @@ class Adam:
         """First rate, factor after a trial that is not finite, and how many of them end a sample."""
         return Backtracking(initial_step=self.lr, shrink=0.5, relative=False)
 
-    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """First rates, ``(B,)``."""
-        return self.line_search.first_step(gradient, reach)
-
-    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """Both moments and the number of steps taken, ``(B, 2 n + 1)``."""
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Moments:
+        """Zeros."""
         g = _entries(gradient)
-        return g.new_zeros((len(g), 2 * g.shape[1] + 1))
+        return Moments(torch.zeros_like(g), torch.zeros_like(g), g.new_zeros(len(g)))
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One trial for every sample."""
-        if block in objective.proximable:
-            raise NotImplementedError(f"a step of Adam needs a smooth block, {block!r} has a proximable part")
         v, memory, tau = state.blocks[block], state.memory[block], state.steps[block]
-        g = _entries(state.gradients[block])  # (B, n)
-        first, second, t = memory[:, : g.shape[1]], memory[:, g.shape[1] : -1], memory[:, -1:] + 1
-        first, second = (
-            beta * moment + (1 - beta) * power
-            for beta, moment, power in zip(self.betas, (first, second), (g, g.square()), strict=True)
+        g, (first, second) = _entries(state.gradients[block]), self.betas  # (B, n)
+        moved = Moments(
+            mean=first * memory.mean + (1 - first) * g,
+            square=second * memory.square + (1 - second) * g.square(),
+            count=memory.count + 1,
         )
-        mean, spread = (
-            moment / _weight(beta, t) for beta, moment in zip(self.betas, (first, second), strict=True)
-        )
+        t = moved.count[:, None]
+        mean, spread = moved.mean / _weight(first, t), moved.square / _weight(second, t)
         point = _entries(v) - tau[:, None] * mean / (spread.sqrt() + self.eps)
         trial = TrialStep.of(objective, state, block, _like(v, point))
         gradients = torch.stack([torch.isfinite(d).flatten(1).all(1) for d in trial.gradients.values()])
         finite = torch.isfinite(trial.smooth) & gradients.all(0)
         steps = torch.where(finite, tau * self.decay, tau * self.line_search.shrink)
-        memory = where(finite, torch.cat((first, second, t), 1), memory)
-        moved = trial.result(finite, steps, memory, torch.zeros_like(tau))
-        slope = moved.gradients[block]
-        residual = torch.where(finite, relative(moved, block, inner(slope, slope).sqrt()), torch.inf)
-        return replace(moved, residuals={**moved.residuals, block: residual})
+        memory = map_tensors(lambda new, old: where(finite, new, old), moved, memory)
+        after = trial.result(finite, steps, memory, torch.zeros_like(tau))
+        slope = after.gradients[block]
+        residual = torch.where(finite, relative(after, block, inner(slope, slope).sqrt()), torch.inf)
+        return replace(after, residuals={**after.residuals, block: residual})
 
 
 def _weight(beta: float, t: Tensor) -> Tensor:

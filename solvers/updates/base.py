@@ -2,7 +2,7 @@ r"""How one block of the unknowns moves.
 
 An update takes the state of the batch and returns the next one. Every update evaluates the objective and its
 gradient once, at the trial point of all samples; a sample whose trial is rejected stays where it is and tries
-a smaller step at the next turn. So a batch runs at the pace of its samples' successes, no forward pass is
+a smaller step in the next iteration. So a batch runs at the pace of its samples' successes, no forward pass is
 wasted on a sample that waits for another one's line search, and the gradient at an accepted point is there
 already.
 """
@@ -10,12 +10,13 @@ already.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from genreg.operators.linear.conjugate_gradient import inner
+from genreg.solvers.problem.capabilities import Capability
 from genreg.solvers.problem.objective import Blocks, Objective
 from genreg.solvers.problem.state import State, relative, where
 from genreg.solvers.updates.line_search import Backtracking
@@ -26,18 +27,42 @@ DENSE = 256
 """Number of unknowns up to which an n × n matrix for every sample is cheap."""
 
 
+@runtime_checkable
 class Update(Protocol):
-    """Moves one block of the state; the objective does not rise, unless a class attribute ``monotone`` is false."""
+    """Moves one block of the state.
 
-    @property
-    def line_search(self) -> Backtracking:
-        """Its settings."""
+    Attributes
+    ----------
+    monotone : bool
+        Whether the objective never increases; true unless a class says otherwise.
+    needs : tuple of str
+        What the objective must offer in the block, see `genreg.solvers.problem.capabilities`.
+    line_search : Backtracking
+        Its settings: how often a step may fail, and what rounding is.
+    """
 
-    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """What the update remembers of every sample, at the start, ``(B, ...)``; see `first_step`."""
+    monotone: ClassVar[bool] = True
+    needs: ClassVar[tuple[Capability, ...]] = ("proximable",)
+    line_search: Backtracking
 
     def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """First step sizes, ``(B,)``, from the gradient and the length that a first step may have, ``(B,)``."""
+        """First step sizes, ``(B,)``; by default those of the line search.
+
+        Parameters
+        ----------
+        gradient : Tensor
+            ∇H of the block where the update starts, ``(B, *shape)``.
+        reach : Tensor
+            The length that a first step may have, ``(B,)``.
+        """
+        return self.line_search.first_step(gradient, reach)
+
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Any:
+        """What the update remembers of every sample, at the start; by default nothing.
+
+        A NamedTuple of tensors ``(B, ...)``, which may hold other tuples. Parameters are those of `first_step`.
+        """
+        return ()
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """Return the state after one trial in `block`."""
@@ -66,12 +91,12 @@ class TrialStep:
         return cls(state, block, point, step, smooth, gradients, part, known)
 
     @property
-    def bend(self) -> Tensor:
+    def gradient_change(self) -> Tensor:
         """Change of the gradient of the block, ∇H(v⁺) - ∇H(v)."""
         return self.gradients[self.block] - self.state.gradients[self.block]
 
     @property
-    def rise(self) -> Tensor:
+    def proximable_change(self) -> Tensor:
         """Change of the proximable part, g(v⁺) - g(v), ``(B,)``."""
         return (
             torch.zeros_like(self.smooth)
@@ -89,7 +114,7 @@ class TrialStep:
             length, 2 * inner(self.point, self.point).sqrt() + inner(self.step, self.step).sqrt()
         )
 
-    def result(self, accepted: Tensor, steps: Tensor, memory: Tensor, residual: Tensor) -> State:
+    def result(self, accepted: Tensor, steps: Tensor, memory: Any, residual: Tensor) -> State:
         """The state in which the accepted samples have moved."""
         state, block = self.state, self.block
         parts = dict(state.proximable)
@@ -112,13 +137,8 @@ class TrialStep:
         )
 
 
-def is_monotone(update: Update) -> bool:
-    """Whether the update never lets the objective rise: so it is, unless its attribute ``monotone`` is false."""
-    return getattr(update, "monotone", True)
-
-
 @dataclass(frozen=True)
-class ProxGradient:
+class ProxGradient(Update):
     r"""The step :math:`v_i \leftarrow \mathrm{prox}_{\tau g_i}(v_i - \tau \nabla_i H(v))` with a line search.
 
     Without a prox this is a gradient step. The residual is :math:`\|d\| / \tau \cdot (\ell_i + \|v_i\|) / |F|`:
@@ -133,14 +153,6 @@ class ProxGradient:
 
     line_search: Backtracking = field(default_factory=Backtracking)
 
-    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """First step sizes, ``(B,)``."""
-        return self.line_search.first_step(gradient, reach)
-
-    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """Nothing is remembered."""
-        return gradient.new_empty((len(gradient), 0))
-
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One trial for every sample."""
         search, tau = self.line_search, state.steps[block]
@@ -150,18 +162,32 @@ class ProxGradient:
             point = g.prox(point, tau * objective.weight(block))
         trial = TrialStep.of(objective, state, block, point)
         d = trial.step
-        slope, change, step_sq = inner(gradient, d), inner(trial.bend, d), inner(d, d)
-        highest, steepest = search.bound(state.smooth, trial.rise, slope, step_sq, tau)
+        slope, change, step_sq = inner(gradient, d), inner(trial.gradient_change, d), inner(d, d)  # (B,)
+        highest, steepest = search.bound(state.smooth, trial.proximable_change, slope, step_sq, tau)
         accepted = search.accept(state.smooth, trial.smooth, highest, slope, change, steepest)
-        if g:  # a prox that is not exact could let the objective rise
-            falls = state.smooth - trial.rise, slope, change, -2 * (slope + trial.rise)
-            accepted = accepted & search.accept(state.smooth, trial.smooth, *falls)
+        if g:  # with a prox that is not exact the objective could increase
+            part = trial.proximable_change
+            accepted = accepted & search.accept(
+                state.smooth, trial.smooth, state.smooth - part, slope, change, -2 * (slope + part)
+            )
         steps = search.next_step(accepted, change, step_sq, tau)
         return trial.result(accepted, steps, state.memory[block], step_sq.sqrt() / tau)
 
 
+class InverseHessian(NamedTuple):
+    """What `QuasiNewton` remembers.
+
+    Attributes
+    ----------
+    matrix : Tensor
+        M, ``(B, n, n)``.
+    """
+
+    matrix: Tensor
+
+
 @dataclass(frozen=True)
-class QuasiNewton:
+class QuasiNewton(Update):
     r"""The step :math:`v \leftarrow v - \tau M \nabla H(v)` with the BFGS approximation M of the inverse Hessian.
 
     M is a dense matrix for every sample, so the block must be small: a latent vector, not an image. A step is
@@ -181,28 +207,26 @@ class QuasiNewton:
 
     line_search: Backtracking = field(default_factory=Backtracking)
 
+    needs: ClassVar[tuple[Capability, ...]] = ("smooth",)
+
     def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First step sizes, ``(B,)``."""
         return gradient.new_ones(len(gradient))
 
-    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """The first M: a multiple of the identity, ``(B, n, n)``."""
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> InverseHessian:
+        """The first M: a multiple of the identity."""
         g = gradient.flatten(1)
         scale = self.line_search.first_step(gradient, reach)
-        return scale[:, None, None] * torch.eye(g.shape[1], dtype=g.dtype, device=g.device)
+        return InverseHessian(scale[:, None, None] * torch.eye(g.shape[1], dtype=g.dtype, device=g.device))
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One trial for every sample."""
-        if block in objective.proximable:
-            raise NotImplementedError(
-                f"a quasi-Newton step needs a smooth block, {block!r} has a proximable part"
-            )
-        M = state.memory[block]
+        M = state.memory[block].matrix
         v, gradient = state.blocks[block], state.gradients[block]
         direction = -(M @ gradient.flatten(1)[..., None])[..., 0].view_as(v)
         trial, accepted, steps = descent_step(objective, state, block, direction, self.line_search)
-        d, bend = trial.step, trial.bend
-        memory = where(accepted, _bfgs(M, d.flatten(1), bend.flatten(1)), M)
+        updated = _bfgs(M, trial.step.flatten(1), trial.gradient_change.flatten(1))
+        memory = InverseHessian(where(accepted, updated, M))
         return trial.result(accepted, steps, memory, inner(gradient, gradient).sqrt())
 
 
@@ -222,7 +246,7 @@ def descent_step(
     """
     tau, v = state.steps[block], state.blocks[block]
     trial = TrialStep.of(objective, state, block, v + tau.view(-1, *(1,) * (v.ndim - 1)) * direction)
-    slope, change = inner(state.gradients[block], trial.step), inner(trial.bend, trial.step)
+    slope, change = inner(state.gradients[block], trial.step), inner(trial.gradient_change, trial.step)
     highest, steepest = state.smooth + 1e-4 * slope, -1.9998 * slope
     accepted = search.accept(state.smooth, trial.smooth, highest, slope, change, steepest) & (slope <= 0)
     fraction = -slope / (2 * (trial.smooth - state.smooth - slope))
@@ -232,11 +256,11 @@ def descent_step(
 
 def _bfgs(M: Tensor, s: Tensor, y: Tensor) -> Tensor:
     """The BFGS update of the inverse Hessians M, ``(B, n, n)``, from steps s and gradient changes y, ``(B, n)``."""
-    sy = (s * y).sum(1)
+    sy = (s * y).sum(1)  # (B,)
     curved = sy > 1e-8 * s.norm(dim=1) * y.norm(dim=1)
     rho = torch.where(curved, 1 / torch.where(curved, sy, 1), 0)[:, None, None]
     My = M @ y[..., None]  # (B, n, 1)
-    yMy = y[:, None] @ My
-    outer = s[..., None] @ My.mT
+    yMy = y[:, None] @ My  # (B, 1, 1)
+    outer = s[..., None] @ My.mT  # (B, n, n)
     updated = M - rho * (outer + outer.mT) + rho * (1 + rho * yMy) * (s[..., None] * s[:, None])
     return torch.where(curved[:, None, None], updated, 2 * M)

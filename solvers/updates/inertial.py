@@ -7,7 +7,7 @@ one of the two choices of Pock and Sabach, and that of iPiano; it needs no evalu
 the one at :math:`v^+`, so that an iteration costs what one of PALM does.
 
 A sample takes :math:`v^+` if :math:`H(v^+) \le H(v) + \langle \nabla H(v), d \rangle + \|d\|^2 / (2 \tau)`, d the
-whole step, *and* the objective H + Σ g does not rise. If the first fails, τ shrinks as in PALM; if only the
+whole step, *and* the objective H + Σ g does not increase. If the first fails, τ shrinks as in PALM; if only the
 second fails, the momentum starts anew, so that the next step is one of PALM. It also starts anew after a step
 against it, :math:`\langle w - v^+, d \rangle > 0`. So the objective falls monotonically. τ doubles until a trial
 fails, then grows by `Backtracking.grow`, which should be little, as a failure costs an iteration, and doubles
@@ -28,6 +28,7 @@ doi:10.1007/s10208-013-9150-3.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ from torch import Tensor
 from genreg.operators.linear.conjugate_gradient import inner
 from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State, where
-from genreg.solvers.updates.base import TrialStep
+from genreg.solvers.updates.base import TrialStep, Update
 from genreg.solvers.updates.line_search import Backtracking
 
 __all__ = ["Inertial"]
@@ -43,8 +44,25 @@ __all__ = ["Inertial"]
 _PATIENCE = 100  # trials without a failure after which the step is taken to be far too small
 
 
+class Momentum(NamedTuple):
+    """What `Inertial` remembers.
+
+    Attributes
+    ----------
+    step : Tensor
+        The last step that was taken, ``(B, *shape)``.
+    age, since_failure : Tensor
+        Steps since the momentum began anew, and trials since the last one that was too long, ``(B,)``; whole numbers in
+        the type of the step sizes.
+    """
+
+    step: Tensor
+    age: Tensor
+    since_failure: Tensor
+
+
 @dataclass(frozen=True)
-class Inertial:
+class Inertial(Update):
     """A prox-gradient step with momentum, adaptive restart and backtracking; see the module's docstring.
 
     Parameters
@@ -55,21 +73,16 @@ class Inertial:
 
     line_search: Backtracking = field(default_factory=lambda: Backtracking(grow=1.02, slack=100.0))
 
-    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """First step sizes, ``(B,)``."""
-        return self.line_search.first_step(gradient, reach)
-
-    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """The last step, and the steps since the last restart and since the last failure, ``(B, n + 2)``."""
-        memory = gradient.new_zeros((len(gradient), gradient[0].numel() + 2))
-        memory[:, -1] = _PATIENCE
-        return memory
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Momentum:
+        """No momentum, and no failure for long, so that the first steps double."""
+        age = torch.zeros_like(gradient.real.flatten(1)[:, 0])
+        return Momentum(torch.zeros_like(gradient), age, torch.full_like(age, _PATIENCE))
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One trial for every sample."""
         search, tau = self.line_search, state.steps[block]
-        v, gradient, memory = state.blocks[block], state.gradients[block], state.memory[block]
-        last, age, since = memory[:, :-2].view_as(v), memory[:, -2].real, memory[:, -1].real
+        v, gradient = state.blocks[block], state.gradients[block]
+        last, age, since = state.memory[block]
         trailing = (-1, *(1,) * (v.ndim - 1))
         beta = age / (age + 3)  # (k - 1) / (k + 2), k = age + 1
         ahead = v + beta.view(trailing) * last
@@ -78,30 +91,34 @@ class Inertial:
             point = g.prox(point, tau * objective.weight(block))
         trial = TrialStep.of(objective, state, block, point)
         d, pull = trial.step, point - ahead
-        slope, change, step_sq = inner(gradient, d), inner(trial.bend, d), inner(d, d)
+        slope, change, step_sq = inner(gradient, d), inner(trial.gradient_change, d), inner(d, d)  # (B,)
+        part = trial.proximable_change
 
         highest, steepest = state.smooth + slope + step_sq / (2 * tau), step_sq / tau
         bounded = search.accept(state.smooth, trial.smooth, highest, slope, change, steepest)
-        # As a bound on <∇H(v⁺) - ∇H(v), d>, the second-order form of "does not rise": g(v⁺) - g(v) ≤ <s, d> with the
-        # subgradient s of g at v⁺. The difference of the values themselves may be wrong by their rounding, which
+        # As a bound on <∇H(v⁺) - ∇H(v), d>, the second-order form of "does not increase": g(v⁺) - g(v) ≤ <s, d> with
+        # the subgradient s of g at v⁺. The difference of the values themselves may be wrong by their rounding, which
         # must not end the momentum.
         unit = torch.finfo(tau.dtype).eps * state.value.abs()
-        level = torch.maximum(2 * inner(pull, d) / tau, 2 * (unit - slope - trial.rise))
-        falls = search.accept(state.smooth, trial.smooth, state.smooth - trial.rise, slope, change, level)
+        level = torch.maximum(2 * inner(pull, d) / tau, 2 * (unit - slope - part))
+        falls = search.accept(state.smooth, trial.smooth, state.smooth - part, slope, change, level)
         inert = (beta > 0) & (inner(last, last) > 0)
         # Without inertia a bounded step falls, unless the prox is inexact: then wait for a better one.
-        still = trial.smooth - state.smooth + trial.rise <= 10 * unit
+        still = trial.smooth - state.smooth + part <= 10 * unit
         accepted = bounded & torch.where(inert, falls, still)
 
         onward = accepted & (inner(pull, d) >= 0)
         since = torch.where(bounded, since + 1, 0)
         grown = torch.where(since > _PATIENCE, 2.0 * tau, search.grow * tau)
         steps = torch.where(bounded, torch.where(accepted & (step_sq > 0), grown, tau), tau * search.shrink)
-        kept = torch.stack((torch.where(onward, age + 1, torch.where(bounded, 0, age)), since), 1)
-        memory = torch.cat((where(accepted, d, last).flatten(1), kept.to(memory.dtype)), 1)
+        memory = Momentum(
+            step=where(accepted, d, last),
+            age=torch.where(onward, age + 1, torch.where(bounded, 0, age)),
+            since_failure=since,
+        )
 
         # (w - v⁺) / τ - ∇H(v) is a subgradient of g at v⁺.
-        subgradient = trial.bend - pull / tau.view(trailing)
+        subgradient = trial.gradient_change - pull / tau.view(trailing)
         moved = trial.result(accepted, steps, memory, inner(subgradient, subgradient).sqrt())
         stayed = trial.result(accepted, steps, memory, inner(pull, pull).sqrt() / tau)
         at_rest = torch.where(inert, state.residuals[block], stayed.residuals[block])

@@ -26,22 +26,41 @@ doi:10.1016/0167-6377(90)90065-D (when to end the inner conjugate gradients).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from genreg.operators.linear.conjugate_gradient import conjugate_gradients, inner
+from genreg.solvers.problem.capabilities import Capability
 from genreg.solvers.problem.objective import Objective
-from genreg.solvers.problem.state import State
-from genreg.solvers.updates.base import DENSE, TrialStep
+from genreg.solvers.problem.state import State, where
+from genreg.solvers.updates.base import DENSE, TrialStep, Update
 from genreg.solvers.updates.line_search import Backtracking
 
 __all__ = ["LevenbergMarquardt"]
 
 
+class GaussNewton(NamedTuple):
+    """What `LevenbergMarquardt` remembers besides the damping μ, which is its step size.
+
+    Attributes
+    ----------
+    growth : Tensor
+        Factor by which μ grows after a failure, ``(B,)``; it doubles with every failure in a row.
+    known : Tensor
+        Whether `matrix` can be used; otherwise it is computed before the next step, ``(B,)``.
+    matrix : Tensor
+        N, ``(B, n, n)``, or ``(B, 0, 0)`` where only its products are used.
+    """
+
+    growth: Tensor
+    known: Tensor
+    matrix: Tensor
+
+
 @dataclass(frozen=True)
-class LevenbergMarquardt:
+class LevenbergMarquardt(Update):
     r"""The step :math:`v \leftarrow v - (N + \mu \operatorname{diag} N)^{-1} \nabla H(v)`, see the module.
 
     Up to `dense` unknowns by a Cholesky factorisation for every sample; with more by conjugate gradients on
@@ -71,38 +90,34 @@ class LevenbergMarquardt:
     inner_iterations: int = 30
     line_search: Backtracking = field(default_factory=lambda: Backtracking(max_trials=15))
 
+    needs: ClassVar[tuple[Capability, ...]] = ("smooth", "curvature")
+
     def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First damping of every sample, ``(B,)``."""
         return gradient.new_full((len(gradient),), self.damping)
 
-    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """Factor by which μ grows next, whether N is known, and N itself where it is dense, ``(B, 2 + n²)``."""
-        n = gradient[0].numel()
-        memory = gradient.new_zeros((len(gradient), 2 + (n * n if n <= self.dense else 0)))
-        memory[:, 0] = 2.0
-        return memory
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> GaussNewton:
+        """N is not known yet."""
+        count, n = gradient.flatten(1).shape
+        n = n if n <= self.dense else 0
+        growth = gradient.new_full((count,), 2.0)
+        return GaussNewton(
+            growth, torch.zeros_like(growth, dtype=torch.bool), gradient.new_zeros(count, n, n)
+        )
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One trial for every sample."""
-        if block in objective.proximable:
-            raise NotImplementedError(
-                f"a Gauss-Newton step needs a smooth block, {block!r} has a proximable part"
-            )
-        if block not in objective.curvature:
-            raise NotImplementedError(
-                f"the block {block!r} must have a curvature (Objective.curvature) for a Gauss-Newton step"
-            )
         mu, v, gradient = state.steps[block], state.blocks[block], state.gradients[block]
         if v[0].numel() <= self.dense:
-            memory = self._refreshed(objective, state, block)
-            d, promised = _dense_step(memory[:, 2:], gradient.flatten(1), mu)
+            memory = _refreshed(objective, state, block)
+            d, promised = _dense_step(memory.matrix, gradient.flatten(1), mu)
         else:
             memory = state.memory[block]
             N = objective.curvature[block](state.blocks, **objective.per_sample)
             d, promised = self._krylov_step(N.product, gradient, mu)
         trial = TrialStep.of(objective, state, block, v + d.view_as(v))
         d = trial.step
-        slope, change = inner(gradient, d), inner(trial.bend, d)
+        slope, change = inner(gradient, d), inner(trial.gradient_change, d)  # (B,)
         highest, steepest = state.smooth + 1e-4 * slope, -1.9998 * slope
         accepted = self.line_search.accept(state.smooth, trial.smooth, highest, slope, change, steepest)
         accepted = accepted & (slope < 0)  # a step lost in the rounding of v is none
@@ -111,32 +126,20 @@ class LevenbergMarquardt:
         equal = self.line_search.equal(state.smooth, trial.smooth, slope, change)
         gain = torch.where(equal, 1.0, fall / promised)
         shrunk = (mu * (1 - (2 * gain.clamp(0, 1) - 1) ** 3).clamp_min(0.1)).clamp_min(self.smallest)
-        growth = memory[:, 0]
+        # After Fletcher and Xu: where H has fallen by much, the old N says little about the new point, and a new one is
+        # worth its Jacobian; after a short step an update of N is enough.
         far = (fall >= self.fresh * trial.smooth.abs()) | (self.fresh == 0)
-        memory = memory.clone()
-        memory[:, 0] = torch.where(accepted, 2.0, 2 * growth)
-        memory[:, 1] = torch.where(accepted & far, 0.0, memory[:, 1])
-        if memory.shape[1] > 2:
-            n = d[0].numel()
-            updated = _bfgs(memory[:, 2:].unflatten(1, (n, n)), d.flatten(1), trial.bend.flatten(1))
-            memory[:, 2:] = torch.where((accepted & ~far)[:, None], updated.flatten(1), memory[:, 2:])
-        mu = torch.where(accepted, shrunk, mu.clamp_min(1e-4) * growth)
-        return trial.result(accepted, mu, memory, inner(gradient, gradient).sqrt())
-
-    def _refreshed(self, objective: Objective, state: State, block: str) -> Tensor:
-        """The memory with N for all samples, computed for those that have moved."""
-        memory = state.memory[block]
-        moved = (memory[:, 1] == 0).nonzero().squeeze(1)
-        if len(moved) == len(memory):
-            N = objective.curvature[block](state.blocks, **objective.per_sample).matrix()
-            return torch.cat((memory[:, :1], torch.ones_like(memory[:, :1]), N.flatten(1)), 1)
-        if len(moved):
-            few = objective.take(moved)
-            blocks = {name: v[moved] for name, v in state.blocks.items()}
-            N = few.curvature[block](blocks, **few.per_sample).matrix()
-            memory = memory.clone()
-            memory[moved, 1], memory[moved, 2:] = 1.0, N.flatten(1)
-        return memory
+        N = memory.matrix
+        if N.numel():
+            updated = _bfgs(N, d.flatten(1), trial.gradient_change.flatten(1))
+            N = where(accepted & ~far, updated, N)
+        after_step = GaussNewton(
+            growth=torch.where(accepted, 2.0, 2 * memory.growth),
+            known=memory.known & ~(accepted & far),
+            matrix=N,
+        )
+        mu = torch.where(accepted, shrunk, mu.clamp_min(1e-4) * memory.growth)
+        return trial.result(accepted, mu, after_step, inner(gradient, gradient).sqrt())
 
     def _krylov_step(self, product: Any, g: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
         """Truncated conjugate gradients on (N + μ I) d = -g, and the decrease that the model promises."""
@@ -162,13 +165,26 @@ class LevenbergMarquardt:
         return found.x, decrease(found.x, found.residual).clamp_min(tiny)
 
 
+def _refreshed(objective: Objective, state: State, block: str) -> GaussNewton:
+    """The memory with N for all samples, computed for those where it is not known."""
+    memory: GaussNewton = state.memory[block]
+    at = (~memory.known).nonzero().squeeze(1)
+    if not len(at):
+        return memory
+    if len(at) == len(memory.known):
+        N = objective.curvature[block](state.blocks, **objective.per_sample).matrix()
+    else:  # the Jacobian is what costs: only of the samples that need it
+        few = objective.take(at)
+        blocks = {name: v[at] for name, v in state.blocks.items()}
+        N = memory.matrix.index_copy(0, at, few.curvature[block](blocks, **few.per_sample).matrix())
+    return memory._replace(known=torch.ones_like(memory.known), matrix=N)
+
+
 def _dense_step(N: Tensor, g: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
     """Solve (N + μ diag N) d = -g, and return the decrease that the model promises, -gᵀd - ½ dᵀN d."""
-    n = g.shape[1]
-    N = N.view(-1, n, n)
     diagonal = N.diagonal(dim1=1, dim2=2)
     floor = torch.finfo(g.dtype).eps * diagonal.amax(1, keepdim=True)  # a direction that nothing depends on
-    damping = mu[:, None] * diagonal + floor
+    damping = mu[:, None] * diagonal + floor  # (B, n)
     factor, _ = torch.linalg.cholesky_ex(N + torch.diag_embed(damping))
     d = -torch.cholesky_solve(g[..., None], factor)[..., 0]
     promised = 0.5 * ((damping * d * d).sum(1) - (g * d).sum(1))
@@ -177,7 +193,7 @@ def _dense_step(N: Tensor, g: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
 
 def _bfgs(N: Tensor, s: Tensor, y: Tensor) -> Tensor:
     """The update of the matrices N, ``(B, n, n)``, by steps s and gradient changes y, ``(B, n)``, damped by Powell."""
-    Ns = (N @ s[..., None])[..., 0]
+    Ns = (N @ s[..., None])[..., 0]  # (B, n)
     sNs, sy = (s * Ns).sum(1), (s * y).sum(1)
     mix = torch.where(sy < 0.2 * sNs, 0.8 * sNs / (sNs - sy), 1.0)[:, None]
     r = mix * y + (1 - mix) * Ns

@@ -85,7 +85,7 @@ class Backtracking:
         return torch.where(norm > 0, step * reach / norm, step) if self.relative else step
 
     def bound(
-        self, value: Tensor, rise: Tensor, slope: Tensor, step_sq: Tensor, tau: Tensor
+        self, value: Tensor, proximable_change: Tensor, slope: Tensor, step_sq: Tensor, tau: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Largest H(v⁺), and largest <∇H(v⁺) - ∇H(v), d>, at which a (prox-)gradient step is accepted, ``(B,)``.
 
@@ -93,7 +93,7 @@ class Backtracking:
         ----------
         value : Tensor
             H(v).
-        rise : Tensor
+        proximable_change : Tensor
             Σ g(v⁺) - Σ g(v).
         slope, step_sq : Tensor
             <∇H(v), d> and ‖d‖².
@@ -102,7 +102,7 @@ class Backtracking:
         """
         quadratic = step_sq / (2 * tau)
         if self.spectral:
-            return value - rise - 1e-4 * quadratic, 1.9999 * step_sq / tau
+            return value - proximable_change - 1e-4 * quadratic, 1.9999 * step_sq / tau
         return value + slope + quadratic, step_sq / tau
 
     def accept(
@@ -136,7 +136,7 @@ class Backtracking:
 
         They are within the slack; or their difference, though within a hundred times the slack, is ten times as large
         as the slopes <∇H, d> at both ends together, between which the mean slope lies that it would have to be. The
-        slope must also have become smaller, lest values that do not belong to their gradients rise for ever.
+        slope must also have become smaller, lest values that do not belong to their gradients increase for ever.
         """
         difference, end = (trial - value).abs(), slope + change
         rounding = self.slack * torch.finfo(value.dtype).eps * value.abs()

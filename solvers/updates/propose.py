@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from genreg.operators.linear.conjugate_gradient import inner
+from genreg.solvers.problem.capabilities import Capability
 from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State, relative, where
-from genreg.solvers.updates.base import Update, is_monotone
+from genreg.solvers.problem.trees import map_tensors
+from genreg.solvers.updates.base import Update
 from genreg.solvers.updates.line_search import Backtracking
 
 __all__ = ["Proposal", "Propose"]
@@ -31,29 +33,44 @@ class Proposal:
     candidate : callable
         ``candidate(objective, state) -> (B, *shape)``, new values of the block for every sample.
     turns : int, optional
-        Turns of a sample in which it is tried; by default all.
+        Attempts of a sample in which it is tried; by default all.
     """
 
     candidate: Callable[[Objective, State], Tensor]
     turns: int | None = None
 
 
+class Attempts(NamedTuple):
+    """What `Propose` remembers.
+
+    Attributes
+    ----------
+    count : Tensor
+        Iterations of a sample so far, ``(B,)``.
+    other : NamedTuple
+        The memory of the other update, ``()`` without one.
+    """
+
+    count: Tensor
+    other: Any
+
+
 @dataclass(frozen=True)
-class Propose:
+class Propose(Update):
     """Take candidates that lower the objective, and move by another update where none does.
 
-    The memory of a block is the number of turns and, behind it, the memory of `otherwise`, which is made anew for a
-    sample that has jumped.
+    The memory of `otherwise` is made anew for a sample that has jumped.
 
     Parameters
     ----------
     proposals : sequence of Proposal
         The candidates, the preferred one first.
     otherwise : Update, optional
-        How a sample moves that no candidate lowers; without it, such a sample stays and, after one turn, has stalled.
+        How a sample moves that no candidate lowers; without it, such a sample stays and has stalled after one
+        iteration.
     take : {"first", "best"}
         Take the first candidate that lowers the objective of a sample, or move by `otherwise` as well and take
-        the best of all. All candidates are made where the turn starts.
+        the best of all. All candidates are made where the iteration starts.
     """
 
     proposals: Sequence[Proposal]
@@ -66,9 +83,14 @@ class Propose:
         return self.otherwise.line_search if self.otherwise else Backtracking(max_trials=1)
 
     @property
-    def monotone(self) -> bool:
-        """Whether the other update never lets the objective rise, as the candidates do not."""
-        return self.otherwise is None or is_monotone(self.otherwise)
+    def monotone(self) -> bool:  # type: ignore[override]
+        """Whether the other update never increases the objective, as the candidates do not."""
+        return self.otherwise is None or self.otherwise.monotone
+
+    @property
+    def needs(self) -> tuple[Capability, ...]:  # type: ignore[override]
+        """A block without a proximable part, and what the other update needs."""
+        return ("smooth", *(self.otherwise.needs if self.otherwise else ()))
 
     def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First step sizes of the other update, ``(B,)``."""
@@ -76,23 +98,16 @@ class Propose:
             return gradient.new_ones(len(gradient))
         return self.otherwise.first_step(gradient, reach)
 
-    def first_memory(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """No turns yet, and the first memory of the other update."""
-        turns = gradient.new_zeros((len(gradient), 1))
-        if self.otherwise is None:
-            return turns
-        return torch.cat((turns, self.otherwise.first_memory(gradient, reach).flatten(1)), 1)
+    def first_memory(self, gradient: Tensor, reach: Tensor) -> Attempts:
+        """No iterations yet, and the first memory of the other update."""
+        count = torch.zeros(len(gradient), dtype=torch.int64, device=gradient.device)
+        return Attempts(count, () if self.otherwise is None else self.otherwise.first_memory(gradient, reach))
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
-        """One turn of every sample."""
-        if block in objective.proximable:
-            raise NotImplementedError(f"proposals need a smooth block, {block!r} has a proximable part")
-        gradient, memory = state.gradients[block], state.memory[block]
-        turns, memory = memory[:, :1], memory[:, 1:]
-        if self.otherwise is not None:
-            first = self.otherwise.first_memory(gradient[:1], state.lengths[block][:1])
-            memory = memory.reshape(len(memory), *first.shape[1:])
-        start = replace(state, memory={**state.memory, block: memory})
+        """One trial of every candidate and of the other update, for the samples that want it."""
+        gradient, count = state.gradients[block], state.memory[block].count
+        # The other update finds its own memory where it looks for it; it is wrapped again at the end.
+        start = replace(state, memory={**state.memory, block: state.memory[block].other})
         stayed = replace(
             start,
             residuals={
@@ -101,10 +116,11 @@ class Propose:
             },
             rejections={**start.rejections, block: start.rejections[block] + 1},
         )
-        settled = torch.zeros_like(turns[:, 0], dtype=torch.bool)
+        settled = torch.zeros_like(count, dtype=torch.bool)
         reached = stayed
         for proposal in self.proposals:
-            tried = ~settled if proposal.turns is None else ~settled & (turns[:, 0] < proposal.turns)
+            tried = ~settled if proposal.turns is None else ~settled & (count < proposal.turns)
+            # From `stayed`, not from what another candidate has reached: all compete from the same point.
             jumped = _on(tried, stayed, lambda o, s, p=proposal: self._jump(p, o, s, block), objective)
             calls = reached.calls + jumped.calls - start.calls
             reached = replace(jumped.where(jumped.smooth < reached.smooth, reached), calls=calls)
@@ -113,11 +129,11 @@ class Propose:
         if self.otherwise is not None:
             other, update = ~settled, self.otherwise
             moved = _on(other, start, lambda o, s: update(o, s, block), objective)
+            # Where the update fails, its state still counts: it has the smaller step of the next trial.
             better = other & ~((reached.smooth < start.smooth) & (reached.smooth < moved.smooth))
             calls = reached.calls + torch.where(other, moved.calls - start.calls, 0)
             reached = replace(moved.where(better, reached), calls=calls)
-        memory = torch.cat((turns + 1, reached.memory[block].flatten(1)), 1)
-        return replace(reached, memory={**reached.memory, block: memory})
+        return replace(reached, memory={**reached.memory, block: Attempts(count + 1, reached.memory[block])})
 
     def _jump(self, proposal: Proposal, objective: Objective, state: State, block: str) -> State:
         """The state after a candidate, where it lowers the objective."""
@@ -128,7 +144,8 @@ class Propose:
         if self.otherwise is not None:
             new = gradients[block], state.lengths[block]
             steps = torch.where(lower, self.otherwise.first_step(*new), steps)
-            memory = where(lower, self.otherwise.first_memory(*new), memory)
+            fresh = self.otherwise.first_memory(*new)
+            memory = map_tensors(lambda made, old: where(lower, made, old), fresh, memory)
         return replace(
             state,
             blocks={**state.blocks, block: where(lower, point, state.blocks[block])},

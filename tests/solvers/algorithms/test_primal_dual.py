@@ -30,7 +30,7 @@ def test_iterates_are_those_of_odl(X):
     tau = sigma = 0.99 / 13.5
     x = X.zero()
     odl.solvers.pdhg(x, f, g, D, niter=57, tau=tau, sigma=sigma)
-    ours = pdhg(f, g, D, tau=tau, sigma=sigma, max_iter=57, tol=0.0, progress=False)
+    ours = pdhg(SaddlePoint(f, g, D), tau=tau, sigma=sigma, max_iter=57, tol=0.0, progress=False)
     assert ours.blocks["x"] in X
     assert float(np.abs(ours.blocks["x"].asarray() - x.asarray()).max()) < 1e-10
     assert int(ours.iterations) == 57 and int(ours.status) == Status.MAX_ITER
@@ -38,8 +38,8 @@ def test_iterates_are_those_of_odl(X):
 
 def test_balanced_steps_reach_the_same_minimum(X):
     f, g, D, _ = denoising(X)
-    long = pdhg(f, g, D, tau=0.07, sigma=0.07, max_iter=2000, tol=0.0, progress=False)
-    ours = pdhg(f, g, D, tol=1e-9, max_iter=5000, progress=False)
+    long = pdhg(SaddlePoint(f, g, D), tau=0.07, sigma=0.07, max_iter=2000, tol=0.0, progress=False)
+    ours = pdhg(SaddlePoint(f, g, D), tol=1e-9, max_iter=5000, progress=False)
     assert int(ours.status) == Status.CONVERGED
     assert float(ours.value) == pytest.approx(float(long.value), rel=1e-8)
     assert (ours.blocks["x"] - long.blocks["x"]).norm() < 1e-5
@@ -53,7 +53,7 @@ def test_every_sample_has_its_own_parameter(X):
         batched, torch.zeros(3, *X.shape, dtype=torch.float64), tol=1e-6, max_iter=4000, progress=False
     )
     for k, lam in enumerate(lams.tolist()):
-        alone = pdhg(f, lam * g, D, tol=1e-6, max_iter=4000, progress=False)
+        alone = pdhg(SaddlePoint(f, lam * g, D), tol=1e-6, max_iter=4000, progress=False)
         difference = together.blocks["x"][k] - torch.tensor(alone.blocks["x"].asarray())
         assert difference.abs().max() < 1e-5
         assert float(together.value[k]) == pytest.approx(float(alone.value), rel=1e-7)
@@ -69,7 +69,9 @@ def test_two_operators_solve_a_ridge_problem():
         0.5 * odl.functionals.L2NormSquared(M.range).translated(y),
         0.15 * odl.functionals.L2NormSquared(D.range),
     ]
-    ours = pdhg(odl.functionals.ZeroFunctional(X), g, [M, D], tol=1e-11, max_iter=20000, progress=False)
+    ours = pdhg(
+        SaddlePoint(odl.functionals.ZeroFunctional(X), g, [M, D]), tol=1e-11, max_iter=20000, progress=False
+    )
     normal = M.matrix.T @ M.matrix + 0.3 * D.matrix.T @ D.matrix
     assert np.allclose(
         ours.blocks["x"].asarray(), np.linalg.solve(normal, M.matrix.T @ y.asarray()), atol=1e-6
@@ -78,7 +80,7 @@ def test_two_operators_solve_a_ridge_problem():
 
 def test_callback_stops_and_bad_sample_ends_alone(X):
     f, g, D, _ = denoising(X)
-    stopped = pdhg(f, g, D, callback=lambda it: it.iteration >= 20, tol=0.0, progress=False)
+    stopped = pdhg(SaddlePoint(f, g, D), callback=lambda it: it.iteration >= 20, tol=0.0, progress=False)
     assert int(stopped.status) == Status.STOPPED and int(stopped.iterations) == 20
 
     scaled = to_torch(g).scaled(torch.tensor([1.0, torch.nan], dtype=torch.float64))
@@ -113,4 +115,17 @@ def test_bad_arguments(X, change, error, message):
 def test_functional_without_a_prox(X):
     f, _, _, _ = denoising(X)
     with pytest.raises(NotImplementedError, match=r"g\[0\] must have a prox"):
-        pdhg(f, odl.functionals.L1Norm(X) * odl.PowerOperator(X, 2), odl.IdentityOperator(X), progress=False)
+        SaddlePoint(f, odl.functionals.L1Norm(X) * odl.PowerOperator(X, 2), odl.IdentityOperator(X))
+
+
+def test_takes_saddle_points_only(X):
+    f, g, D, _ = denoising(X)
+    with pytest.raises(TypeError, match="f must be a SaddlePoint for pdhg, got "):
+        pdhg(f, X.zero(), progress=False)
+    with pytest.raises(TypeError, match="f must be a functional, got SaddlePoint"):
+        pdhg(SaddlePoint(f, g, D), g=g, operators=D, progress=False)
+    together, apart = (
+        pdhg(first, max_iter=30, progress=False, **rest)
+        for first, rest in ((SaddlePoint(f, g, D), {}), (f, {"g": g, "operators": D}))
+    )
+    assert np.array_equal(together.blocks["x"].asarray(), apart.blocks["x"].asarray())
