@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from genreg.operators.bridge.arrays import array
-from genreg.operators.bridge.door import is_element
+from genreg.operators.bridge.caller_data import is_element
 
 __all__ = ["as_images", "as_pictures", "draw_images", "image_grid", "mosaic"]
 

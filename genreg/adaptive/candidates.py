@@ -13,7 +13,7 @@ from genreg.adaptive.groups import Groups
 from genreg.operators import check_tensor, to_element, torch_device, torch_dtype
 from genreg.operators.bridge.arguments import integer
 from genreg.operators.bridge.arrays import array
-from genreg.operators.bridge.door import given_back, is_element
+from genreg.operators.bridge.caller_data import as_kind, is_element
 from genreg.operators.fidelity import GaussianFidelity
 from genreg.operators.fidelity.base import trailing
 from genreg.solvers.checkpoints import digest
@@ -159,7 +159,7 @@ class Candidates:
         GaussianFidelity
             With σ = ∞ for all others; its data are of the kind of `y` at the beginning.
         """
-        data = given_back(self.kind, self.operator.range, y if self.batched else y[0])
+        data = as_kind(self.kind, self.operator.range, y if self.batched else y[0])
         return GaussianFidelity(self.operator, data, torch.where(measured, self.noise_std, torch.inf))
 
     def __repr__(self) -> str:

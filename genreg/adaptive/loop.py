@@ -31,7 +31,7 @@ from genreg.adaptive.result import AdaptiveResult
 from genreg.generator import Generator
 from genreg.operators import to_torch
 from genreg.operators.bridge.arguments import choice, integer, seed_number
-from genreg.operators.bridge.door import given_back
+from genreg.operators.bridge.caller_data import as_kind
 from genreg.operators.bridge.modes import undisturbed
 from genreg.sampling import LatentPosterior, Samples, sample
 from genreg.sampling.kernels.metropolis import Kernel
@@ -181,7 +181,7 @@ def adaptive_measurements(
 
     def images(value: Tensor) -> Any:
         rows = value if problem.batched else value[0]
-        return given_back(problem.kind, odl.ProductSpace(G.range, rounds + 1), rows)
+        return as_kind(problem.kind, odl.ProductSpace(G.range, rounds + 1), rows)
 
     def plain(value: Tensor) -> Tensor:
         return value if problem.batched else value[0]

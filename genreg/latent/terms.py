@@ -24,7 +24,8 @@ from genreg.operators import (
     weight,
 )
 from genreg.operators.bridge.arguments import number
-from genreg.operators.bridge.translation import Step, space_shape
+from genreg.operators.bridge.lowered import Step
+from genreg.operators.bridge.spaces import space_shape
 from genreg.operators.lowering.building_blocks import abs2, constant, zeros
 from genreg.operators.lowering.norms import indicator, pointwise
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from genreg.operators import to_torch
 from genreg.operators.bridge.arguments import seeded_generator
 from genreg.operators.bridge.arrays import check_memory
-from genreg.operators.bridge.door import enter, usable
+from genreg.operators.bridge.caller_data import finite_or_zero, to_batch
 from genreg.operators.fidelity import Fidelity
 from genreg.operators.fidelity.entry import fidelity_of
 from genreg.regularisers import Regulariser
@@ -63,7 +63,7 @@ def starting_points(
         for name, v in regulariser.start(fidelity, kind, restarts, generator).items()
     }
     if init is not None and kind is None:
-        given = enter(init, spaces).blocks
+        given = to_batch(init, spaces).blocks
         for name, v in given.items():
             if len(v) not in (1, count):
                 raise ValueError(f"init[{name!r}] must have a batch of 1 or {count}, got {len(v)}")
@@ -125,7 +125,7 @@ class BatchedSolve:
         parameters = {name: p[rows] for name, p in self.parameters.items()}
         parameters |= {name: parameters[name] / lams for name in self.absolute}
         problem = self.regulariser.problem(self.fidelity.take(rows), lams, **parameters)
-        solution = self.solver(problem, usable({name: v.flatten(0, 1) for name, v in init.items()}))
+        solution = self.solver(problem, finite_or_zero({name: v.flatten(0, 1) for name, v in init.items()}))
         self.history = solution.history
         best = solution.best(R)
         with torch.no_grad():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genreg.operators import to_torch
 from genreg.operators.bridge.arguments import check_callable, integer, number
-from genreg.operators.bridge.door import is_element, per_sample_number
+from genreg.operators.bridge.caller_data import is_element, per_sample_number
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.fidelity import Fidelity
 from genreg.reconstruction.batch import BatchedSolve, checked_fidelity, starting_points

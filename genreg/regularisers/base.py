@@ -172,7 +172,7 @@ class Regulariser(Functional):
             lengths=self.lengths,
             offset=None if self.offset is None else offset,
         )
-        return made.made_by(posed, self, fidelity, lam, parameters)
+        return made.pickled_as(posed, self, fidelity, lam, parameters)
 
     def parameters_of(self, lam: Tensor) -> dict[str, Tensor]:
         """The parameters as tensors ``(B,)``, of the kind of `lam`.
@@ -289,7 +289,7 @@ def _parts(op: Regulariser) -> Iterator[Functional]:
         return op.smooth(op.named(v), **parameters)
 
     whole = TorchFunctional(smooth, op.domain, name=type(op).__name__)
-    yield Lowered(whole.made_by(_smooth_part, op))
+    yield Lowered(whole.pickled_as(_smooth_part, op))
     for name, g in op.proximable(**parameters).items():
         part = Lowered(g)
         yield (

@@ -173,7 +173,7 @@ class HardConstraint(Generative):
                 return curvature(blocks, weight=scale * lam, **given)
 
             objective = replace(objective, curvature={"z": of_block})
-        return objective.made_by(posed, self, fidelity, lam, parameters)
+        return objective.pickled_as(posed, self, fidelity, lam, parameters)
 
     @property
     def marginal(self) -> Functional:

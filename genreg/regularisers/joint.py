@@ -13,7 +13,7 @@ from torch import Tensor
 
 from genreg.generator import Decoded, Generator
 from genreg.operators import GaussianPosterior, IsotropicPrecision, Precision
-from genreg.operators.bridge.door import enter
+from genreg.operators.bridge.caller_data import to_batch
 from genreg.operators.fidelity import Fidelity, GaussianFidelity
 from genreg.regularisers.base import checked_parameter
 from genreg.regularisers.deviations import deviation_for_image
@@ -200,7 +200,7 @@ class JointPrior(Generative):
         if not isinstance(fidelity, GaussianFidelity):
             raise TypeError(f"fidelity must be a GaussianFidelity, got {type(fidelity).__name__}")
         count, G = len(fidelity.data), self.generator
-        latent = enter(z, {"z": G.domain}, "z").blocks["z"]
+        latent = to_batch(z, {"z": G.domain}, "z").blocks["z"]
         if len(latent) != count:
             raise ValueError(f"z must have the shape {(count, *G.domain.shape)}, got {tuple(latent.shape)}")
         with torch.no_grad():

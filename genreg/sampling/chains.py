@@ -11,7 +11,7 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import choice, described, flag, integer, seed_number
 from genreg.operators.bridge.arrays import check_memory
-from genreg.operators.bridge.door import per_sample_number
+from genreg.operators.bridge.caller_data import per_sample_number
 from genreg.operators.bridge.modes import undisturbed
 from genreg.sampling.adaptation import METRICS, Coordinates
 from genreg.sampling.kernels.metropolis import HMC, MALA, ULA, Kernel

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import flag, integer, number, seed_number
 from genreg.operators.bridge.arrays import check_memory
-from genreg.operators.bridge.door import enter
+from genreg.operators.bridge.caller_data import to_batch
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.fidelity import GaussianFidelity
 from genreg.regularisers import JointPrior
@@ -124,7 +124,7 @@ def gibbs(
     if not isinstance(prior, JointPrior):
         raise TypeError(f"prior must be a JointPrior, got {type(prior).__name__}")
     prior.posterior(fidelity, z)  # refuses what does not fit
-    z = enter(z, {"z": prior.generator.domain}, "z").blocks["z"]
+    z = to_batch(z, {"z": prior.generator.domain}, "z").blocks["z"]
     check_seconds(max_seconds)
     count, device = len(z), z.device
     check_memory((chains, count, prior.generator.range.size), z.dtype, "chains", chains, device)

@@ -68,8 +68,6 @@ class Batch:
     batched: bool
     kind: Kind = "tensor"
 
-    leave = property(lambda self: self.as_given)  # former name
-
     def per_sample(self, value: Tensor, axis: int = 0) -> Tensor:
         """Return a per-sample result, without its batch axis if the caller's data have none."""
         return value if self.batched else value.squeeze(axis)

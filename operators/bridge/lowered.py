@@ -31,8 +31,6 @@ class Picklable:
             object.__setattr__(self, "_pickled_as", (make, args))  # as for a frozen dataclass
         return self
 
-    made_by = pickled_as  # former name
-
     def __reduce_ex__(self, protocol: Any) -> Any:
         return super().__reduce_ex__(protocol) if self._pickled_as is None else self._pickled_as
 
@@ -288,7 +286,3 @@ def append_axes(step: Step, ndims: Any) -> Any:
     if isinstance(step, Tensor) and step.ndim > 0:
         return step.reshape(step.shape + (1,) * ndims)
     return step
-
-
-Remade = Picklable  # former names
-spread = append_axes

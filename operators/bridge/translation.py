@@ -30,10 +30,6 @@ from genreg.operators.bridge.lowered import TorchFunctional, TorchOperator
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.bridge.protocols import OdlFunctional, OdlOperator
 
-from genreg.operators.bridge.lowered import Remade, Step, spread  # noqa: F401  # isort: skip  # imported elsewhere
-from genreg.operators.bridge.spaces import join, space_shape, torch_device, torch_dtype  # noqa: F401  # isort: skip
-from genreg.operators.bridge.weights import weight  # noqa: F401  # isort: skip
-
 __all__ = ["lower", "to_torch"]
 
 

@@ -13,9 +13,12 @@ from odl.functionals import Functional
 from torch import Tensor
 
 from genreg.operators.bridge.arrays import array, fitting
-from genreg.operators.bridge.door import Kind, enter, given_back, is_element
+from genreg.operators.bridge.caller_data import Kind, as_kind, is_element, to_batch
+from genreg.operators.bridge.lowered import TorchFunctional
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.bridge.translation import TorchFunctional, lower, riesz, to_element, to_tensor, to_torch
+from genreg.operators.bridge.spaces import to_element, to_tensor
+from genreg.operators.bridge.translation import lower, to_torch
+from genreg.operators.bridge.weights import riesz
 from genreg.operators.linear.least_squares import rough_reconstruction
 
 __all__ = ["Fidelity", "per_datum", "trailing"]
@@ -43,7 +46,7 @@ class Fidelity(Functional):
     batched : bool
         Whether the data were given with a batch axis.
     kind : str
-        What the data were given as: "element", "tensor" or "array", see `genreg.operators.bridge.door.Kind`.
+        What the data were given as: "element", "tensor" or "array", see `genreg.operators.bridge.caller_data.Kind`.
 
     Raises
     ------
@@ -66,14 +69,14 @@ class Fidelity(Functional):
             raise TypeError(f"A must be an ODL operator, got {type(A).__name__}")
         super().__init__(space=A.domain, linear=False)
         self.operator = A
-        door = enter(y, {"y": A.range}, "y")
-        self.data = door.blocks["y"]
-        self.batched = door.batched
-        self.kind = door.kind
+        batch = to_batch(y, {"y": A.range}, "y")
+        self.data = batch.blocks["y"]
+        self.batched = batch.batched
+        self.kind = batch.kind
 
     def given_back(self, space: Any, value: Tensor) -> Any:
         """A result of every sample, ``(B, *space.shape)``, as the caller's kind of data: without B for one sample."""
-        return given_back(self.kind, space, value if self.batched else value[0])
+        return as_kind(self.kind, space, value if self.batched else value[0])
 
     @property
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import Any
 import odl
 import torch
 
-from genreg.operators.bridge.door import enter
+from genreg.operators.bridge.caller_data import to_batch
 from genreg.operators.fidelity.base import Fidelity
 from genreg.operators.fidelity.gaussian import GaussianFidelity
 
@@ -54,13 +54,13 @@ def fidelity_of(A: odl.Operator, y: Any, noise_std: Any, fidelity: Any) -> Fidel
 
 def _of_data(fidelity: Fidelity, y: Any) -> Fidelity:
     """Return a fidelity that gives results back as `y` was given; ValueError unless `y` are its data."""
-    door = enter(y, {"y": fidelity.operator.range}, "y")
-    data = door.blocks["y"].to(fidelity.data.device)
+    batch = to_batch(y, {"y": fidelity.operator.range}, "y")
+    data = batch.blocks["y"].to(fidelity.data.device)
     if not torch.equal(data, fidelity.data):
         raise ValueError(
             f"y must be the data of the fidelity, {tuple(fidelity.data.shape)}, got others, {tuple(data.shape)}: give "
             "those, or in the place of a fidelity a function (A, y) that makes one"
         )
     found = copy.copy(fidelity)
-    found.batched, found.kind = door.batched, door.kind
+    found.batched, found.kind = batch.batched, batch.kind
     return found

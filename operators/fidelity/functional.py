@@ -11,8 +11,9 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.operators.bridge.door import per_sample_number
-from genreg.operators.bridge.translation import TorchFunctional, to_torch
+from genreg.operators.bridge.caller_data import per_sample_number
+from genreg.operators.bridge.lowered import TorchFunctional
+from genreg.operators.bridge.translation import to_torch
 from genreg.operators.fidelity.base import Fidelity, trailing
 from genreg.operators.linear.least_squares import rough_reconstruction
 from genreg.operators.lowering.splitting import is_smooth
@@ -106,7 +107,7 @@ class FunctionalFidelity(Fidelity):
             conj_prox=conj_prox if f.has_prox else None,
             name=f.name,
             take=lambda index: self.take(index).on_data(),
-        ).made_by(FunctionalFidelity.on_data, self)
+        ).pickled_as(FunctionalFidelity.on_data, self)
 
     def rough(self) -> Tensor:
         """Return a rough reconstruction to start from, ``(B, *X.shape)``: a few steps of least squares.

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge.arrays import array
-from genreg.operators.bridge.door import is_element, per_sample_number
-from genreg.operators.bridge.translation import TorchFunctional, to_torch, weight
+from genreg.operators.bridge.caller_data import is_element, per_sample_number
+from genreg.operators.bridge.lowered import TorchFunctional
+from genreg.operators.bridge.translation import to_torch
+from genreg.operators.bridge.weights import weight
 from genreg.operators.fidelity.base import Fidelity, per_datum, trailing
 from genreg.operators.linear.conjugate_gradient import inner
 from genreg.operators.linear.least_squares import rough_reconstruction
@@ -194,7 +196,7 @@ class GaussianFidelity(Fidelity):
             conj_prox=conj_prox,
             name="GaussianFidelity",
             take=lambda index: self.take(index).on_data(),
-        ).made_by(GaussianFidelity.on_data, self)
+        ).pickled_as(GaussianFidelity.on_data, self)
 
     def __repr__(self) -> str:
         if self.white:

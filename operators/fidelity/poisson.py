@@ -10,7 +10,8 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg.operators.bridge.translation import TorchFunctional, weight
+from genreg.operators.bridge.lowered import TorchFunctional
+from genreg.operators.bridge.weights import weight
 from genreg.operators.fidelity.base import Fidelity, per_datum, trailing
 from genreg.operators.fidelity.transmission import transmission_prox
 from genreg.operators.linear.least_squares import rough_reconstruction
@@ -157,7 +158,7 @@ class PoissonFidelity(Fidelity):
             prox=prox,
             name="PoissonFidelity",
             take=lambda index: self.take(index).on_data(),
-        ).made_by(PoissonFidelity.on_data, self)
+        ).pickled_as(PoissonFidelity.on_data, self)
 
     def rough(self) -> Tensor:
         r"""Return a rough reconstruction to start from, ``(B, *X.shape)``: a few steps of least squares.

@@ -14,8 +14,16 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import flag, integer, number, seeded_generator
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.bridge.spaces import Tensors, is_stacked, space_shape, tree_map
-from genreg.operators.bridge.translation import to_torch, torch_device, torch_dtype, weight
+from genreg.operators.bridge.spaces import (
+    Tensors,
+    is_stacked,
+    space_shape,
+    torch_device,
+    torch_dtype,
+    tree_map,
+)
+from genreg.operators.bridge.translation import to_torch
+from genreg.operators.bridge.weights import weight
 
 __all__ = ["operator_norm"]
 

@@ -29,8 +29,9 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import integer, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
+from genreg.operators.bridge.lowered import append_axes
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.bridge.translation import spread, torch_dtype
+from genreg.operators.bridge.spaces import torch_dtype
 from genreg.operators.lowering.building_blocks import euclidean_pair
 from genreg.operators.precision.base import Precision
 from genreg.operators.precision.whitened_solve import whitened_solve
@@ -119,7 +120,7 @@ class GaussianPosterior:
         factor = torch.as_tensor(self.inverse_variance, dtype=self.prior_mean.dtype, device=t.device) ** power
         if factor.ndim > 1:  # one for every datum
             return self._transpose(factor * t)
-        return spread(factor, self._ndim) * self._transpose(t)
+        return append_axes(factor, self._ndim) * self._transpose(t)
 
     @functools.cached_property
     @undisturbed

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge.arguments import seeded_generator
-from genreg.operators.bridge.spaces import Tensors, tree_map
-from genreg.operators.bridge.translation import Step, space_shape, spread
+from genreg.operators.bridge.lowered import Step, append_axes
+from genreg.operators.bridge.spaces import Tensors, space_shape, tree_map
 from genreg.operators.linear.conjugate_gradient import conjugate_gradients, inner
 from genreg.operators.linear.norm import operator_norm, random_tensors
 from genreg.operators.proximal.base import DataProx
@@ -89,13 +89,13 @@ class ConjugateGradientProx(DataProx):
     def _solve(self, r: Tensors, shift: Step, guess: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the solution of (A^T A + shift) c = A^T r and its relative residuals."""
         b = self._transpose(r)
-        s = spread(shift, self._ndim)
+        s = append_axes(shift, self._ndim)
         shapes = [t.shape for t in (b, s, guess) if isinstance(t, Tensor)]
         shape = torch.broadcast_shapes(*shapes, space_shape(self.operator.domain))
         batch, flat = shape[: len(shape) - self._ndim], (-1, *shape[len(shape) - self._ndim :])
         b = b.expand(shape).reshape(flat)
         s = (
-            spread(s.expand(*batch, *(1,) * self._ndim).reshape(-1), self._ndim)
+            append_axes(s.expand(*batch, *(1,) * self._ndim).reshape(-1), self._ndim)
             if isinstance(s, Tensor)
             else s
         )

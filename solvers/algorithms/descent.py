@@ -25,7 +25,7 @@ from typing import Any
 from odl.functionals import Functional
 
 from genreg.operators.bridge.arguments import described
-from genreg.operators.bridge.door import enter
+from genreg.operators.bridge.caller_data import to_batch
 from genreg.operators.bridge.modes import undisturbed
 from genreg.solvers.driver.loop import run
 from genreg.solvers.driver.monitor import Callback
@@ -250,7 +250,7 @@ def _descend(
     check_offers(objective, solver, need, single=single)
     if not isinstance(init, Mapping) and len(objective.spaces) == 1:
         init = dict.fromkeys(objective.spaces, init)
-    door = enter(init, objective.spaces)
+    batch = to_batch(init, objective.spaces)
     moves = dict.fromkeys(objective.spaces, update)
     for name, other in (updates or {}).items():
         if name not in objective.spaces:
@@ -260,4 +260,4 @@ def _descend(
         if isinstance(other, type) or not isinstance(other, Update):
             raise TypeError(f"updates[{name!r}] must be an update such as Adam(), got {described(other)}")
         moves[name] = other
-    return run(objective, door, moves, description="descent", **settings)
+    return run(objective, batch, moves, description="descent", **settings)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg.operators.bridge.door import enter
+from genreg.operators.bridge.caller_data import to_batch
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.linear.conjugate_gradient import conjugate_gradients, inner
 from genreg.solvers.driver.monitor import Callback, Iterate, Monitor, ended_as
@@ -67,8 +67,8 @@ def conjugate_gradient(
     """
     monitor = Monitor(max_iter, tol, callback, progress, "conjugate gradients")
     check_offers(objective, "conjugate_gradient", "smooth", single=True)
-    door = enter(init, objective.spaces)
-    ((name, x),) = door.blocks.items()
+    batch = to_batch(init, objective.spaces)
+    ((name, x),) = batch.blocks.items()
 
     def gradient(v: Tensor) -> tuple[Tensor, Tensor]:
         value, gradients = objective.value_and_gradient({name: v})
@@ -117,7 +117,7 @@ def conjugate_gradient(
             seen = Iterate(taken, {name: x}, value, residual, samples)
             if monitor.stops(taken, seen):
                 status = ended_as(status, Status.STOPPED)
-    return monitor.solution(door, {name: x}, value, status, iterations, calls, {"residual": history})
+    return monitor.solution(batch, {name: x}, value, status, iterations, calls, {"residual": history})
 
 
 class _Product:

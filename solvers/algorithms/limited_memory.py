@@ -25,7 +25,7 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import check_callable, integer
 from genreg.operators.bridge.arrays import check_memory
-from genreg.operators.bridge.door import Door, enter
+from genreg.operators.bridge.caller_data import Batch, to_batch
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.linear.conjugate_gradient import inner
 from genreg.solvers.driver.loop import run
@@ -98,11 +98,11 @@ def lbfgs(
     check_callable(callback, "callback", "of an Iterate")
     objective = lowered(objective, init)
     check_offers(objective, "lbfgs", "smooth")
-    door = enter(init, objective.spaces)
-    layout = _Layout(door.blocks, substitution)
-    size, like = sum(layout.sizes), next(iter(door.blocks.values()))
+    batch = to_batch(init, objective.spaces)
+    layout = _Layout(batch.blocks, substitution)
+    size, like = sum(layout.sizes), next(iter(batch.blocks.values()))
     check_memory((len(like), 2 * memory, size), like.real.dtype, "memory", memory, like.device)
-    units = layout.units(objective, door.blocks)
+    units = layout.units(objective, batch.blocks)
 
     def smooth(blocks: Blocks, unit: Tensor, **per_sample: Tensor) -> Tensor:
         return objective.smooth(layout.unpack(blocks["w"], unit), **per_sample)
@@ -117,10 +117,10 @@ def lbfgs(
 
     def leave(result: Mapping[str, Tensor]) -> dict[str, Any]:
         with torch.no_grad():
-            return door.leave(layout.unpack(result["w"], units))
+            return batch.as_given(layout.unpack(result["w"], units))
 
     with torch.no_grad():
-        start = layout.pack(substitution[1](door.blocks) if substitution else door.blocks, units)
+        start = layout.pack(substitution[1](batch.blocks) if substitution else batch.blocks, units)
     single = odl.rn(start.shape[1], dtype=str(start.dtype).removeprefix("torch."))
     problem = Objective(
         smooth,
@@ -130,7 +130,7 @@ def lbfgs(
     )
     return run(
         problem,
-        Door({"w": start}, leave, door.batched),
+        Batch({"w": start}, leave, batch.batched),
         {"w": _LimitedMemory(layout.sizes, memory, searching(line_search, Backtracking()))},
         max_iter=max_iter,
         tol=tol,

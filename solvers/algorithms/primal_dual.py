@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg.operators.bridge.door import enter
+from genreg.operators.bridge.caller_data import to_batch
 from genreg.operators.bridge.modes import undisturbed
 from genreg.solvers.algorithms.primal_dual_steps import Saddle, Steps, norm_of, shaped
 from genreg.solvers.driver.monitor import Callback, Iterate, Monitor, ended_as
@@ -102,15 +102,15 @@ def pdhg(
     if init is None:
         init = problem.domain.zero()
     name = next(iter(init)) if isinstance(init, dict) and len(init) == 1 else "x"
-    door = enter(init, {name: problem.domain})
-    start = door.blocks[name]
+    batch = to_batch(init, {name: problem.domain})
+    start = batch.blocks[name]
     saddle = Saddle(problem)
     steps = Steps(problem, saddle, tau, sigma, start)
     with torch.no_grad(), monitor:
         x, status, iterations, residuals = _iterate(saddle, steps, start, name, monitor, callback is not None)
         value = saddle.value(x)
     return monitor.solution(
-        door, {name: x}, value, status, iterations, iterations + 1, {"residual": residuals}
+        batch, {name: x}, value, status, iterations, iterations + 1, {"residual": residuals}
     )
 
 

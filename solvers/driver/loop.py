@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from genreg.operators.bridge.door import Door
+from genreg.operators.bridge.caller_data import Batch
 from genreg.solvers.checkpoints import StateFile, saving
 from genreg.solvers.driver.contracts import checked
 from genreg.solvers.driver.monitor import Callback, Iterate, Monitor, check_stopping, ended_as
@@ -26,7 +26,7 @@ _COMPACT_BELOW = 0.75
 
 def run(
     objective: Objective,
-    door: Door,
+    batch: Batch,
     updates: Mapping[str, Update],
     *,
     max_iter: int,
@@ -46,7 +46,7 @@ def run(
     ----------
     objective : Objective
         The problem.
-    door : Door
+    batch : Batch
         Initial blocks, and the way back to the caller's kind of data.
     updates : dict of str to Update
         The block each update moves, in their order.
@@ -83,11 +83,11 @@ def run(
     for block, update in updates.items():
         check_offers(objective, type(update).__name__, *update.needs, blocks=(block,))
     if saved is None:
-        state = initial_state(objective, door.blocks, updates)
+        state = initial_state(objective, batch.blocks, updates)
         monotone = all(update.monotone for update in updates.values())
         now = Position.start(state, monitor.max_iter, monotone=monotone)
     else:
-        now = Position.restored(saved, updates, next(iter(door.blocks.values())).device)
+        now = Position.restored(saved, updates, next(iter(batch.blocks.values())).device)
         objective = objective.take(now.index)
     patience = max(update.line_search.max_trials for update in updates.values())
     moves = checked(updates, now)
@@ -120,7 +120,7 @@ def run(
             done(now=True)
 
     end = now.record
-    return monitor.solution(door, end.blocks, end.value, end.status, end.iterations, end.calls, end.history)
+    return monitor.solution(batch, end.blocks, end.value, end.status, end.iterations, end.calls, end.history)
 
 
 def initial_state(objective: Objective, blocks: Blocks, updates: Mapping[str, Update]) -> State:

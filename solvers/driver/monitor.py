@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genreg.operators.bridge.arguments import check_callable, integer, number
-from genreg.operators.bridge.door import Door
+from genreg.operators.bridge.caller_data import Batch
 from genreg.solvers.driver.solution import Solution, Status
 from genreg.solvers.problem.objective import Blocks
 
@@ -134,7 +134,7 @@ class Monitor:
 
     def solution(
         self,
-        door: Door,
+        batch: Batch,
         blocks: Mapping[str, Tensor],
         value: Tensor,
         status: Tensor,
@@ -144,14 +144,14 @@ class Monitor:
     ) -> Solution:
         """The solution as the caller's kind of data; histories are lists of ``(B,)``, and empty ones are left out."""
         return Solution(
-            blocks=door.leave(blocks),
-            value=door.per_sample(value),
-            status=door.per_sample(status),
-            iterations=door.per_sample(iterations),
-            operator_calls=door.per_sample(calls),
+            blocks=batch.as_given(blocks),
+            value=batch.per_sample(value),
+            status=batch.per_sample(status),
+            iterations=batch.per_sample(iterations),
+            operator_calls=batch.per_sample(calls),
             time=time.perf_counter() - self._began,
             history={
-                name: door.per_sample(torch.stack(list(rows)), axis=1)
+                name: batch.per_sample(torch.stack(list(rows)), axis=1)
                 for name, rows in history.items()
                 if rows
             },

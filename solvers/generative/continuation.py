@@ -28,8 +28,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genreg.operators.bridge.arguments import flag, integer, number
-from genreg.operators.bridge.door import Door, per_sample_number
+from genreg.operators.bridge.caller_data import Batch, per_sample_number
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.bridge.protocols import GeneratorLike
 from genreg.operators.fidelity.base import Fidelity
 from genreg.solvers.checkpoints import begin, saving
 from genreg.solvers.driver.loop import Callback, check_stopping, run
@@ -59,7 +60,7 @@ _OVERSHOOT = math.log(2.0)  # how far below log ε it may end
 def map_z_splitting(
     A: odl.Operator,
     y: Any,
-    G: Any,
+    G: GeneratorLike,
     *,
     noise_std: Any = None,
     fidelity: Fidelity | Callable[..., Fidelity] | None = None,
@@ -133,7 +134,7 @@ def map_z_splitting(
 def jpmap_continuation(
     A: odl.Operator,
     y: Any,
-    G: Any,
+    G: GeneratorLike,
     *,
     noise_std: Any = None,
     fidelity: Fidelity | Callable[..., Fidelity] | None = None,
@@ -231,7 +232,7 @@ def jpmap_continuation(
 
 def _raise_beta(
     fidelity: Fidelity,
-    G: Any,
+    G: GeneratorLike,
     problem: JointProblem,
     epsilon: Tensor,
     step: Callable[[Tensor, Tensor, Tensor], Tensor],
@@ -272,7 +273,7 @@ def _raise_beta(
             now = problem.take(running).with_beta(total.beta[running])
             solution = run(
                 now.profile(),
-                Door({"z": total.z[running]}, dict, True),
+                Batch({"z": total.z[running]}, dict, True),
                 {"z": LevenbergMarquardt() if total.stages else first_update(now)},
                 max_iter=max_iter,
                 tol=tol,

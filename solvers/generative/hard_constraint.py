@@ -19,7 +19,7 @@ from torch import Tensor
 
 from genreg.operators import to_torch
 from genreg.operators.bridge.arguments import described
-from genreg.operators.bridge.door import Door, per_sample_number
+from genreg.operators.bridge.caller_data import Batch, per_sample_number
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.fidelity.base import Fidelity
 from genreg.solvers.driver.loop import Callback, run
@@ -98,7 +98,7 @@ def levenberg_marquardt(
     problem = latent_objective(to_torch(A), generate, fidelity, **fidelity.per_sample, weight=weight)
     solution = run(
         problem,
-        Door({"z": first_latents(G, fidelity, init)}, dict, True),
+        Batch({"z": first_latents(G, fidelity, init)}, dict, True),
         {"z": update or LevenbergMarquardt()},
         max_iter=max_iter,
         tol=tol,

@@ -94,12 +94,12 @@ class JointProblem(Profiled):
             lengths={"z": 1.0},
             generate=generate,
             x_step=step,
-        ).made_by(functools.partial(JointProblem.of, **per_sample), A, G)
+        ).pickled_as(functools.partial(JointProblem.of, **per_sample), A, G)
 
     def with_beta(self, beta: Tensor) -> JointProblem:
         """The problem with another β of every sample."""
         changed = replace(self, per_sample={**self.per_sample, "beta": beta})
-        return changed.made_by(JointProblem.with_beta, self, beta)
+        return changed.pickled_as(JointProblem.with_beta, self, beta)
 
     def gap(self, z: Tensor) -> Tensor:
         r"""Squared distance :math:`\|x^*(z) - G(z)\|^2`, ``(B,)``."""
@@ -151,7 +151,7 @@ class JointProblem(Profiled):
             per_sample=self.per_sample,
             curvature={"z": self._curvature},
             lengths=self.lengths,
-        ).made_by(JointProblem.profile, self)
+        ).pickled_as(JointProblem.profile, self)
 
     def _curvature(
         self, blocks: Blocks, *, inverse_variance: Tensor, beta: Tensor, weight: Tensor, **data: Tensor

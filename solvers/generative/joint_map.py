@@ -39,8 +39,9 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import choice, integer
 from genreg.operators.bridge.arrays import array, check_memory
-from genreg.operators.bridge.door import Door, per_sample_number
+from genreg.operators.bridge.caller_data import Batch, per_sample_number
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.bridge.protocols import GeneratorLike
 from genreg.operators.fidelity.base import Fidelity
 from genreg.solvers.checkpoints import begin, digest, of_generator, of_operator, of_setting
 from genreg.solvers.driver.loop import Callback, run
@@ -73,7 +74,7 @@ _DESCENT = 5  # Gauss-Newton steps of a descent from the code of the image, befo
 def jpmap(
     A: odl.Operator,
     y: Any,
-    G: Any,
+    G: GeneratorLike,
     *,
     noise_std: Any = None,
     fidelity: Fidelity | Callable[..., Fidelity] | None = None,
@@ -207,7 +208,7 @@ def _descended(
     x = problem.image(state.blocks["z"], **objective.per_sample)
     solution = run(  # from codes that need not be finite
         problem.latent(x, **objective.per_sample),
-        Door({"z": encode(x)}, dict, True),
+        Batch({"z": encode(x)}, dict, True),
         {"z": LevenbergMarquardt()},
         max_iter=_DESCENT,
         tol=1e-4,
@@ -229,7 +230,9 @@ def proposing(
     return Propose([Proposal(code, n1), *descents], LevenbergMarquardt())
 
 
-def identity(problem: JointProblem, fidelity: Fidelity, G: Any, init: Any, **settings: Any) -> dict[str, Any]:
+def identity(
+    problem: JointProblem, fidelity: Fidelity, G: GeneratorLike, init: Any, **settings: Any
+) -> dict[str, Any]:
     """Return what the state of a run belongs to."""
     given = init.values() if isinstance(init, Mapping) else () if init is None else (init,)
     return {
@@ -241,7 +244,7 @@ def identity(problem: JointProblem, fidelity: Fidelity, G: Any, init: Any, **set
     }
 
 
-def check_encoder(G: Any) -> None:
+def check_encoder(G: GeneratorLike) -> None:
     """Raise ValueError unless a generator has an encoder."""
     if not has_encoder(G):
         raise ValueError(
@@ -264,7 +267,7 @@ def check_turns(rule: Any, n1: Any, n2: Any) -> tuple[int, int | None]:
 
 
 def joint_problem(
-    fidelity: Fidelity, G: Any, beta: float | Tensor | None, factor: float = 1.0
+    fidelity: Fidelity, G: GeneratorLike, beta: float | Tensor | None, factor: float = 1.0
 ) -> JointProblem:
     """The problem with w = 1 and some β, by default `factor` times 1/γ² with the γ that the model of G has learned.
 
@@ -284,7 +287,7 @@ def joint_problem(
     )
 
 
-def finished(fidelity: Fidelity, G: Any, problem: JointProblem, solution: Solution) -> Solution:
+def finished(fidelity: Fidelity, G: GeneratorLike, problem: JointProblem, solution: Solution) -> Solution:
     """The solution with both blocks, as the caller's kind of data."""
     z = solution.blocks["z"]
     x = solution.blocks["x"] if "x" in solution.blocks else problem.image(z)

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from genreg.operators import TorchOperator, torch_dtype
 from genreg.operators.bridge.arguments import seeded_generator
-from genreg.operators.bridge.door import enter, usable
+from genreg.operators.bridge.caller_data import finite_or_zero, to_batch
 from genreg.operators.bridge.jacobians import columns, jacobian, linearise
+from genreg.operators.bridge.protocols import GeneratorLike
 from genreg.operators.bridge.spaces import space_shape
 from genreg.operators.fidelity.base import Fidelity
 from genreg.operators.fidelity.entry import fidelity_of
@@ -41,7 +42,9 @@ __all__ = [
 ]
 
 
-def entered(A: Any, y: Any, G: Any, noise_std: Any, fidelity: Any, *, need: str, by: str) -> Fidelity:
+def entered(
+    A: Any, y: Any, G: GeneratorLike, noise_std: Any, fidelity: Any, *, need: str, by: str
+) -> Fidelity:
     """Take in the data of A∘G for a solver, `by` name, that needs something of the fidelity, see `Fidelity.offers`.
 
     Raises
@@ -62,21 +65,21 @@ def entered(A: Any, y: Any, G: Any, noise_std: Any, fidelity: Any, *, need: str,
     return found
 
 
-def has_encoder(G: Any) -> bool:
+def has_encoder(G: GeneratorLike) -> bool:
     """Whether G has an encoder, a method ``encode`` on batches of images."""
     return bool(getattr(G, "has_encoder", False))
 
 
-def first_codes(G: Any, fidelity: Fidelity) -> Tensor:
+def first_codes(G: GeneratorLike, fidelity: Fidelity) -> Tensor:
     """The codes of rough reconstructions, ``(B, *Z.shape)``, zero where they overflow or where G has no encoder."""
     if has_encoder(G):
-        rough = usable({"x": fidelity.rough()})["x"]
-        return usable({"z": G.encode(rough)})["z"]
+        rough = finite_or_zero({"x": fidelity.rough()})["x"]
+        return finite_or_zero({"z": G.encode(rough)})["z"]
     Z, data = G.domain, fidelity.data
     return torch.zeros((len(data), *Z.shape), dtype=torch_dtype(Z), device=data.device)
 
 
-def first_latents(G: Any, fidelity: Fidelity, init: Any = None) -> Tensor:
+def first_latents(G: GeneratorLike, fidelity: Fidelity, init: Any = None) -> Tensor:
     """First latent vectors, ``(B, *Z.shape)``.
 
     Those given, alone or as ``{"z": ...}``; the codes of images given as ``{"x": ...}``; by default `first_codes`.
@@ -97,10 +100,10 @@ def first_latents(G: Any, fidelity: Fidelity, init: Any = None) -> Tensor:
         raise ValueError(f"init must be a latent vector: {G!r} has no encoder for an image")
     given = init["x" if image else "z"] if isinstance(init, Mapping) else init
     space, count = G.range if image else G.domain, len(fidelity.data)
-    start = enter(given, {"init": space}).blocks["init"].to(fidelity.data.device)
+    start = to_batch(given, {"init": space}).blocks["init"].to(fidelity.data.device)
     if len(start) != count:
         raise ValueError(f"init must have the batch size of y, {count}, got {len(start)}")
-    return usable({"z": G.encode(start)})["z"] if image else start
+    return finite_or_zero({"z": G.encode(start)})["z"] if image else start
 
 
 def several_latents(z: Tensor, restarts: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -111,7 +114,9 @@ def several_latents(z: Tensor, restarts: int, seed: int) -> tuple[Tensor, Tensor
     return torch.cat((z[:, None], drawn.to(z.device)), 1).flatten(0, 1), rows
 
 
-def leave(fidelity: Fidelity, G: Any, solution: Solution, image: Tensor, **blocks: Tensor) -> Solution:
+def leave(
+    fidelity: Fidelity, G: GeneratorLike, solution: Solution, image: Tensor, **blocks: Tensor
+) -> Solution:
     """Give a solution back as the kind of the data of a fidelity, with its image and with these blocks."""
 
     def per_sample(value: Tensor, axis: int = 0) -> Tensor:
@@ -159,7 +164,7 @@ def latent_objective(
         per_sample=per_sample,
         curvature={"z": latent_curvature(forward, generate, fidelity)},
         lengths={"z": 1.0},
-    ).made_by(functools.partial(latent_objective, fidelity=fidelity, **per_sample), forward, generate)
+    ).pickled_as(functools.partial(latent_objective, fidelity=fidelity, **per_sample), forward, generate)
 
 
 def latent_curvature(

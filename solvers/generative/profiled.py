@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from genreg.operators.bridge.door import Door
+from genreg.operators.bridge.caller_data import Batch
 from genreg.solvers.algorithms.limited_memory import lbfgs
 from genreg.solvers.checkpoints import StateFile
 from genreg.solvers.driver.loop import Callback, run
@@ -76,7 +76,7 @@ def maximise(
     """
     solution = run(
         problem.profile(),
-        Door({"z": init["z"]}, dict, True),
+        Batch({"z": init["z"]}, dict, True),
         {"z": update},
         max_iter=max_iter,
         tol=tol,

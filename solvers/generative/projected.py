@@ -25,8 +25,9 @@ from torch import Tensor
 from genreg.operators import to_torch, weight
 from genreg.operators.bridge.arguments import choice, integer, number, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
-from genreg.operators.bridge.door import Door
+from genreg.operators.bridge.caller_data import Batch
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.bridge.protocols import GeneratorLike
 from genreg.operators.fidelity.base import Fidelity
 from genreg.operators.linear.conjugate_gradient import inner
 from genreg.operators.linear.norm import operator_norm
@@ -50,7 +51,7 @@ Projection = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 def projected_gradient(
     A: odl.Operator,
     y: Any,
-    G: Any,
+    G: GeneratorLike,
     *,
     noise_std: Any = None,
     fidelity: Fidelity | Callable[..., Fidelity] | None = None,
@@ -135,7 +136,7 @@ def projected_gradient(
     z = first_latents(G, fidelity, init)
     forward, generate = to_torch(A), to_torch(G)
     with torch.no_grad():
-        door = Door({"x": generate(z), "z": z}, dict, True)
+        batch = Batch({"x": generate(z), "z": z}, dict, True)
 
     def misfit(blocks: Mapping[str, Tensor], **data: Tensor) -> Tensor:
         return fidelity.misfit(forward(blocks["x"]), **data)
@@ -155,7 +156,7 @@ def projected_gradient(
         project = _by_solve(generate, inner_iterations, restarts, generator)
     solution = run(
         objective,
-        door,
+        batch,
         {"x": _Projected(project, first)},
         max_iter=max_iter,
         tol=tol,
@@ -166,7 +167,7 @@ def projected_gradient(
     return leave(fidelity, G, solution, solution.blocks["x"], **solution.blocks)
 
 
-def _by_encoder(G: Any, generate: Any) -> Projection:
+def _by_encoder(G: GeneratorLike, generate: Any) -> Projection:
     def project(w: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         code = G.encode(w)
         return code, generate(code), torch.zeros(len(w), dtype=torch.int64, device=w.device)

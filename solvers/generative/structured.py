@@ -95,7 +95,7 @@ class StructuredProblem(Profiled):
             decode=decode,
             tol=tol,
         )
-        return made.made_by(functools.partial(StructuredProblem.of, **per_sample), A, decode, latent, tol)
+        return made.pickled_as(functools.partial(StructuredProblem.of, **per_sample), A, decode, latent, tol)
 
     def posterior(self, z: Tensor, **per_sample: Tensor) -> GaussianPosterior:
         r""":math:`p(x \mid z, y)` for latent vectors, ``(B, *Z.shape)``, of some or, by default, all samples."""
@@ -144,7 +144,7 @@ class StructuredProblem(Profiled):
             per_sample=self.per_sample,
             lengths=self.lengths,
             offset=self.offset,
-        ).made_by(StructuredProblem.profile, self)
+        ).pickled_as(StructuredProblem.profile, self)
 
 
 def negative_log_prior(u: Tensor, precision: Any, z: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import described, integer, number
 from genreg.operators.bridge.arrays import array
-from genreg.operators.bridge.door import per_sample_number
+from genreg.operators.bridge.caller_data import per_sample_number
 from genreg.solvers.driver.solution import Status
 from genreg.solvers.problem.objective import Blocks
 from genreg.solvers.problem.trees import map_tensors

@@ -18,7 +18,8 @@ from odl.functionals import Functional, FunctionalComp
 from torch import Tensor
 
 from genreg.operators import TorchFunctional, to_torch, weight
-from genreg.operators.bridge.translation import Remade, join
+from genreg.operators.bridge.lowered import Picklable
+from genreg.operators.bridge.spaces import join
 from genreg.operators.lowering.splitting import Term, is_smooth, proximable, split, summed, terms
 from genreg.solvers.problem.capabilities import Capability
 
@@ -68,7 +69,7 @@ def pack(domain: Any, blocks: Mapping[str, Tensor]) -> Any:
 
 
 @dataclass(frozen=True)
-class Objective(Remade):
+class Objective(Picklable):
     r"""Smooth part and proximable parts of an objective, :math:`H(v) + \sum_i g_i(v_i)`.
 
     Parameters
@@ -157,7 +158,7 @@ class Objective(Remade):
         def value(blocks: Blocks) -> Tensor:
             return total(pack(domain, blocks))
 
-        return cls(value, spaces, rough).made_by(Objective.from_odl, functional, tuple(names))
+        return cls(value, spaces, rough).pickled_as(Objective.from_odl, functional, tuple(names))
 
     def value_and_gradient(self, blocks: Blocks) -> tuple[Tensor, Blocks]:
         """H(v), ``(B,)``, and its Euclidean gradient for every block, in one forward and backward pass."""
@@ -183,7 +184,7 @@ class Objective(Remade):
             self,
             per_sample={name: value[index] for name, value in self.per_sample.items()},
             proximable={name: g.take(index) for name, g in self.proximable.items()},
-        ).made_by(Objective.take, self, index)
+        ).pickled_as(Objective.take, self, index)
 
 
 @dataclass(frozen=True)

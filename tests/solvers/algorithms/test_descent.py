@@ -7,7 +7,7 @@ import odl
 import pytest
 import torch
 
-from genreg.operators.bridge.door import Door
+from genreg.operators.bridge.caller_data import Batch
 from genreg.operators.linear.conjugate_gradient import inner
 from genreg.solvers import (
     Backtracking,
@@ -274,7 +274,7 @@ class Creeping(ProxGradient):
 def test_a_sample_that_creeps_ends():
     objective = Objective(lambda b: b["x"].square().sum(1) + 1, {"x": odl.rn(2)})
     update = Creeping(Backtracking(initial_step=1e-6, grow=1.0, max_trials=15))
-    door = Door({"x": torch.ones(3, 2, dtype=torch.float64)}, dict, True)
-    solution = run(objective, door, {"x": update}, max_iter=20, tol=1e-9, progress=False)
+    batch = Batch({"x": torch.ones(3, 2, dtype=torch.float64)}, dict, True)
+    solution = run(objective, batch, {"x": update}, max_iter=20, tol=1e-9, progress=False)
     assert (solution.status == Status.MAX_ITER).all()
     assert len(update.turns) == 4 * 20 + 15 and (solution.iterations == 9).all()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from genreg.operators import to_torch
-from genreg.operators.bridge.door import Door
+from genreg.operators.bridge.caller_data import Batch
 from genreg.solvers import Adam, Status, jpmap, jpmap_continuation, map_z_splitting
 from genreg.solvers.checkpoints import begin, resumable
 from genreg.solvers.driver.loop import run
@@ -128,8 +128,8 @@ def test_an_objective_that_rises_keeps_its_best_iterate(problem, tmp_path):
     start = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
     def solve(**given):
-        door = Door({"z": start}, dict, True)
-        return run(objective, door, {"z": Adam(lr=0.1)}, max_iter=60, tol=0.8, progress=False, **given)
+        batch = Batch({"z": start}, dict, True)
+        return run(objective, batch, {"z": Adam(lr=0.1)}, max_iter=60, tol=0.8, progress=False, **given)
 
     right = solve()
     assert len(right.status.unique()) > 1  # some samples have ended when the run is interrupted

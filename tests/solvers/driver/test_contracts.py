@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from genreg.operators import NetworkOperator, to_torch
-from genreg.operators.bridge.door import enter
+from genreg.operators.bridge.caller_data import to_batch
 from genreg.solvers import (
     Adam,
     Objective,
@@ -157,7 +157,12 @@ def becomes_nan(objective, before, after, number, turn):
 def solve(update, tol=0.0, max_iter=20):
     objective, start = latent(torch.float64)
     return run(
-        objective, enter(start, objective.spaces), {"z": update}, max_iter=max_iter, tol=tol, progress=False
+        objective,
+        to_batch(start, objective.spaces),
+        {"z": update},
+        max_iter=max_iter,
+        tol=tol,
+        progress=False,
     )
 
 
@@ -205,8 +210,8 @@ def test_what_has_ended_must_not_change():
     start[0] = target[0]
 
     def solve():
-        door = enter(start, objective.spaces)
-        return run(objective, door, {"z": Cheat(drifts)}, max_iter=30, tol=1e-9, progress=False)
+        batch = to_batch(start, objective.spaces)
+        return run(objective, batch, {"z": Cheat(drifts)}, max_iter=30, tol=1e-9, progress=False)
 
     plain = solve()
     assert plain.iterations[0] < 12 < plain.iterations[1:].min()
@@ -240,8 +245,8 @@ def test_results_of_ended_samples_must_not_change(monkeypatch):
         return spoil
 
     def solve(sample):
-        door = enter(start, objective.spaces)
-        return run(objective, door, {"z": Cheat(meddles(sample))}, max_iter=8, tol=1e-6, progress=False)
+        batch = to_batch(start, objective.spaces)
+        return run(objective, batch, {"z": Cheat(meddles(sample))}, max_iter=8, tol=1e-6, progress=False)
 
     assert solve(0).iterations[0] < 5
     message = r"sample 0, iteration 5, update of 'z' by Cheat: the result 'z' .* changed from .* to 7.0"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from genreg.operators import to_torch
-from genreg.operators.bridge.door import Door
+from genreg.operators.bridge.caller_data import Batch
 from genreg.solvers import (
     Adam,
     Inertial,
@@ -75,8 +75,8 @@ def test_a_run_goes_on_with_the_memory_of_its_update(name, tmp_path, monkeypatch
     objective, start = problem(rough)
 
     def solve(**given):
-        door = Door({"v": start}, dict, True)
-        return run(objective, door, {"v": update}, max_iter=30, tol=1e-7, progress=False, **given)
+        batch = Batch({"v": start}, dict, True)
+        return run(objective, batch, {"v": update}, max_iter=30, tol=1e-7, progress=False, **given)
 
     def killed(iterate):
         if iterate.iteration == 4:

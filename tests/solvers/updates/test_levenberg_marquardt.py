@@ -16,7 +16,7 @@ from genreg.operators import (
     mask,
     to_torch,
 )
-from genreg.operators.bridge.door import per_sample_number
+from genreg.operators.bridge.caller_data import per_sample_number
 from genreg.operators.bridge.jacobians import jacobian
 from genreg.operators.fidelity import GaussianFidelity
 from genreg.solvers import (
@@ -314,7 +314,7 @@ def test_what_gauss_newton_refuses():
     rough = replace(f, proximable={"v": to_torch(odl.functionals.L1Norm(odl.rn(2)))})
     with pytest.raises(NotImplementedError, match="objective must be differentiable for gauss_newton, got"):
         gauss_newton(rough, start, **QUIET)
-    from genreg.operators.bridge.door import enter
+    from genreg.operators.bridge.caller_data import to_batch
     from genreg.solvers.driver.loop import run
 
     for objective, message in (
@@ -324,7 +324,7 @@ def test_what_gauss_newton_refuses():
         with pytest.raises(NotImplementedError, match=message):
             run(
                 objective,
-                enter(start, f.spaces),
+                to_batch(start, f.spaces),
                 {"v": LevenbergMarquardt()},
                 max_iter=1,
                 tol=0.0,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from genreg.operators import to_torch
-from genreg.operators.bridge.door import Door
+from genreg.operators.bridge.caller_data import Batch
 from genreg.solvers import (
     Adam,
     Backtracking,
@@ -44,7 +44,7 @@ def solve(objective, update, start=None, **rest):
     )
     settings = {"max_iter": 100, "tol": 1e-7, "progress": False} | rest
     with debugging():
-        return run(objective, Door({"v": start}, dict, True), {"v": update}, **settings)
+        return run(objective, Batch({"v": start}, dict, True), {"v": update}, **settings)
 
 
 def centre_of(objective, state):
