@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import odl
 import torch
@@ -100,8 +100,8 @@ class Generator(NetworkOperator):
         logarithmic diagonal and weights of the factor L of the precision, see `SparseCholeskyPrecision`.
     range : ODL space
         The image space X, for example a `uniform_discr`, with a first axis of channels for colour images:
-        ``odl.rn((3, n, m))``. Images are in the model's units, [0, 1] for the
-        shipped models.
+        ``odl.rn((3, n, m))``; of any size for fully convolutional models. Images are in the model's units, [0, 1] for
+        the shipped models.
     latent_dim : int, optional
         dim Z, where the model has no attribute of that name.
 
@@ -119,7 +119,7 @@ class Generator(NetworkOperator):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         if not isinstance(range, TensorSpace):
             raise TypeError(f"range must be an ODL tensor or function space, got {described(range)}")
-        _check_shape(model, range, f"the model {type(model).__name__} makes")
+        model = _fitted(model, range, f"the model {type(model).__name__} makes")
         if not torch_dtype(range).is_floating_point:
             raise TypeError(
                 f"range must be a real space, for complex images odl.rn((2, n, m)) of their parts, got {range!r}"
@@ -219,12 +219,21 @@ class Generator(NetworkOperator):
         return f"Generator({type(self.model).__name__}, {self.domain!r} -> {self.range!r})"
 
 
-def _check_shape(model: nn.Module, space: Any, makes: str) -> None:
-    """Raise ValueError if a model that knows the shape of its images does not make those of a space."""
+def _fitted(model: nn.Module, space: Any, makes: str) -> nn.Module:
+    """Return the model for the images of a space, the same where it makes them or does not know their shape.
+
+    Raises
+    ------
+    ValueError
+        If it makes other images, and not those of any size.
+    """
     shape, wanted = tuple(getattr(model, "image_shape", space.shape)), tuple(space.shape)
-    if wanted not in (shape, shape[1:] if shape[0] == 1 else shape):
-        given, asked = (" x ".join(map(str, s)) for s in (shape, wanted))
-        raise ValueError(f"{makes} {given} images, range is {asked}")
+    if wanted in (shape, shape[1:] if shape[0] == 1 else shape):
+        return model
+    if getattr(model, "any_size", False):
+        return cast(nn.Module, model.at(wanted))  # type: ignore[operator]
+    given, asked = (" x ".join(map(str, s)) for s in (shape, wanted))
+    raise ValueError(f"{makes} {given} images, range is {asked}")
 
 
 def _factor_like(model: nn.Module, space: Any) -> Precision | None:
@@ -255,8 +264,9 @@ def load_generator(name_or_path: str | Path, range: Any = None) -> Generator:
         ``"mnist-supn"``, ``"brain-diagonal"``, ``"brain-supn"``), or the path of a ``.safetensors`` file with its
         card beside it, as `genreg.weights.save` writes it.
     range : ODL space, optional
-        The image space X; its shape must be that of the model's images. By default a `uniform_discr` of that shape
-        from the origin with pixels of size 1, ``uniform_discr([0, 0], shape, shape, dtype="float32")``.
+        The image space X; its shape must be that of the model's images, or is any for a fully convolutional model. By
+        default a `uniform_discr` of that shape from the origin with pixels of size 1, ``uniform_discr([0, 0], shape,
+        shape, dtype="float32")``.
 
     Returns
     -------
@@ -268,6 +278,7 @@ def load_generator(name_or_path: str | Path, range: Any = None) -> Generator:
     FileNotFoundError, ValueError
         If the weights are unknown, missing, truncated or altered, or the images do not fit the space.
     """
+    model: nn.Module
     model, card = weights.load(name_or_path)
     if range is None:
         shape = tuple(getattr(model, "image_shape", ()))
@@ -275,7 +286,7 @@ def load_generator(name_or_path: str | Path, range: Any = None) -> Generator:
             raise ValueError(f"range must be given: the weights {name_or_path} make no images")
         range = odl.uniform_discr([0] * len(shape), shape, shape, dtype="float32")
     elif hasattr(range, "shape") and not isinstance(range, odl.ProductSpace):
-        _check_shape(model, range, f"weights {name_or_path} make")
+        model = _fitted(model, range, f"weights {name_or_path} make")
     G = Generator(model, range)
     G.card = card
     return G

@@ -20,6 +20,7 @@ from genreg.networks.critic import Critic, CriticConfig
 from genreg.networks.dense_and_convolutional import ConvConfig, DenseConfig
 from genreg.networks.duff import DuffConfig
 from genreg.networks.flow import Flow, FlowConfig
+from genreg.networks.fully_convolutional import FullyConvolutionalConfig
 from genreg.networks.gan import AUTOENCODERS, GAN, GanConfig, from_dict
 from genreg.networks.gaussian_regressor import GaussianRegressor, GaussianRegressorConfig
 from genreg.networks.latent_grid import GridConfig
@@ -39,6 +40,7 @@ __all__ = [
     "DuffConfig",
     "Flow",
     "FlowConfig",
+    "FullyConvolutionalConfig",
     "GanConfig",
     "GaussianRegressor",
     "GaussianRegressorConfig",

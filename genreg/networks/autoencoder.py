@@ -1,7 +1,8 @@
 """The model that every architecture builds."""
 
+import copy
 import math
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,33 @@ class Autoencoder(nn.Module):
     def variational(self) -> bool:
         """Whether the encoder returns a distribution."""
         return self.config.variational
+
+    @property
+    def any_size(self) -> bool:
+        """Whether there is the model for images of any other size, see `at`."""
+        return getattr(self.config, "any_size", False)
+
+    def at(self, image_shape: tuple[int, ...]) -> Self:
+        """Return the model for images of another size, with the same weights: what changes one changes both.
+
+        Raises
+        ------
+        ValueError
+            If the architecture makes images of one size only, or of other channels.
+        """
+        image_shape = tuple(image_shape)
+        if image_shape == self.image_shape:
+            return self
+        if not self.any_size:
+            raise ValueError(
+                f"the model makes images of the shape {self.image_shape} only, got {image_shape}; those of "
+                "networks.FullyConvolutionalConfig make any size"
+            )
+        other, config = copy.copy(self), cast(Any, self.config)
+        other.config = config.at(image_shape)
+        parts = {name: cast(Any, self._modules[name]).at(image_shape) for name in ("encoder", "decoder")}
+        other._modules = {**self._modules, **parts}  # of its own: that of a copy is the original's
+        return other
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the mean images ``(B, *image_shape)`` of latent vectors ``(B, latent_dim)``."""

@@ -29,6 +29,8 @@ class Config:
     name: ClassVar[str]
     colour: ClassVar[bool] = False
     """Whether images may have channels, ``image_shape = (channels, rows, columns)``."""
+    any_size: ClassVar[bool] = False
+    """Whether the weights serve images of any size, see `Autoencoder.at`."""
 
     image_shape: tuple[int, ...]
     latent_dim: int

@@ -25,8 +25,12 @@ def check_head(
     limit: float,
     activation: str,
     stencil: Stencil,
+    *,
+    padded: bool = False,
 ) -> None:
     """Check the settings of a network that predicts a factor; rows and columns of the image come last in its size.
+
+    A network that is not `padded` takes images only whose sides are divisible by 2 as often as it has channels.
 
     Raises
     ------
@@ -37,7 +41,7 @@ def check_head(
     if not channels or min(channels) < 1:
         raise ValueError(f"channels must be positive integers, at least one, got {channels}")
     factor = 2 ** len(channels)
-    if any(size % factor for size in image_size[-2:]):
+    if not padded and any(size % factor for size in image_size[-2:]):
         raise ValueError(f"image_shape must be divisible by 2 ** len(channels) = {factor}, got {image_size}")
     if not (len(bounds) == 2 and -math.inf < bounds[0] < bounds[1] < math.inf):
         raise ValueError(f"bounds must be two finite, increasing numbers, got {bounds}")

@@ -13,6 +13,7 @@ from genreg.networks.config import Config
 from genreg.networks.dense_and_convolutional import ConvConfig, DenseConfig
 from genreg.networks.duff import DuffConfig
 from genreg.networks.field_types import check_types
+from genreg.networks.fully_convolutional import FullyConvolutionalConfig
 from genreg.networks.latent_grid import GridConfig
 from genreg.networks.regions import RegionsConfig
 from genreg.networks.strided import StridedConfig
@@ -22,7 +23,16 @@ __all__ = ["AUTOENCODERS", "GAN", "GanConfig", "from_dict"]
 T = TypeVar("T")
 
 AUTOENCODERS: dict[str, Callable[..., Architecture]] = {
-    c.name: c for c in (DenseConfig, ConvConfig, RegionsConfig, DuffConfig, GridConfig, StridedConfig)
+    c.name: c
+    for c in (
+        DenseConfig,
+        ConvConfig,
+        RegionsConfig,
+        DuffConfig,
+        GridConfig,
+        StridedConfig,
+        FullyConvolutionalConfig,
+    )
 }
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from genreg.networks.autoencoder import Autoencoder
 from genreg.networks.config import ACTIVATIONS, Config
@@ -44,6 +45,7 @@ class _Head(nn.Module):
     ) -> None:
         super().__init__()
         pairs = list(itertools.pairwise(channels))
+        self.factor = 2 ** len(channels)
         self.first = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * inputs, channels[0], 3, padding=1))
         self.down = nn.ModuleList(
             nn.Sequential(activation(), nn.Conv2d(fine, coarse, 4, stride=2, padding=1))
@@ -60,13 +62,17 @@ class _Head(nn.Module):
         self.last = nn.Sequential(activation(), last, nn.PixelShuffle(2))
 
     def forward(self, x: Tensor) -> Tensor:
+        rows, columns = x.shape[-2:]
+        below, beside = -rows % self.factor, -columns % self.factor
+        if below or beside:
+            x = F.pad(x, (0, beside, 0, below), mode="replicate")
         levels = [self.first(x)]
         for down in self.down:
             levels.append(down(levels[-1]))
         t = self.body[-1](levels[-1])
         for level in range(len(self.up) - 1, -1, -1):
             t = self.body[level](levels[level] + self.up[level](t))
-        return self.last(t)
+        return self.last(t)[..., :rows, :columns] if below or beside else self.last(t)
 
 
 class Structured(Autoencoder):
@@ -148,8 +154,8 @@ class StructuredConfig:
     mean
         Configuration of the autoencoder that has the encoder and the mean, or its dictionary.
     channels
-        Channels of the head at 1/2, 1/4, ... of the resolution of the image, by whose powers of 2 the image must
-        be divisible.
+        Channels of the head at 1/2, 1/4, ... of the resolution of the image, which is continued by its last rows and
+        columns to sides that are divisible by the factor.
     distance
         d: a pixel is joined to those at most d rows and d columns away. 0 gives a diagonal precision.
     dilation
@@ -166,8 +172,7 @@ class StructuredConfig:
     TypeError
         If `mean` is no configuration of an autoencoder.
     ValueError
-        If a number is out of range, or the image is not divisible as often as there are channels or smaller than
-        the neighbourhood.
+        If a number is out of range, or the image is smaller than the neighbourhood.
 
     References
     ----------
@@ -200,7 +205,20 @@ class StructuredConfig:
             value = getattr(self, name)
             if isinstance(value, Sequence) and not isinstance(value, str | tuple):
                 object.__setattr__(self, name, tuple(value))
-        check_head(self.image_shape, self.channels, self.bounds, self.limit, self.activation, self.stencil)
+        check_head(
+            self.image_shape,
+            self.channels,
+            self.bounds,
+            self.limit,
+            self.activation,
+            self.stencil,
+            padded=True,
+        )
+
+    @property
+    def any_size(self) -> bool:
+        """Whether the weights serve images of any size, as those of the mean do."""
+        return self.mean.any_size
 
     @property
     def stencil(self) -> Stencil:
@@ -251,6 +269,17 @@ class StructuredConfig:
         bias.data[: 4 * channels] = -mean.log_gamma.detach().to(bias.device)
         head.to(mean.log_gamma.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return Structured(mean, head, self)
+
+    def at(self, image_shape: tuple[int, ...]) -> Self:
+        """Return the architecture for images of another size.
+
+        Raises
+        ------
+        ValueError
+            If the image is smaller than the neighbourhood, or has other channels.
+        """
+        mean: Any = self.mean
+        return replace(self, mean=mean.at(image_shape))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-able dictionary that `genreg.networks.build` takes."""
