@@ -15,6 +15,7 @@ from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor, nn
 
 from genreg import weights
+from genreg.networks.affine import Affine
 from genreg.operators import (
     DiagonalPrecision,
     IsotropicPrecision,
@@ -104,6 +105,9 @@ class Generator(NetworkOperator):
         the shipped models.
     latent_dim : int, optional
         dim Z, where the model has no attribute of that name.
+    scale, offset : float
+        s > 0 and a: the images of G are a + s times those of the model, for images in Hounsfield units, in 1/mm, or of
+        any scale of k-space. Encoder, γ, precision, and the critic of a GAN go with them.
 
     Raises
     ------
@@ -114,7 +118,15 @@ class Generator(NetworkOperator):
     """
 
     @undisturbed
-    def __init__(self, model: nn.Module, range: Any, *, latent_dim: int | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        range: Any,
+        *,
+        latent_dim: int | None = None,
+        scale: float = 1.0,
+        offset: float = 0.0,
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         if not isinstance(range, TensorSpace):
@@ -133,6 +145,8 @@ class Generator(NetworkOperator):
         parameter = next(iter(model.parameters()), None)
         if parameter is not None and (parameter.dtype != dtype or parameter.device != device):
             model = copy.deepcopy(model).to(device=device, dtype=dtype)
+        if scale != 1.0 or offset != 0.0:
+            model = Affine(model, scale, offset)
         domain = odl.rn(dim, dtype=range.dtype_identifier, impl=range.impl, device=range.device)
         super().__init__(_Decoder(model, tuple(range.shape)), domain, range)
 
@@ -154,6 +168,16 @@ class Generator(NetworkOperator):
         """Standard deviation γ of a pixel given z that the model has learned, or None."""
         log_gamma = getattr(self.model, "log_gamma", None)
         return None if log_gamma is None else float(torch.as_tensor(log_gamma).exp())
+
+    @property
+    def scale(self) -> float:
+        """s, by which the images are larger than those of the model."""
+        return getattr(self.model, "scale", 1.0)
+
+    @property
+    def offset(self) -> float:
+        """a, what the images have in the place of the model's zero."""
+        return getattr(self.model, "offset", 0.0)
 
     @property
     def structured(self) -> bool:
@@ -252,7 +276,9 @@ def _factor_like(model: nn.Module, space: Any) -> Precision | None:
 
 
 @undisturbed
-def load_generator(name_or_path: str | Path, range: Any = None) -> Generator:
+def load_generator(
+    name_or_path: str | Path, range: Any = None, *, scale: float = 1.0, offset: float = 0.0
+) -> Generator:
     """Load a trained generator that comes with the package, or from a file.
 
     Parameters
@@ -267,6 +293,8 @@ def load_generator(name_or_path: str | Path, range: Any = None) -> Generator:
         The image space X; its shape must be that of the model's images, or is any for a fully convolutional model. By
         default a `uniform_discr` of that shape from the origin with pixels of size 1, ``uniform_discr([0, 0], shape,
         shape, dtype="float32")``.
+    scale, offset : float
+        Units of the images, see `Generator`.
 
     Returns
     -------
@@ -287,6 +315,6 @@ def load_generator(name_or_path: str | Path, range: Any = None) -> Generator:
         range = odl.uniform_discr([0] * len(shape), shape, shape, dtype="float32")
     elif hasattr(range, "shape") and not isinstance(range, odl.ProductSpace):
         model = _fitted(model, range, f"weights {name_or_path} make")
-    G = Generator(model, range)
+    G = Generator(model, range, scale=scale, offset=offset)
     G.card = card
     return G

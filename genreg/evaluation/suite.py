@@ -129,7 +129,8 @@ def evaluate(
     dim = math.prod(G.domain.shape)
     count = min(count, 100 if dim <= 64 else 40) if quick else count
     if images is None:
-        images, other = held_out(name, count, seed=seeds[0])
+        found = held_out(name, count, seed=seeds[0])
+        images, other = (None if t is None else G.offset + G.scale * t for t in found)
         reference = other if reference is None else reference
     test = checked("images", images, G)[:count]
     reference = None if reference is None else checked("reference", reference, G)[:count]

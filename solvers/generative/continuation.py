@@ -90,7 +90,7 @@ def map_z_splitting(
         Factor > 1 by which β grows from stage to stage.
     epsilon : float, optional
         ε > 0: a sample ends when :math:`\|x - G(z)\|^2 \le \epsilon`; by default one grey level of 255,
-        :math:`\dim(X) / 255^2`.
+        :math:`\dim(X)\, s^2 / 255^2` with the scale s of G.
     stages : int
         Largest number of stages.
     max_iter, tol : int, float
@@ -110,7 +110,7 @@ def map_z_splitting(
     """
     growth = number(growth, "growth", above=1)
     fidelity = entered(A, y, G, noise_std, fidelity, need="quadratic", by="map_z_splitting")
-    epsilon = A.domain.size / 255**2 if epsilon is None else epsilon
+    epsilon = A.domain.size * (getattr(G, "scale", 1.0) / 255) ** 2 if epsilon is None else epsilon
     return _raise_beta(
         fidelity,
         G,
