@@ -9,6 +9,7 @@ from genreg.datasets.folder import ImageFolder, image_folder
 from genreg.datasets.gradients import add_gradients, gradient_digits, intensity_ramps
 from genreg.datasets.helsinki_challenge import htc2022
 from genreg.datasets.limited_angle import LimitedAngleDiscs, solid_disc
+from genreg.datasets.occlusion import dead_leaves
 from genreg.datasets.synthetic import shapes, shapes_plus
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "LimitedAngleDiscs",
     "add_gradients",
     "brain_slices",
+    "dead_leaves",
     "discs_with_holes",
     "fastmri",
     "fastmri_kspace",
