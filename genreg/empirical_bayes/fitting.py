@@ -23,7 +23,7 @@ doi:10.1007/978-94-011-5014-9_12.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,7 @@ class Options(Checked):
 class EmpiricalBayesTrainer(Trainer):
     """An encoder and a prior in training on observations, whose indices the batches are."""
 
+    criterion: ClassVar[tuple[str, int] | None] = ("elbo", -1)
     options: Options
 
     def __init__(

@@ -91,6 +91,7 @@ class AutoencoderTrainer(Trainer):
     """An autoencoder in training."""
 
     scored: ClassVar[tuple[str, ...]] = ("psnr", "mse", "loss", "kl")
+    criterion: ClassVar[tuple[str, int] | None] = ("loss", 1)
     options: Options
 
     def __init__(

@@ -108,6 +108,7 @@ class DiscriminatorTrainer(Trainer):
     """A discriminator in training."""
 
     scored: ClassVar[tuple[str, ...]] = tuple(field.name for field in dataclasses.fields(RatioScores))
+    criterion: ClassVar[tuple[str, int] | None] = ("cross_entropy", 1)
     options: Options
 
     def __init__(

@@ -61,6 +61,7 @@ class RegressorTrainer(Trainer):
 
     remedy: ClassVar[str] = "lower lr or clip"
     scored: ClassVar[tuple[str, ...]] = ("negative_log_density",)
+    criterion: ClassVar[tuple[str, int] | None] = ("negative_log_density", 1)
     module: GaussianRegressor
     options: Options
 

@@ -64,7 +64,9 @@ class Trainer:
 
     remedy: ClassVar[str] = "lower lr or set clip"
     scored: ClassVar[tuple[str, ...]] = ()
-    """What of the last entry of the history is the score on the card."""
+    """What of the entry of the history to which the weights belong is the score on the card."""
+    criterion: ClassVar[tuple[str, int] | None] = None
+    """The score by which weights are the best, and 1 where less is better, -1 where more is."""
 
     def __init__(
         self,
@@ -88,6 +90,10 @@ class Trainer:
         self.step = 0
         self.last: dict[str, float] = {}  # figures of the history that do not change in every step
         self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None  # step, value and weights, where these are looked for
+        if optimisation.judged and (self.criterion is None or held_out is None):
+            lacking = "held-out data" if self.criterion else "a training whose score tells better from worse"
+            raise ValueError(f"keep_best and patience need {lacking}, which {type(self).__name__} has not")
         self._infinite = set(not_finite(model.state_dict()))
         self._known: dict[str, Any] = {}
 
@@ -147,6 +153,27 @@ class Trainer:
         """Return how good the model is on the held-out data."""
         raise NotImplementedError
 
+    def _validate(self, losses: dict[str, float]) -> None:
+        """Add an entry to the history, and keep its weights where they are the best so far."""
+        self.history.append({"step": self.step, **losses, **self.measure()})
+        if not self.optimisation.judged:
+            return
+        assert self.criterion is not None
+        name, sign = self.criterion
+        value = sign * self.history[-1][name]
+        if self.best is None or value < self.best["value"]:
+            with self.averaged():
+                held = {key: t.detach().clone() for key, t in self.module.state_dict().items()}
+            self.best = {"step": self.step, "value": value, "model": held}
+
+    @property
+    def overfits(self) -> bool:
+        """Whether the score has not become better for as long as the training is to be patient."""
+        patience = self.optimisation.patience
+        if patience is None or self.best is None:
+            return False
+        return sum(entry["step"] > self.best["step"] for entry in self.history) >= patience
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Let the model hold the averaged weights, where there are some."""
@@ -158,8 +185,10 @@ class Trainer:
             self._hold(current)
 
     def finish(self) -> None:
-        """Leave the model in evaluation mode with the averaged weights, where there are some."""
+        """Leave the model in evaluation mode with the best or the averaged weights, where there are some."""
         self._hold(self.average)
+        if self.best is not None:
+            self.module.load_state_dict(self.best["model"])
         self.module.eval()
 
     @torch.no_grad()
@@ -197,7 +226,7 @@ class Trainer:
             bar = tqdm(total=steps, initial=self.step, desc="train", disable=hidden, mininterval=1.0)
             saved = time.monotonic()
             with bar, seeded(None, device):
-                while self.step < steps:
+                while self.step < steps and not self.overfits:
                     reseed(self.optimisation.seed_of(self.step), device)
                     values = self.advance()
                     self.stepped()
@@ -209,7 +238,8 @@ class Trainer:
                         continue
                     losses = self.check_losses(values, self.step)
                     if validates:
-                        self.history.append({"step": self.step, **losses, **self.measure()})
+                        self._validate(losses)
+                        due = due or self.overfits
                         shown = list(self.history[-1].items())[1:5]
                         bar.set_postfix({key: f"{number:.4g}" for key, number in shown})
                     if file is not None and due:
@@ -221,6 +251,12 @@ class Trainer:
                 raise KeyboardInterrupt(
                     f"interrupted after step {self.step} of {steps}, which {file} holds: resume=True goes on"
                 )
+            if self.overfits and self.best is not None and not hidden:
+                tqdm.write(
+                    f"The training ends after step {self.step} of {steps}: it over-fits since step "
+                    f"{self.best['step']}, whose weights are kept.",
+                    sys.stderr,
+                )
             self.check_finite()
             self.finish()
         return self.card()
@@ -229,8 +265,11 @@ class Trainer:
         """Return the JSON-able card of a training that is done."""
         training = {k: list(v) if isinstance(v, tuple) else v for k, v in self.settings.items()}
         card = {**self.described(), "training": training, "history": self.history}
+        if self.best is not None:
+            card["kept_step"] = self.best["step"]
         if self.held_out is not None and self.scored:
-            entry = self.history[-1]
+            kept = self.step if self.best is None else self.best["step"]
+            entry = next(entry for entry in self.history if entry["step"] == kept)
             card["score"] = {name: entry[name] for name in self.scored if name in entry}
         return card
 
@@ -263,6 +302,7 @@ class Trainer:
             "average": self.average,
             "history": self.history,
             "last": self.last,
+            "best": self.best,
         }
         save_state(path, state, KIND)
 
@@ -286,7 +326,7 @@ class Trainer:
         self.average = [
             value.to(mine.device) for value, mine in zip(state["average"], self.average, strict=True)
         ]
-        self.history, self.last = state["history"], state["last"]
+        self.history, self.last, self.best = state["history"], state["last"], state["best"]
         self.step = state["step"]
 
     def check_losses(self, values: dict[str, Tensor], step: int) -> dict[str, float]:

@@ -71,6 +71,7 @@ class FlowTrainer(Trainer):
     """A flow in training."""
 
     scored: ClassVar[tuple[str, ...]] = ("nll",)
+    criterion: ClassVar[tuple[str, int] | None] = ("nll", 1)
     module: Flow
     options: Options
 

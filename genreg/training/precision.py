@@ -75,6 +75,7 @@ class PrecisionTrainer(Trainer):
     """A structured model whose head, or all of it, is in training."""
 
     scored: ClassVar[tuple[str, ...]] = ("nats", "nats_sampled", "elbo", "whitened")
+    criterion: ClassVar[tuple[str, int] | None] = ("nats_sampled", -1)
     module: Structured
     options: Options
 

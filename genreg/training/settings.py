@@ -98,6 +98,12 @@ class Optimisation(Checked):
     ema : float, optional
         Decay of an exponential moving average of the weights, which is the result; none where None. The running means
         and variances of batch normalisation are averaged alike.
+    keep_best : bool
+        Whether the result is the weights that had the best score on the held-out data, of all entries of the history,
+        instead of the last. Needs held-out data and a training whose score tells better from worse.
+    patience : int, optional
+        Entries of the history in a row without a better score after which the training ends, as it over-fits, with the
+        best weights; none where None.
     seed : int
         Seed of all random numbers: batches, noise, latent samples, dropout. Different seeds share none, and the same
         seed gives the same result on one device and number of threads. Initial weights of a model that is given are
@@ -117,12 +123,20 @@ class Optimisation(Checked):
     weight_decay: float = limited(0.0, minimum=0)
     clip: float | None = limited(None, above=0)
     ema: float | None = limited(None, minimum=0, below=1)
+    keep_best: bool = False
+    patience: int | None = limited(None, minimum=1)
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        flag(self.keep_best, "keep_best")
         object.__setattr__(self, "seed", seed_number(self.seed))
         choice(self.schedule, "schedule", sorted(SCHEDULES))
+
+    @property
+    def judged(self) -> bool:
+        """Whether the best weights are looked for."""
+        return self.keep_best or self.patience is not None
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -213,6 +227,8 @@ class Keywords(TypedDict, total=False):
     weight_decay: float
     clip: float | None
     ema: float | None
+    keep_best: bool
+    patience: int | None
     seed: int
     validate_every: int | None
     checkpoint: str | os.PathLike[str] | None
