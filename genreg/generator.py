@@ -113,6 +113,8 @@ class Generator(NetworkOperator):
         If the latent dimension is unknown or not positive, or the model's images do not fit the space.
     """
 
+    module: _Decoder
+
     @undisturbed
     def __init__(self, model: nn.Module, range: Any, *, latent_dim: int | None = None) -> None:
         if not isinstance(model, nn.Module):

@@ -224,7 +224,8 @@ class Sphere(_Term):
 def _(op: Power) -> TorchFunctional:
     Z, q = op.domain, op.q
     axes, w = tuple(range(-len(space_shape(Z)), 0)), weight(Z)
-    number = {1.0: torch.abs, 2.0: abs2}.get(q, lambda t: t.abs().pow(q))
+    powers: dict[float, Callable[[Tensor], Tensor]] = {1.0: torch.abs, 2.0: abs2}
+    number = powers.get(q, lambda t: t.abs().pow(q))
     divisor: Callable[[Tensor], Any] = constant(w) if isinstance(w, Tensor) else lambda t: w
 
     def prox(t: Tensor, step: Step) -> Tensor:

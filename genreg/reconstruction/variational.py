@@ -23,7 +23,7 @@ from genreg.reconstruction.parameter_choice import principle, range_of
 from genreg.regularisers import Regulariser
 from genreg.regularisers.functional import as_regulariser
 from genreg.solvers import Choice, Solution
-from genreg.solvers.driver.loop import Callback
+from genreg.solvers.driver.monitor import Callback
 from genreg.solvers.problem.objective import block_spaces, pack
 
 __all__ = ["Reconstruction", "reconstruct"]

@@ -23,6 +23,7 @@ from genreg.operators import TorchFunctional, lower, to_tensor, to_torch
 from genreg.operators.bridge.arguments import described, seeded_generator
 from genreg.operators.bridge.arrays import array, fitting
 from genreg.operators.bridge.modes import normal, undisturbed
+from genreg.operators.bridge.protocols import own_keywords
 from genreg.operators.bridge.spaces import split
 from genreg.operators.fidelity import Fidelity, GaussianFidelity
 from genreg.operators.lowering.splitting import terms
@@ -76,9 +77,11 @@ class Regulariser(Functional):
     solver: Any = staticmethod(gradient_descent)
 
     @abstractmethod
+    @own_keywords
     def smooth(self, blocks: Blocks, **parameters: float | Tensor) -> Tensor:
         """The smooth part S(v; θ), ``(B,)``."""
 
+    @own_keywords
     def proximable(self, **parameters: float | Tensor) -> dict[str, TorchFunctional]:
         """The parts g_i with a proximal operator, by the name of their block; none in the base."""
         return {}

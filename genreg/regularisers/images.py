@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from numbers import Real
-from typing import Any
+from typing import Any, Protocol
 
 import odl
 import torch
@@ -24,6 +24,7 @@ from genreg.operators import (
     torch_dtype,
 )
 from genreg.operators.bridge.arguments import described, flag, number
+from genreg.operators.bridge.protocols import StackedSpace
 from genreg.operators.fidelity import Fidelity
 from genreg.operators.lowering.splitting import Term, terms
 from genreg.operators.lowering.total_variation import VariationProximal, total_variation
@@ -130,10 +131,10 @@ class TotalVariation(OnImages):
         _check_space(space)
         if not hasattr(space, "partition"):
             raise TypeError(f"space must be a discretised function space (uniform_discr), got {space!r}")
-        self.bounds = _bound(lower, "lower"), _bound(upper, "upper")
+        low, high = self.bounds = _bound(lower, "lower"), _bound(upper, "upper")
         if self.bounds != (None, None) and torch_dtype(space).is_complex:
             raise TypeError(f"lower and upper must be None for complex images, got {lower} and {upper}")
-        if None not in self.bounds and not self.bounds[0] < self.bounds[1]:
+        if low is not None and high is not None and not low < high:
             raise ValueError(f"lower must be smaller than upper, got {lower} and {upper}")
         self.derivative_operator = odl.Gradient(space, method="forward", pad_mode="symmetric")
         norm = odl.functionals.GroupL1Norm(self.derivative_operator.range)
@@ -242,10 +243,19 @@ class EncoderNorm(OnImages):
         return f"EncoderNorm({self.generator!r})"
 
 
+class Flow(Protocol):
+    """What a normalising flow, a `torch.nn.Module`, has for `FlowPrior`."""
+
+    def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return latent vectors, ``(B, dim)``, and the logarithms of the determinants, ``(B,)``."""
+
+
 class _FlowValue(nn.Module):
     """The value of `FlowPrior` for images ``(B, *shape)``, ``(B,)``."""
 
-    def __init__(self, flow: nn.Module, determinant: bool) -> None:
+    flow: Flow
+
+    def __init__(self, flow: Flow, determinant: bool) -> None:
         super().__init__()
         self.flow = flow
         self.determinant = determinant
@@ -282,7 +292,7 @@ class FlowPrior(OnImages):
     solver = staticmethod(gradient_descent)
     _first = "rough"
 
-    def __init__(self, flow: nn.Module, space: Any, *, determinant: bool = False) -> None:
+    def __init__(self, flow: Flow, space: StackedSpace, *, determinant: bool = False) -> None:
         _check_space(space)
         if not isinstance(flow, nn.Module) or not hasattr(flow, "to_latent"):
             raise TypeError(

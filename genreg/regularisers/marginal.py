@@ -100,8 +100,10 @@ class Marginal(Functional):
         proximable = {"z": R.latent_prox.scaled(of_runs["mu"])} if R.latent_prox is not None else {}
         problem = Objective(smooth, {"z": R.generator.domain}, proximable, per_sample, lengths=R.lengths)
         solve = palm if proximable else quasi_newton
-        options = {"max_iter": self.max_iter, "tol": self.tol, "progress": False}
-        return solve(problem, {"z": starts.flatten(0, 1)}, **options).best(runs).blocks["z"]
+        found = solve(
+            problem, {"z": starts.flatten(0, 1)}, max_iter=self.max_iter, tol=self.tol, progress=False
+        )
+        return found.best(runs).blocks["z"]
 
     def _starts(self, x: Tensor) -> Tensor:
         G = self.regulariser.generator

@@ -138,7 +138,7 @@ def leave(
 
 
 def latent_objective(
-    forward: TorchOperator, generate: TorchOperator, fidelity: Fidelity | None = None, **per_sample: Tensor
+    forward: TorchOperator, generate: TorchOperator, fidelity: Fidelity | None = None, /, **per_sample: Tensor
 ) -> Objective:
     r"""The objective :math:`\mathcal{D}(A(G(z)); y) + \frac{w}{2} \|z\|^2` of z, with its curvature.
 
@@ -164,7 +164,7 @@ def latent_objective(
         per_sample=per_sample,
         curvature={"z": latent_curvature(forward, generate, fidelity)},
         lengths={"z": 1.0},
-    ).pickled_as(functools.partial(latent_objective, fidelity=fidelity, **per_sample), forward, generate)
+    ).pickled_as(functools.partial(latent_objective, **per_sample), forward, generate, fidelity)
 
 
 def latent_curvature(

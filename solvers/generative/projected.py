@@ -32,7 +32,8 @@ from genreg.operators.fidelity.base import Fidelity
 from genreg.operators.linear.conjugate_gradient import inner
 from genreg.operators.linear.norm import operator_norm
 from genreg.solvers.algorithms.descent import gauss_newton
-from genreg.solvers.driver.loop import Callback, run
+from genreg.solvers.driver.loop import run
+from genreg.solvers.driver.monitor import Callback
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.generative.isotropic import projection
 from genreg.solvers.generative.latent import entered, first_latents, has_encoder, leave

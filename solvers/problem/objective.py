@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import odl
 import torch
@@ -178,7 +178,7 @@ class Objective(Picklable):
         """Constant weight w of the inner product of a block, which relates ODL's prox to the Euclidean one."""
         return float(weight(self.spaces[name]))
 
-    def take(self, index: Tensor) -> Objective:
+    def take(self, index: Tensor) -> Self:
         """The same objective for the samples in `index`."""
         return replace(
             self,

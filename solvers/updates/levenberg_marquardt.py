@@ -113,8 +113,8 @@ class LevenbergMarquardt(Update):
             d, promised = _dense_step(memory.matrix, gradient.flatten(1), mu)
         else:
             memory = state.memory[block]
-            N = objective.curvature[block](state.blocks, **objective.per_sample)
-            d, promised = self._krylov_step(N.product, gradient, mu)
+            product = objective.curvature[block](state.blocks, **objective.per_sample).product
+            d, promised = self._krylov_step(product, gradient, mu)
         trial = TrialStep.of(objective, state, block, v + d.view_as(v))
         d = trial.step
         slope, change = inner(gradient, d), inner(trial.gradient_change, d)  # (B,)
