@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import odl
 import torch
@@ -30,7 +29,7 @@ from torch import Tensor
 from genreg.generator import Generator
 from genreg.latent.generated import take_apart
 from genreg.operators import TorchFunctional, to_torch, torch_dtype, weight
-from genreg.operators.bridge.protocols import OdlOperator
+from genreg.operators.bridge.protocols import OdlOperator, Space
 from genreg.operators.fidelity import Fidelity
 from genreg.operators.lowering.splitting import split
 from genreg.regularisers.base import Regulariser, posed
@@ -50,7 +49,7 @@ class Generative(Regulariser):
 
     lengths: Mapping[str, float] = {"z": 1.0}  # of the prior N(0, I)
 
-    def __init__(self, G: Generator, domain: Any, image: Any, latent: Functional | None) -> None:
+    def __init__(self, G: Generator, domain: Space, image: odl.Operator, latent: Functional | None) -> None:
         super().__init__(space=domain, linear=False)
         self.generator = G
         operator: OdlOperator = G
@@ -186,7 +185,7 @@ class HardConstraint(Generative):
         return RangeMarginal(self)
 
 
-def check_generator(G: Any) -> None:
+def check_generator(G: Generator) -> None:
     """Raise TypeError unless `G` is a generator."""
     if not isinstance(G, Generator):
         raise TypeError(f"G must be a genreg.Generator, got {type(G).__name__}")

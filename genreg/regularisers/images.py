@@ -41,7 +41,7 @@ class OnImages(Regulariser):
     blocks = ("x",)
     _first = "zero"
 
-    def __init__(self, space: Any, functional: Functional) -> None:
+    def __init__(self, space: StackedSpace, functional: Functional) -> None:
         super().__init__(space=space, linear=False)
         self.image = odl.IdentityOperator(space)
         self.functional = functional
@@ -91,7 +91,7 @@ class Tikhonov(OnImages):
 
     solver = staticmethod(conjugate_gradient)
 
-    def __init__(self, space: Any, operator: odl.Operator | None = None) -> None:
+    def __init__(self, space: StackedSpace, operator: odl.Operator | None = None) -> None:
         _check_space(space)
         L = odl.IdentityOperator(space) if operator is None else operator
         if not isinstance(L, odl.Operator) or not L.is_linear or L.domain != space:
@@ -127,7 +127,9 @@ class TotalVariation(OnImages):
 
     solver = staticmethod(pdhg)
 
-    def __init__(self, space: Any, *, lower: float | None = None, upper: float | None = None) -> None:
+    def __init__(
+        self, space: StackedSpace, *, lower: float | None = None, upper: float | None = None
+    ) -> None:
         _check_space(space)
         if not hasattr(space, "partition"):
             raise TypeError(f"space must be a discretised function space (uniform_discr), got {space!r}")
@@ -311,7 +313,7 @@ class FlowPrior(OnImages):
         return f"FlowPrior({type(self.flow).__name__}, {self.domain!r})"
 
 
-def _check_space(space: Any) -> None:
+def _check_space(space: StackedSpace) -> None:
     if not isinstance(space, TensorSpace):
         raise TypeError(f"space must be an ODL tensor or function space, got {described(space)}")
 
@@ -323,7 +325,7 @@ def _bound(value: Any, name: str) -> float | None:
     return number(value, name)
 
 
-def _encoder(G: Any) -> NetworkOperator:
+def _encoder(G: Generator) -> NetworkOperator:
     if not isinstance(G, Generator):
         raise TypeError(f"G must be a genreg.Generator, got {type(G).__name__}")
     return G.encoder

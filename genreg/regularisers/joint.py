@@ -164,7 +164,7 @@ class JointPrior(Generative):
         r""":math:`R_G(x) = \min_z R(x, z)`, with the envelope gradient, β (x - G(z)) over the weight of X."""
         return Marginal(self)
 
-    def _solve(self, problem: Any, init: Any, **settings: Any) -> Solution:
+    def _solve(self, problem: Objective, init: Any, **settings: Any) -> Solution:
         """Solve a problem of this regulariser, see the class."""
         if not isinstance(problem, Profiled):
             return lbfgs(problem, init, substitution=deviation_for_image(self.generate), **settings)
