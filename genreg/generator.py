@@ -27,6 +27,7 @@ from genreg.operators import (
 from genreg.operators.bridge.arguments import described, integer, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.modes import undisturbed, without_autocast
+from genreg.operators.bridge.protocols import StackedSpace
 
 __all__ = ["Decoded", "Generator", "load_generator"]
 
@@ -116,7 +117,7 @@ class Generator(NetworkOperator):
     module: _Decoder
 
     @undisturbed
-    def __init__(self, model: nn.Module, range: Any, *, latent_dim: int | None = None) -> None:
+    def __init__(self, model: nn.Module, range: StackedSpace, *, latent_dim: int | None = None) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         if not isinstance(range, TensorSpace):
@@ -221,7 +222,7 @@ class Generator(NetworkOperator):
         return f"Generator({type(self.model).__name__}, {self.domain!r} -> {self.range!r})"
 
 
-def _check_shape(model: nn.Module, space: Any, makes: str) -> None:
+def _check_shape(model: nn.Module, space: StackedSpace, makes: str) -> None:
     """Raise ValueError if a model that knows the shape of its images does not make those of a space."""
     shape, wanted = tuple(getattr(model, "image_shape", space.shape)), tuple(space.shape)
     if wanted not in (shape, shape[1:] if shape[0] == 1 else shape):
@@ -229,7 +230,7 @@ def _check_shape(model: nn.Module, space: Any, makes: str) -> None:
         raise ValueError(f"{makes} {given} images, range is {asked}")
 
 
-def _factor_like(model: nn.Module, space: Any) -> Precision | None:
+def _factor_like(model: nn.Module, space: StackedSpace) -> Precision | None:
     """A precision of the kind that a structured model predicts, to be given its parameters; None of others."""
     if not hasattr(model, "decode_factor"):
         return None
@@ -245,7 +246,7 @@ def _factor_like(model: nn.Module, space: Any) -> Precision | None:
 
 
 @undisturbed
-def load_generator(name_or_path: str | Path, range: Any = None) -> Generator:
+def load_generator(name_or_path: str | Path, range: StackedSpace | None = None) -> Generator:
     """Load a trained generator that comes with the package, or from a file.
 
     Parameters

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any
 
 import odl
 import torch
@@ -24,7 +24,7 @@ from genreg.operators import (
     torch_dtype,
 )
 from genreg.operators.bridge.arguments import described, flag, number
-from genreg.operators.bridge.protocols import StackedSpace
+from genreg.operators.bridge.protocols import FlowLike, StackedSpace
 from genreg.operators.fidelity import Fidelity
 from genreg.operators.lowering.splitting import Term, terms
 from genreg.operators.lowering.total_variation import VariationProximal, total_variation
@@ -245,19 +245,12 @@ class EncoderNorm(OnImages):
         return f"EncoderNorm({self.generator!r})"
 
 
-class Flow(Protocol):
-    """What a normalising flow, a `torch.nn.Module`, has for `FlowPrior`."""
-
-    def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return latent vectors, ``(B, dim)``, and the logarithms of the determinants, ``(B,)``."""
-
-
 class _FlowValue(nn.Module):
     """The value of `FlowPrior` for images ``(B, *shape)``, ``(B,)``."""
 
-    flow: Flow
+    flow: FlowLike
 
-    def __init__(self, flow: Flow, determinant: bool) -> None:
+    def __init__(self, flow: FlowLike, determinant: bool) -> None:
         super().__init__()
         self.flow = flow
         self.determinant = determinant
@@ -294,7 +287,7 @@ class FlowPrior(OnImages):
     solver = staticmethod(gradient_descent)
     _first = "rough"
 
-    def __init__(self, flow: Flow, space: StackedSpace, *, determinant: bool = False) -> None:
+    def __init__(self, flow: FlowLike, space: StackedSpace, *, determinant: bool = False) -> None:
         _check_space(space)
         if not isinstance(flow, nn.Module) or not hasattr(flow, "to_latent"):
             raise TypeError(

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 __all__ = [
+    "FlowLike",
     "GeneratorLike",
     "OdlFunctional",
     "OdlOperator",
@@ -109,6 +110,13 @@ class GeneratorLike(OdlOperator, Protocol):
 
     def encode(self, x: Tensor) -> Tensor:
         """Return latent vectors ``(B, *domain.shape)`` for images ``(B, *range.shape)``."""
+
+
+class FlowLike(Protocol):
+    """A normalising flow, a `torch.nn.Module`, as priors use it."""
+
+    def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return latent vectors, ``(B, dim)``, and the logarithms of the absolute determinants, ``(B,)``."""
 
 
 def own_keywords(method: Callable[..., _R]) -> Callable[..., _R]:

@@ -84,12 +84,12 @@ class Propose(Update):
         return self.otherwise.line_search if self.otherwise else Backtracking(max_trials=1)
 
     @property
-    def monotone(self) -> bool:  # type: ignore[override]
+    def monotone(self) -> bool:  # type: ignore[override]  # elsewhere a constant of the class
         """Whether the other update never increases the objective, as the candidates do not."""
         return self.otherwise is None or self.otherwise.monotone
 
     @property
-    def needs(self) -> tuple[Capability, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[Capability, ...]:  # type: ignore[override]  # likewise
         """A block without a proximable part, and what the other update needs."""
         return ("smooth", *(self.otherwise.needs if self.otherwise else ()))
 
