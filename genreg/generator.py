@@ -28,6 +28,7 @@ from genreg.operators import (
 from genreg.operators.bridge.arguments import described, integer, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.modes import undisturbed, without_autocast
+from genreg.operators.bridge.protocols import StackedSpace
 
 __all__ = ["Decoded", "Generator", "load_generator"]
 
@@ -117,11 +118,13 @@ class Generator(NetworkOperator):
         If the latent dimension is unknown or not positive, or the model's images do not fit the space.
     """
 
+    module: _Decoder
+
     @undisturbed
     def __init__(
         self,
         model: nn.Module,
-        range: Any,
+        range: StackedSpace,
         *,
         latent_dim: int | None = None,
         scale: float = 1.0,
@@ -243,7 +246,7 @@ class Generator(NetworkOperator):
         return f"Generator({type(self.model).__name__}, {self.domain!r} -> {self.range!r})"
 
 
-def _fitted(model: nn.Module, space: Any, makes: str) -> nn.Module:
+def _fitted(model: nn.Module, space: StackedSpace, makes: str) -> nn.Module:
     """Return the model for the images of a space, the same where it makes them or does not know their shape.
 
     Raises
@@ -260,7 +263,7 @@ def _fitted(model: nn.Module, space: Any, makes: str) -> nn.Module:
     raise ValueError(f"{makes} {given} images, range is {asked}")
 
 
-def _factor_like(model: nn.Module, space: Any) -> Precision | None:
+def _factor_like(model: nn.Module, space: StackedSpace) -> Precision | None:
     """A precision of the kind that a structured model predicts, to be given its parameters; None of others."""
     if not hasattr(model, "decode_factor"):
         return None
@@ -277,7 +280,7 @@ def _factor_like(model: nn.Module, space: Any) -> Precision | None:
 
 @undisturbed
 def load_generator(
-    name_or_path: str | Path, range: Any = None, *, scale: float = 1.0, offset: float = 0.0
+    name_or_path: str | Path, range: StackedSpace | None = None, *, scale: float = 1.0, offset: float = 0.0
 ) -> Generator:
     """Load a trained generator that comes with the package, or from a file.
 

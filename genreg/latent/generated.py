@@ -22,6 +22,7 @@ from genreg.operators import (
     torch_dtype,
 )
 from genreg.operators.bridge.arguments import number
+from genreg.operators.bridge.protocols import StackedSpace
 from genreg.operators.lowering.building_blocks import weighted_sum
 from genreg.operators.lowering.fields import sum_of_squares
 from genreg.operators.lowering.splitting import is_smooth, summed, terms
@@ -110,7 +111,7 @@ class ImageVariation(_OfImage):
 class _SmoothVariation(nn.Module):
     """Images ``(B, *X.shape)`` to their smoothed total variation ``(B,)``."""
 
-    def __init__(self, X: Any, smoothing: float) -> None:
+    def __init__(self, X: StackedSpace, smoothing: float) -> None:
         super().__init__()
         self.differences = to_torch(odl.Gradient(X, method="forward", pad_mode="symmetric"))
         self.integral = weighted_sum(X)

@@ -2,6 +2,8 @@ r"""Proximal operators of latent terms: formulas on tensors, in the Euclidean no
 
 from __future__ import annotations
 
+from types import EllipsisType
+
 import torch
 from torch import Tensor
 
@@ -83,6 +85,7 @@ def project_to_sphere(t: Tensor, axes: tuple[int, ...], radius: float) -> Tensor
     zero = largest == 0
     unit = t / torch.where(zero, 1.0, largest)  # squares of its components neither over- nor underflow
     first = torch.zeros_like(unit)
-    first[(..., *(0 for _ in axes))] = 1.0
+    origin: tuple[EllipsisType | int, ...] = (..., *(0 for _ in axes))
+    first[origin] = 1.0
     unit = torch.where(zero, first, unit)
     return unit * (radius / torch.linalg.vector_norm(unit, dim=axes, keepdim=True))

@@ -25,6 +25,7 @@ from genreg.operators import (
 )
 from genreg.operators.bridge.arguments import number
 from genreg.operators.bridge.lowered import Step
+from genreg.operators.bridge.protocols import StackedSpace
 from genreg.operators.bridge.spaces import space_shape
 from genreg.operators.lowering.building_blocks import abs2, constant, zeros
 from genreg.operators.lowering.norms import indicator, pointwise
@@ -32,7 +33,7 @@ from genreg.operators.lowering.norms import indicator, pointwise
 __all__ = ["Box", "Power", "Sphere", "StandardNormal"]
 
 
-def _checked(Z: Any) -> Any:
+def _checked(Z: StackedSpace) -> StackedSpace:
     if not isinstance(Z, TensorSpace) or not space_shape(Z):
         raise TypeError(f"Z must be an ODL tensor space such as odl.rn(dim), got {Z!r}")
     if not torch_dtype(Z).is_floating_point:
@@ -99,7 +100,7 @@ class Power(_Term):
     G. Marjanovic, V. Solo (2012), On l_q optimization and matrix completion, doi:10.1109/TSP.2012.2212015.
     """
 
-    def __init__(self, Z: Any, q: float) -> None:
+    def __init__(self, Z: StackedSpace, q: float) -> None:
         super().__init__(_checked(Z), linear=False)
         self.q = number(q, "q", above=0, maximum=2)
 
@@ -144,7 +145,7 @@ class StandardNormal(Power):
     learning models, arXiv:2107.11191.
     """
 
-    def __init__(self, Z: Any) -> None:
+    def __init__(self, Z: StackedSpace) -> None:
         super().__init__(Z, 2.0)
 
     def __repr__(self) -> str:
@@ -176,7 +177,7 @@ class Box(odl.functionals.IndicatorBox):
     arXiv:1702.04782.
     """
 
-    def __init__(self, Z: Any, radius: float) -> None:
+    def __init__(self, Z: StackedSpace, radius: float) -> None:
         self.radius = number(radius, "radius", above=0)
         super().__init__(_checked(Z), -self.radius, self.radius)
 
@@ -212,7 +213,7 @@ class Sphere(_Term):
     space exploration of generative models, arXiv:2003.03808.
     """
 
-    def __init__(self, Z: Any, radius: float | None = None) -> None:
+    def __init__(self, Z: StackedSpace, radius: float | None = None) -> None:
         super().__init__(_checked(Z), linear=False)
         self.radius = math.sqrt(Z.size) if radius is None else number(radius, "radius", above=0)
 
@@ -224,7 +225,8 @@ class Sphere(_Term):
 def _(op: Power) -> TorchFunctional:
     Z, q = op.domain, op.q
     axes, w = tuple(range(-len(space_shape(Z)), 0)), weight(Z)
-    number = {1.0: torch.abs, 2.0: abs2}.get(q, lambda t: t.abs().pow(q))
+    powers: dict[float, Callable[[Tensor], Tensor]] = {1.0: torch.abs, 2.0: abs2}
+    number = powers.get(q, lambda t: t.abs().pow(q))
     divisor: Callable[[Tensor], Any] = constant(w) if isinstance(w, Tensor) else lambda t: w
 
     def prox(t: Tensor, step: Step) -> Tensor:

@@ -23,7 +23,11 @@ __all__ = ["BatchedSolve", "checked_fidelity", "starting_points"]
 
 
 def checked_fidelity(
-    A: odl.Operator, y: Any, noise_std: float | Tensor | None, fidelity: Any, regulariser: Regulariser
+    A: odl.Operator,
+    y: Any,
+    noise_std: float | Tensor | None,
+    fidelity: Fidelity | Callable[[odl.Operator, Any], Fidelity] | None,
+    regulariser: Regulariser,
 ) -> Fidelity:
     """Return the fidelity of data given in one of the ways of `reconstruct`.
 

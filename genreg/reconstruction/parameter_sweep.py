@@ -30,6 +30,7 @@ from genreg.operators import to_torch, torch_dtype
 from genreg.operators.bridge.arguments import check_callable, flag, integer, number, seed_number
 from genreg.operators.bridge.arrays import array, check_finite
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.bridge.protocols import StackedSpace
 from genreg.operators.fidelity import Fidelity
 from genreg.reconstruction.batch import BatchedSolve, checked_fidelity, starting_points
 from genreg.reconstruction.parameter_choice import principle, range_of
@@ -279,7 +280,7 @@ def _mu(mu: Any, tied: bool, regulariser: Regulariser, like: Tensor) -> tuple[Te
     return (own if own.ndim == 0 else own.new_tensor(torch.nan))[None], parameters
 
 
-def _reference(reference: Any, data_range: float | None, count: int, space: Any) -> Tensor | None:
+def _reference(reference: Any, data_range: float | None, count: int, space: StackedSpace) -> Tensor | None:
     """True images, ``(B, *X.shape)``, on the CPU."""
     if (reference is None) != (data_range is None):
         raise ValueError(
@@ -288,7 +289,7 @@ def _reference(reference: Any, data_range: float | None, count: int, space: Any)
     if reference is None:
         return None
     number(data_range, "data_range", above=0)
-    tensor = array(reference, "reference", complex=space.is_complex)
+    tensor = array(reference, "reference", complex=torch_dtype(space).is_complex)
     shape = tuple(space.shape)
     if tuple(tensor.shape) not in (shape, (1, *shape), (count, *shape)):
         raise ValueError(

@@ -102,7 +102,7 @@ def _lines(ax: Any, grid: Any, mean: Any, values: Any, mu: Any) -> None:
 def _strip(sweep: Any, image: int, columns: int) -> tuple[dict[str, Any], dict[str, list[str]], list[int]]:
     """Rows of images, their titles, and the places of those that Morozov's principle takes in their row."""
     _, M, L = sweep.lam.shape
-    images, lam = sweep.images[image].cpu(), sweep.lam[image].cpu()  # type: ignore[index]
+    images, lam = sweep.images[image].cpu(), sweep.lam[image].cpu()
     if sweep.principle is not None:
         across = _evenly(M, columns)
         mus = [""] * M if sweep.mu is None else [f"μ = {float(mu):.3g}\n" for mu in sweep.mu]

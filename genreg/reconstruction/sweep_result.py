@@ -148,22 +148,19 @@ class Sweep:
         else:
             raise ValueError(f"kind must be 'morozov', 'l-curve' or 'psnr', got {kind!r}")
 
-        def pick(values: Tensor | None) -> Tensor | None:
-            if values is None:
-                return None
+        def pick(values: Tensor) -> Tensor:
             return values[:, columns].flatten(1, 2)[
                 torch.arange(len(at), device=values.device), at.to(values.device)
             ]
 
-        mus = None if self.mu is None else self.mu[None, :, None].expand_as(self.lam)
         return Selection(
-            lam=pick(self.lam),  # type: ignore[arg-type]
-            mu=pick(mus),
-            residual=pick(self.residual),  # type: ignore[arg-type]
+            lam=pick(self.lam),
+            mu=None if self.mu is None else pick(self.mu[None, :, None].expand_as(self.lam)),
+            residual=pick(self.residual),
             level=self.level,
             status=status,
-            psnr=pick(self.psnr),
-            images=pick(self.images),
+            psnr=None if self.psnr is None else pick(self.psnr),
+            images=None if self.images is None else pick(self.images),
         )
 
     def _column(self, mu: float) -> slice:
@@ -201,8 +198,8 @@ class Sweep:
 
     def _by_l_curve(self, columns: slice) -> tuple[Tensor, Tensor]:
         lam, status = self.lam[:, columns], self.status[:, columns]
-        if lam.shape[1] > 1:
-            raise ValueError(f"the L-curve chooses λ for one mu: give one of {self.mu.tolist()}")  # type: ignore[union-attr]
+        if self.mu is not None and lam.shape[1] > 1:
+            raise ValueError(f"the L-curve chooses λ for one mu: give one of {self.mu.tolist()}")
         if self.principle == "l-curve":
             return torch.zeros_like(status[:, 0, 0]), status[:, 0, 0]
         if lam.shape[2] < 3:

@@ -22,8 +22,8 @@ from genreg.reconstruction.batch import BatchedSolve, checked_fidelity, starting
 from genreg.reconstruction.parameter_choice import principle, range_of
 from genreg.regularisers import Regulariser
 from genreg.regularisers.functional import as_regulariser
-from genreg.solvers import Choice, Solution
-from genreg.solvers.driver.loop import Callback
+from genreg.solvers import Choice, Solution, Status
+from genreg.solvers.driver.monitor import Callback
 from genreg.solvers.problem.objective import block_spaces, pack
 
 __all__ = ["Reconstruction", "reconstruct"]
@@ -80,7 +80,7 @@ class Reconstruction:
 
     def advice(self) -> str:
         """How many samples ended in which way, and what to do about it."""
-        return Solution.advice(self)  # type: ignore[arg-type]
+        return Status.summary(self.status)
 
     def show(self, reference: Any = None, *, columns: int = 8, **imshow: Any) -> Any:
         """Draw the images, and their errors if a reference is given; a sample ``(3, n, m)`` in colour.

@@ -10,8 +10,9 @@ or one for every sample of a batch.
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import odl
@@ -23,11 +24,12 @@ from genreg.operators import TorchFunctional, lower, to_tensor, to_torch
 from genreg.operators.bridge.arguments import described, seeded_generator
 from genreg.operators.bridge.arrays import array, fitting
 from genreg.operators.bridge.modes import normal, undisturbed
-from genreg.operators.bridge.spaces import split
+from genreg.operators.bridge.protocols import own_keywords
+from genreg.operators.bridge.spaces import Tensors, split
 from genreg.operators.fidelity import Fidelity, GaussianFidelity
 from genreg.operators.lowering.splitting import terms
 from genreg.regularisers.differentiable import Gradient, Lowered
-from genreg.solvers import Objective, SaddlePoint, gradient_descent
+from genreg.solvers import Objective, SaddlePoint, Solution, gradient_descent
 from genreg.solvers.problem.objective import Blocks, block_spaces, pack
 
 __all__ = ["Regulariser", "checked_parameter"]
@@ -72,13 +74,15 @@ class Regulariser(Functional):
     image: odl.Operator
     parameters: Mapping[str, float | Tensor] = {}
     lengths: Mapping[str, float] = {}
-    offset: Any = None
-    solver: Any = staticmethod(gradient_descent)
+    offset: Callable[[Blocks], Tensor] | None = None
+    solver: Callable[..., Solution] = staticmethod(gradient_descent)
 
     @abstractmethod
+    @own_keywords
     def smooth(self, blocks: Blocks, **parameters: float | Tensor) -> Tensor:
         """The smooth part S(v; θ), ``(B,)``."""
 
+    @own_keywords
     def proximable(self, **parameters: float | Tensor) -> dict[str, TorchFunctional]:
         """The parts g_i with a proximal operator, by the name of their block; none in the base."""
         return {}
@@ -161,16 +165,13 @@ class Regulariser(Functional):
         proximable = {name: g.scaled(lam) for name, g in self.proximable(**parameters).items()}
         per_sample = {**fidelity.per_sample, "lam": lam, **parameters}
 
-        def offset(blocks: Blocks, lam: Tensor, **given: Tensor) -> Tensor:
-            return lam * self.offset(blocks)
-
         made = Objective(
             smooth,
             block_spaces(domain, self.blocks),
             proximable,
             per_sample,
             lengths=self.lengths,
-            offset=None if self.offset is None else offset,
+            offset=None if self.offset is None else functools.partial(_scaled_offset, self.offset),
         )
         return made.pickled_as(posed, self, fidelity, lam, parameters)
 
@@ -233,7 +234,7 @@ class Regulariser(Functional):
         parts = self.proximable(**parameters).items()
         return sum((g(blocks[name]) for name, g in parts), self.smooth(blocks, **parameters))
 
-    def named(self, v: Any) -> Blocks:
+    def named(self, v: Tensors) -> Blocks:
         """Blocks by their names, from a tensor, stack or tuple as a lowered functional takes it."""
         parts = (v,) if len(self.blocks) == 1 else split(self.domain, v)
         return dict(zip(self.blocks, parts, strict=True))
@@ -261,6 +262,12 @@ class Regulariser(Functional):
         return self
 
 
+def _scaled_offset(
+    offset: Callable[[Blocks], Tensor], blocks: Blocks, lam: Tensor, **given: Tensor
+) -> Tensor:
+    return lam * offset(blocks)
+
+
 def posed(
     regulariser: Regulariser, fidelity: Fidelity, lam: Tensor, parameters: Mapping[str, Tensor]
 ) -> Objective | SaddlePoint:
@@ -285,7 +292,7 @@ def _parts(op: Regulariser) -> Iterator[Functional]:
     """S and the g_i, each as a functional of all blocks."""
     parameters = op.parameters
 
-    def smooth(v: Any) -> Tensor:
+    def smooth(v: Tensors) -> Tensor:
         return op.smooth(op.named(v), **parameters)
 
     whole = TorchFunctional(smooth, op.domain, name=type(op).__name__)

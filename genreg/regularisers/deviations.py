@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import odl
 import torch
@@ -31,9 +30,7 @@ __all__ = ["RelaxedConstraint", "SparseDeviation"]
 class _Deviating(Generative):
     """Image and latent vector as two blocks, the first a deviation from G(z)."""
 
-    def __init__(
-        self, G: Generator, mu: float | Tensor, latent: Functional | None, name: str, image: Any = None
-    ) -> None:
+    def __init__(self, G: Generator, mu: float | Tensor, latent: Functional | None, name: str) -> None:
         check_generator(G)
         self.parameters = {"mu": checked_parameter(mu, "mu")}
         self.blocks = (name, "z")

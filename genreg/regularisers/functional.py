@@ -18,7 +18,7 @@ from genreg.solvers import Objective, SaddlePoint, lbfgs, pdhg
 __all__ = ["OfFunctional", "as_regulariser"]
 
 
-def as_regulariser(value: Any) -> Regulariser:
+def as_regulariser(value: Regulariser | Functional) -> Regulariser:
     """Return a regulariser as it is, and an ODL functional of the image as one.
 
     Raises

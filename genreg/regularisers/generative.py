@@ -18,8 +18,8 @@ learning models, arXiv:2107.11191.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
 
 import odl
 import torch
@@ -29,6 +29,7 @@ from torch import Tensor
 from genreg.generator import Generator
 from genreg.latent.generated import take_apart
 from genreg.operators import TorchFunctional, to_torch, torch_dtype, weight
+from genreg.operators.bridge.protocols import OdlOperator, Space
 from genreg.operators.fidelity import Fidelity
 from genreg.operators.lowering.splitting import split
 from genreg.regularisers.base import Regulariser, posed
@@ -46,12 +47,13 @@ _STARTS = ("encoder", "random", "zero")
 class Generative(Regulariser):
     """A generator with a latent term, split into its smooth and its proximable part."""
 
-    lengths: ClassVar = {"z": 1.0}  # of the prior N(0, I)
+    lengths: Mapping[str, float] = {"z": 1.0}  # of the prior N(0, I)
 
-    def __init__(self, G: Generator, domain: Any, image: Any, latent: Functional | None) -> None:
+    def __init__(self, G: Generator, domain: Space, image: odl.Operator, latent: Functional | None) -> None:
         super().__init__(space=domain, linear=False)
         self.generator = G
-        self.generate = to_torch(G)
+        operator: OdlOperator = G
+        self.generate = to_torch(operator)
         self.image = image
         self.latent = odl.functionals.L2NormSquared(G.domain) if latent is None else latent
         if not isinstance(self.latent, Functional) or self.latent.domain != G.domain:
@@ -60,7 +62,7 @@ class Generative(Regulariser):
             )
         self.latent_smooth, self.latent_prox = split(self.latent)
 
-    def latent_value(self, z: Tensor) -> Tensor | float:
+    def latent_value(self, z: Tensor) -> Tensor:
         """The smooth part of the latent term, ``(B,)``."""
         return 0.0 * z.sum(-1) if self.latent_smooth is None else self.latent_smooth(z)
 
@@ -154,8 +156,10 @@ class HardConstraint(Generative):
         `solvers.gauss_newton` solves it then. Latent terms of G(z) take it from the fidelity.
         """
         objective = super().problem(fidelity, lam, **parameters)
+        if not isinstance(objective, Objective):
+            return objective
         of_z, of_x = take_apart(self.latent, self.generator)
-        if isinstance(objective, Objective) and of_x is not None:
+        if of_x is not None:
             forward, of_image = to_torch(fidelity.operator), of_x
 
             def smooth(blocks: Blocks, lam: Tensor, **given: Tensor) -> Tensor:
@@ -165,7 +169,7 @@ class HardConstraint(Generative):
                 return fidelity.misfit(forward(x), **given) + lam * s
 
             objective = replace(objective, smooth=smooth)
-        if isinstance(objective, Objective) and "curvature" in fidelity.offers and self._squared:
+        if "curvature" in fidelity.offers and self._squared:
             curvature = latent_curvature(to_torch(fidelity.operator), self.generate, fidelity)
             scale = 2 * float(weight(self.generator.domain))
 
@@ -181,7 +185,7 @@ class HardConstraint(Generative):
         return RangeMarginal(self)
 
 
-def check_generator(G: Any) -> None:
+def check_generator(G: Generator) -> None:
     """Raise TypeError unless `G` is a generator."""
     if not isinstance(G, Generator):
         raise TypeError(f"G must be a genreg.Generator, got {type(G).__name__}")

@@ -24,6 +24,7 @@ from genreg.operators import (
     torch_dtype,
 )
 from genreg.operators.bridge.arguments import described, flag, number
+from genreg.operators.bridge.protocols import FlowLike, StackedSpace
 from genreg.operators.fidelity import Fidelity
 from genreg.operators.lowering.splitting import Term, terms
 from genreg.operators.lowering.total_variation import VariationProximal, total_variation
@@ -40,7 +41,7 @@ class OnImages(Regulariser):
     blocks = ("x",)
     _first = "zero"
 
-    def __init__(self, space: Any, functional: Functional) -> None:
+    def __init__(self, space: StackedSpace, functional: Functional) -> None:
         super().__init__(space=space, linear=False)
         self.image = odl.IdentityOperator(space)
         self.functional = functional
@@ -90,7 +91,7 @@ class Tikhonov(OnImages):
 
     solver = staticmethod(conjugate_gradient)
 
-    def __init__(self, space: Any, operator: odl.Operator | None = None) -> None:
+    def __init__(self, space: StackedSpace, operator: odl.Operator | None = None) -> None:
         _check_space(space)
         L = odl.IdentityOperator(space) if operator is None else operator
         if not isinstance(L, odl.Operator) or not L.is_linear or L.domain != space:
@@ -126,14 +127,16 @@ class TotalVariation(OnImages):
 
     solver = staticmethod(pdhg)
 
-    def __init__(self, space: Any, *, lower: float | None = None, upper: float | None = None) -> None:
+    def __init__(
+        self, space: StackedSpace, *, lower: float | None = None, upper: float | None = None
+    ) -> None:
         _check_space(space)
         if not hasattr(space, "partition"):
             raise TypeError(f"space must be a discretised function space (uniform_discr), got {space!r}")
-        self.bounds = _bound(lower, "lower"), _bound(upper, "upper")
+        low, high = self.bounds = _bound(lower, "lower"), _bound(upper, "upper")
         if self.bounds != (None, None) and torch_dtype(space).is_complex:
             raise TypeError(f"lower and upper must be None for complex images, got {lower} and {upper}")
-        if None not in self.bounds and not self.bounds[0] < self.bounds[1]:
+        if low is not None and high is not None and not low < high:
             raise ValueError(f"lower must be smaller than upper, got {lower} and {upper}")
         self.derivative_operator = odl.Gradient(space, method="forward", pad_mode="symmetric")
         norm = odl.functionals.GroupL1Norm(self.derivative_operator.range)
@@ -245,7 +248,9 @@ class EncoderNorm(OnImages):
 class _FlowValue(nn.Module):
     """The value of `FlowPrior` for images ``(B, *shape)``, ``(B,)``."""
 
-    def __init__(self, flow: nn.Module, determinant: bool) -> None:
+    flow: FlowLike
+
+    def __init__(self, flow: FlowLike, determinant: bool) -> None:
         super().__init__()
         self.flow = flow
         self.determinant = determinant
@@ -282,7 +287,7 @@ class FlowPrior(OnImages):
     solver = staticmethod(gradient_descent)
     _first = "rough"
 
-    def __init__(self, flow: nn.Module, space: Any, *, determinant: bool = False) -> None:
+    def __init__(self, flow: FlowLike, space: StackedSpace, *, determinant: bool = False) -> None:
         _check_space(space)
         if not isinstance(flow, nn.Module) or not hasattr(flow, "to_latent"):
             raise TypeError(
@@ -301,7 +306,7 @@ class FlowPrior(OnImages):
         return f"FlowPrior({type(self.flow).__name__}, {self.domain!r})"
 
 
-def _check_space(space: Any) -> None:
+def _check_space(space: StackedSpace) -> None:
     if not isinstance(space, TensorSpace):
         raise TypeError(f"space must be an ODL tensor or function space, got {described(space)}")
 
@@ -313,7 +318,7 @@ def _bound(value: Any, name: str) -> float | None:
     return number(value, name)
 
 
-def _encoder(G: Any) -> NetworkOperator:
+def _encoder(G: Generator) -> NetworkOperator:
     if not isinstance(G, Generator):
         raise TypeError(f"G must be a genreg.Generator, got {type(G).__name__}")
     return G.encoder

@@ -104,7 +104,7 @@ class JointPrior(Generative):
 
     def _log_determinant(self, blocks: Blocks) -> Tensor:
         """The part of R that the unit of the images adds to."""
-        return -0.5 * self.decode(blocks["z"]).precision.logdet()
+        return -0.5 * self._given(blocks["z"])[1].logdet()
 
     @property
     def beta(self) -> float | Tensor | None:
@@ -122,6 +122,12 @@ class JointPrior(Generative):
         made = functools.partial(IsotropicPrecision, self.generator.range, beta)
         return replace(decoded, make_precision=made)
 
+    def _given(self, z: Tensor) -> tuple[Tensor, Precision]:
+        """Mean and precision of the image, given z; this prior is made of no model without a precision."""
+        decoded = self.decode(z)
+        assert decoded.precision is not None
+        return decoded.mean, decoded.precision
+
     def take(self, index: Tensor) -> JointPrior:
         """The prior of some samples, where β is given for every sample."""
         beta = self.beta
@@ -136,9 +142,8 @@ class JointPrior(Generative):
         x, z = blocks["x"], blocks["z"]
         if beta is None:
             flat = z.reshape(-1, *self.generator.domain.shape)
-            decoded = self.decode(flat)
-            u = x.reshape(decoded.mean.shape) - decoded.mean
-            return negative_log_prior(u, decoded.precision, flat).reshape(z.shape[:-1])
+            mean, precision = self._given(flat)
+            return negative_log_prior(x.reshape(mean.shape) - mean, precision, flat).reshape(z.shape[:-1])
         u = (x - self.generate(z)).flatten(x.ndim - len(self.generator.range.shape))
         return 0.5 * beta * u.square().sum(-1) + self.latent_value(z)
 
@@ -159,7 +164,7 @@ class JointPrior(Generative):
         r""":math:`R_G(x) = \min_z R(x, z)`, with the envelope gradient, β (x - G(z)) over the weight of X."""
         return Marginal(self)
 
-    def _solve(self, problem: Any, init: Any, **settings: Any) -> Solution:
+    def _solve(self, problem: Objective, init: Any, **settings: Any) -> Solution:
         """Solve a problem of this regulariser, see the class."""
         if not isinstance(problem, Profiled):
             return lbfgs(problem, init, substitution=deviation_for_image(self.generate), **settings)
@@ -204,10 +209,8 @@ class JointPrior(Generative):
         if len(latent) != count:
             raise ValueError(f"z must have the shape {(count, *G.domain.shape)}, got {tuple(latent.shape)}")
         with torch.no_grad():
-            decoded = self.decode(latent)
-        return GaussianPosterior(
-            fidelity.operator, fidelity.data, decoded.mean, decoded.precision, fidelity.inverse_variance
-        )
+            mean, precision = self._given(latent)
+        return GaussianPosterior(fidelity.operator, fidelity.data, mean, precision, fidelity.inverse_variance)
 
 
 def _check_precision(precision: Precision, G: Generator) -> None:

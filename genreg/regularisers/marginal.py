@@ -11,22 +11,43 @@ J. M. Danskin (1966), The theory of max-min, with applications, doi:10.1137/0114
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import odl
 import torch
 from odl.functionals import Functional
 from torch import Tensor
 
+from genreg.generator import Generator
 from genreg.operators import TorchFunctional, lower, to_tensor, to_torch, torch_dtype
 from genreg.operators.bridge.arguments import integer, number, seed_number
 from genreg.operators.bridge.modes import normal, undisturbed
+from genreg.operators.bridge.protocols import own_keywords
 from genreg.operators.fidelity import GaussianFidelity
 from genreg.regularisers.differentiable import Gradient
 from genreg.solvers import Objective, palm, quasi_newton
 from genreg.solvers.problem.objective import Blocks
 
+if TYPE_CHECKING:
+    from genreg.regularisers.generative import HardConstraint
+
 __all__ = ["Marginal", "RangeMarginal"]
+
+
+class _OfBoth(Protocol):
+    """What `Marginal` uses of a regulariser of image and latent vector."""
+
+    generator: Generator
+    latent_prox: TorchFunctional | None
+    lengths: Mapping[str, float]
+
+    @own_keywords
+    def at_image(self, x: Tensor, z: Tensor, *, smoothing: float, **parameters: Tensor) -> Tensor:
+        """R as a function of image and latent vector, smoothed."""
+
+    def parameters_of(self, lam: Tensor) -> dict[str, Tensor]:
+        """The parameters of every sample, of the kind of `lam`."""
 
 
 class Marginal(Functional):
@@ -61,7 +82,7 @@ class Marginal(Functional):
 
     def __init__(
         self,
-        regulariser: Any,
+        regulariser: _OfBoth,
         *,
         restarts: int = 1,
         max_iter: int = 200,
@@ -100,8 +121,10 @@ class Marginal(Functional):
         proximable = {"z": R.latent_prox.scaled(of_runs["mu"])} if R.latent_prox is not None else {}
         problem = Objective(smooth, {"z": R.generator.domain}, proximable, per_sample, lengths=R.lengths)
         solve = palm if proximable else quasi_newton
-        options = {"max_iter": self.max_iter, "tol": self.tol, "progress": False}
-        return solve(problem, {"z": starts.flatten(0, 1)}, **options).best(runs).blocks["z"]
+        found = solve(
+            problem, {"z": starts.flatten(0, 1)}, max_iter=self.max_iter, tol=self.tol, progress=False
+        )
+        return found.best(runs).blocks["z"]
 
     def _starts(self, x: Tensor) -> Tensor:
         G = self.regulariser.generator
@@ -156,7 +179,7 @@ class RangeMarginal(Functional):
         Relative distance :math:`\|G(z) - x\| / \|x\|` within which x counts as in the range.
     """
 
-    def __init__(self, hard: Any, *, rtol: float = 1e-3) -> None:
+    def __init__(self, hard: HardConstraint, *, rtol: float = 1e-3) -> None:
         super().__init__(space=hard.generator.range, linear=False)
         self.hard, self.rtol = hard, rtol
 

@@ -39,7 +39,9 @@ class ChainTarget(Protocol):
 class Posterior(Protocol):
     """What is sampled."""
 
-    fidelity: Any
+    @property
+    def fidelity(self) -> Fidelity:
+        """The fidelity of the data."""
 
     @property
     def batch(self) -> int:

@@ -6,12 +6,23 @@ protocols are checked for the attributes named here; at run time nothing is chec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-__all__ = ["GeneratorLike", "OdlFunctional", "OdlOperator", "ProductSpace", "Space", "StackedSpace"]
+__all__ = [
+    "FlowLike",
+    "GeneratorLike",
+    "OdlFunctional",
+    "OdlOperator",
+    "ProductSpace",
+    "Space",
+    "StackedSpace",
+    "own_keywords",
+]
+
+_R = TypeVar("_R")
 
 
 class StackedSpace(Protocol):
@@ -99,3 +110,15 @@ class GeneratorLike(OdlOperator, Protocol):
 
     def encode(self, x: Tensor) -> Tensor:
         """Return latent vectors ``(B, *domain.shape)`` for images ``(B, *range.shape)``."""
+
+
+class FlowLike(Protocol):
+    """A normalising flow, a `torch.nn.Module`, as priors use it."""
+
+    def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return latent vectors, ``(B, dim)``, and the logarithms of the absolute determinants, ``(B,)``."""
+
+
+def own_keywords(method: Callable[..., _R]) -> Callable[..., _R]:
+    """Mark a method of which every class names keywords of its own, where the base takes any; only types change."""
+    return method

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 import odl
 import torch
@@ -16,6 +16,7 @@ from genreg.operators.bridge.arrays import array, fitting
 from genreg.operators.bridge.caller_data import Kind, as_kind, is_element, to_batch
 from genreg.operators.bridge.lowered import TorchFunctional
 from genreg.operators.bridge.modes import undisturbed
+from genreg.operators.bridge.protocols import Space, own_keywords
 from genreg.operators.bridge.spaces import to_element, to_tensor
 from genreg.operators.bridge.translation import lower, to_torch
 from genreg.operators.bridge.weights import riesz
@@ -62,7 +63,7 @@ class Fidelity(Functional):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
-            cls.__init__ = undisturbed(cls.__init__)
+            cls.__init__ = undisturbed(cls.__init__)  # type: ignore[method-assign]  # ODL has no hook for it
 
     def __init__(self, A: odl.Operator, y: Any) -> None:
         if not isinstance(A, odl.Operator):
@@ -74,7 +75,7 @@ class Fidelity(Functional):
         self.batched = batch.batched
         self.kind = batch.kind
 
-    def given_back(self, space: Any, value: Tensor) -> Any:
+    def given_back(self, space: Space, value: Tensor) -> Any:
         """A result of every sample, ``(B, *space.shape)``, as the caller's kind of data: without B for one sample."""
         return as_kind(self.kind, space, value if self.batched else value[0])
 
@@ -84,6 +85,7 @@ class Fidelity(Functional):
         """Data and parameters of every sample, the arguments of `misfit`; the leading axis is B."""
 
     @abstractmethod
+    @own_keywords
     def misfit(self, Ax: Tensor, *, y: Tensor, **parameters: Tensor) -> Tensor:
         r"""Evaluate :math:`\mathcal{D}(Ax; y)` for every sample.
 
@@ -115,6 +117,7 @@ class Fidelity(Functional):
             )
             raise NotImplementedError(f"{by} needs a {asked}, got {self!r}")
 
+    @own_keywords
     def curvature(self, Ax: Tensor, *, y: Tensor, **parameters: Tensor) -> Tensor:
         r"""Second derivative of :math:`\mathcal{D}(\cdot; y)` in every datum, 0 where it is negative.
 
@@ -280,6 +283,10 @@ def per_datum(value: Any, name: str, data: Tensor, *, infinite: bool = False) ->
     return tensor.expand(count, *tensor.shape[1:])
 
 
+@overload
+def trailing(value: Tensor, data: Tensor) -> Tensor: ...
+@overload
+def trailing(value: float | Tensor, data: Tensor) -> float | Tensor: ...
 def trailing(value: float | Tensor, data: Tensor) -> float | Tensor:
     """Append axes to a parameter of every sample, ``(B,)``, so that it multiplies `data`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import odl
@@ -15,7 +16,9 @@ from genreg.operators.fidelity.gaussian import GaussianFidelity
 __all__ = ["fidelity_of"]
 
 
-def fidelity_of(A: odl.Operator, y: Any, noise_std: Any, fidelity: Any) -> Fidelity:
+def fidelity_of(
+    A: odl.Operator, y: Any, noise_std: Any, fidelity: Fidelity | Callable[..., Fidelity] | None
+) -> Fidelity:
     """Return the fidelity of data with a standard deviation of the noise, or the one given.
 
     Parameters
@@ -34,22 +37,21 @@ def fidelity_of(A: odl.Operator, y: Any, noise_std: Any, fidelity: Any) -> Fidel
     TypeError, ValueError
         If the arguments do not fit each other.
     """
-    given = isinstance(fidelity, Fidelity)
     if fidelity is None:
         if noise_std is None:
             raise TypeError("noise_std must be given, the standard deviation of the noise, or a fidelity")
-        fidelity = GaussianFidelity(A, y, noise_std)
+        found: Any = GaussianFidelity(A, y, noise_std)
     elif noise_std is not None:
         raise TypeError("noise_std belongs to the Gaussian fidelity: give either noise_std or fidelity")
-    elif not given:
-        fidelity = fidelity(A, y) if callable(fidelity) else fidelity
-        if not isinstance(fidelity, Fidelity):
-            raise TypeError(
-                f"fidelity must be a genreg fidelity, or make one of (A, y), got {type(fidelity).__name__}"
-            )
-    if fidelity.operator != A:
-        raise ValueError(f"fidelity must have the operator A, {A!r}, got {fidelity.operator!r}")
-    return _of_data(fidelity, y) if given and y is not None else fidelity
+    else:
+        found = fidelity(A, y) if callable(fidelity) and not isinstance(fidelity, Fidelity) else fidelity
+    if not isinstance(found, Fidelity):
+        raise TypeError(
+            f"fidelity must be a genreg fidelity, or make one of (A, y), got {type(found).__name__}"
+        )
+    if found.operator != A:
+        raise ValueError(f"fidelity must have the operator A, {A!r}, got {found.operator!r}")
+    return _of_data(found, y) if isinstance(fidelity, Fidelity) and y is not None else found
 
 
 def _of_data(fidelity: Fidelity, y: Any) -> Fidelity:

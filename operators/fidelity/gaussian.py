@@ -199,10 +199,9 @@ class GaussianFidelity(Fidelity):
         ).pickled_as(GaussianFidelity.on_data, self)
 
     def __repr__(self) -> str:
+        sigma = f"<{tuple(self.noise_std.shape)}>"
         if self.white:
-            sigma = self.noise_std[0].item() if len(self.noise_std) == 1 else self.noise_std.tolist()
-        else:
-            sigma = f"<{tuple(self.noise_std.shape)}>"
+            sigma = str(self.noise_std[0].item() if len(self.noise_std) == 1 else self.noise_std.tolist())
         return f"GaussianFidelity({self.operator!r}, noise_std={sigma})"
 
 
@@ -215,7 +214,7 @@ def _checked(noise_std: Any, data: Tensor) -> Tensor:
         If it is no number, has another shape, is not positive or NaN, or is infinite in place of a shape of the data.
     """
     if isinstance(noise_std, np.ma.MaskedArray):  # a masked datum is one that was not measured
-        noise_std = noise_std.astype(float).filled(np.inf)
+        noise_std = np.ma.filled(noise_std.astype(float), np.inf)
     given = array(noise_std, "noise_std", complex=False, wanted="a number or a tensor (B,)")
     if not is_element(noise_std) and tuple(given.shape) in ((), (len(data),)):
         return per_sample_number(noise_std, "noise_std", data)

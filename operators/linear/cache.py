@@ -124,7 +124,7 @@ def _digest(name: str, shape: tuple[int, int], parts: list[np.ndarray]) -> str:
     state = hashlib.sha256(f"{name}{tuple(map(int, shape))}".encode())
     for part in parts:
         state.update(f"{part.dtype}{part.shape}".encode())
-        state.update(np.ascontiguousarray(part))
+        state.update(np.ascontiguousarray(part).data)
     return state.hexdigest()
 
 

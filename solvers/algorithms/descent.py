@@ -20,7 +20,7 @@ A. Bora, A. Jalal, E. Price, A. G. Dimakis (2017), Compressed sensing using gene
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from odl.functionals import Functional
 
@@ -45,6 +45,15 @@ __all__ = [
     "palm",
     "quasi_newton",
 ]
+
+
+class _Settings(TypedDict):
+    """When a run ends, and who watches it."""
+
+    max_iter: int
+    tol: float
+    callback: Callback | None
+    progress: bool
 
 
 @undisturbed
@@ -96,7 +105,7 @@ def gradient_descent(
         If the objective is not differentiable.
     """
     update = ProxGradient(searching(line_search, Backtracking(spectral=True)))
-    settings = dict(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
+    settings = _Settings(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
     return _descend(
         "gradient_descent", objective, init, update, "smooth", single=True, updates=updates, **settings
     )
@@ -121,7 +130,7 @@ def alternating_gradient_descent(
     that of `palm`.
     """
     update = ProxGradient(searching(line_search, Backtracking()))
-    settings = dict(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
+    settings = _Settings(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
     return _descend(
         "alternating_gradient_descent", objective, init, update, "smooth", updates=updates, **settings
     )
@@ -149,7 +158,7 @@ def palm(
     vector without a proximable part.
     """
     update = ProxGradient(searching(line_search, Backtracking()))
-    settings = dict(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
+    settings = _Settings(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
     return _descend("palm", objective, init, update, "proximable", updates=updates, **settings)
 
 
@@ -173,7 +182,7 @@ def ipalm(
     latent vector without a proximable part.
     """
     update = Inertial(line_search) if line_search else Inertial()
-    settings = dict(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
+    settings = _Settings(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
     return _descend("ipalm", objective, init, update, "proximable", updates=updates, **settings)
 
 
@@ -194,7 +203,7 @@ def quasi_newton(
     small enough for an n × n matrix of every sample.
     """
     update = QuasiNewton(searching(line_search, Backtracking()))
-    settings = dict(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
+    settings = _Settings(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
     return _descend("quasi_newton", objective, init, update, "smooth", single=True, **settings)
 
 
@@ -216,7 +225,7 @@ def gauss_newton(
     """
     check_offers(objective, "gauss_newton", "smooth", "curvature", single=True)
     step = update or LevenbergMarquardt()
-    settings = dict(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
+    settings = _Settings(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
     return _descend("gauss_newton", objective, init, step, "smooth", single=True, **settings)
 
 
@@ -229,7 +238,7 @@ def _descend(
     *,
     single: bool = False,
     updates: Mapping[str, Update] | None = None,
-    **settings: Any,
+    **settings: Unpack[_Settings],
 ) -> Solution:
     """Move every block by an update, or by another one that the caller has named.
 

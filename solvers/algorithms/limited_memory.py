@@ -108,12 +108,14 @@ def lbfgs(
         return objective.smooth(layout.unpack(blocks["w"], unit), **per_sample)
 
     def offset(blocks: Blocks, unit: Tensor, **per_sample: Tensor) -> Tensor:
-        return objective.offset(layout.unpack(blocks["w"], unit), **per_sample)  # type: ignore[misc]
+        assert objective.offset is not None
+        return objective.offset(layout.unpack(blocks["w"], unit), **per_sample)
 
     def watch(iterate: Iterate) -> Any:
+        assert callback is not None
         with torch.no_grad():
             blocks = layout.unpack(iterate.blocks["w"], units[iterate.samples])
-            return callback(replace(iterate, blocks=blocks))  # type: ignore[misc]
+            return callback(replace(iterate, blocks=blocks))
 
     def leave(result: Mapping[str, Tensor]) -> dict[str, Any]:
         with torch.no_grad():

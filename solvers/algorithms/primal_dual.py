@@ -30,10 +30,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import odl
 import torch
+from odl.functionals import Functional
 from torch import Tensor
 
 from genreg.operators.bridge.caller_data import to_batch
+from genreg.operators.bridge.lowered import TorchFunctional
 from genreg.operators.bridge.modes import undisturbed
 from genreg.solvers.algorithms.primal_dual_steps import Saddle, Steps, norm_of, shaped
 from genreg.solvers.driver.monitor import Callback, Iterate, Monitor, ended_as
@@ -48,11 +51,11 @@ _CHECK_EVERY, _CHECK_FIXED_EVERY = 10, 25  # iterations between looks at the res
 
 @undisturbed
 def pdhg(
-    f: Any,
+    f: SaddlePoint | Functional | TorchFunctional,
     init: Any = None,
     *,
-    g: Any = None,
-    operators: Any = None,
+    g: Functional | TorchFunctional | Sequence[Functional | TorchFunctional] | None = None,
+    operators: odl.Operator | Sequence[odl.Operator] | None = None,
     tau: float | None = None,
     sigma: float | Sequence[float] | None = None,
     max_iter: int = 1000,
@@ -97,7 +100,7 @@ def pdhg(
         If a functional has no prox.
     """
     monitor = Monitor(max_iter, tol, callback, progress, "pdhg")
-    problem = f if g is None and operators is None else SaddlePoint(f, g, operators)
+    problem: Any = f if g is None and operators is None else SaddlePoint(f, g, operators)
     check_offers(problem, "pdhg", "saddle", argument="f")
     if init is None:
         init = problem.domain.zero()

@@ -12,7 +12,7 @@ processing, NeurIPS 28; arXiv:1305.0546.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import odl
 import torch
@@ -156,6 +156,10 @@ def least_along(value: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Tensor
     return middle, value(middle)
 
 
+@overload
+def shaped(step: Tensor, like: Tensor) -> Tensor: ...
+@overload
+def shaped(step: Tensor | float, like: Tensor) -> Tensor | float: ...
 def shaped(step: Tensor | float, like: Tensor) -> Tensor | float:
     """A step of every sample with trailing axes, so that it multiplies `like`; a number as it is."""
     return step.view(-1, *(1,) * (like.ndim - 1)) if isinstance(step, Tensor) else step

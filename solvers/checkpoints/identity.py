@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from genreg.operators import to_torch, torch_device, torch_dtype
+from genreg.operators.bridge.protocols import GeneratorLike, StackedSpace
 from genreg.operators.bridge.spaces import space_shape
 from genreg.solvers.checkpoints.state_files import digest
 
@@ -23,14 +24,14 @@ __all__ = ["codes", "noise", "of_generator", "of_operator", "of_setting"]
 _SEED = 1
 
 
-def noise(space: Any, count: int = 1) -> Tensor:
+def noise(space: StackedSpace, count: int = 1) -> Tensor:
     """Return seeded draws of standard normal noise in a space, ``(count, *shape)``."""
     shape, dtype = (count, *space_shape(space)), torch_dtype(space)
     generator = torch.Generator().manual_seed(_SEED)
     return torch.randn(shape, generator=generator, dtype=dtype).to(torch_device(space))
 
 
-def codes(G: Any) -> Tensor:
+def codes(G: GeneratorLike) -> Tensor:
     """Return two seeded draws of N(0, I) for a generator."""
     return noise(G.domain, 2)
 
@@ -42,7 +43,7 @@ def of_operator(name: str, A: odl.Operator, x: Tensor | None = None) -> dict[str
         return {name: to_torch(A)(x).nan_to_num()}
 
 
-def of_generator(G: Any) -> dict[str, Any]:
+def of_generator(G: GeneratorLike) -> dict[str, Any]:
     """Return the weights of a generator, where it has a model with weights, and two of its images."""
     model = getattr(G, "model", None)
     weights = digest(model) if isinstance(model, nn.Module) else None

@@ -182,7 +182,7 @@ def load_state(path: Path, kind: str, *, name: str = "checkpoint") -> dict[str, 
         raise ValueError(
             f"{name} {path} can't be read: it holds the state of a {header['kind']}, not of a {kind}"
         )
-    return _unpacked(json.loads(header["state"]), tensors)  # type: ignore[no-any-return]
+    return _unpacked(json.loads(header["state"]), tensors)
 
 
 def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -10,7 +10,7 @@ import torch
 from genreg.operators.bridge.caller_data import Batch
 from genreg.solvers.checkpoints import StateFile, saving
 from genreg.solvers.driver.contracts import checked
-from genreg.solvers.driver.monitor import Callback, Iterate, Monitor, check_stopping, ended_as
+from genreg.solvers.driver.monitor import Callback, Iterate, Monitor, ended_as
 from genreg.solvers.driver.position import Position
 from genreg.solvers.driver.solution import Solution, Status
 from genreg.solvers.problem.capabilities import check_offers
@@ -18,7 +18,7 @@ from genreg.solvers.problem.objective import Blocks, Objective
 from genreg.solvers.problem.state import State, evaluate, starting_lengths
 from genreg.solvers.updates.base import Update
 
-__all__ = ["Callback", "Iterate", "check_stopping", "run"]
+__all__ = ["run"]
 
 # A batch is compacted when fewer than this share of its samples still run: copying costs about as much as a step.
 _COMPACT_BELOW = 0.75

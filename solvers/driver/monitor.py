@@ -130,7 +130,7 @@ class Monitor:
     def stops(self, iterations: int, iterate: Iterate | None) -> bool:
         """Show how far the run is, and return whether the callback ends it; without one there need be no iterate."""
         self._bar.update(max(iterations - self._bar.n, 0))
-        return bool(self._callback and self._callback(iterate))
+        return bool(self._callback and iterate is not None and self._callback(iterate))
 
     def solution(
         self,

@@ -33,7 +33,8 @@ from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.bridge.protocols import GeneratorLike
 from genreg.operators.fidelity.base import Fidelity
 from genreg.solvers.checkpoints import begin, saving
-from genreg.solvers.driver.loop import Callback, check_stopping, run
+from genreg.solvers.driver.loop import run
+from genreg.solvers.driver.monitor import Callback, check_stopping
 from genreg.solvers.driver.solution import Solution, Status
 from genreg.solvers.generative.isotropic import JointProblem
 from genreg.solvers.generative.joint_map import (

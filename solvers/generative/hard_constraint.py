@@ -22,7 +22,8 @@ from genreg.operators.bridge.arguments import described
 from genreg.operators.bridge.caller_data import Batch, per_sample_number
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.fidelity.base import Fidelity
-from genreg.solvers.driver.loop import Callback, run
+from genreg.solvers.driver.loop import run
+from genreg.solvers.driver.monitor import Callback
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.generative.latent import entered, first_latents, latent_objective, leave
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt

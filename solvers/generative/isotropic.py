@@ -62,8 +62,6 @@ class JointProblem(Profiled):
         The exact step in x; with one σ for every datum, by conjugate gradients.
     """
 
-    profiled = True
-
     generate: TorchOperator
     x_step: DataProx
 
@@ -126,6 +124,7 @@ class JointProblem(Profiled):
         largest = _largest(inverse_variance)
         if inverse_variance.ndim == 1:
             return self.x_step, 1.0, beta / largest
+        assert isinstance(self.x_step, ConjugateGradientProx)  # by `of`
         root = (inverse_variance / trailing(largest, inverse_variance)).sqrt()
         return self.x_step.whitened(root), root, beta / largest
 

@@ -44,7 +44,8 @@ from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.bridge.protocols import GeneratorLike
 from genreg.operators.fidelity.base import Fidelity
 from genreg.solvers.checkpoints import begin, digest, of_generator, of_operator, of_setting
-from genreg.solvers.driver.loop import Callback, run
+from genreg.solvers.driver.loop import run
+from genreg.solvers.driver.monitor import Callback
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.generative.isotropic import JointProblem
 from genreg.solvers.generative.latent import entered, first_latents, has_encoder, leave, several_latents

@@ -26,7 +26,7 @@ from genreg.operators.fidelity.entry import fidelity_of
 from genreg.operators.fidelity.gaussian import squares
 from genreg.operators.linear.conjugate_gradient import inner
 from genreg.solvers.driver.solution import Solution
-from genreg.solvers.problem.objective import Blocks, Curvature, Objective
+from genreg.solvers.problem.objective import Blocks, Curvature, Objective, block_spaces
 
 __all__ = [
     "entered",
@@ -43,7 +43,14 @@ __all__ = [
 
 
 def entered(
-    A: Any, y: Any, G: GeneratorLike, noise_std: Any, fidelity: Any, *, need: str, by: str
+    A: odl.Operator,
+    y: Any,
+    G: GeneratorLike,
+    noise_std: Any,
+    fidelity: Fidelity | Callable[..., Fidelity] | None,
+    *,
+    need: str,
+    by: str,
 ) -> Fidelity:
     """Take in the data of A∘G for a solver, `by` name, that needs something of the fidelity, see `Fidelity.offers`.
 
@@ -138,7 +145,7 @@ def leave(
 
 
 def latent_objective(
-    forward: TorchOperator, generate: TorchOperator, fidelity: Fidelity | None = None, **per_sample: Tensor
+    forward: TorchOperator, generate: TorchOperator, fidelity: Fidelity | None = None, /, **per_sample: Tensor
 ) -> Objective:
     r"""The objective :math:`\mathcal{D}(A(G(z)); y) + \frac{w}{2} \|z\|^2` of z, with its curvature.
 
@@ -160,11 +167,11 @@ def latent_objective(
 
     return Objective(
         value,
-        {"z": generate.domain},
+        block_spaces(generate.domain, ("z",)),
         per_sample=per_sample,
         curvature={"z": latent_curvature(forward, generate, fidelity)},
         lengths={"z": 1.0},
-    ).pickled_as(functools.partial(latent_objective, fidelity=fidelity, **per_sample), forward, generate)
+    ).pickled_as(functools.partial(latent_objective, **per_sample), forward, generate, fidelity)
 
 
 def latent_curvature(

@@ -16,7 +16,8 @@ from torch import Tensor
 from genreg.operators.bridge.caller_data import Batch
 from genreg.solvers.algorithms.limited_memory import lbfgs
 from genreg.solvers.checkpoints import StateFile
-from genreg.solvers.driver.loop import Callback, run
+from genreg.solvers.driver.loop import run
+from genreg.solvers.driver.monitor import Callback
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State
@@ -32,6 +33,8 @@ _PROPOSALS = 5  # turns in which the encoder proposes before the steps of a prof
 @dataclass(frozen=True, kw_only=True)
 class Profiled(Objective, ABC):
     r"""An objective J(x, z) that offers the minimiser x*(z), and its profile :math:`\varphi(z) = J(x^*(z), z)`."""
+
+    profiled = True
 
     @abstractmethod
     def image(self, z: Tensor, **per_sample: Tensor) -> Tensor:

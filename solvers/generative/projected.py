@@ -22,7 +22,7 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg.operators import to_torch, weight
+from genreg.operators import TorchOperator, to_torch, weight
 from genreg.operators.bridge.arguments import choice, integer, number, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.caller_data import Batch
@@ -32,7 +32,8 @@ from genreg.operators.fidelity.base import Fidelity
 from genreg.operators.linear.conjugate_gradient import inner
 from genreg.operators.linear.norm import operator_norm
 from genreg.solvers.algorithms.descent import gauss_newton
-from genreg.solvers.driver.loop import Callback, run
+from genreg.solvers.driver.loop import run
+from genreg.solvers.driver.monitor import Callback
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.generative.isotropic import projection
 from genreg.solvers.generative.latent import entered, first_latents, has_encoder, leave
@@ -167,7 +168,7 @@ def projected_gradient(
     return leave(fidelity, G, solution, solution.blocks["x"], **solution.blocks)
 
 
-def _by_encoder(G: GeneratorLike, generate: Any) -> Projection:
+def _by_encoder(G: GeneratorLike, generate: TorchOperator) -> Projection:
     def project(w: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         code = G.encode(w)
         return code, generate(code), torch.zeros(len(w), dtype=torch.int64, device=w.device)
@@ -175,7 +176,9 @@ def _by_encoder(G: GeneratorLike, generate: Any) -> Projection:
     return project
 
 
-def _by_solve(generate: Any, max_iter: int, restarts: int, generator: torch.Generator) -> Projection:
+def _by_solve(
+    generate: TorchOperator, max_iter: int, restarts: int, generator: torch.Generator
+) -> Projection:
     def project(w: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         drawn = torch.randn((restarts - 1, *z.shape), generator=generator, dtype=z.dtype).to(z.device)
         starts = torch.cat((z[None], drawn)).transpose(0, 1).flatten(0, 1)  # (B * restarts, *Z.shape)

@@ -26,7 +26,8 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg.operators import GaussianPosterior, to_torch, torch_dtype
+from genreg.operators import GaussianPosterior, Precision, to_torch, torch_dtype
+from genreg.operators.bridge.protocols import Space
 from genreg.operators.fidelity.base import trailing
 from genreg.operators.fidelity.gaussian import squares
 from genreg.operators.linear.conjugate_gradient import inner
@@ -57,8 +58,6 @@ class StructuredProblem(Profiled):
         the end has the precision of `GaussianPosterior`.
     """
 
-    profiled = True
-
     operator: odl.Operator
     decode: Callable[[Tensor], Any]
     tol: float | None = None
@@ -68,8 +67,9 @@ class StructuredProblem(Profiled):
         cls,
         A: odl.Operator,
         decode: Callable[[Tensor], Any],
-        latent: Any,
+        latent: Space,
         tol: float | None = None,
+        /,
         **per_sample: Tensor,
     ) -> StructuredProblem:
         """The problem for an operator, a decoder with its latent space, and data and parameters of every sample."""
@@ -106,12 +106,13 @@ class StructuredProblem(Profiled):
     def _posterior(
         self,
         mean: Tensor,
-        precision: Any,
+        precision: Precision,
+        tol: float | None = None,
+        /,
         *,
         y: Tensor,
         inverse_variance: Tensor,
         weight: Tensor,
-        tol: float | None = None,
         **rest: Tensor,
     ) -> GaussianPosterior:
         scale = inverse_variance / trailing(weight, inverse_variance)
@@ -133,7 +134,7 @@ class StructuredProblem(Profiled):
             mean, precision = decoded.mean, decoded.precision
             given = {"y": y, "inverse_variance": inverse_variance, "weight": weight}
             with torch.no_grad():
-                u = self._posterior(mean.detach(), precision.detach(), tol=tol, **given).correction
+                u = self._posterior(mean.detach(), precision.detach(), tol, **given).correction
                 misfit = squares(forward(mean + u), y=y, inverse_variance=inverse_variance)
             u = u + (mean.detach() - mean)  # x* stays as it is, to first order
             return misfit + weight * negative_log_prior(u, precision, z)
@@ -147,6 +148,6 @@ class StructuredProblem(Profiled):
         ).pickled_as(StructuredProblem.profile, self)
 
 
-def negative_log_prior(u: Tensor, precision: Any, z: Tensor) -> Tensor:
+def negative_log_prior(u: Tensor, precision: Precision, z: Tensor) -> Tensor:
     r""":math:`\frac12 u^T \Lambda u - \frac12 \log\det\Lambda + \frac12 \|z\|^2`, ``(B,)``, for u = x - μ(z)."""
     return 0.5 * (precision.quadratic(u) - precision.logdet() + inner(z, z))

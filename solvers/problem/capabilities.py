@@ -16,7 +16,7 @@ The first is part of the next two. Solvers check what they need before they star
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from genreg.operators.bridge.arguments import described
 
@@ -44,7 +44,7 @@ class Problem(Protocol):
 
 
 def check_offers(
-    problem: Any,
+    problem: Problem,
     solver: str,
     *needs: Capability,
     blocks: Sequence[str] | None = None,
@@ -55,7 +55,7 @@ def check_offers(
 
     Parameters
     ----------
-    problem
+    problem : Problem
         What the solver was given.
     solver : str
         Its name, or that of an update.

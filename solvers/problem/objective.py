@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import odl
 import torch
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from genreg.operators import TorchFunctional, to_torch, weight
 from genreg.operators.bridge.lowered import Picklable
-from genreg.operators.bridge.spaces import join
+from genreg.operators.bridge.protocols import Space, StackedSpace
+from genreg.operators.bridge.spaces import Tensors, join
 from genreg.operators.lowering.splitting import Term, is_smooth, proximable, split, summed, terms
 from genreg.solvers.problem.capabilities import Capability
 
@@ -44,7 +45,7 @@ class Curvature:
     product: Callable[[Tensor], Tensor]
 
 
-def block_spaces(domain: Any, names: Sequence[str]) -> dict[str, Any]:
+def block_spaces(domain: Space, names: Sequence[str]) -> dict[str, Any]:
     """Space of every named block of `domain`: its parts, or `domain` itself for a single name.
 
     Raises
@@ -62,7 +63,7 @@ def block_spaces(domain: Any, names: Sequence[str]) -> dict[str, Any]:
     return dict(zip(names, domain.spaces, strict=True))
 
 
-def pack(domain: Any, blocks: Mapping[str, Tensor]) -> Any:
+def pack(domain: Space, blocks: Mapping[str, Tensor]) -> Tensors:
     """Arrange blocks as a lowered operator on `domain` takes them: a tensor, a stack or a tuple."""
     parts = tuple(blocks.values())
     return parts[0] if len(parts) == 1 else join(domain, parts)
@@ -98,7 +99,7 @@ class Objective(Picklable):
     """
 
     smooth: Callable[..., Tensor]
-    spaces: Mapping[str, Any]
+    spaces: Mapping[str, StackedSpace]
     proximable: Mapping[str, TorchFunctional] = field(default_factory=dict)
     per_sample: Mapping[str, Tensor] = field(default_factory=dict)
     curvature: Mapping[str, Callable[..., Curvature]] = field(default_factory=dict)
@@ -178,7 +179,7 @@ class Objective(Picklable):
         """Constant weight w of the inner product of a block, which relates ODL's prox to the Euclidean one."""
         return float(weight(self.spaces[name]))
 
-    def take(self, index: Tensor) -> Objective:
+    def take(self, index: Tensor) -> Self:
         """The same objective for the samples in `index`."""
         return replace(
             self,
@@ -252,7 +253,7 @@ class SaddlePoint:
         object.__setattr__(self, "g", tuple(parts[1:]))
 
     @property
-    def domain(self) -> Any:
+    def domain(self) -> StackedSpace:
         """The space X."""
         return self.operators[0].domain
 
@@ -262,7 +263,7 @@ class SaddlePoint:
         return {"x": frozenset({"saddle"})}
 
 
-def lowered(objective: Any, init: Any) -> Any:
+def lowered(objective: Objective | Functional, init: Any) -> Objective:
     """An ODL functional as an `Objective` of the blocks of a starting point; whatever else is given, as it is.
 
     Raises

@@ -43,13 +43,13 @@ class Moments(NamedTuple):
     ----------
     mean, square : Tensor
         m and s, ``(B, n)``.
-    count : Tensor
+    steps : Tensor
         Steps taken, ``(B,)``, a whole number in the type of the block.
     """
 
     mean: Tensor
     square: Tensor
-    count: Tensor
+    steps: Tensor
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ class Adam(Update):
         moved = Moments(
             mean=first * memory.mean + (1 - first) * g,
             square=second * memory.square + (1 - second) * g.square(),
-            count=memory.count + 1,
+            steps=memory.steps + 1,
         )
-        t = moved.count[:, None]
+        t = moved.steps[:, None]
         mean, spread = moved.mean / _weight(first, t), moved.square / _weight(second, t)
         point = _entries(v) - tau[:, None] * mean / (spread.sqrt() + self.eps)
         trial = TrialStep.of(objective, state, block, _like(v, point))

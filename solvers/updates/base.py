@@ -10,7 +10,7 @@ already.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -43,7 +43,13 @@ class Update(Protocol):
 
     monotone: ClassVar[bool] = True
     needs: ClassVar[tuple[Capability, ...]] = ("proximable",)
-    line_search: Backtracking
+    if TYPE_CHECKING:  # read only: a frozen field or a property
+
+        @property
+        def line_search(self) -> Backtracking:
+            """How often a step may fail, and what rounding is."""
+    else:
+        line_search: Backtracking
 
     def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First step sizes, ``(B,)``; by default those of the line search.

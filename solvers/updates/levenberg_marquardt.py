@@ -25,8 +25,9 @@ doi:10.1016/0167-6377(90)90065-D (when to end the inner conjugate gradients).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -113,8 +114,8 @@ class LevenbergMarquardt(Update):
             d, promised = _dense_step(memory.matrix, gradient.flatten(1), mu)
         else:
             memory = state.memory[block]
-            N = objective.curvature[block](state.blocks, **objective.per_sample)
-            d, promised = self._krylov_step(N.product, gradient, mu)
+            product = objective.curvature[block](state.blocks, **objective.per_sample).product
+            d, promised = self._krylov_step(product, gradient, mu)
         trial = TrialStep.of(objective, state, block, v + d.view_as(v))
         d = trial.step
         slope, change = inner(gradient, d), inner(trial.gradient_change, d)  # (B,)
@@ -141,7 +142,9 @@ class LevenbergMarquardt(Update):
         mu = torch.where(accepted, shrunk, mu.clamp_min(1e-4) * memory.growth)
         return trial.result(accepted, mu, after_step, inner(gradient, gradient).sqrt())
 
-    def _krylov_step(self, product: Any, g: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+    def _krylov_step(
+        self, product: Callable[[Tensor], Tensor], g: Tensor, mu: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Truncated conjugate gradients on (N + μ I) d = -g, and the decrease that the model promises."""
         tiny = torch.finfo(g.dtype).tiny
         gg = inner(g, g)

@@ -6,6 +6,7 @@ present image by a trained encoder, can be far ahead of it; it costs one evaluat
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -45,13 +46,13 @@ class Attempts(NamedTuple):
 
     Attributes
     ----------
-    count : Tensor
+    turns : Tensor
         Iterations of a sample so far, ``(B,)``.
     other : NamedTuple
         The memory of the other update, ``()`` without one.
     """
 
-    count: Tensor
+    turns: Tensor
     other: Any
 
 
@@ -83,12 +84,12 @@ class Propose(Update):
         return self.otherwise.line_search if self.otherwise else Backtracking(max_trials=1)
 
     @property
-    def monotone(self) -> bool:  # type: ignore[override]
+    def monotone(self) -> bool:  # type: ignore[override]  # elsewhere a constant of the class
         """Whether the other update never increases the objective, as the candidates do not."""
         return self.otherwise is None or self.otherwise.monotone
 
     @property
-    def needs(self) -> tuple[Capability, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[Capability, ...]:  # type: ignore[override]  # likewise
         """A block without a proximable part, and what the other update needs."""
         return ("smooth", *(self.otherwise.needs if self.otherwise else ()))
 
@@ -105,7 +106,7 @@ class Propose(Update):
 
     def __call__(self, objective: Objective, state: State, block: str) -> State:
         """One trial of every candidate and of the other update, for the samples that want it."""
-        gradient, count = state.gradients[block], state.memory[block].count
+        gradient, count = state.gradients[block], state.memory[block].turns
         # The other update finds its own memory where it looks for it; it is wrapped again at the end.
         start = replace(state, memory={**state.memory, block: state.memory[block].other})
         stayed = replace(
@@ -121,7 +122,7 @@ class Propose(Update):
         for proposal in self.proposals:
             tried = ~settled if proposal.turns is None else ~settled & (count < proposal.turns)
             # From `stayed`, not from what another candidate has reached: all compete from the same point.
-            jumped = _on(tried, stayed, lambda o, s, p=proposal: self._jump(p, o, s, block), objective)
+            jumped = _on(tried, stayed, functools.partial(self._jump, proposal, block=block), objective)
             calls = reached.calls + jumped.calls - start.calls
             reached = replace(jumped.where(jumped.smooth < reached.smooth, reached), calls=calls)
             if self.take == "first":

@@ -144,7 +144,7 @@ def test_profile_is_the_joint_minimum(A, X, y):
     R = JointPrior(G)
     problem = R.problem(GaussianFidelity(A, y, SIGMA), torch.ones(3, dtype=torch.float64))
     assert isinstance(problem, StructuredProblem)
-    problem = StructuredProblem.of(A, G.decode, G.domain, tol=1e-10, **problem.per_sample)
+    problem = StructuredProblem.of(A, G.decode, G.domain, 1e-10, **problem.per_sample)
     profile = problem.profile()
     z, d = torch.randn(2, 3, 3, dtype=torch.float64)
     value, gradient = profile.value_and_gradient({"z": z})

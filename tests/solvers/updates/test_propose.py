@@ -157,7 +157,7 @@ def test_a_jump_starts_the_other_update_anew(bowls):
     solve(objective, Spy(update.proposals, update.otherwise), max_iter=4, tol=0.0)
     memory = states[1].memory["v"]
     fresh = QuasiNewton().first_memory(states[1].gradients["v"], states[1].lengths["v"])
-    assert memory.count.tolist() == [2] * B
+    assert memory.turns.tolist() == [2] * B
     torch.testing.assert_close(memory.other.matrix[2], fresh.matrix[2])
     assert not torch.allclose(memory.other.matrix[1], fresh.matrix[1])
 
