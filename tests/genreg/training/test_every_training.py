@@ -168,7 +168,7 @@ def empirical(make, encoder):
     return Training(dict, bayes(make, encoder), observations, own, "draws")
 
 
-DUFF = DuffConfig.mnist()
+DUFF = DuffConfig(image_shape=(7, 7), latent_dim=2, encoder_strides=(2, 2, 1), decoder_strides=(1, 1, 1))
 TRAININGS = {
     "autoencoder": autoencoder(images),
     "sampled": autoencoder(sampler, gamma=0.3),
@@ -199,9 +199,9 @@ TRAININGS = {
 }
 VARIANTS = {
     "few images": autoencoder(lambda seed: images(seed, 3)),
-    "autoencoder with dropout": autoencoder(lambda seed: images(seed, 8, (28, 28)), DUFF),
-    "sampled autoencoder with dropout": autoencoder(lambda seed: sampler(seed, (28, 28)), DUFF),
-    "gan with dropout": gan(GanConfig(generator=DUFF), lambda seed: sampler(seed, (28, 28))),
+    "autoencoder with dropout": autoencoder(lambda seed: images(seed, 8, (7, 7)), DUFF),
+    "sampled autoencoder with dropout": autoencoder(lambda seed: sampler(seed, (7, 7)), DUFF),
+    "gan with dropout": gan(GanConfig(generator=DUFF), lambda seed: sampler(seed, (7, 7))),
     "flow, uniform noise": Training(dict, flow("uniform"), squares, {"validation": squares(3)}, ""),
     "discriminator, few images": discriminator(lambda seed: images(seed, 3)),
     "discriminator, sampled": discriminator(sampler),
