@@ -288,7 +288,10 @@ def test_a_resumed_run_gives_exactly_the_uninterrupted_result(name, end, tmp_pat
     file = tmp_path / "run"
     options = {"full": True, "checkpoint_seconds": 0.0 if end is fail else 120.0}
     message = "out of memory" if end is fail else r"after step 3 of 6, .*run holds: resume=True"
-    with at_step(4 if end is fail else 3, end), pytest.raises((KilledError, KeyboardInterrupt), match=message):
+    with (
+        at_step(4 if end is fail else 3, end),
+        pytest.raises((KilledError, KeyboardInterrupt), match=message),
+    ):
         trained(name, **options, checkpoint=file)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert load_state(file, "training")["step"] == 3 and list(tmp_path.iterdir()) == [file]
