@@ -1,5 +1,9 @@
 """Solvers that go on from a file: the result is bit by bit that of the run without the interruption."""
 
+import contextlib
+import functools
+from unittest import mock
+
 import pytest
 import torch
 
@@ -17,6 +21,13 @@ STD = torch.tensor([0.05, 0.2, 0.5, 0.1], dtype=torch.float64)
 
 class KilledError(Exception):
     """The end of a process."""
+
+
+@contextlib.contextmanager
+def killed_after():
+    """A process that ends after it has written its file at every turn."""
+    with mock.patch.object(resumable, "_SECONDS", 0.0), pytest.raises(KilledError):
+        yield
 
 
 def killed(turn):
@@ -38,9 +49,18 @@ def of_a_mask():
     return A, data(A, G)[0], G
 
 
-@pytest.fixture(autouse=True)
-def written_after_every_turn(monkeypatch):
-    monkeypatch.setattr(resumable, "_SECONDS", 0.0)
+@pytest.fixture(scope="module")
+def uninterrupted(problem):
+    """The solver with its settings, what it finds, and in how many turns."""
+
+    @functools.cache
+    def of(name):
+        solver, settings = SOLVERS[name]
+        solve = functools.partial(solver, *problem, noise_std=STD, beta=4.0, progress=False, **settings)
+        turns = []
+        return solve, solve(callback=turns.append), len(turns)
+
+    return of
 
 
 def assert_same(found, right):
@@ -52,8 +72,8 @@ def assert_same(found, right):
 
 
 SOLVERS = {
-    "fast": (jpmap, {"n2": 7}),
-    "candidates": (jpmap, {"rule": "candidates", "restarts": 3}),
+    "fast": (jpmap, {"n2": 6}),
+    "candidates": (jpmap, {"rule": "candidates", "restarts": 2}),
     "unfinished": (jpmap, {"max_iter": 4, "tol": 1e-12}),
     "continuation": (jpmap_continuation, {"epsilon": 1e-4 * STD, "stages": 6}),
     "splitting": (map_z_splitting, {"growth": 3.0, "epsilon": 1e-4, "stages": 5}),
@@ -61,35 +81,29 @@ SOLVERS = {
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_resumed_is_uninterrupted(problem, name, tmp_path):
-    solver, settings = SOLVERS[name]
-    given = {"noise_std": STD, "beta": 4.0, "progress": False, **settings}
-    turns = []
-    right = solver(*problem, callback=turns.append, **given)
-    assert len(turns) > 3
-    for turn in (2, len(turns) - 1):
+def test_resumed_is_uninterrupted(uninterrupted, name, tmp_path):
+    solve, right, turns = uninterrupted(name)
+    assert turns > 3
+    for turn in (2, turns - 1):
         file = tmp_path / f"{turn}"
-        with pytest.raises(KilledError):
-            solver(*problem, callback=killed(turn), checkpoint=file, **given)
+        with killed_after():
+            solve(callback=killed(turn), checkpoint=file)
         for again in (False, True):  # from the middle, and what has been finished
-            found = solver(*problem, checkpoint=file, resume=file.exists() or again, **given)
-            assert_same(found, right)
+            assert_same(solve(checkpoint=file, resume=file.exists() or again), right)
 
 
 @pytest.mark.parametrize("name", ["fast", "splitting"])
-def test_a_stopped_run_goes_on(problem, name, tmp_path):
-    solver, settings = SOLVERS[name]
-    given = {"noise_std": STD, "beta": 4.0, "progress": False, **settings}
-    right, turns = solver(*problem, **given), []
+def test_a_stopped_run_goes_on(uninterrupted, name, tmp_path):
+    (solve, right, _), turns = uninterrupted(name), []
 
     def callback(iterate):
         turns.append(iterate)
         return len(turns) == 10
 
     file = tmp_path / "run"
-    stopped = solver(*problem, callback=callback, checkpoint=file, **given)
+    stopped = solve(callback=callback, checkpoint=file)
     assert (stopped.status == Status.STOPPED).any()
-    assert_same(solver(*problem, checkpoint=file, resume=True, **given), right)
+    assert_same(solve(checkpoint=file, resume=True), right)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +122,7 @@ def test_a_stopped_run_goes_on(problem, name, tmp_path):
 def test_a_file_of_another_problem_is_refused(problem, change, message, tmp_path):
     A, y, G = problem
     file = tmp_path / "run"
-    given = {"noise_std": STD, "beta": 4.0, "progress": False, "checkpoint": file}
+    given = {"noise_std": STD, "beta": 4.0, "max_iter": 1, "progress": False, "checkpoint": file}
     jpmap(A, y, G, **given)
     with pytest.raises(FileExistsError, match="go on with that run by resume=True"):
         jpmap(A, y, G, **given)
@@ -129,12 +143,12 @@ def test_an_objective_that_rises_keeps_its_best_iterate(problem, tmp_path):
 
     def solve(**given):
         batch = Batch({"z": start}, dict, True)
-        return run(objective, batch, {"z": Adam(lr=0.1)}, max_iter=60, tol=0.8, progress=False, **given)
+        return run(objective, batch, {"z": Adam(lr=0.2)}, max_iter=30, tol=0.8, progress=False, **given)
 
     right = solve()
     assert len(right.status.unique()) > 1  # some samples have ended when the run is interrupted
     file, _ = begin(tmp_path / "run", False, "test", dict)
-    with pytest.raises(KilledError):
-        solve(callback=killed(45), file=file)
+    with killed_after():
+        solve(callback=killed(25), file=file)
     file, saved = begin(tmp_path / "run", True, "test", dict)
     assert_same(solve(file=file, saved=saved), right)

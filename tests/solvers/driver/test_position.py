@@ -89,6 +89,7 @@ def test_a_run_goes_on_with_the_memory_of_its_update(name, tmp_path, monkeypatch
             solve(callback=killed, file=file)
     else:
         solve(file=file)
+    monkeypatch.undo()
     file, saved = begin(tmp_path / "run", True, "test", dict)
     with debugging():  # which compares with what has been left out of the batch
         found = solve(file=file, saved=saved)

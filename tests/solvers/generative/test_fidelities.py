@@ -24,8 +24,8 @@ from ..latent_problems import OPERATORS, closed_form, data, hard_closed_form, li
 QUIET = {"progress": False}
 SOLVERS = {
     "jpmap": partial(jpmap, beta=4.0, tol=1e-9, **QUIET),
-    "jpmap_continuation": partial(jpmap_continuation, epsilon=1e-2, beta=1.0, tol=1e-9, **QUIET),
-    "map_z_splitting": partial(map_z_splitting, epsilon=1e-4, beta=1.0, tol=1e-9, **QUIET),
+    "jpmap_continuation": partial(jpmap_continuation, epsilon=5e-2, beta=1.0, tol=1e-9, **QUIET),
+    "map_z_splitting": partial(map_z_splitting, epsilon=1e-3, beta=4.0, tol=1e-9, **QUIET),
     "levenberg_marquardt": partial(levenberg_marquardt, lam=0.5, tol=1e-10, **QUIET),
     "projected_gradient": partial(projected_gradient, projection="encoder", tol=1e-8, max_iter=3000, **QUIET),
 }
@@ -34,8 +34,8 @@ SOLVERS = {
 def problem(name, G):
     """Operator, data, and σ of every datum of every sample; some were not measured."""
     A = OPERATORS[name](space())
-    y, _ = data(A, G, batch=3, std=0.2)
-    generator = torch.Generator().manual_seed(4)
+    y, _ = data(A, G, batch=2, std=0.2)
+    generator = torch.Generator().manual_seed(5)
     sigma = 0.3 + 0.5 * torch.rand(y.shape, dtype=torch.float64, generator=generator)
     sigma.flatten(1)[0, 1] = torch.inf
     return A, y, sigma
@@ -91,14 +91,15 @@ def test_noise_of_every_datum_against_the_closed_form(solver, name):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_fidelity_in_the_place_of_its_noise(solver):
-    solve, G = SOLVERS[solver], network()
+    few = {"max_iter": 3} | ({"stages": 2} if "epsilon" in SOLVERS[solver].keywords else {})
+    solve, G = partial(SOLVERS[solver], **few), network()
     A, y, sigma = problem("gaussian", G)
-    expected = solve(A, y, G, noise_std=sigma, max_iter=3)
+    expected = solve(A, y, G, noise_std=sigma)
     fidelity = GaussianFidelity(A, y, sigma)
     for given in (y, None):
-        found = solve(A, given, G, fidelity=fidelity, max_iter=3)
+        found = solve(A, given, G, fidelity=fidelity)
         assert torch.equal(found.blocks["z"], expected.blocks["z"])
-    made = solve(A, y, G, fidelity=lambda A, y: GaussianFidelity(A, y, sigma), max_iter=3)
+    made = solve(A, y, G, fidelity=lambda A, y: GaussianFidelity(A, y, sigma))
     assert torch.equal(made.blocks["z"], expected.blocks["z"])
 
 
