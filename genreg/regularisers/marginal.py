@@ -11,43 +11,23 @@ J. M. Danskin (1966), The theory of max-min, with applications, doi:10.1137/0114
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import odl
 import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.generator import Generator
 from genreg.operators import TorchFunctional, lower, to_tensor, to_torch, torch_dtype
 from genreg.operators.bridge.arguments import integer, number, seed_number
 from genreg.operators.bridge.modes import normal, undisturbed
-from genreg.operators.bridge.protocols import own_keywords
 from genreg.operators.fidelity import GaussianFidelity
+from genreg.regularisers.base import Regulariser
 from genreg.regularisers.differentiable import Gradient
 from genreg.solvers import Objective, palm, quasi_newton
 from genreg.solvers.problem.objective import Blocks
 
-if TYPE_CHECKING:
-    from genreg.regularisers.generative import HardConstraint
-
 __all__ = ["Marginal", "RangeMarginal"]
-
-
-class _OfBoth(Protocol):
-    """What `Marginal` uses of a regulariser of image and latent vector."""
-
-    generator: Generator
-    latent_prox: TorchFunctional | None
-    lengths: Mapping[str, float]
-
-    @own_keywords
-    def at_image(self, x: Tensor, z: Tensor, *, smoothing: float, **parameters: Tensor) -> Tensor:
-        """R as a function of image and latent vector, smoothed."""
-
-    def parameters_of(self, lam: Tensor) -> dict[str, Tensor]:
-        """The parameters of every sample, of the kind of `lam`."""
 
 
 class Marginal(Functional):
@@ -82,7 +62,7 @@ class Marginal(Functional):
 
     def __init__(
         self,
-        regulariser: _OfBoth,
+        regulariser: Regulariser,
         *,
         restarts: int = 1,
         max_iter: int = 200,
@@ -179,7 +159,7 @@ class RangeMarginal(Functional):
         Relative distance :math:`\|G(z) - x\| / \|x\|` within which x counts as in the range.
     """
 
-    def __init__(self, hard: HardConstraint, *, rtol: float = 1e-3) -> None:
+    def __init__(self, hard: Regulariser, *, rtol: float = 1e-3) -> None:
         super().__init__(space=hard.generator.range, linear=False)
         self.hard, self.rtol = hard, rtol
 
