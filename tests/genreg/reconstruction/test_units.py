@@ -117,7 +117,7 @@ def test_units_of_images_and_data(X, A, name, lam):
         given = s**power if lam == "fixed" else lam
         early = not name.startswith(ENDING) if lam == "fixed" else "total" not in name
         options = {"noise_std": s * SIGMA, "lam": given, "max_iter": 10 if early else 25}
-        options |= {} if lam == "fixed" else {"tol": 1e-2} | ({"max_iter": 5} if early else {})
+        options |= {} if lam == "fixed" else {"tol": 1e-2} | ({"max_iter": 3} if early else {})
         return reconstruct(A, s * y, make(X, s), **options, **QUIET)
 
     if lam == "l-curve" and make(X, 1.0).offset is not None:
