@@ -189,15 +189,16 @@ def test_a_fidelity_belongs_to_the_data(A, G, y):
 def test_one_bad_image_ends_alone(A, G, y, R, lam):
     y = torch.cat([y[:2], 1e170 * y[:1], y[2:]])  # its squares overflow
     good = torch.tensor([0, 1, 3])
-    rec = reconstruct(A, y, R(G), lam=lam, **QUIET)
-    expected = reconstruct(A, y[good], R(G), lam=lam, **QUIET)
+    options = QUIET | {"max_iter": 25}
+    rec = reconstruct(A, y, R(G), lam=lam, **options)
+    expected = reconstruct(A, y[good], R(G), lam=lam, **options)
     torch.testing.assert_close(rec.image[good], expected.image, rtol=1e-6, atol=1e-6)
     assert torch.equal(rec.status[good], expected.status)
     assert rec.status[2] in (Status.NON_FINITE, Status.LEVEL_NOT_REACHED)
     if lam == 0.5:
         assert rec.status[2] == Status.NON_FINITE
-        grid = sweep(A, y, R(G), lam=[0.5, 1.0], **QUIET)
-        alone = sweep(A, y[good], R(G), lam=[0.5, 1.0], **QUIET)
+        grid = sweep(A, y, R(G), lam=[0.5, 1.0], **options)
+        alone = sweep(A, y[good], R(G), lam=[0.5, 1.0], **options)
         torch.testing.assert_close(grid.value[good], alone.value)
         assert (grid.status[2] == Status.NON_FINITE).all()
 

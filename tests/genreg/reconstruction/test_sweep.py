@@ -142,7 +142,7 @@ def test_mu_tied_to_lam_or_not(A, G, noisy, relaxed, tied):
 
 
 def test_own_mu_of_the_regulariser(A, G, noisy):
-    options = {"lam": [1.0, 2.0], "max_iter": 20, "init": "zero", **QUIET}
+    options = {"lam": [1.0, 2.0], "max_iter": 8, "init": "zero", **QUIET}
     own = sweep(A, noisy, RelaxedConstraint(G, 0.3), **options)
     given = sweep(A, noisy, RelaxedConstraint(G, 1.0), mu=[0.3], **options)
     assert own.mu.tolist() == given.mu.tolist() == [0.3] and torch.equal(own.images, given.images)
@@ -181,7 +181,7 @@ def test_resumed_is_uninterrupted(A, G, noisy, truth, lam, tmp_path, monkeypatch
         "lam": lam,
         "mu": [0.1, 1.0],
         "batch_size": 5,
-        "max_iter": 4,
+        "max_iter": 2,
         "tol": 1e-9,
         "factor": 1.5,
         **QUIET,
@@ -201,6 +201,7 @@ def test_resumed_is_uninterrupted(A, G, noisy, truth, lam, tmp_path, monkeypatch
     monkeypatch.setattr("genreg.solvers.checkpoints.resumable._SECONDS", 0.0)
     with pytest.raises(KilledError):
         sweep(A, noisy, R, checkpoint=file, **options)
+    monkeypatch.setattr("genreg.solvers.checkpoints.resumable._SECONDS", 60.0)
     for count in (7, 7):  # all six batches, of which two are done; then none
         found = sweep(A, noisy, R, checkpoint=file, resume=True, **options)
         assert len(solves) == count
@@ -213,7 +214,7 @@ def test_resumed_is_uninterrupted(A, G, noisy, truth, lam, tmp_path, monkeypatch
         ("noise differ", noisy, R, {"noise_std": 0.31}),
         ("parameters of the regulariser differ", noisy, RelaxedConstraint(G, 1.1), {}),
         ("regulariser was RelaxedConstraint and is HardConstraint", noisy, HardConstraint(G), {"mu": None}),
-        ("max_iter was 4 and is 9", noisy, R, {"max_iter": 9}),
+        ("max_iter was 2 and is 9", noisy, R, {"max_iter": 9}),
         ("reference differ", noisy, R, {"reference": truth + 1}),
     ):
         with pytest.raises(ValueError, match=rf"checkpoint .*sweep belongs to another run: .*{words}"):
@@ -409,7 +410,7 @@ def test_figure_of_chosen_lam(A, G, noisy):
     chosen = sweep(A, noisy, HardConstraint(G), lam="morozov", **QUIET)
     assert len(chosen.show().axes) == 1 + 1
     R = RelaxedConstraint(G, 1.0)
-    along = sweep(A, noisy, R, lam="morozov", mu=[0.0, 0.1, 1.0], max_iter=20, **QUIET).show()
+    along = sweep(A, noisy, R, lam="morozov", mu=[0.0, 0.1, 1.0], max_iter=3, **QUIET).show()
     assert len(along.axes) == 1 + 3 and along.axes[0].get_xscale() == "symlog"
 
 

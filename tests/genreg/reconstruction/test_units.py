@@ -115,9 +115,12 @@ def test_units_of_images_and_data(X, A, name, lam):
 
     def run(s):
         given = s**power if lam == "fixed" else lam
-        early = not name.startswith(ENDING) if lam == "fixed" else "total" not in name
-        options = {"noise_std": s * SIGMA, "lam": given, "max_iter": 10 if early else 25}
-        options |= {} if lam == "fixed" else {"tol": 1e-2} | ({"max_iter": 5} if early else {})
+        if lam == "fixed":
+            turns = 25 if name.startswith(ENDING) else 10
+        else:  # several descents
+            turns = 25 if "total" in name else 3 if "joint" in name else 10
+        options = {"noise_std": s * SIGMA, "lam": given, "max_iter": turns}
+        options |= {} if lam == "fixed" else {"tol": 1e-2}
         return reconstruct(A, s * y, make(X, s), **options, **QUIET)
 
     if lam == "l-curve" and make(X, 1.0).offset is not None:

@@ -50,7 +50,7 @@ def test_least_squares_on_the_range(parts, projection, cls):
         projection=projection,
         noise_std=torch.tensor([0.1, 1.0, 3.0], dtype=torch.float64),
         max_iter=600,
-        tol=1e-7,
+        tol=1e-6,
         progress=False,
     )
     assert torch.allclose(solution.blocks["x"], exact, atol=1e-4)
@@ -92,7 +92,7 @@ def test_nonlinear_operator_and_generator(parts, step):
         init=0.5 * truth,
         step=step,
         tol=1e-6,
-        max_iter=20,
+        max_iter=12 if step is None else 20,
         inner_iterations=6,
         restarts=2,
         progress=False,

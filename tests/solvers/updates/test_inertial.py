@@ -59,9 +59,9 @@ def first_below(values, target):
 @pytest.mark.parametrize("problem", ["float64"], indirect=True)
 def test_a_third_of_the_iterations_of_palm(problem):
     objective, start = problem
-    plain = palm(objective, start, max_iter=300, tol=0.0, progress=False)
+    plain = palm(objective, start, max_iter=210, tol=0.0, progress=False)
     for updates in (None, {"z": QuasiNewton()}):
-        inertial = ipalm(objective, start, max_iter=90, tol=0.0, updates=updates, progress=False)
+        inertial = ipalm(objective, start, max_iter=65, tol=0.0, updates=updates, progress=False)
         target = inertial.value.maximum(plain.value) * (1 + 1e-4)
         fast, slow = (first_below(s.history["value"], target) for s in (inertial, plain))
         assert 3 * fast.sum() <= slow.sum()
@@ -81,7 +81,7 @@ def test_meets_the_optimality_conditions_and_batch_equals_one_at_a_time(problem)
     active = u != 0
     assert 0 < active.sum() < active.numel()
     assert ((g + lam * u.sign())[active].abs() < accuracy).all()
-    for k in () if single else (1,):
+    for k in () if single else (2,):
         index = torch.tensor([k])
         alone = ipalm(
             objective.take(index),
@@ -95,7 +95,7 @@ def test_meets_the_optimality_conditions_and_batch_equals_one_at_a_time(problem)
 
 def test_objective_does_not_rise_and_nothing_stalls(problem):
     objective, start = problem
-    solution = ipalm(objective, start, max_iter=150, tol=0.0, progress=False)
+    solution = ipalm(objective, start, max_iter=100, tol=0.0, progress=False)
     values = solution.history["value"]
     eps = torch.finfo(values.dtype).eps
     assert (values[1:] <= values[:-1] + 10 * eps * values[:-1]).all()
@@ -108,7 +108,8 @@ def test_inertia_speeds_up_an_ill_conditioned_quadratic_and_finds_its_minimum():
     objective = Objective(lambda b: 1 + 0.5 * (H * (b["x"] - 1).square()).sum(1), {"x": odl.rn(N)})
     start = {"x": torch.zeros(2, N, dtype=torch.float64)}
     inertial = ipalm(objective, start, tol=1e-5, max_iter=800, progress=False)
-    plain = palm(objective, start, tol=1e-5, max_iter=800, progress=False)
+    longer = 3 * int(inertial.iterations.max()) + 1
+    plain = palm(objective, start, tol=1e-5, max_iter=longer, progress=False)
     assert inertial.converged.all()
     assert torch.allclose(inertial.blocks["x"], torch.ones(2, N, dtype=torch.float64), atol=1e-5)
     assert (3 * inertial.iterations < plain.iterations).all()
