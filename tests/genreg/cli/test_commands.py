@@ -59,7 +59,7 @@ def test_module_runs_as_a_program(monkeypatch, capsys):
 # reconstruct
 
 
-def test_reconstruct(make_case, capsys, tmp_path):
+def test_reconstruct(make_case, without_pictures, capsys, tmp_path):
     config = str(make_case().write())
     assert main(["reconstruct", config, "--silent"]) == 0
     captured = capsys.readouterr()
