@@ -37,9 +37,12 @@ def evaluate(model: Autoencoder, images: Tensor, *, batch_size: int = 500) -> di
     errors, divergences = [], []
     with evaluating(model):
         for x in images.split(batch_size):
-            errors.append((model(x) - x).square().flatten(1).mean(1))
             if model.variational:
                 mean, std = model.encode_distribution(x)
+            else:
+                mean, std = model.encode(x), None
+            errors.append((model.decode(mean) - x).square().flatten(1).mean(1))
+            if std is not None:
                 divergences.append((0.5 * (mean.square() + std.square() - 1) - std.log()).sum(1))
     mse = torch.cat(errors).double()
     log_gamma = model.log_gamma.item()

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genreg.operators.bridge.autograd import recorded
+
 if TYPE_CHECKING:
     import scipy.sparse
 
@@ -61,7 +63,7 @@ class LinearPair(ABC):
         Tensor
             The images, of shape ``(*batch, m)``, contiguous.
         """
-        return _Apply.apply(x, self)
+        return _Apply.apply(x, self) if recorded(x) else _Apply.forward(x, self)
 
 
 class SparsePair(LinearPair):

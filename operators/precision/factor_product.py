@@ -20,10 +20,12 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from genreg.operators.bridge.autograd import recorded
 from genreg.operators.precision.stencil import Stencil
 
 __all__ = ["common_batch", "multiply_factor", "outer", "to_front"]
@@ -131,7 +133,11 @@ def common_batch(*tensors: Tensor) -> torch.Size:
     """The batch axes, in front of three others, to which those of some tensors broadcast."""
     first, *others = [t.shape[:-3] for t in tensors]
     # the shapes are usually equal, which is quick to check
-    return first if all(other == first for other in others) else torch.broadcast_shapes(first, *others)
+    if all(other == first for other in others):
+        return first
+    return torch.Size(
+        np.broadcast_shapes(first, *others)
+    )  # the function of torch imports SymPy, half a second
 
 
 def to_front(in_dims: tuple[Any, ...], *tensors: Tensor | None) -> list[Any]:
@@ -242,9 +248,13 @@ def multiply_factor(d: Tensor | None, w: Tensor, v: Tensor, stencil: Stencil, tr
     transpose : bool
         Whether to multiply by L^T.
     """
+    if not recorded(d, w, v):
+        return _product(d, w, v, stencil, transpose)
     return _Product.apply(d, w, v, stencil, transpose)  # type: ignore[no-untyped-call]
 
 
 def outer(u: Tensor, r: Tensor, stencil: Stencil, batch: torch.Size) -> Tensor:
     """The gradient of u^T L^T r in the weights, ``(*batch, K, n, m)``."""
+    if not recorded(u, r):
+        return _outer(u, r, stencil, batch)
     return _Outer.apply(u, r, stencil, batch)  # type: ignore[no-untyped-call]

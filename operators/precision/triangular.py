@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from genreg.operators.bridge.autograd import recorded
 from genreg.operators.precision.factor_product import common_batch, multiply_factor, outer, to_front
 from genreg.operators.precision.stencil import Stencil
 
@@ -262,4 +263,6 @@ def solve_factor(
     kept : Entries, optional
         Keeps the matrix for further solves with the same d and w.
     """
+    if not recorded(d, w, u):
+        return _solve(d, w, u, stencil, transpose, kept)
     return _Solve.apply(d, w, u, stencil, transpose, kept)  # type: ignore[no-untyped-call]

@@ -383,7 +383,7 @@ def test_angles_of_a_ray_transform_with_the_sampler():
         G=G,
         kernel=HMC(),
         initial=[5],
-        steps=40,
+        steps=20,
         chains=2,
         seed=0,
         progress=False,

@@ -59,7 +59,7 @@ def test_module_runs_as_a_program(monkeypatch, capsys):
 # reconstruct
 
 
-def test_reconstruct(make_case, capsys, tmp_path):
+def test_reconstruct(make_case, without_pictures, capsys, tmp_path):
     config = str(make_case().write())
     assert main(["reconstruct", config, "--silent"]) == 0
     captured = capsys.readouterr()
@@ -162,6 +162,8 @@ def test_train_errors(tmp_path, capsys):
 
 
 def test_evaluate(tmp_path, capsys, monkeypatch):
+    figures = "histograms deciles earth-mover mmd prior far interpolation smoothness calibration".split()
+    monkeypatch.setattr("genreg.evaluation.report.draw", lambda e: dict.fromkeys(figures))
     monkeypatch.setattr("genreg.evaluation.report._embedded", lambda name, figure: name)
     images = genreg.datasets.shapes(40, seed=5)
     np.save(tmp_path / "test.npy", images[:20].numpy())

@@ -1,4 +1,4 @@
-"""The demonstration at its quick size."""
+"""The demonstration at its quick size, with half the angles."""
 
 import math
 
@@ -12,7 +12,7 @@ def quick_demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GENREG_CACHE", str(folder))
-        return demo(quick=True, output=folder / "figure.png"), folder
+        return demo(quick=True, angles=20, output=folder / "figure.png"), folder
 
 
 def test_table(result):

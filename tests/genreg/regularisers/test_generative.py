@@ -107,7 +107,7 @@ def test_sparse_deviation_against_a_bounded_smooth_solver(A, G, y, dense):
 
 @pytest.mark.parametrize("make", [RelaxedConstraint, SparseDeviation])
 def test_batched_is_one_at_a_time(A, G, y, make):
-    options = {"noise_std": SIGMA, "progress": False, "tol": 1e-6, "max_iter": 200}
+    options = {"noise_std": SIGMA, "progress": False, "tol": 1e-6, "max_iter": 60}
     batch = reconstruct(A, y, make(G, MU), lam=LAM, **options)
     for i in range(3):
         one = reconstruct(A, y[i], make(G, MU[i].item()), lam=LAM[i].item(), **options)

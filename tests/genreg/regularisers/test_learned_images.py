@@ -88,7 +88,7 @@ def test_reconstruction_has_the_closed_form(A, G, X, y, kind):
         "flow": (FlowPrior(flow, X), flow.M.detach(), flow.c.detach(), 1.0),
     }[kind]
     c = -(B @ bias) if c is None else c  # R(x) = scale ‖B x + c‖²
-    lam = 0.7
+    lam = 7.0  # of a well-conditioned problem
     rec = reconstruct(A, y, R, noise_std=SIGMA, lam=lam, tol=1e-7, max_iter=5000, progress=False)
     normal = M.T @ M / SIGMA**2 + 2 * lam * scale * B.T @ B
     for i in range(3):

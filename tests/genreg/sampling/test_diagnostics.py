@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import signal, stats
 
 from genreg.sampling.diagnostics import (
     Mixing,
@@ -23,10 +23,8 @@ from genreg.sampling.figures import plot_traces
 def autoregressive(phi, draws=4000, chains=4, trailing=(), seed=0):
     """Stationary chains x⁺ = φ x + sqrt(1 - φ²) ξ of variance 1: ρ_t = φᵗ, τ = (1 + φ) / (1 - φ)."""
     noise = np.random.default_rng(seed).standard_normal((draws, chains, *trailing))
-    x = noise.copy()
-    for t in range(1, draws):
-        x[t] = phi * x[t - 1] + math.sqrt(1 - phi**2) * noise[t]
-    return x
+    noise[1:] *= math.sqrt(1 - phi**2)
+    return signal.lfilter([1.0], [1.0, -phi], noise, axis=0)
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.5, 0.9, -0.5])

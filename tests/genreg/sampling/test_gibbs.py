@@ -28,7 +28,7 @@ def test_the_gaussian_case(A, X, y, kind):
     prior = JointPrior(G, None if kind == "structured" else 5.0)
     fidelity = GaussianFidelity(A, y[:2], SIGMA)
     z = torch.zeros(2, 3, dtype=torch.float64)
-    found = gibbs(prior, fidelity, z, draws=5, burn_in=30, thin=2, chains=80, step=0.1, progress=False)
+    found = gibbs(prior, fidelity, z, draws=5, burn_in=15, thin=2, chains=80, step=0.1, progress=False)
     assert found.x.shape == (5, 80, 2, 4, 5) and found.z.shape == (5, 80, 2, 3)
     for share in found.acceptance.values():
         assert bool(((share.mean(0) > 0.45) & (share.mean(0) < 0.7)).all())
@@ -71,7 +71,7 @@ def test_the_marginal_of_z_by_quadrature(A, X, y):
         fidelity,
         torch.zeros(1, 3, dtype=torch.float64),
         draws=5,
-        burn_in=30,
+        burn_in=15,
         thin=2,
         chains=100,
         step=0.1,
@@ -168,9 +168,9 @@ def test_it_is_a_run_of_the_sampler(A, X, y, tmp_path):
     assert torch.allclose(quality.acceptance, shares)
     lower, upper = whole.interval(0.5)
     assert torch.equal(whole.images(1), whole.x[:, :, 1].flatten(0, 1)) and bool((lower < upper).all())
-    with pytest.raises(ValueError, match="draws must be an integer of at least 4, got 3"):
-        gibbs(prior, fidelity, z, draws=4, checkpoint=tmp_path / "own", **SETTINGS)
-        gibbs(prior, fidelity, z, draws=3, checkpoint=tmp_path / "own", resume=True, **SETTINGS)
+    with pytest.raises(ValueError, match="draws must be an integer of at least 2, got 1"):
+        gibbs(prior, fidelity, z, draws=2, checkpoint=tmp_path / "own", **SETTINGS)
+        gibbs(prior, fidelity, z, draws=1, checkpoint=tmp_path / "own", resume=True, **SETTINGS)
 
 
 def test_steps_that_are_never_accepted_are_stuck(A, X, y):
@@ -208,24 +208,31 @@ def test_resumed_is_uninterrupted(A, X, y, tmp_path, monkeypatch, turn):
     for name in ("x", "z", "log_density", "status", "mean"):
         assert torch.equal(getattr(found, name), getattr(whole, name)), name
     assert all(torch.equal(found.acceptance[kind], share) for kind, share in whole.acceptance.items())
+
+
+def test_checkpoints_of_other_runs_and_longer_ones(A, X, y, tmp_path):
+    prior, fidelity = JointPrior(structured(X, slope=0.1)), GaussianFidelity(A, y, SIGMA)
+    z, file = torch.zeros(3, 3, dtype=torch.float64), tmp_path / "run"
+    gibbs(prior, fidelity, z, draws=2, checkpoint=file, **SETTINGS)
+    options = {"checkpoint": file, "resume": True, **SETTINGS}
     state = load_state(file, "Gibbs sampling of images")
     state["tensors"]["u"][4, 1] = torch.nan
     save_state(tmp_path / "spoilt", state, "Gibbs sampling of images")
     with pytest.raises(
         ValueError, match=r"checkpoint must hold finite points .*, got NaN or infinite values of u"
     ):
-        gibbs(prior, fidelity, z, draws=4, **options | {"checkpoint": tmp_path / "spoilt"})
-    longer = gibbs(prior, fidelity, z, draws=5, **options)
-    assert torch.equal(longer.x, gibbs(prior, fidelity, z, draws=5, **SETTINGS).x)
+        gibbs(prior, fidelity, z, draws=2, **options | {"checkpoint": tmp_path / "spoilt"})
+    longer = gibbs(prior, fidelity, z, draws=3, **options)
+    assert torch.equal(longer.x, gibbs(prior, fidelity, z, draws=3, **SETTINGS).x)
     with pytest.raises(FileExistsError, match=r"checkpoint .*run is there already: go on .* by resume=True"):
-        gibbs(prior, fidelity, z, draws=4, checkpoint=file, **SETTINGS)
+        gibbs(prior, fidelity, z, draws=3, checkpoint=file, **SETTINGS)
     for words, changed in (
         ("data differ", {"fidelity": GaussianFidelity(A, y + 1e-9, SIGMA)}),
         ("z differ", {"z": z + 1e-9}),
         ("seed was 0 and is 1", {"seed": 1}),
         ("value of the regulariser differ", {"prior": JointPrior(structured(X, slope=0.2))}),
     ):
-        given = {"prior": prior, "fidelity": fidelity, "z": z, "draws": 4, **options} | changed
+        given = {"prior": prior, "fidelity": fidelity, "z": z, "draws": 3, **options} | changed
         with pytest.raises(ValueError, match=f"checkpoint .*run belongs to another run: .*{words}"):
             gibbs(**given)
 

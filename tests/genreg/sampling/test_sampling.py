@@ -183,21 +183,21 @@ def test_the_same_seed_gives_the_same_draws(posterior):
 
 @pytest.mark.parametrize("kernel", [MALA(), SKROCK(stages=3), HMC(leapfrog=2)], ids=str)
 def test_resumed_is_uninterrupted(posterior, kernel, tmp_path):
-    options = {"chains": 3, "burn_in": 40, "thin": 2, "seed": 0, "progress": False}
-    whole = sample(posterior, kernel, steps=60, **options)
+    options = {"chains": 3, "burn_in": 16, "thin": 2, "seed": 0, "progress": False}
+    whole = sample(posterior, kernel, steps=24, **options)
     for turn, steps in (("warm-up", 1e-9), ("later", None)):
         if turn == "warm-up":
-            part = sample(posterior, kernel, steps=60, max_seconds=steps, **options)
+            part = sample(posterior, kernel, steps=24, max_seconds=steps, **options)
             assert part.z.shape[0] == 0 and bool((part.status == ChainStatus.INTERRUPTED).all())
             assert bool(part.mean.isnan().all())
         else:
-            part = sample(posterior, kernel, steps=51, **options)
+            part = sample(posterior, kernel, steps=21, **options)
         part.save(tmp_path / "state.safetensors")
         for saved in (part, tmp_path / "state.safetensors"):
-            found = resume(posterior, saved, steps=60, progress=False)
+            found = resume(posterior, saved, steps=24, progress=False)
             for name in ("z", "energy", "acceptance", "step", "status", "last", "mean", "std", "evaluations"):
                 assert torch.equal(getattr(found, name), getattr(whole, name)), name
-    assert whole.z.shape[0] == 10
+    assert whole.z.shape[0] == 4
 
 
 def test_a_checkpoint_is_written_and_a_longer_run_goes_on(posterior, tmp_path):
