@@ -135,9 +135,8 @@ def common_batch(*tensors: Tensor) -> torch.Size:
     # the shapes are usually equal, which is quick to check
     if all(other == first for other in others):
         return first
-    return torch.Size(
-        np.broadcast_shapes(first, *others)
-    )  # the function of torch imports SymPy, half a second
+    # that of torch imports SymPy, which takes half a second
+    return torch.Size(np.broadcast_shapes(first, *others))
 
 
 def to_front(in_dims: tuple[Any, ...], *tensors: Tensor | None) -> list[Any]:

@@ -194,7 +194,7 @@ def test_samples_of_the_joint_posterior(A, X, y):
     prior = JointPrior(G, DenseCholeskyPrecision.of(X, P))
     z = torch.zeros(1, 3, dtype=torch.float64)
     fidelity = GaussianFidelity(A, y[:1], SIGMA)
-    found = gibbs(prior, fidelity, z, draws=5, burn_in=15, thin=2, chains=80, step=0.1, progress=False)
+    found = gibbs(prior, fidelity, z, draws=5, burn_in=20, thin=2, chains=80, step=0.1, progress=False)
     mean = torch.cat([t.flatten() for t in joint_minimum(A, G, y[0], P)])  # that of a Gaussian, and its mode
     draws = torch.cat((found.x.flatten(3), found.z), -1)[:, :, 0].mean(0)  # (chains, 23)
     spread = draws.std(0) / 80**0.5  # the chains are independent

@@ -28,7 +28,7 @@ def test_the_gaussian_case(A, X, y, kind):
     prior = JointPrior(G, None if kind == "structured" else 5.0)
     fidelity = GaussianFidelity(A, y[:2], SIGMA)
     z = torch.zeros(2, 3, dtype=torch.float64)
-    found = gibbs(prior, fidelity, z, draws=5, burn_in=15, thin=2, chains=80, step=0.1, progress=False)
+    found = gibbs(prior, fidelity, z, draws=5, burn_in=20, thin=2, chains=80, step=0.1, progress=False)
     assert found.x.shape == (5, 80, 2, 4, 5) and found.z.shape == (5, 80, 2, 3)
     for share in found.acceptance.values():
         assert bool(((share.mean(0) > 0.45) & (share.mean(0) < 0.7)).all())
@@ -71,7 +71,7 @@ def test_the_marginal_of_z_by_quadrature(A, X, y):
         fidelity,
         torch.zeros(1, 3, dtype=torch.float64),
         draws=5,
-        burn_in=15,
+        burn_in=20,
         thin=2,
         chains=100,
         step=0.1,
