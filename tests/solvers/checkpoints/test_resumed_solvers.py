@@ -75,8 +75,8 @@ SOLVERS = {
     "fast": (jpmap, {"n2": 6}),
     "candidates": (jpmap, {"rule": "candidates", "restarts": 2}),
     "unfinished": (jpmap, {"max_iter": 4, "tol": 1e-12}),
-    "continuation": (jpmap_continuation, {"epsilon": 1e-4 * STD, "stages": 6}),
-    "splitting": (map_z_splitting, {"growth": 3.0, "epsilon": 1e-4, "stages": 5}),
+    "continuation": (jpmap_continuation, {"epsilon": 1e-4 * STD, "stages": 4}),
+    "splitting": (map_z_splitting, {"growth": 3.0, "epsilon": 1e-4, "stages": 4}),
 }
 
 
