@@ -359,8 +359,8 @@ def test_elements_and_single_tensors_are_a_batch_of_one(A, G, y, truth):
 
 
 def test_total_variation_on_a_grid(A, X, noisy):
-    s = sweep(A, noisy, TotalVariation(X), lam=[1.0, 10.0], keep_images=False, max_iter=200, **QUIET)
-    rec = reconstruct(A, noisy, TotalVariation(X), lam=10.0, max_iter=200, **QUIET)
+    s = sweep(A, noisy, TotalVariation(X), lam=[1.0, 10.0], keep_images=False, max_iter=100, **QUIET)
+    rec = reconstruct(A, noisy, TotalVariation(X), lam=10.0, max_iter=100, **QUIET)
     assert s.images is None and torch.allclose(s.residual[:, 0, 1], rec.residual)
     assert s.choose("morozov").images is None
 

@@ -72,11 +72,11 @@ def assert_same(found, right):
 
 
 SOLVERS = {
-    "fast": (jpmap, {"n2": 6}),
-    "candidates": (jpmap, {"rule": "candidates", "restarts": 2}),
+    "fast": (jpmap, {"n2": 6, "max_iter": 8}),
+    "candidates": (jpmap, {"rule": "candidates", "restarts": 2, "max_iter": 5}),
     "unfinished": (jpmap, {"max_iter": 4, "tol": 1e-12}),
-    "continuation": (jpmap_continuation, {"epsilon": 1e-4 * STD, "stages": 6}),
-    "splitting": (map_z_splitting, {"growth": 3.0, "epsilon": 1e-4, "stages": 5}),
+    "continuation": (jpmap_continuation, {"epsilon": 1e-4 * STD, "stages": 4}),
+    "splitting": (map_z_splitting, {"growth": 3.0, "epsilon": 1e-4, "stages": 4}),
 }
 
 
@@ -98,7 +98,7 @@ def test_a_stopped_run_goes_on(uninterrupted, name, tmp_path):
 
     def callback(iterate):
         turns.append(iterate)
-        return len(turns) == 10
+        return len(turns) == 6
 
     file = tmp_path / "run"
     stopped = solve(callback=callback, checkpoint=file)

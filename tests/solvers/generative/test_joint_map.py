@@ -118,7 +118,7 @@ def test_beta_is_that_of_the_model_by_default():
 def test_descent_and_the_exact_step(name, rule, G):
     A, y, _ = problem(name, G)
     with debugging():
-        solution = jpmap(A, y, G, noise_std=STD, rule=rule, tol=1e-7, **QUIET)
+        solution = jpmap(A, y, G, noise_std=STD, rule=rule, tol=1e-6, **QUIET)
     value = solution.history["value"]
     assert (value.diff(dim=0) <= 1e-13 * value[:-1]).all()
     if rule != "exact":

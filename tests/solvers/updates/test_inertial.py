@@ -71,7 +71,7 @@ def test_a_third_of_the_iterations_of_palm(problem):
 def test_meets_the_optimality_conditions_and_batch_equals_one_at_a_time(problem):
     objective, start = problem
     single = start["u"].dtype == torch.float32
-    tol, accuracy = (1e-3, 1e-2) if single else (1e-6, 1e-5)
+    tol, accuracy = (1e-3, 1e-2) if single else (5e-6, 1e-5)
     solution = ipalm(objective, start, max_iter=1000, tol=tol, progress=False)
     assert solution.converged.all()
     _, gradients = objective.value_and_gradient(solution.blocks)
