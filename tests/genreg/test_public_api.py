@@ -64,9 +64,14 @@ FIXED = {
 
 
 def exported():
+    """Every public object, once, by the first name that it has."""
+    seen = set()
     for module in map(importlib.import_module, MODULES):
         for name in module.__all__:
-            yield pytest.param(getattr(module, name), id=f"{module.__name__}.{name}")
+            value = getattr(module, name)
+            if id(value) not in seen:
+                seen.add(id(value))
+                yield pytest.param(value, id=f"{module.__name__}.{name}")
 
 
 FUNCTIONS = [p for p in exported() if inspect.isfunction(p.values[0])]
