@@ -128,8 +128,8 @@ def condition(
     known = boolean_mask(known, tuple(space.shape), "known", empty=True).to(torch_device(space))
     batches = [check_tensor(t, space, name) for t, name in ((mean, "mean"), (values, "values"))]
     try:
-        batch = torch.broadcast_shapes(precision.batch, *batches)
-    except RuntimeError:
+        batch = np.broadcast_shapes(precision.batch, *batches)
+    except ValueError:
         raise ValueError(
             f"precision, mean and values must have batches that broadcast, got {precision.batch}, {batches[0]} and "
             f"{batches[1]}"

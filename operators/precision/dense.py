@@ -98,7 +98,7 @@ class DenseCholeskyPrecision(Precision):
 
     def _on_columns(self, act: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
         """Apply `act` to images as columns of one matrix per sample, so that L is read only once."""
-        shape = torch.broadcast_shapes(t.shape, (*self.batch, *self.domain.shape))
+        shape = np.broadcast_shapes(t.shape, (*self.batch, *self.domain.shape))
         lead = math.prod(shape[: len(shape) - len(self.batch) - self.domain.ndim])
         columns = t.expand(shape).reshape(lead, *self.batch, self.domain.size).movedim(0, -1)
         with without_autocast():

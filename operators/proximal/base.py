@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
 import odl
 import torch
 from odl.core.set import Field
@@ -113,8 +114,8 @@ class DataProx(Picklable, ABC):
         if _given(y):
             batches.append(check_tensor(y, self.operator.range, "y"))
         try:
-            torch.broadcast_shapes(*batches)
-        except RuntimeError:
+            np.broadcast_shapes(*batches)
+        except ValueError:
             raise ValueError(
                 f"the leading axes of `shift`, `point` and `y` must fit each other, got {batches}"
             ) from None

@@ -8,6 +8,7 @@ import math
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,7 +92,7 @@ class ConjugateGradientProx(DataProx):
         b = self._transpose(r)
         s = append_axes(shift, self._ndim)
         shapes = [t.shape for t in (b, s, guess) if isinstance(t, Tensor)]
-        shape = torch.broadcast_shapes(*shapes, space_shape(self.operator.domain))
+        shape = np.broadcast_shapes(*shapes, space_shape(self.operator.domain))
         batch, flat = shape[: len(shape) - self._ndim], (-1, *shape[len(shape) - self._ndim :])
         b = b.expand(shape).reshape(flat)
         s = (
