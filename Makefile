@@ -33,7 +33,7 @@ examples: $(VENV)/.installed
 		(cd build/examples && $(CURDIR)/$(BIN)/python $(CURDIR)/$$script --quick) || exit 1; done
 
 bench: $(VENV)/.installed
-	for script in benchmarks/[!_]*.py; do $(BIN)/python $$script --quick || exit 1; done
+	for script in benchmarks/[!_]*.py; do $(BIN)/python $$script --quick --threads 1 || exit 1; done
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
