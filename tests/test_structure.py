@@ -1,6 +1,7 @@
 """The folders: imports run one way, no circles, names that hide nothing, and the names modules had before."""
 
 import ast
+import functools
 import graphlib
 import importlib
 import inspect
@@ -41,8 +42,13 @@ def modules():
 MODULES = modules()
 
 
+@functools.cache
 def imported(name):
     """The modules of the package that a module imports, inside of functions too."""
+    return set(_imported(name))
+
+
+def _imported(name):
     for node in ast.walk(ast.parse(MODULES[name].read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.startswith("genreg."))
@@ -64,7 +70,7 @@ def test_imports_run_one_way(own):
     members = [name for name in MODULES if name != "genreg" and "._" not in name and folder(name) == own]
     assert members
     for name in members:
-        for other in set(imported(name)):
+        for other in imported(name):
             assert other in MODULES, f"{name} imports {other}, which does not exist"
             assert RANK[folder(other)] <= RANK[own], f"{name} imports {other}, of a later folder"
             private = other.rpartition(".")[2].startswith("_")

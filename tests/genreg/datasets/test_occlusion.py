@@ -22,11 +22,11 @@ def test_an_image_depends_on_seed_and_number_alone():
 
 def test_power_spectrum():
     """It falls as 1/f² within a factor that the finite range of the radii explains."""
-    x = dead_leaves(12, seed=0, shape=(96, 96), smallest=(2.0, 2.0), blur=(0, 0)).numpy()
+    x = dead_leaves(6, seed=0, shape=(96, 96), smallest=(3.0, 3.0), blur=(0, 0)).numpy()
     window = np.hanning(96)[:, None] * np.hanning(96)
     power = (np.abs(np.fft.fft2((x - x.mean((1, 2), keepdims=True)) * window)) ** 2).mean(0)
     f = np.hypot(*np.meshgrid(np.fft.fftfreq(96), np.fft.fftfreq(96)))
-    edges = np.geomspace(3 / 96, 0.15, 6)
+    edges = np.geomspace(3 / 96, 0.12, 6)
     levels = [power[(f >= low) & (f < high)].mean() for low, high in itertools.pairwise(edges)]
     centres = np.sqrt(edges[1:] * edges[:-1])
     assert -2.6 < np.polyfit(np.log(centres), np.log(levels), 1)[0] < -1.4
