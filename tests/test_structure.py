@@ -6,6 +6,7 @@ import graphlib
 import importlib
 import inspect
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,8 @@ def test_no_name_hides_a_module(name):
 def test_former_names(name, monkeypatch):
     present = importlib.import_module(f"genreg.{former.MODULES[name]}")
     parent, _, own = f"genreg.{name}".rpartition(".")
-    package = importlib.import_module(parent)
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        package = importlib.import_module(parent)  # which may have moved itself
     standing = getattr(package, own, None)
     if standing is not None:
         monkeypatch.setattr(package, own, standing)  # as it is afterwards
