@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from genreg import weights
 from genreg.networks.affine import Affine
+from genreg.networks.mean_codes import MeanDecoder, MeanEncoder
 from genreg.operators import (
     DiagonalPrecision,
     IsotropicPrecision,
@@ -31,34 +32,6 @@ from genreg.operators.bridge.modes import undisturbed, without_autocast
 from genreg.operators.bridge.protocols import StackedSpace
 
 __all__ = ["Decoded", "Generator", "load_generator"]
-
-
-class _Decoder(nn.Module):
-    """The mean image of a model, ``(B, latent_dim)`` to ``(B, *shape)``; a channel axis of one is dropped."""
-
-    def __init__(self, model: nn.Module, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.model = model
-        self.shape = shape
-        self.decode = getattr(model, "decode", model)
-
-    def forward(self, z: Tensor) -> Tensor:
-        with without_autocast():
-            x = self.decode(z)
-        return x.squeeze(1) if x.ndim == len(self.shape) + 2 and x.shape[1] == 1 else x
-
-
-class _Encoder(nn.Module):
-    """The mean latent vector of a model, ``(B, *shape)`` to ``(B, latent_dim)``; undoes what `_Decoder` drops."""
-
-    def __init__(self, model: nn.Module, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.model = model
-        self.one_channel = getattr(model, "image_shape", shape) == (1, *shape)
-
-    def forward(self, x: Tensor) -> Tensor:
-        with without_autocast():
-            return self.model.encode(x[:, None] if self.one_channel else x)  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -118,7 +91,7 @@ class Generator(NetworkOperator):
         If the latent dimension is unknown or not positive, or the model's images do not fit the space.
     """
 
-    module: _Decoder
+    module: MeanDecoder
 
     @undisturbed
     def __init__(
@@ -151,7 +124,7 @@ class Generator(NetworkOperator):
         if scale != 1.0 or offset != 0.0:
             model = Affine(model, scale, offset)
         domain = odl.rn(dim, dtype=range.dtype_identifier, impl=range.impl, device=range.device)
-        super().__init__(_Decoder(model, tuple(range.shape)), domain, range)
+        super().__init__(MeanDecoder(model, tuple(range.shape)), domain, range)
 
         self.card: dict[str, Any] = {}
         self._factor = _factor_like(self.model, range)
@@ -219,7 +192,7 @@ class Generator(NetworkOperator):
                 f"the model {type(self.model).__name__} has no encoder (a method encode)"
             )
         with torch.no_grad():
-            return _Encoder(self.model, tuple(self.range.shape))(x)
+            return MeanEncoder(self.model, tuple(self.range.shape))(x)
 
     @property
     def encoder(self) -> NetworkOperator:
@@ -232,7 +205,7 @@ class Generator(NetworkOperator):
         """
         if not self.has_encoder:
             raise ValueError(f"G must have an encoder (a method encode of its model), got {self!r}")
-        return NetworkOperator(_Encoder(self.model, tuple(self.range.shape)), self.range, self.domain)
+        return NetworkOperator(MeanEncoder(self.model, tuple(self.range.shape)), self.range, self.domain)
 
     def sample(self, n: int, *, seed: int) -> Tensor:
         """Mean images ``(n, *range.shape)`` of n draws of z ~ N(0, I)."""

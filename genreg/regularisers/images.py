@@ -1,4 +1,4 @@
-"""Regularisers of the image itself: the baselines, and those made of an encoder or a normalising flow."""
+"""Regularisers of the image itself, and the baselines among them: Tikhonov and total variation."""
 
 from __future__ import annotations
 
@@ -12,27 +12,24 @@ import odl
 import torch
 from odl.core.space.base_tensors import TensorSpace
 from odl.functionals import Functional
-from torch import Tensor, nn
+from torch import Tensor
 
-from genreg.generator import Generator
 from genreg.operators import (
-    NetworkFunctional,
-    NetworkOperator,
     TorchFunctional,
     lower,
     to_torch,
     torch_dtype,
 )
-from genreg.operators.bridge.arguments import described, flag, number
-from genreg.operators.bridge.protocols import FlowLike, StackedSpace
+from genreg.operators.bridge.arguments import described, number
+from genreg.operators.bridge.protocols import StackedSpace
 from genreg.operators.fidelity import Fidelity
 from genreg.operators.lowering.splitting import Term, terms
 from genreg.operators.lowering.total_variation import VariationProximal, total_variation
 from genreg.regularisers.base import Regulariser
-from genreg.solvers import SaddlePoint, conjugate_gradient, gradient_descent, pdhg
+from genreg.solvers import SaddlePoint, conjugate_gradient, pdhg
 from genreg.solvers.problem.objective import Blocks
 
-__all__ = ["AutoencoderResidual", "EncoderNorm", "FlowPrior", "Tikhonov", "TotalVariation"]
+__all__ = ["OnImages", "Tikhonov", "TotalVariation"]
 
 
 class OnImages(Regulariser):
@@ -92,7 +89,7 @@ class Tikhonov(OnImages):
     solver = staticmethod(conjugate_gradient)
 
     def __init__(self, space: StackedSpace, operator: odl.Operator | None = None) -> None:
-        _check_space(space)
+        check_space(space)
         L = odl.IdentityOperator(space) if operator is None else operator
         if not isinstance(L, odl.Operator) or not L.is_linear or L.domain != space:
             raise ValueError(f"operator must be a linear ODL operator on {space!r}, got {L!r}")
@@ -130,7 +127,7 @@ class TotalVariation(OnImages):
     def __init__(
         self, space: StackedSpace, *, lower: float | None = None, upper: float | None = None
     ) -> None:
-        _check_space(space)
+        check_space(space)
         if not hasattr(space, "partition"):
             raise TypeError(f"space must be a discretised function space (uniform_discr), got {space!r}")
         low, high = self.bounds = _bound(lower, "lower"), _bound(upper, "upper")
@@ -197,116 +194,14 @@ def _(op: TotalVariation) -> Iterator[Term]:
         yield 1.0, odl.functionals.IndicatorBox(op.domain, *op.bounds)
 
 
-class AutoencoderResidual(OnImages):
-    r"""The distance from an image to its reconstruction, :math:`\|x - G(E(x))\|_X^2`.
+def check_space(space: StackedSpace) -> None:
+    """Check the space of the images.
 
-    Parameters
-    ----------
-    G : Generator
-        A generator with an encoder E.
-
-    References
-    ----------
-    D. Obmann, J. Schwab, M. Haltmeier (2020), Deep synthesis network for regularizing inverse problems,
-    doi:10.1088/1361-6420/abc7cd; H. Li, J. Schwab, S. Antholzer, M. Haltmeier (2020), NETT: solving inverse
-    problems with deep neural networks, doi:10.1088/1361-6420/ab6d57.
+    Raises
+    ------
+    TypeError
+        If it is no tensor or function space.
     """
-
-    solver = staticmethod(gradient_descent)
-    _first = "rough"
-
-    def __init__(self, G: Generator) -> None:
-        E, X = _encoder(G), G.range
-        self.generator = G
-        super().__init__(X, odl.functionals.L2NormSquared(X) * (odl.IdentityOperator(X) - G * E))
-
-    def __repr__(self) -> str:
-        return f"AutoencoderResidual({self.generator!r})"
-
-
-class EncoderNorm(OnImages):
-    r"""The size of the latent vector of an image, :math:`\|E(x)\|_2^2`.
-
-    Parameters
-    ----------
-    G : Generator
-        A generator with an encoder E.
-    """
-
-    solver = staticmethod(gradient_descent)
-    _first = "rough"
-
-    def __init__(self, G: Generator) -> None:
-        E = _encoder(G)
-        self.generator = G
-        super().__init__(G.range, odl.functionals.L2NormSquared(E.range) * E)
-
-    def __repr__(self) -> str:
-        return f"EncoderNorm({self.generator!r})"
-
-
-class _FlowValue(nn.Module):
-    """The value of `FlowPrior` for images ``(B, *shape)``, ``(B,)``."""
-
-    flow: FlowLike
-
-    def __init__(self, flow: FlowLike, determinant: bool) -> None:
-        super().__init__()
-        self.flow = flow
-        self.determinant = determinant
-
-    def forward(self, x: Tensor) -> Tensor:
-        z, log_det = self.flow.to_latent(x)
-        size = z.flatten(1).square().sum(1)
-        return size - 2 * log_det if self.determinant else size
-
-
-class FlowPrior(OnImages):
-    r"""The size of the latent vector of an image in a normalising flow, :math:`\|G^{-1}(x)\|_2^2`.
-
-    A flow is a bijective generator, so every image has a latent vector. With ``determinant=True`` the value is
-    :math:`\|G^{-1}(x)\|_2^2 - 2 \log |\det \partial G^{-1}(x)|`: twice the negative log-density of the image,
-    up to a constant.
-
-    Parameters
-    ----------
-    flow : torch.nn.Module
-        With ``to_latent(x) -> (z, log_abs_det)``, ``(B, *shape)`` to ``(B, dim)`` and ``(B,)``; for example one
-        that `genreg.training.fit_flow` has trained.
-    space : ODL space
-        The image space X.
-    determinant : bool
-        Include the determinant.
-
-    References
-    ----------
-    M. Asim, M. Daniels, O. Leong, A. Ahmed, P. Hand (2020), Invertible generative models for inverse problems:
-    mitigating representation error and dataset bias, arXiv:1905.11672.
-    """
-
-    solver = staticmethod(gradient_descent)
-    _first = "rough"
-
-    def __init__(self, flow: FlowLike, space: StackedSpace, *, determinant: bool = False) -> None:
-        _check_space(space)
-        if not isinstance(flow, nn.Module) or not hasattr(flow, "to_latent"):
-            raise TypeError(
-                f"flow must be a torch.nn.Module with a method to_latent, got {type(flow).__name__}"
-            )
-        self.flow, determinant = flow, flag(determinant, "determinant")
-        super().__init__(space, NetworkFunctional(_FlowValue(flow, determinant), space))
-        if determinant:
-            self.offset = self._log_determinant
-
-    def _log_determinant(self, blocks: Blocks) -> Tensor:
-        """The part of R that the unit of the images adds to."""
-        return -2 * self.flow.to_latent(blocks["x"])[1]
-
-    def __repr__(self) -> str:
-        return f"FlowPrior({type(self.flow).__name__}, {self.domain!r})"
-
-
-def _check_space(space: StackedSpace) -> None:
     if not isinstance(space, TensorSpace):
         raise TypeError(f"space must be an ODL tensor or function space, got {described(space)}")
 
@@ -316,9 +211,3 @@ def _bound(value: Any, name: str) -> float | None:
     if value is None or (isinstance(value, Real) and math.isinf(value)):
         return None if value is None or (value < 0) == (name == "lower") else number(value, name)
     return number(value, name)
-
-
-def _encoder(G: Generator) -> NetworkOperator:
-    if not isinstance(G, Generator):
-        raise TypeError(f"G must be a genreg.Generator, got {type(G).__name__}")
-    return G.encoder

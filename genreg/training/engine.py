@@ -26,6 +26,7 @@ from genreg.solvers.checkpoints import (
     save_state,
 )
 from genreg.training.batches import Source
+from genreg.training.best_weights import BestWeights
 from genreg.training.optimisers import adamw, restore, running_statistics
 from genreg.training.settings import Bookkeeping, Checked, Optimisation
 
@@ -90,10 +91,16 @@ class Trainer:
         self.step = 0
         self.last: dict[str, float] = {}  # figures of the history that do not change in every step
         self.history: list[dict[str, Any]] = []
-        self.best: dict[str, Any] | None = None  # step, value and weights, where these are looked for
-        if optimisation.judged and (self.criterion is None or held_out is None):
-            lacking = "held-out data" if self.criterion else "a training whose score tells better from worse"
-            raise ValueError(f"keep_best and patience need {lacking}, which {type(self).__name__} has not")
+        self.best: BestWeights | None = None
+        if optimisation.judged:
+            if self.criterion is None or held_out is None:
+                lacking = (
+                    "held-out data" if self.criterion else "a training whose score tells better from worse"
+                )
+                raise ValueError(
+                    f"keep_best and patience need {lacking}, which {type(self).__name__} has not"
+                )
+            self.best = BestWeights(*self.criterion, optimisation.patience)
         self._infinite = set(not_finite(model.state_dict()))
         self._known: dict[str, Any] = {}
 
@@ -156,23 +163,14 @@ class Trainer:
     def _validate(self, losses: dict[str, float]) -> None:
         """Add an entry to the history, and keep its weights where they are the best so far."""
         self.history.append({"step": self.step, **losses, **self.measure()})
-        if not self.optimisation.judged:
-            return
-        assert self.criterion is not None
-        name, sign = self.criterion
-        value = sign * self.history[-1][name]
-        if self.best is None or value < self.best["value"]:
+        if self.best is not None:
             with self.averaged():
-                held = {key: t.detach().clone() for key, t in self.module.state_dict().items()}
-            self.best = {"step": self.step, "value": value, "model": held}
+                self.best.judge(self.history[-1], self.module)
 
     @property
     def overfits(self) -> bool:
-        """Whether the score has not become better for as long as the training is to be patient."""
-        patience = self.optimisation.patience
-        if patience is None or self.best is None:
-            return False
-        return sum(entry["step"] > self.best["step"] for entry in self.history) >= patience
+        """Whether the training is to end, as the score has not become better for long."""
+        return self.best is not None and self.best.overfits(self.history)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -188,7 +186,7 @@ class Trainer:
         """Leave the model in evaluation mode with the best or the averaged weights, where there are some."""
         self._hold(self.average)
         if self.best is not None:
-            self.module.load_state_dict(self.best["model"])
+            self.module.load_state_dict(self.best.weights)
         self.module.eval()
 
     @torch.no_grad()
@@ -254,7 +252,7 @@ class Trainer:
             if self.overfits and self.best is not None and not hidden:
                 tqdm.write(
                     f"The training ends after step {self.step} of {steps}: it over-fits since step "
-                    f"{self.best['step']}, whose weights are kept.",
+                    f"{self.best.step}, whose weights are kept.",
                     sys.stderr,
                 )
             self.check_finite()
@@ -266,9 +264,9 @@ class Trainer:
         training = {k: list(v) if isinstance(v, tuple) else v for k, v in self.settings.items()}
         card = {**self.described(), "training": training, "history": self.history}
         if self.best is not None:
-            card["kept_step"] = self.best["step"]
+            card["kept_step"] = self.best.step
         if self.held_out is not None and self.scored:
-            kept = self.step if self.best is None else self.best["step"]
+            kept = self.step if self.best is None else self.best.step
             entry = next(entry for entry in self.history if entry["step"] == kept)
             card["score"] = {name: entry[name] for name in self.scored if name in entry}
         return card
@@ -302,7 +300,7 @@ class Trainer:
             "average": self.average,
             "history": self.history,
             "last": self.last,
-            "best": self.best,
+            "best": None if self.best is None else self.best.state(),
         }
         save_state(path, state, KIND)
 
@@ -326,7 +324,9 @@ class Trainer:
         self.average = [
             value.to(mine.device) for value, mine in zip(state["average"], self.average, strict=True)
         ]
-        self.history, self.last, self.best = state["history"], state["last"], state["best"]
+        self.history, self.last = state["history"], state["last"]
+        if self.best is not None:
+            self.best.restore(state["best"])
         self.step = state["step"]
 
     def check_losses(self, values: dict[str, Tensor], step: int) -> dict[str, float]:

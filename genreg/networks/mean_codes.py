@@ -1,0 +1,39 @@
+"""The two halves of a model as modules: mean images of latent vectors, and mean latent vectors of images."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from genreg.operators.bridge.modes import without_autocast
+
+__all__ = ["MeanDecoder", "MeanEncoder"]
+
+
+class MeanDecoder(nn.Module):
+    """The mean image of a model, ``(B, latent_dim)`` to ``(B, *shape)``; a channel axis of one is dropped."""
+
+    def __init__(self, model: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.shape = shape
+        self.decode = getattr(model, "decode", model)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return the mean images."""
+        with without_autocast():
+            x = self.decode(z)
+        return x.squeeze(1) if x.ndim == len(self.shape) + 2 and x.shape[1] == 1 else x
+
+
+class MeanEncoder(nn.Module):
+    """The mean latent vector of a model, ``(B, *shape)`` to ``(B, latent_dim)``; undoes what `MeanDecoder` drops."""
+
+    def __init__(self, model: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.one_channel = getattr(model, "image_shape", shape) == (1, *shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mean latent vectors."""
+        with without_autocast():
+            return self.model.encode(x[:, None] if self.one_channel else x)  # type: ignore[operator]
