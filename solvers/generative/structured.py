@@ -9,6 +9,15 @@ is the negative logarithm of the posterior up to a constant (w = 1). As in `genr
 which has one precision for all z, x is eliminated: the *profile* φ(z) = J(x*(z), z) has the gradient
 :math:`\nabla_z J(x, z)` at x = x*(z), the mean of `GaussianPosterior`.
 
+The profile is large where densities are: at latent vectors of images with small variances, however little probability
+these have. Integrated over x instead, the same density is, up to a constant,
+
+.. math:: -\log \int e^{-J(x, z)} dx = \varphi(z) + \frac12 \log\det P(z) , \qquad
+          P(z) = A^H A / \sigma^2 + w \Lambda(z) ,
+
+the *marginal* of z, with w = 1 that of :math:`p(z \mid y)`; then the log-determinants together are the information
+that the data carry about the image (`genreg.operators.precision.information`). Given z, x*(z) is the mean of the image.
+
 References
 ----------
 M. Duff, I. Simpson, M. J. Ehrhardt, N. D. F. Campbell (2023), VAEs with structured image covariance applied to
@@ -31,6 +40,7 @@ from genreg.operators.bridge.protocols import Space
 from genreg.operators.fidelity.base import trailing
 from genreg.operators.fidelity.gaussian import squares
 from genreg.operators.linear.conjugate_gradient import inner
+from genreg.operators.precision.information import InformationGain
 from genreg.solvers.generative.profiled import Profiled
 from genreg.solvers.problem.objective import Blocks, Objective
 
@@ -56,11 +66,14 @@ class StructuredProblem(Profiled):
         Error of x while z moves, in posterior standard deviations, see `GaussianPosterior`; by default 0.01 in single
         precision (which changes J by at most tol² N / 2) and 1e-8 in double. The image at
         the end has the precision of `GaussianPosterior`.
+    information : InformationGain, optional
+        Where it is given, the profile is the marginal.
     """
 
     operator: odl.Operator
     decode: Callable[[Tensor], Any]
     tol: float | None = None
+    information: InformationGain | None = None
 
     @classmethod
     def of(
@@ -69,6 +82,7 @@ class StructuredProblem(Profiled):
         decode: Callable[[Tensor], Any],
         latent: Space,
         tol: float | None = None,
+        information: InformationGain | None = None,
         /,
         **per_sample: Tensor,
     ) -> StructuredProblem:
@@ -94,8 +108,10 @@ class StructuredProblem(Profiled):
             operator=A,
             decode=decode,
             tol=tol,
+            information=information,
         )
-        return made.pickled_as(functools.partial(StructuredProblem.of, **per_sample), A, decode, latent, tol)
+        again = functools.partial(StructuredProblem.of, **per_sample)
+        return made.pickled_as(again, A, decode, latent, tol, information)
 
     def posterior(self, z: Tensor, **per_sample: Tensor) -> GaussianPosterior:
         r""":math:`p(x \mid z, y)` for latent vectors, ``(B, *Z.shape)``, of some or, by default, all samples."""
@@ -123,7 +139,7 @@ class StructuredProblem(Profiled):
         return self.posterior(z, **per_sample).mean
 
     def profile(self) -> Objective:
-        """φ, an objective of the block z. Every evaluation seeks the image from μ(z): φ is a function of z alone."""
+        """φ or the marginal, an objective of z. Every evaluation seeks the image from μ(z), so that z alone counts."""
         forward = to_torch(self.operator)
         single = torch_dtype(self.operator.domain) == torch.float32
         tol = (0.01 if single else 1e-8) if self.tol is None else self.tol
@@ -137,15 +153,23 @@ class StructuredProblem(Profiled):
                 u = self._posterior(mean.detach(), precision.detach(), tol, **given).correction
                 misfit = squares(forward(mean + u), y=y, inverse_variance=inverse_variance)
             u = u + (mean.detach() - mean)  # x* stays as it is, to first order
-            return misfit + weight * negative_log_prior(u, precision, z)
+            profile = misfit + weight * negative_log_prior(u, precision, z)
+            return profile + self._volume(precision, inverse_variance, weight)
+
+        def offset(blocks: Blocks, y: Tensor, inverse_variance: Tensor, weight: Tensor) -> Tensor:
+            precision = self.decode(blocks["z"]).precision
+            return self._volume(precision, inverse_variance, weight) - 0.5 * weight * precision.logdet()
 
         return Objective(
-            value,
-            {"z": self.spaces["z"]},
-            per_sample=self.per_sample,
-            lengths=self.lengths,
-            offset=self.offset,
+            value, {"z": self.spaces["z"]}, per_sample=self.per_sample, lengths=self.lengths, offset=offset
         ).pickled_as(StructuredProblem.profile, self)
+
+    def _volume(self, precision: Precision, inverse_variance: Tensor, weight: Tensor) -> Tensor | float:
+        """What the integral over x adds to the profile: log det P / 2, up to a constant."""
+        if self.information is None:
+            return 0.0
+        gain = self.information(precision, inverse_variance / trailing(weight, inverse_variance))
+        return gain + 0.5 * precision.logdet()
 
 
 def negative_log_prior(u: Tensor, precision: Precision, z: Tensor) -> Tensor:
