@@ -9,8 +9,9 @@ For y = x + σ ε with white noise ε, images x of MNIST's test set and brain sl
   z = E(y). Given z the image is the mean of p(x | z, y). One model for every σ, trained on images without noise.
 * diagonal, isotropic: the same with the diagonal precision of a head of the same size, and with the same mean and one
   standard deviation for all pixels.
-* SUPN, mean and diagonal, mean: the mean of draws of p(x, z | y), `sampling.gibbs` from E(y). Under much noise the
-  maximum is at latent vectors of images with small variances, which have high densities but little probability.
+* SUPN, marginal and diagonal, marginal: the maximum of p(z | y), and the mean of x given that z. Under much noise the
+  joint maximum is at latent vectors of images with small variances, which have high densities but little probability.
+* SUPN, mean and diagonal, mean: the mean of draws of p(x, z | y), `sampling.gibbs` from E(y).
 * autoencoder: encoder and mean decoder of the same sizes, trained on y -> x for this very σ from the weights of the
   others, by `training.fit(..., input_noise=σ)`.
 * TV: total variation, its weight by the best PSNR on training images.
@@ -37,7 +38,10 @@ from genreg.evaluation import psnr
 from genreg.plotting import image_grid
 from genreg.recipes import brain
 
-METHODS = ("noisy", "TV", "autoencoder", "isotropic", "diagonal", "SUPN", "diagonal, mean", "SUPN, mean")
+METHODS = (
+    *("noisy", "TV", "autoencoder", "isotropic", "diagonal", "SUPN"),
+    *("diagonal, marginal", "SUPN, marginal", "diagonal, mean", "SUPN, mean"),
+)
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,8 @@ class Denoising:
         kind, _, estimate = method.partition(", ")
         name = {"isotropic": "vae", "diagonal": "diagonal", "SUPN": "supn"}[kind]
         G = genreg.load_generator(f"{self.case.name}-{name}", range=self.space)
-        prior = genreg.JointPrior(G)
-        if not estimate:
+        prior = genreg.JointPrior(G, estimate="marginal" if estimate == "marginal" else "joint")
+        if estimate != "mean":
             return self.reconstruct(self.y, prior, 1.0, self.case.max_iter)
         fidelity = genreg.GaussianFidelity(odl.IdentityOperator(self.space), self.y, self.sigma)
         turns = {"draws": self.case.draws, "burn_in": self.case.draws}
