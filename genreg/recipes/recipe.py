@@ -12,10 +12,23 @@ from torch import Tensor
 
 from genreg.datasets import mnist, shapes
 from genreg.networks import Architecture, Autoencoder, GanConfig
-from genreg.recipes import brain, celeba, discs, gradients
+from genreg.recipes import any_size, brain, celeba, discs, gradients
 from genreg.training.batches import Sampler
 
-__all__ = ["BRAIN", "BRAIN_HEAD", "CELEBA", "DISCS", "GRADIENTS", "MNIST", "SHAPES", "Data", "Recipe"]
+__all__ = [
+    "BRAIN",
+    "BRAIN_CROPS",
+    "BRAIN_HEAD",
+    "BRAIN_HEAD_CROPS",
+    "CELEBA",
+    "DISCS",
+    "GRADIENTS",
+    "LEAVES",
+    "MNIST",
+    "SHAPES",
+    "Data",
+    "Recipe",
+]
 
 
 @dataclass(frozen=True)
@@ -150,4 +163,25 @@ BRAIN_HEAD = Data(
     training=brain.head_images,
     validation=brain.validation_images,
     test=brain.test_images,
+)
+_CROPPED = "64 x 64 crops, half of them enlarged by up to 1.8, of "
+BRAIN_CROPS = Data(
+    description=_CROPPED + BRAIN.description,
+    training=any_size.brain_training,
+    validation=partial(any_size.brain_held_out, False),
+    test=partial(any_size.brain_held_out, True),
+)
+BRAIN_HEAD_CROPS = Data(
+    description=_CROPPED + BRAIN_HEAD.description,
+    training=any_size.brain_head,
+    validation=partial(any_size.brain_held_out, False),
+    test=partial(any_size.brain_held_out, True),
+)
+LEAVES = Data(
+    description=(
+        "64 x 64 crops, turned and mirrored, of 3,000 images of dead leaves (genreg.datasets.dead_leaves, seed 0)"
+    ),
+    training=any_size.leaves,
+    validation=partial(any_size.leaves_held_out, False),
+    test=partial(any_size.leaves_held_out, True),
 )

@@ -27,9 +27,21 @@ from genreg.networks import (
     StructuredConfig,
 )
 from genreg.networks.borrowed import seeded
-from genreg.recipes import brain, discs, gradients
+from genreg.recipes import any_size, brain, discs, gradients
 from genreg.recipes.papers import PAPER
-from genreg.recipes.recipe import BRAIN, BRAIN_HEAD, DISCS, GRADIENTS, MNIST, SHAPES, Data, Recipe
+from genreg.recipes.recipe import (
+    BRAIN,
+    BRAIN_CROPS,
+    BRAIN_HEAD,
+    BRAIN_HEAD_CROPS,
+    DISCS,
+    GRADIENTS,
+    LEAVES,
+    MNIST,
+    SHAPES,
+    Data,
+    Recipe,
+)
 from genreg.recipes.structured import StructuredRecipe, train_precision
 from genreg.training.autoencoder import fit
 from genreg.training.gan import fit_gan
@@ -65,6 +77,37 @@ _BRAIN_SUPN = StructuredRecipe(
     data=BRAIN_HEAD,
     mixed=True,
 )
+
+
+def _any_size_mean(data: Data, steps: int) -> Recipe:
+    """Return the recipe of encoder and mean of a model for images of any size."""
+    return Recipe(
+        architecture=any_size.ARCHITECTURE.mean,
+        settings={
+            "steps": steps,
+            "batch_size": 16,
+            "lr": 2e-3,
+            "warmup": 100,
+            "kl_warmup": 300,
+            "clip": 100.0,
+            "validate_every": 250,
+        },
+        data=data,
+        range_images=2,
+    )
+
+
+def _any_size(mean: str, data: Data, head: int, joint: int) -> StructuredRecipe:
+    """Return the recipe of a structured model for images of any size: the head, then everything together."""
+    shared = {"batch_size": 8, "clip": 1000.0, "warmup": 50, "validate_every": 250}
+    return StructuredRecipe(
+        mean=mean,
+        architecture=any_size.ARCHITECTURE,
+        settings={"steps": head, "lr": 2e-3, **shared},
+        joint={"steps": joint, "lr": 5e-4, **shared},
+        data=data,
+    )
+
 
 RECIPES: dict[str, Recipe | StructuredRecipe] = {
     **PAPER,
@@ -159,6 +202,10 @@ RECIPES: dict[str, Recipe | StructuredRecipe] = {
     "mnist-diagonal": _MNIST_SUPN.diagonal(),
     "brain-supn": _BRAIN_SUPN,
     "brain-diagonal": _BRAIN_SUPN.diagonal(),
+    "brain-vae-any": _any_size_mean(BRAIN_CROPS, 3000),
+    "brain-supn-any": _any_size("brain-vae-any", BRAIN_HEAD_CROPS, 1200, 5000),
+    "images-vae": _any_size_mean(LEAVES, 3000),
+    "images-supn": _any_size("images-vae", LEAVES, 1200, 5000),
 }
 """The recipes by the name of the weights."""
 
