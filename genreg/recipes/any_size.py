@@ -27,18 +27,33 @@ from genreg.networks import FullyConvolutionalConfig, StructuredConfig
 from genreg.recipes import brain
 from genreg.training.batches import Sampler
 
-__all__ = ["ARCHITECTURE", "CROP", "Crops", "brain_crops", "brain_held_out", "leaves", "leaves_held_out"]
+__all__ = [
+    "BRAIN",
+    "CROP",
+    "LEAVES",
+    "Crops",
+    "brain_head",
+    "brain_held_out",
+    "brain_training",
+    "leaves",
+    "leaves_held_out",
+]
 
 CROP = 64
 """Side of the crops, in pixels."""
 
-ARCHITECTURE = StructuredConfig(
+BRAIN = StructuredConfig(
+    mean=FullyConvolutionalConfig(image_shape=(CROP, CROP), channels=(24, 48, 64), latent_channels=8),
+    channels=(16, 32, 48),
+    distance=2,
+)
+LEAVES = StructuredConfig(
     mean=FullyConvolutionalConfig(image_shape=(CROP, CROP), channels=(32, 64), latent_channels=4),
     channels=(24, 48, 64),
     distance=2,
 )
 
-_LEAVES = 3000  # images of dead leaves to crop
+_COUNT = 3000  # images of dead leaves to crop
 _PER_IMAGE = 2
 
 
@@ -53,10 +68,14 @@ class Crops:
         Largest factor by which images are enlarged; half of them keep their size.
     turned
         Whether crops are turned by quarters and mirrored at random.
+    contrast
+        Least factor of the contrast of a crop, with a uniform logarithm; half of them keep theirs.
     """
 
-    def __init__(self, images: Tensor | Sampler, *, zoom: float = 1.0, turned: bool = False) -> None:
-        self.images, self.zoom, self.turned = images, zoom, turned
+    def __init__(
+        self, images: Tensor | Sampler, *, zoom: float = 1.0, turned: bool = False, contrast: float = 1.0
+    ) -> None:
+        self.images, self.zoom, self.turned, self.contrast = images, zoom, turned, contrast
 
     def __call__(self, n: int, *, seed: int) -> Tensor:
         """Draw ``(n, CROP, CROP)``."""
@@ -89,19 +108,14 @@ class Crops:
         return x
 
 
-def brain_crops(sampler: brain.BrainSampler) -> Crops:
-    """Crops of brain slices; of `brain.training_images()` for the mean, of `brain.head_images()` for the precision."""
-    return Crops(sampler, zoom=1.8)
-
-
 def brain_training() -> Crops:
     """Crops for the mean."""
-    return brain_crops(brain.training_images())
+    return Crops(brain.training_images(), zoom=1.8)
 
 
 def brain_head() -> Crops:
     """Crops for the precision: half of them from slabs that the mean has not seen."""
-    return brain_crops(brain.head_images())
+    return Crops(brain.head_images(), zoom=1.8)
 
 
 def brain_held_out(test: bool) -> Tensor:
@@ -113,12 +127,12 @@ def brain_held_out(test: bool) -> Tensor:
 
 @functools.cache
 def _pool() -> Tensor:
-    return dead_leaves(_LEAVES, seed=0).half()
+    return dead_leaves(_COUNT, seed=0).half()
 
 
 def leaves() -> Crops:
-    """Crops of 3,000 images of dead leaves, turned and mirrored; making them takes two minutes."""
-    return Crops(_pool(), turned=True)
+    """Crops of 3,000 images of dead leaves, enlarged, turned and of less contrast; making them takes two minutes."""
+    return Crops(_pool(), zoom=3.0, turned=True, contrast=0.1)
 
 
 def leaves_held_out(test: bool) -> Tensor:

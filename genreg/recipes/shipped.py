@@ -79,12 +79,12 @@ _BRAIN_SUPN = StructuredRecipe(
 )
 
 
-def _any_size_mean(data: Data, steps: int) -> Recipe:
+def _any_size_mean(architecture: StructuredConfig, data: Data) -> Recipe:
     """Return the recipe of encoder and mean of a model for images of any size."""
     return Recipe(
-        architecture=any_size.ARCHITECTURE.mean,
+        architecture=architecture.mean,
         settings={
-            "steps": steps,
+            "steps": 3000,
             "batch_size": 16,
             "lr": 2e-3,
             "warmup": 100,
@@ -97,14 +97,14 @@ def _any_size_mean(data: Data, steps: int) -> Recipe:
     )
 
 
-def _any_size(mean: str, data: Data, head: int, joint: int) -> StructuredRecipe:
+def _any_size(mean: str, architecture: StructuredConfig, data: Data) -> StructuredRecipe:
     """Return the recipe of a structured model for images of any size: the head, then everything together."""
     shared = {"batch_size": 8, "clip": 1000.0, "warmup": 50, "validate_every": 250}
     return StructuredRecipe(
         mean=mean,
-        architecture=any_size.ARCHITECTURE,
-        settings={"steps": head, "lr": 2e-3, **shared},
-        joint={"steps": joint, "lr": 5e-4, **shared},
+        architecture=architecture,
+        settings={"steps": 1200, "lr": 2e-3, **shared},
+        joint={"steps": 5000, "lr": 5e-4, **shared},
         data=data,
     )
 
@@ -202,10 +202,10 @@ RECIPES: dict[str, Recipe | StructuredRecipe] = {
     "mnist-diagonal": _MNIST_SUPN.diagonal(),
     "brain-supn": _BRAIN_SUPN,
     "brain-diagonal": _BRAIN_SUPN.diagonal(),
-    "brain-vae-any": _any_size_mean(BRAIN_CROPS, 3000),
-    "brain-supn-any": _any_size("brain-vae-any", BRAIN_HEAD_CROPS, 1200, 5000),
-    "images-vae": _any_size_mean(LEAVES, 3000),
-    "images-supn": _any_size("images-vae", LEAVES, 1200, 5000),
+    "brain-vae-any": _any_size_mean(any_size.BRAIN, BRAIN_CROPS),
+    "brain-supn-any": _any_size("brain-vae-any", any_size.BRAIN, BRAIN_HEAD_CROPS),
+    "images-vae": _any_size_mean(any_size.LEAVES, LEAVES),
+    "images-supn": _any_size("images-vae", any_size.LEAVES, LEAVES),
 }
 """The recipes by the name of the weights."""
 
