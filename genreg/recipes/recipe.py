@@ -179,8 +179,8 @@ BRAIN_HEAD_CROPS = Data(
 )
 LEAVES = Data(
     description=(
-        "64 x 64 crops of 3,000 images of dead leaves (genreg.datasets.dead_leaves, seed 0), turned and mirrored, half of "
-        "them enlarged by up to 3, half of them with as little as a tenth of the contrast"
+        "64 x 64 crops of 3,000 images of dead leaves (genreg.datasets.dead_leaves, seed 0), turned and mirrored, half "
+        "of them enlarged by up to 3, half of them with as little as a tenth of the contrast"
     ),
     training=any_size.leaves,
     validation=partial(any_size.leaves_held_out, False),
