@@ -18,7 +18,9 @@ from genreg.regularisers.identity import of_fidelity, of_regulariser
 from genreg.sampling.adaptation import Coordinates
 from genreg.sampling.kernels.metropolis import ChainState, Target
 from genreg.sampling.random_numbers import RandomNumbers
+from genreg.solvers.generative.profiled import Profiled
 from genreg.solvers.generative.structured import negative_log_prior
+from genreg.solvers.problem.objective import Objective
 
 __all__ = ["JointPosterior", "JointTarget"]
 
@@ -129,10 +131,25 @@ class JointTarget:
         assert state.x is not None
         return state.x.unflatten(0, self.shape[:2])
 
+    @functools.cached_property
+    def marginal(self) -> Objective:
+        """The negative logarithm of the density of z with x integrated out, an objective of z."""
+        fidelity = self.posterior.fidelity
+        like = fidelity.data.real
+        one = torch.ones(len(like), dtype=like.dtype, device=like.device)
+        problem = self.posterior.prior.problem(fidelity, one)
+        assert isinstance(problem, Profiled)
+        return problem.profile()
+
     def conditional(self, move: str, u: Tensor, x: Tensor) -> Target:
-        """The target of u with x (``"image"``) or ε (``"white"``) held fixed at those of u and x."""
+        """The target of u with x (``"image"``) or ε (``"white"``) held fixed at those of u and x; or ``"marginal"``."""
         posterior = self.posterior
-        if move == "image":
+        if move == "marginal":
+            phi = self.marginal
+
+            def energy(z: Tensor) -> Tensor:
+                return phi.smooth({"z": z}, **phi.per_sample)
+        elif move == "image":
 
             def energy(z: Tensor) -> Tensor:
                 mean, precision = posterior.given(z)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from genreg.operators.bridge.arguments import number
 from genreg.sampling.adaptation import Coordinates, Scatter, adapted, largest_curvature, window_ends
 from genreg.sampling.joint_posterior import JointPosterior
-from genreg.sampling.kernels.gibbs import MOVES
+from genreg.sampling.kernels.gibbs import Gibbs
 from genreg.sampling.kernels.metropolis import ChainState, Kernel
 from genreg.sampling.moments import Moments
 from genreg.sampling.posterior import Posterior
@@ -227,8 +227,8 @@ class Chains:
             "last": self.target.coordinates.decode(self._points(self.state.u)),
             "state": snapshot(self),
         }
-        if isinstance(self.posterior, JointPosterior):
-            return JointSamples(acceptance=dict(zip(MOVES, acceptance, strict=False)), **found)
+        if isinstance(self.posterior, JointPosterior) and isinstance(self.kernel, Gibbs):
+            return JointSamples(acceptance=dict(zip(self.kernel.moves, acceptance, strict=True)), **found)
         return Samples(acceptance=acceptance, **found)
 
     @classmethod

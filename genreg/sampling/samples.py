@@ -233,7 +233,7 @@ class JointSamples(Samples):
         :math:`-\log p(x, z, y)` up to a constant, ``(draws, chains, B)``.
     acceptance : dict of str to Tensor
         Share of accepted steps of z after the burn-in, ``(chains, B)``, of the kinds ``"image"`` (x held fixed) and
-        ``"white"`` (ε held fixed).
+        ``"white"`` (ε held fixed), or of ``"marginal"`` (x integrated out).
     step : Tensor
         Step sizes h of the kinds after the burn-in, ``(kinds, B)``.
     z, status, evaluations, time, seed, moments, last, state, weights

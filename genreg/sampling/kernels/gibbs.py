@@ -3,43 +3,54 @@ r"""Gibbs sampling of an image and a latent vector, see `genreg.sampling.gibbs_s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from genreg.sampling.kernels.metropolis import MALA, ChainState, Info
+from genreg.sampling.kernels.metropolis import HMC, MALA, ChainState, Info, Kernel
 from genreg.sampling.random_numbers import RandomNumbers
 
-__all__ = ["MOVES", "Gibbs"]
+__all__ = ["Gibbs"]
 
-MOVES = ("image", "white")
+_STEPS: dict[str, Kernel] = {"image": MALA(), "white": MALA(), "marginal": HMC()}
 
 
 @dataclass(frozen=True)
 class Gibbs:
-    r"""A Langevin step of z with x held fixed, one with ε held fixed, and a draw of x given z.
+    r"""Steps of z, and a draw of x given z.
 
-    The sizes of the two are learnt apart.
+    The steps are of Langevin's algorithm with x held fixed and with ε held fixed, or one of Hamiltonian dynamics for
+    the density of z alone. The sizes of different steps are learnt apart.
 
     Parameters
     ----------
     interweave : bool
-        Whether there is the second step.
+        Whether there is the step with ε held fixed.
+    collapsed : bool
+        Whether the image is integrated out in the step of z, which is then the only one.
     """
 
     interweave: bool = True
+    collapsed: bool = False
 
-    acceptance: ClassVar[float] = MALA.acceptance
+    @property
+    def acceptance(self) -> float:
+        """The share of accepted proposals at which the steps work best."""
+        share = _STEPS[self.moves[0]].acceptance
+        assert share is not None
+        return share
 
     @property
     def moves(self) -> tuple[str, ...]:
-        """What is held fixed in the steps of z, one after the other."""
-        return MOVES if self.interweave else MOVES[:1]
+        """What is held fixed in the steps of z, one after the other, or the "marginal" that they are for."""
+        if self.collapsed:
+            return ("marginal",)
+        return ("image", "white") if self.interweave else ("image",)
 
     def largest_size(self, curvature: Tensor) -> Tensor:
         """One over the curvature, to begin with."""
-        return MALA().largest_size(curvature)
+        return _STEPS[self.moves[0]].largest_size(curvature)
 
     def step(
         self, target: Any, state: ChainState, size: Tensor, random: RandomNumbers
@@ -48,7 +59,7 @@ class Gibbs:
         u, infos = state.u, []
         for move, h in zip(self.moves, size, strict=True):
             conditional = target.conditional(move, u, state.x)
-            moved, info = MALA().step(conditional, ChainState.at(conditional, u), h, random)
+            moved, info = _STEPS[move].step(conditional, ChainState.at(conditional, u), h, random)
             u = moved.u
             infos.append(info)
         probability = torch.stack([info.probability for info in infos])  # (moves, N)
