@@ -135,14 +135,45 @@ class Samples:
         lower, upper = torch.stack(bounds, 1)
         return self._as_data(lower), self._as_data(upper)
 
+    def exceedance(self, threshold: float) -> Any:
+        """Posterior probabilities P(x > t | y) of the pixels, in [0, 1], as `mean`; NaN of a sample without draws.
+
+        Where it is above one half is the segmentation with the fewest wrong pixels that the posterior expects.
+
+        Parameters
+        ----------
+        threshold : float
+            t, in the unit of the image.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `threshold` is no finite number.
+        """
+        threshold = number(threshold, "threshold")
+        shares = []
+        for index in range(self.z.shape[2]):
+            above, weights = (self.images(index) > threshold).to(self.z.dtype), self._weights_of(index)
+            if weights is None or not len(above):  # the mean of no draws is NaN
+                shares.append(above.mean(0))
+            else:
+                shares.append(torch.tensordot(weights, above, 1))
+        return self._as_data(torch.stack(shares))
+
+    def _weights_of(self, index: int) -> Tensor | None:
+        """The weights of the draws of one sample that count, ``(n,)``, where there are some."""
+        if self.weights is None:
+            return None
+        return self.weights[:, :, index].flatten()[torch.isfinite(self.z[:, :, index]).all(-1).flatten()]
+
     def quantiles(self, index: int, levels: tuple[float, ...]) -> Tensor:
         """Quantiles of the pixels of one sample, ``(len(levels), *X.shape)``; NaN where no draw counts."""
         images = self.images(index)
         if not len(images) or (self.weights is not None and not bool(self.weights[:, :, index].sum() > 0)):
             return images.new_full((len(levels), *images.shape[1:]), torch.nan)
-        if self.weights is None:
+        w = self._weights_of(index)
+        if w is None:
             return torch.quantile(images, torch.tensor(levels, dtype=images.dtype, device=images.device), 0)
-        w = self.weights[:, :, index].flatten()[torch.isfinite(self.z[:, :, index]).all(-1).flatten()]
         ordered, order = images.flatten(1).sort(0)
         share = w[order].cumsum(0)
         rows = torch.stack([(share < level * share[-1]).sum(0) for level in levels])

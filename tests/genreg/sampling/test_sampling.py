@@ -410,6 +410,9 @@ def test_importance_weights_move_to_another_posterior(A, G, y, exact, closed_for
     assert bool((error < tolerance).all())
     assert float((found.mean - expected).abs().max()) > float(tolerance.max())
     assert bool((moved.weighted_size < 8000).all()) and bool((moved.weighted_size > 1000).all())
+    for run, mean in ((found, G.module(closed_form(y, SIGMA, 0.5))), (moved, expected)):
+        normal = torch.distributions.Normal(mean, run.std)
+        assert float((run.exceedance(0.1) - (1 - normal.cdf(torch.tensor(0.1)))).abs().max()) < 0.05
     equal = found.reweighted(lambda z: torch.zeros(len(z), dtype=z.dtype))
     assert torch.allclose(equal.mean, found.mean) and torch.allclose(equal.std, found.std)
     for a, b in zip(equal.interval(0.9), found.interval(0.9), strict=True):
@@ -434,6 +437,8 @@ def test_importance_weights_are_those_of_each_sample(A, G, y):
     assert bool(moved.weighted_size[1:].isnan().all())
     lower, upper = moved.interval(0.5)
     assert torch.equal(lower[0], expected.interval(0.5)[0][0]) and bool(upper[1:].isnan().all())
+    share = moved.exceedance(0.0)
+    assert torch.allclose(share[0], expected.exceedance(0.0)[0]) and bool(share[1:].isnan().all())
     with pytest.raises(
         ValueError, match="log_weight must be below infinity, got infinity for samples 0, 2 of 3"
     ):
@@ -541,6 +546,8 @@ def test_bad_posteriors(A, G, X, y, posterior, tmp_path):
         resume(posterior, tmp_path / "torn.safetensors")
     with pytest.raises(ValueError, match=r"level must be a number between 0 and 1, got 1.0"):
         found.interval(1.0)
+    with pytest.raises(ValueError, match="threshold must be finite"):
+        found.exceedance(torch.inf)
     with pytest.raises(ValueError, match="init must have a finite energy"):
         sample(posterior, init=torch.full((3, 3), 1e200, dtype=torch.float64), steps=4, progress=False)
 
