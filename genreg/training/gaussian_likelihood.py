@@ -13,7 +13,9 @@ from genreg.networks.factor import precision_with, space_of
 from genreg.operators import IsotropicPrecision, Precision
 from genreg.operators.bridge.arguments import seed_number
 
-__all__ = ["fit_gamma", "likelihood", "log_likelihoods", "posterior", "precision_of"]
+__all__ = ["fit_gamma", "fit_scale", "likelihood", "log_likelihoods", "posterior", "precision_of"]
+
+_ROUNDS = 3  # against the soft clip
 
 
 def precision_of(model: Autoencoder, mean: Tensor) -> Precision:
@@ -156,3 +158,42 @@ def fit_gamma(model: Autoencoder, images: Tensor, *, sampled: bool = True, seed:
         raise ValueError(f"images must differ from their reconstructions, got a squared residual of {error}")
     model.log_gamma.fill_(0.5 * math.log(error))
     return math.sqrt(error)
+
+
+@torch.no_grad()
+def fit_scale(model: Structured, images: Tensor, *, sampled: bool = True, seed: int = 0) -> float:
+    """Scale the precision of a structured model so that images are most likely: their whitened residuals are then 1.
+
+    The likelihood of the factor c L is greatest where c^2 is one over the mean of (L'(x - G(z)))^2. The soft clip of
+    the log-diagonal may leave a little of the difference.
+
+    Parameters
+    ----------
+    model
+        The model, whose head changes.
+    images
+        Images ``(N, *image_shape)`` on the device of the model, better not those of the training: of these, residuals
+        are smaller than of others.
+    sampled
+        Whether z is drawn from q(z | x), or its mean.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    float
+        The mean whitened residual before, above 1 where the precision was too large.
+
+    Raises
+    ------
+    ValueError
+        If the residuals are zero.
+    """
+    found = []
+    for _ in range(_ROUNDS):
+        whitened = log_likelihoods(model, images, sampled=sampled, seed=seed)["whitened"].mean().item()
+        if not whitened > 0:
+            raise ValueError(f"images must differ from their reconstructions, got a residual of {whitened}")
+        found.append(whitened)
+        model.scale_factor(whitened**-0.5)
+    return found[0]
