@@ -79,6 +79,7 @@ def summary(card: Mapping[str, Any]) -> str:
     skipped = f", {len(data['skipped'])} skipped" if data["skipped"] else ""
     measured = "that chose the weights" if data["test_chose_weights"] else "that nothing was chosen by"
     lines = [
+        *["a quick run, to see that it works: the figures say nothing"] * card["quick"],
         f"{card['name']}: {data['training']} images to train on, {data['held_out']} to choose weights by{skipped}; "
         f"measured on {score['images']} {measured}",
         f"units: {low:.6g} to {high:.6g} of the files are 0 to 1 of the model",
@@ -92,29 +93,29 @@ def summary(card: Mapping[str, Any]) -> str:
     nats = score["nats"]
     if nats["SUPN"] <= max(value for name, value in nats.items() if name != "SUPN"):
         lines.append(
-            "The structured precision is no better than a simpler one on held-out images: JointPrior(G, beta=...)"
+            "The structured precision is no better than a simpler one on held-out images: "
+            f"JointPrior(G, beta={(units['scale'] * stages['mean']['gamma']) ** -2:.6g}) is the isotropic one"
         )
     return "\n".join([*lines, *_verdict(card["comparison"])])
 
 
 def _verdict(comparison: Mapping[str, Any]) -> list[str]:
+    """Whether the prior beats TV, by a failed reconstruction never."""
     problems = {name: entry for name, entry in comparison.items() if isinstance(entry, Mapping)}
-    lines = [
-        f"{name}: prior {entry['prior']:.2f} dB, TV with its best weight {entry['tv']:.2f} dB"
-        + (
-            f" ({entry['unfinished']} of {comparison['images']} by the prior not converged)"
-            if entry["unfinished"]
-            else ""
-        )
-        for name, entry in problems.items()
-    ]
-    lost = [name for name, entry in problems.items() if not entry["prior"] > entry["tv"]]
+    lost = [name for name, e in problems.items() if e["prior"] is None or e["prior"] <= e["tv"]]
+    lines = []
+    for name, entry in problems.items():
+        reached = "failed" if entry["prior"] is None else f"{entry['prior']:.2f} dB"
+        unfinished = f" ({entry['unfinished']} of {comparison['images']} images not converged)"
+        more = (unfinished if entry["unfinished"] else "") + (", with warnings" if entry["warnings"] else "")
+        lines.append(f"{name}: the prior {reached}{more}; TV with its best weight {entry['tv']:.2f} dB")
     if not lost:
         return [*lines, "This prior beats TV on your held-out images."]
-    if len(lost) < len(problems):
+    if len(lost) == len(problems):
+        last = (
+            "This prior does not beat TV on your held-out images: use TV, or train longer or on more images."
+        )
+    else:
         won = " and ".join(name for name in problems if name not in lost)
-        return [*lines, f"This prior beats TV on your held-out images in {won}, not in {' and '.join(lost)}."]
-    return [
-        *lines,
-        "This prior does not beat TV on your held-out images: use TV, or train longer or on more images.",
-    ]
+        last = f"This prior beats TV on your held-out images in {won}, not in {' and '.join(lost)}."
+    return [*lines, last]
