@@ -9,8 +9,9 @@ from genreg.datasets.folder import ImageFolder, image_folder
 from genreg.datasets.gradients import add_gradients, gradient_digits, intensity_ramps
 from genreg.datasets.helsinki_challenge import htc2022
 from genreg.datasets.limited_angle import LimitedAngleDiscs, solid_disc
-from genreg.datasets.mixed_images import MixedImages, RandomCrops, read_images
+from genreg.datasets.mixed_images import MixedImages, read_images
 from genreg.datasets.occlusion import dead_leaves
+from genreg.datasets.random_crops import RandomCrops
 from genreg.datasets.synthetic import shapes, shapes_plus
 
 __all__ = [

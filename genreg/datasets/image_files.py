@@ -21,7 +21,7 @@ import numpy as np
 
 from genreg.datasets.array_files import ARRAY_READERS, NoArrayError
 
-__all__ = ["IMAGE_SUFFIXES", "UnusableError", "is_image_file", "read_slices"]
+__all__ = ["IMAGE_SUFFIXES", "UnusableError", "is_image_file", "patient_of", "read_slices"]
 
 _PREAMBLE = 128  # bytes in front of the letters DICM
 
@@ -80,6 +80,14 @@ def read_slices(file: Path, *, key: str | None = None) -> np.ndarray:
         )
     with np.errstate(over="ignore"):  # what is too large for single precision is found with what is infinite
         return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def patient_of(file: Path) -> str | None:
+    """Return whose image a DICOM file is, or of which series where that is left out; None of other files."""
+    if _READERS[_suffix(file) or ".dcm"] is not _dicom:
+        return None
+    dataset = _pydicom().dcmread(file, stop_before_pixels=True)
+    return dataset.get("PatientID") or dataset.get("SeriesInstanceUID") or None
 
 
 def _suffix(file: Path) -> str:
@@ -169,25 +177,29 @@ def _nifti(file: Path, key: str | None) -> np.ndarray:
 
 
 def _dicom(file: Path, key: str | None) -> np.ndarray:
-    try:
-        import pydicom
-        from pydicom.pixels import apply_modality_lut
-    except ImportError:
-        raise ImportError("DICOM files need pydicom: pip install 'genreg[images]'") from None
-    dataset = pydicom.dcmread(file)
+    dataset = _pydicom().dcmread(file)
     if "PixelData" not in dataset and "FloatPixelData" not in dataset:
         raise UnusableError("it has no pixels")
     if dataset.get("SamplesPerPixel", 1) != 1:
         raise UnusableError(f"it must be grey, got {dataset.SamplesPerPixel} samples for a pixel")
     pixels = dataset.pixel_array
     if "ModalityLUTSequence" in dataset:
-        return apply_modality_lut(pixels, dataset)
+        return _pydicom().pixels.apply_modality_lut(pixels, dataset)
     frames = pixels if pixels.ndim == 3 else pixels[None]
     rescaled = [
         frame * slope + zero
         for frame, (slope, zero) in zip(frames, _rescale(dataset, len(frames)), strict=True)
     ]
     return np.stack(rescaled)
+
+
+def _pydicom() -> Any:
+    try:
+        import pydicom
+        import pydicom.pixels
+    except ImportError:
+        raise ImportError("DICOM files need pydicom: pip install 'genreg[images]'") from None
+    return pydicom
 
 
 def _rescale(dataset: Any, frames: int) -> list[tuple[float, float]]:

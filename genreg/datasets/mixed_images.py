@@ -1,4 +1,4 @@
-"""Grey images of several sizes from a folder of files of several formats, and random crops of them."""
+"""Grey images of several sizes from a folder of files of several formats."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,24 +15,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from genreg.datasets.folder import by_hash
-from genreg.datasets.image_files import IMAGE_SUFFIXES, UnusableError, is_image_file, read_slices
+from genreg.datasets.image_files import IMAGE_SUFFIXES, UnusableError, is_image_file, patient_of, read_slices
 from genreg.operators.bridge.arguments import (
     check_path,
     flag,
     integer,
     number,
     seed_number,
-    seeded_generator,
 )
 from genreg.operators.bridge.arrays import check_memory
 
-__all__ = ["MixedImages", "RandomCrops", "read_images"]
+__all__ = ["MixedImages", "read_images"]
 
 _LISTED = 10  # skipped files that a message names with their reasons
 _QUANTILES = (0.001, 0.999)
 _PIXELS = 2_000_000  # for the quantiles, of all images together
 _BEYOND = 1.0  # by how many ranges images may go beyond theirs
-_GAINS, _SHIFTS = (0.9, 1.1), (-0.05, 0.05)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +44,8 @@ class MixedImages:
     names : tuple of str
         The file of every image, relative to the folder, and its slice where the file has several.
     groups : tuple of str
-        What a split keeps together: the first folder inside the folder, such as that of a patient, or the file.
+        What a split keeps together: the first folder inside the folder, such as that of a patient; where there is none,
+        the patient whom a DICOM file names, or the file.
     skipped : dict of str to str
         What could not be used, and why.
     """
@@ -60,7 +60,9 @@ class MixedImages:
 
     def take(self, indices: Sequence[int]) -> MixedImages:
         """Return some of the images."""
-        own = {name: tuple(getattr(self, name)[k] for k in indices) for name in ("images", "names", "groups")}
+        own: dict[str, Any] = {
+            name: tuple(getattr(self, name)[k] for k in indices) for name in ("images", "names", "groups")
+        }
         return replace(self, **own)
 
     def split(self, held_out: float, *, seed: int = 0) -> tuple[MixedImages, MixedImages]:
@@ -118,57 +120,6 @@ class MixedImages:
         """Return the images (x - offset) / scale, cut to [-1, 2], so that a few extreme pixels don't matter."""
         images = tuple(((x - offset) / scale).clamp(-_BEYOND, 1.0 + _BEYOND) for x in self.images)
         return replace(self, images=images)
-
-
-class RandomCrops:
-    """A sampler ``f(n, *, seed)`` of crops, from an image and a place drawn at random.
-
-    Parameters
-    ----------
-    images : sequence of Tensor
-        ``(rows, columns)`` each, no smaller than the crop; each is drawn as often as the others.
-    crop : int
-        Rows and columns of the crops.
-    augment : bool
-        Whether crops are turned by quarters and mirrored, and their intensities x become g x + b with g in [0.9, 1.1]
-        and b in [-0.05, 0.05], all at random.
-
-    Raises
-    ------
-    ValueError
-        If there is no image, or one is smaller than the crop.
-    """
-
-    def __init__(self, images: Sequence[Tensor], crop: int, *, augment: bool = True) -> None:
-        self.images, self.crop = tuple(images), integer(crop, "crop", minimum=1)
-        self.augment = flag(augment, "augment")
-        least = min((min(x.shape) for x in self.images), default=0)
-        if least < self.crop:
-            raise ValueError(f"images must have at least {crop} rows and columns, got {least}")
-
-    def __call__(self, n: int, *, seed: int) -> Tensor:
-        """Draw ``(n, crop, crop)``."""
-        random = seeded_generator(seed)
-        crops = torch.stack([self._draw(random) for _ in range(n)])
-        if not self.augment:
-            return crops
-        gain, shift = (
-            low + (high - low) * torch.rand((n, 1, 1), generator=random) for low, high in (_GAINS, _SHIFTS)
-        )
-        return gain * crops + shift
-
-    def _draw(self, random: torch.Generator) -> Tensor:
-        x = self.images[self._below(len(self.images), random)]
-        i, j = (self._below(side - self.crop + 1, random) for side in x.shape)
-        x = x[i : i + self.crop, j : j + self.crop]
-        if self.augment:
-            x = torch.rot90(x, self._below(4, random))
-            x = x.flip(1) if self._below(2, random) else x
-        return x
-
-    @staticmethod
-    def _below(count: int, random: torch.Generator) -> int:
-        return int(torch.randint(count, (), generator=random))
 
 
 def read_images(
@@ -239,11 +190,13 @@ def read_images(
     total = 0
     for file in tqdm(files, desc="read", disable=not progress, leave=False):
         first, *inside = file.parts
-        for name, x in _usable(path / file, file.as_posix(), key, smallest, skipped):
+        found = list(_usable(path / file, file.as_posix(), key, smallest, skipped))
+        group = f"{first}/" if inside else (patient_of(path / file) if found else None) or first
+        for name, x in found:
             images.append(x)
             total += x.numel()
             names.append(name)
-            groups.append(f"{first}/" if inside else first)
+            groups.append(group)
         if strict and skipped:
             name, reason = next(iter(skipped.items()))
             raise ValueError(f"image {name} in {os.fspath(folder)} can't be used: {reason}")

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg.datasets.mixed_images import MixedImages, RandomCrops
+from genreg.datasets.mixed_images import MixedImages
+from genreg.datasets.random_crops import RandomCrops
 from genreg.networks import Autoencoder, Structured
 from genreg.networks.borrowed import seeded
 from genreg.own_images.settings import PriorSettings

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from genreg.datasets import read_images
 from genreg.datasets.image_files import UnusableError, is_image_file, read_slices
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
@@ -171,6 +172,17 @@ def test_dicom_frames_may_have_a_scale_each(tmp_path):
     np.testing.assert_allclose(read(file), 2 * stored + 1)
     file.write_bytes(dicom(stored, PerFrameFunctionalGroupsSequence=[group(2), group(5)]))
     np.testing.assert_allclose(read(file), [2 * stored[0] + 1, 5 * stored[1] + 1])
+
+
+def test_dicom_slices_of_a_patient_stay_together(tmp_path):
+    for k, elements in enumerate([{"PatientID": "A"}, {"PatientID": "B"}, {"SeriesInstanceUID": "1.5"}, {}]):
+        for part in "xy":
+            (tmp_path / f"{k}{part}.dcm").write_bytes(dicom(GREY.astype(np.uint16), **elements))
+    groups = read_images(tmp_path, progress=False).groups
+    assert groups == ("A", "A", "B", "B", "1.5", "1.5", "3x.dcm", "3y.dcm")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.dcm").write_bytes(dicom(GREY.astype(np.uint16), PatientID="A"))
+    assert read_images(tmp_path, progress=False).groups[-1] == "one/"
 
 
 def test_dicom_that_is_no_image(tmp_path):
