@@ -327,5 +327,5 @@ def test_wrong_arguments(tmp_path, options, error, match):
 
 
 def test_images_that_are_too_small_for_the_crop(tmp_path):
-    with pytest.raises(ValueError, match="images must have at least 32 rows and columns, got 1[67]"):
+    with pytest.raises(ValueError, match=r"images must have at least 32 rows and columns, got 1[67]"):
         train_prior(blobs(), "mine", out=tmp_path, settings=dataclasses.replace(TINY, crop=32))
