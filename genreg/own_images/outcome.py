@@ -96,7 +96,8 @@ def summary(card: Mapping[str, Any]) -> str:
             "The structured precision is no better than a simpler one on held-out images: "
             f"JointPrior(G, beta={(units['scale'] * stages['mean']['gamma']) ** -2:.6g}) is the isotropic one"
         )
-    return "\n".join([*lines, *_verdict(card["comparison"])])
+    verdict = _verdict(card["comparison"])
+    return "\n".join([*lines, *(verdict[:-1] if card["quick"] else verdict)])
 
 
 def _verdict(comparison: Mapping[str, Any]) -> list[str]:

@@ -274,6 +274,7 @@ def test_a_quick_run_on_files_says_so(train, tmp_path):
     prior = train(images=tmp_path, quick=True, minutes=99)
     assert prior.card["quick"] and prior.card["settings"]["steps"] == 20
     assert prior.summary().startswith("a quick run, to see that it works: the figures say nothing")
+    assert "beat" not in prior.summary()
 
 
 def test_picture(whole):
