@@ -108,8 +108,7 @@ def train_precision(
     Structured
         With the weights that were best on the held-out crops.
     dict
-        Its card, with "whitened", the mean squared whitened residual of held-out crops before the scale was set to
-        make it 1.
+        Its card, with "scale", by which L was multiplied after the training so that held-out crops are most likely.
     """
     steps = settings.precision_steps
     with seeded(settings.seed + 1):
@@ -121,7 +120,7 @@ def train_precision(
         optimisation=_optimisation(settings, steps, warmup=100),
         bookkeeping=_bookkeeping(steps, files),
     )
-    return model, {**card, "whitened": fit_scale(model, crops.held_out)}
+    return model, {**card, "scale": fit_scale(model, crops.held_out)}
 
 
 def steps_within(minutes: float, crops: Crops, settings: PriorSettings) -> PriorSettings:

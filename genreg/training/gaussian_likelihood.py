@@ -15,7 +15,7 @@ from genreg.operators.bridge.arguments import seed_number
 
 __all__ = ["fit_gamma", "fit_scale", "likelihood", "log_likelihoods", "posterior", "precision_of"]
 
-_ROUNDS = 3  # against the soft clip
+_LOG_SCALES, _TOLERANCE = (-1.5, 1.5), 2e-3  # of the factor of a precision
 
 
 def precision_of(model: Autoencoder, mean: Tensor) -> Precision:
@@ -162,10 +162,10 @@ def fit_gamma(model: Autoencoder, images: Tensor, *, sampled: bool = True, seed:
 
 @torch.no_grad()
 def fit_scale(model: Structured, images: Tensor, *, sampled: bool = True, seed: int = 0) -> float:
-    """Scale the precision of a structured model so that images are most likely: their whitened residuals are then 1.
+    """Scale the precision of a structured model so that images are most likely, by a search in one variable.
 
-    The likelihood of the factor c L is greatest where c^2 is one over the mean of (L'(x - G(z)))^2. The soft clip of
-    the log-diagonal may leave a little of the difference.
+    Of the factors c L, without bounds of its log-diagonal, the most likely one has whitened residuals (L'(x - G(z)))^2
+    of mean 1. Where the diagonal is at its bounds, c changes the other pixels alone.
 
     Parameters
     ----------
@@ -182,18 +182,23 @@ def fit_scale(model: Structured, images: Tensor, *, sampled: bool = True, seed: 
     Returns
     -------
     float
-        The mean whitened residual before, above 1 where the precision was too large.
-
-    Raises
-    ------
-    ValueError
-        If the residuals are zero.
+        c, below 1 where the precision was too large.
     """
-    found = []
-    for _ in range(_ROUNDS):
-        whitened = log_likelihoods(model, images, sampled=sampled, seed=seed)["whitened"].mean().item()
-        if not whitened > 0:
-            raise ValueError(f"images must differ from their reconstructions, got a residual of {whitened}")
-        found.append(whitened)
-        model.scale_factor(whitened**-0.5)
-    return found[0]
+    from scipy.optimize import minimize_scalar
+
+    at = 0.0
+
+    def set_to(log_c: float) -> None:
+        nonlocal at
+        model.scale_factor(math.exp(log_c - at))
+        at = log_c
+
+    def negative(log_c: float) -> float:
+        set_to(log_c)
+        found = log_likelihoods(model, images, sampled=sampled, seed=seed)["log_likelihood"]
+        return -found.mean().item() / images[0].numel()
+
+    unchanged = negative(0.0)
+    found = minimize_scalar(negative, bounds=_LOG_SCALES, method="bounded", options={"xatol": _TOLERANCE})
+    set_to(float(found.x) if found.fun < unchanged else 0.0)
+    return math.exp(at)

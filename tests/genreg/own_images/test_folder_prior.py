@@ -205,10 +205,8 @@ def test_held_out_residuals_bound_gamma_and_precision():
     error = log_likelihoods(mean, held_out, sampled=True)["squared_error"].mean().item()
     assert card["gamma"] == pytest.approx(math.sqrt(error)) == pytest.approx(mean.log_gamma.exp().item())
     model, card = train_precision(mean, crops(), TINY, distance=1, progress=False)
-    assert log_likelihoods(model, held_out, sampled=True)["whitened"].mean().item() == pytest.approx(
-        1.0, abs=0.02
-    )
-    assert card["whitened"] > 0
+    whitened = log_likelihoods(model, held_out, sampled=True)["whitened"].mean().item()
+    assert whitened == pytest.approx(1.0, abs=0.02) and card["scale"] > 0
     diagonal, _ = train_precision(mean, crops(), TINY, distance=0, progress=False)
     assert diagonal.decode_factor(diagonal.encode(held_out[:1]))[1] is None
 
