@@ -106,17 +106,25 @@ def _verdict(comparison: Mapping[str, Any]) -> list[str]:
     lost = [name for name, e in problems.items() if e["prior"] is None or e["prior"] <= e["tv"]]
     lines = []
     for name, entry in problems.items():
-        reached = "failed" if entry["prior"] is None else f"{entry['prior']:.2f} dB"
-        unfinished = f" ({entry['unfinished']} of {comparison['images']} images not converged)"
-        more = (unfinished if entry["unfinished"] else "") + (", with warnings" if entry["warnings"] else "")
-        lines.append(f"{name}: the prior {reached}{more}; TV with its best weight {entry['tv']:.2f} dB")
+        found = [_reached(label, own, comparison["images"]) for label, own in entry["estimates"].items()]
+        lines.append(f"{name}: {', '.join(found)}; TV with its best weight {entry['tv']:.2f} dB")
     if not lost:
-        return [*lines, "This prior beats TV on your held-out images."]
+        by = " and ".join(sorted({entry["best"] for entry in problems.values()}))
+        return [*lines, f"This prior beats TV on your held-out images (by {by})."]
     if len(lost) == len(problems):
         last = (
             "This prior does not beat TV on your held-out images: use TV, or train longer or on more images."
         )
     else:
-        won = " and ".join(name for name in problems if name not in lost)
+        won = " and ".join(f"{name} (by {e['best']})" for name, e in problems.items() if name not in lost)
         last = f"This prior beats TV on your held-out images in {won}, not in {' and '.join(lost)}."
     return [*lines, last]
+
+
+def _reached(label: str, estimate: Mapping[str, Any], images: int) -> str:
+    """The words for one estimate."""
+    if estimate["psnr"] is None:
+        return f"{label} failed"
+    unfinished = f"{estimate['unfinished']} of {images} images not converged"
+    notes = [unfinished] * bool(estimate["unfinished"]) + ["with warnings"] * bool(estimate["warnings"])
+    return f"{label} {estimate['psnr']:.2f} dB" + (f" ({', '.join(notes)})" if notes else "")

@@ -4,12 +4,13 @@ import odl
 import pytest
 import torch
 
-from genreg import Generator, JointPrior, TotalVariation, reconstruct, sweep, to_torch
+from genreg import Generator, HardConstraint, JointPrior, TotalVariation, reconstruct, sweep, to_torch
 from genreg.datasets import MixedImages
 from genreg.evaluation import psnr
 from genreg.networks import FullyConvolutionalConfig
 from genreg.own_images import comparison
 from genreg.own_images.comparison import central_parts, compare
+from genreg.solvers import Status
 
 
 def squares(*sizes):
@@ -49,9 +50,15 @@ def test_both_have_the_same_data_and_tv_its_best_weight(monkeypatch):
     X = odl.uniform_discr([0, 0], [16, 16], (16, 16), dtype="float32")
     y = truth + 0.1 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(5))
     A, options = odl.IdentityOperator(X), {"noise_std": 0.1, "progress": False}
-    prior = reconstruct(A, y, JointPrior(Generator(model(), X)), lam=1.0, max_iter=200, **options)
-    assert entry["prior"] == pytest.approx(float(psnr(prior.image, truth, data_range=1.0).mean()), abs=1e-3)
-    assert entry["unfinished"] == 0 and entry["warnings"] == []
+    G, own = Generator(model(), X), entry["estimates"]
+    for name, prior, lam in (("JointPrior", JointPrior(G), 1.0), ("HardConstraint", HardConstraint(G), 0.5)):
+        found = reconstruct(A, y, prior, lam=lam, max_iter=200, **options)
+        assert own[name]["psnr"] == pytest.approx(
+            float(psnr(found.image, truth, data_range=1.0).mean()), abs=1e-3
+        )
+        assert own[name]["unfinished"] == int((found.status != Status.CONVERGED).sum())
+        assert own[name]["warnings"] == []
+    assert entry["prior"] == max(one["psnr"] for one in own.values()) == own[entry["best"]]["psnr"]
     lams = [entry["lam"] * 2.0**k for k in (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)]
     study = sweep(
         A,

@@ -31,9 +31,19 @@ TINY = PriorSettings(
     batch_size=2,
     held_out=0.4,
 )
+
+
+def problem(joint, hard, tv, unfinished=0):
+    """The entry of a problem in the comparison with TV."""
+    own = {"JointPrior": joint, "HardConstraint": hard}
+    best = max(own, key=own.__getitem__)
+    estimates = {k: {"psnr": v, "unfinished": unfinished, "warnings": []} for k, v in own.items()}
+    return {"prior": own[best], "best": best, "tv": tv, "lam": 1.0, "noise_std": 0.1, "estimates": estimates}
+
+
 COMPARED = {
-    "denoising": {"prior": 30.0, "tv": 29.0, "lam": 1.0, "noise_std": 0.1, "unfinished": 1, "warnings": []},
-    "tomography": {"prior": 25.0, "tv": 26.0, "lam": 1.0, "noise_std": 0.1, "unfinished": 0, "warnings": []},
+    "denoising": problem(28.0, 30.0, 29.0, unfinished=1),
+    "tomography": problem(25.0, 24.0, 26.0),
     "images": 2,
     "side": 16,
 }
@@ -117,11 +127,15 @@ def test_what_is_written(train, tmp_path):
         "5 images to train on, 1 to choose weights by, 1 skipped; measured on 2 that nothing was chosen"
         in text
     )
+    unfinished = "(1 of 2 images not converged)"
     assert (
-        "denoising: the prior 30.00 dB (1 of 2 images not converged); TV with its best weight 29.00 dB"
-        in text
+        f"denoising: JointPrior 28.00 dB {unfinished}, HardConstraint 30.00 dB {unfinished}; TV with" in text
     )
-    assert text.endswith("This prior beats TV on your held-out images in denoising, not in tomography.")
+    assert (
+        "tomography: JointPrior 25.00 dB, HardConstraint 24.00 dB; TV with its best weight 26.00 dB" in text
+    )
+    last = "This prior beats TV on your held-out images in denoising (by HardConstraint), not in tomography."
+    assert text.endswith(last)
     # the scores are those of the stored model on the images that nothing was chosen by
     units, images = card["units"], [blobs().images[int(name[0])] for name in data["test_images"]]
     own = [likelihood(model.at(tuple(x.shape)), (x[None] - units["offset"]) / units["scale"]) for x in images]
@@ -252,11 +266,14 @@ def test_a_structured_precision_that_is_no_better_is_reported(whole):
     worse = json.loads(json.dumps(prior.card))
     worse["score"]["nats"] = {"isotropic": 2.0, "SUPN": 1.9}
     worse["comparison"]["denoising"]["prior"] = None
-    worse["comparison"]["tomography"]["warnings"] = ["conjugate gradients ended with an error"]
+    for estimate in worse["comparison"]["denoising"]["estimates"].values():
+        estimate["psnr"] = None
+    worse["comparison"]["tomography"]["estimates"]["JointPrior"]["warnings"] = ["inexact conjugate gradients"]
     text = dataclasses.replace(prior, card=worse).summary()
     beta = (prior.card["units"]["scale"] * prior.card["stages"]["mean"]["gamma"]) ** -2
     assert f"no better than a simpler one on held-out images: JointPrior(G, beta={beta:.6g})" in text
-    assert "denoising: the prior failed" in text and "tomography: the prior 25.00 dB, with warnings;" in text
+    assert "denoising: JointPrior failed, HardConstraint failed; TV" in text
+    assert "tomography: JointPrior 25.00 dB (with warnings), HardConstraint 24.00 dB; TV" in text
     assert "This prior does not beat TV on your held-out images: use TV, or train longer" in text
     assert (
         "no better"
