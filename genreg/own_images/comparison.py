@@ -29,7 +29,7 @@ from genreg.solvers import Status
 
 __all__ = ["central_parts", "compare"]
 
-IMAGES, SIDE = 4, 128  # at most
+IMAGES, SIDE = 4, 96  # at most
 ANGLES = 60
 _NOISE = {"denoising": 0.1, "tomography": 0.01}  # relative to the largest datum of an image of ones
 _MORE = 6  # times that the range of weights of TV is extended
@@ -47,7 +47,7 @@ def compare(model: Autoencoder, images: MixedImages, *, quick: bool = False, see
     model : Autoencoder
         The model, of images of any size.
     images : MixedImages
-        Held-out images in the units of the model; the middle of four of them is taken, 128 x 128 pixels at most.
+        Held-out images in the units of the model; the middle of four of them is taken, 96 x 96 pixels at most.
     quick : bool
         Whether to take one image of 16 x 16 pixels and iterate a few times only, to see that it works.
     seed : int

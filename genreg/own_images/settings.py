@@ -19,7 +19,7 @@ _QUICK = {"steps": 20, "precision_steps": 20, "batch_size": 2}
 class PriorSettings(Checked):
     """What determines a prior beside the images.
 
-    The defaults take about eight minutes on two cores, whatever the size of the images: steps see crops.
+    The defaults take about seven minutes of one core, whatever the size of the images: steps see crops.
 
     Parameters
     ----------
