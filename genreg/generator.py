@@ -253,7 +253,11 @@ def _factor_like(model: nn.Module, space: StackedSpace) -> Precision | None:
 
 @undisturbed
 def load_generator(
-    name_or_path: str | Path, range: StackedSpace | None = None, *, scale: float = 1.0, offset: float = 0.0
+    name_or_path: str | Path,
+    range: StackedSpace | None = None,
+    *,
+    scale: float | None = None,
+    offset: float | None = None,
 ) -> Generator:
     """Load a trained generator that comes with the package, or from a file.
 
@@ -269,8 +273,9 @@ def load_generator(
         The image space X; its shape must be that of the model's images, or is any for a fully convolutional model. By
         default a `uniform_discr` of that shape from the origin with pixels of size 1, ``uniform_discr([0, 0], shape,
         shape, dtype="float32")``.
-    scale, offset : float
-        Units of the images, see `Generator`.
+    scale, offset : float, optional
+        Units of the images, see `Generator`; by default those on the card, of the files that a prior of own images was
+        made of (`genreg.own_images.train_prior`), and otherwise 1 and 0.
 
     Returns
     -------
@@ -291,6 +296,8 @@ def load_generator(
         range = odl.uniform_discr([0] * len(shape), shape, shape, dtype="float32")
     elif hasattr(range, "shape") and not isinstance(range, odl.ProductSpace):
         model = _fitted(model, range, f"weights {name_or_path} make")
-    G = Generator(model, range, scale=scale, offset=offset)
+    units = {"scale": 1.0, "offset": 0.0} | card.get("units", {})
+    units |= {key: value for key, value in (("scale", scale), ("offset", offset)) if value is not None}
+    G = Generator(model, range, **units)
     G.card = card
     return G

@@ -24,7 +24,7 @@ operators.proximal operators.fidelity operators
 solvers.checkpoints solvers.problem solvers.updates solvers.driver
 solvers.algorithms solvers.parameter_choice solvers.generative solvers
 plotting networks datasets weights generator latent regularisers
-sampling adaptive training recipes empirical_bayes evaluation reconstruction cli
+sampling adaptive training recipes empirical_bayes evaluation reconstruction own_images cli
 """
 RANK = {name: place for place, name in enumerate(ORDER.split())}
 

@@ -31,12 +31,23 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=2023)
     demo.add_argument("--quick", action="store_true", help="two images, to see that it works")
 
-    train = commands.add_parser("train", help="train one of the shipped models")
-    train.add_argument("name", help="name of a recipe, for example shapes-vae")
+    train = commands.add_parser(
+        "train", help="train a prior on your own images, or one of the shipped models"
+    )
+    train.add_argument("name", help="name of your prior, or of a recipe, for example shapes-vae")
     train.add_argument("--out", type=Path, default=Path("runs"), help="folder for weights and checkpoints")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in that folder")
     train.add_argument("--device", default="cpu")
     train.add_argument("--quick", action="store_true", help="a few steps, to see that it works")
+    own = train.add_argument_group("your own images")
+    own.add_argument("--images", type=Path, help="folder of images: png, tif, npy, nii, dcm, h5 and more")
+    own.add_argument("--config", type=Path, help="TOML file, see genreg.cli.own_images")
+    own.add_argument("--crop", type=int, help="rows and columns of the crops to train on (64)")
+    own.add_argument("--minutes", type=float, help="about how long to train on this machine")
+    own.add_argument(
+        "--range", type=float, nargs=2, metavar=("LO", "HI"), help="values that are 0 and 1 of the model"
+    )
+    own.add_argument("--strict", action="store_true", help="end at the first image that can't be used")
 
     measure = commands.add_parser("evaluate", help="measure a generative model and write a report")
     measure.add_argument("model", help="name of shipped weights, or a safetensors file")
@@ -141,17 +152,24 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from genreg.cli.own_images import given, train_own
     from genreg.recipes.shipped import train
 
+    own = options.images is not None or options.config is not None
+    if not own and given(options):
+        raise ValueError(f"{given(options)[0]} is for your own images: give --images FOLDER or --config FILE")
     _check_device(options.device)
     options.out.mkdir(parents=True, exist_ok=True)
     try:
+        if own:
+            return train_own(options)
         path = train(
             options.name, out=options.out, resume=options.resume, device=options.device, quick=options.quick
         )
     except KeyboardInterrupt:
         command = ["genreg", "train", options.name, "--out", str(options.out), "--resume"]
         command += ["--device", options.device] * (options.device != "cpu") + ["--quick"] * options.quick
+        command += given(options)
         raise KeyboardInterrupt(f"interrupted, go on by: {shlex.join(command)}") from None
     except FloatingPointError as error:
         raise ValueError(str(error)) from error

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from genreg.datasets.array_files import ARRAY_READERS, NoArrayError
 
 __all__ = ["averaged", "load_angles", "load_array", "sinogram"]
 
@@ -41,17 +41,17 @@ def load_array(file: str | Path, key: str | None = None, *, entry: str = "data.k
     """
     file = Path(file)
     suffix = file.suffix.lower()
-    if suffix not in _READERS:
-        raise ValueError(f"data.file must end in {', '.join(_READERS)}, got {file.name!r}")
+    if suffix not in ARRAY_READERS:
+        raise ValueError(f"data.file must end in {', '.join(ARRAY_READERS)}, got {file.name!r}")
     if not file.is_file():
         raise FileNotFoundError(f"data.file must exist, got {file}")
     if suffix != ".npy" and not key:
         raise ValueError(f"{entry} must name the array in {file.name}, got {key!r}")
     try:
-        array = _READERS[suffix](file, key or "")
+        array = ARRAY_READERS[suffix](file, key or "")
     except ImportError:
         raise
-    except _NoArrayError as error:
+    except NoArrayError as error:
         raise ValueError(f"{entry} must name an array in {file.name}, got {key!r}; it has {error}") from None
     except Exception as error:  # every format has its own exceptions for damaged files
         raise ValueError(f"data.file must be a readable {suffix} file, got {file}: {error}") from error
@@ -176,62 +176,3 @@ def averaged(array: np.ndarray, width: int) -> np.ndarray:
     """Means of `width` neighbouring columns; the columns left over at the end are dropped."""
     count = array.shape[1] // width
     return array[:, : count * width].reshape(len(array), count, width).mean(-1)
-
-
-class _NoArrayError(KeyError):
-    """There is no array of this name; carries the names that there are."""
-
-    def __init__(self, names: Any) -> None:
-        super().__init__(sorted(names))
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-def _from_npz(file: Path, key: str) -> Any:
-    with np.load(file, allow_pickle=False) as archive:
-        if key not in archive.files:
-            raise _NoArrayError(archive.files)
-        return archive[key]
-
-
-def _from_mat(file: Path, key: str) -> Any:
-    import scipy.io
-
-    try:
-        item: Any = scipy.io.loadmat(file, struct_as_record=False)
-    except NotImplementedError:  # version 7.3 is HDF5 with the axes in the order of Fortran
-        return np.transpose(_from_h5(file, key.replace(".", "/")))
-    names: Sequence[str] = [name for name in item if not name.startswith("__")]
-    for name in key.split("."):
-        if name not in names:
-            raise _NoArrayError(names)
-        item = item[name] if isinstance(item, dict) else getattr(item, name)
-        if (
-            item.dtype == object and item.size == 1
-        ):  # a struct is an array of structs; others keep all their axes
-            item = item.item()
-        names = getattr(item, "_fieldnames", [])
-    return item
-
-
-def _from_h5(file: Path, key: str) -> Any:
-    try:
-        import h5py
-    except ImportError:
-        raise ImportError("h5 files need h5py: pip install 'genreg[data]'") from None
-    with h5py.File(file, "r") as stream:
-        if not isinstance(stream.get(key), h5py.Dataset):
-            names: list[str] = []
-            stream.visititems(lambda name, item: names.append(name) if hasattr(item, "dtype") else None)
-            raise _NoArrayError(names)
-        return stream[key][()]
-
-
-_READERS: dict[str, Callable[[Path, str], Any]] = {
-    ".npy": lambda file, key: np.load(file, allow_pickle=False),
-    ".npz": _from_npz,
-    ".mat": _from_mat,
-    ".h5": _from_h5,
-    ".hdf5": _from_h5,
-}

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Settings", "read", "require"]
+__all__ = ["Settings", "read", "read_training", "require"]
 
 Settings = Mapping[str, Mapping[str, Any]]
 Rule = tuple[str, Callable[[Any], bool]]  # what is required, in words, and the test
 
 
 def read(config: Path) -> Settings:
-    """Read a TOML file; all tables are there, every entry is known and of the right kind.
+    """Read the TOML file of a reconstruction; all tables are there, every entry is known and of the right kind.
 
     Raises
     ------
@@ -24,24 +24,7 @@ def read(config: Path) -> Settings:
     ValueError
         If it is not TOML, or a table or an entry is unknown or wrong.
     """
-    if not config.is_file():
-        raise FileNotFoundError(f"configuration must exist, got {config}")
-    try:
-        settings = tomllib.loads(config.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"configuration must be TOML, got {config}: {error}") from None
-    for table, entries in settings.items():
-        if table not in _TABLES or not isinstance(entries, dict):
-            raise ValueError(f"configuration may have the tables {list(_TABLES)}, got {table!r}")
-        for entry, value in entries.items():
-            if entry not in _TABLES[table]:
-                raise ValueError(
-                    f"table [{table}] may have the entries {list(_TABLES[table])}, got {entry!r}"
-                )
-            requirement, holds = _TABLES[table][entry]
-            if not holds(value):
-                raise ValueError(f"{table}.{entry} must be {requirement}, got {value!r}")
-    settings = {table: settings.get(table, {}) for table in _TABLES}
+    settings = _parsed(config, _TABLES)
     for (table, entry), kinds in _ONLY_FOR.items():
         if entry in settings[table] and require(settings, table, "kind") not in kinds:
             wanted = " or ".join(map(repr, kinds))
@@ -49,6 +32,36 @@ def read(config: Path) -> Settings:
     if "dark" in settings["data"] and "white" not in settings["data"]:
         raise ValueError("data.dark needs data.white, got data.dark alone")
     return settings
+
+
+def read_training(config: Path) -> Settings:
+    """Read the TOML file of a training on own images, as `read` does.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As of `read`.
+    """
+    return _parsed(config, _TRAINING)
+
+
+def _parsed(config: Path, tables: Mapping[str, Mapping[str, Rule]]) -> Settings:
+    if not config.is_file():
+        raise FileNotFoundError(f"configuration must exist, got {config}")
+    try:
+        settings = tomllib.loads(config.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"configuration must be TOML, got {config}: {error}") from None
+    for table, entries in settings.items():
+        if table not in tables or not isinstance(entries, dict):
+            raise ValueError(f"configuration may have the tables {list(tables)}, got {table!r}")
+        for entry, value in entries.items():
+            if entry not in tables[table]:
+                raise ValueError(f"table [{table}] may have the entries {list(tables[table])}, got {entry!r}")
+            requirement, holds = tables[table][entry]
+            if not holds(value):
+                raise ValueError(f"{table}.{entry} must be {requirement}, got {value!r}")
+    return {table: settings.get(table, {}) for table in tables}
 
 
 def require(settings: Settings, table: str, entry: str) -> Any:
@@ -143,6 +156,34 @@ _TABLES: dict[str, dict[str, Rule]] = {
         "seed": _INDEX,
     },
     "output": {"file": _TEXT},
+}
+
+_SHARE: Rule = "a number between 0 and 1", lambda value: _is_number(value) and 0 < value < 1
+_FLAG: Rule = "true or false", lambda value: isinstance(value, bool)
+_COUNTS: Rule = (
+    "a list of positive integers",
+    lambda value: isinstance(value, list) and all(map(_is_count, value)),
+)
+
+_TRAINING: dict[str, dict[str, Rule]] = {
+    "data": {
+        **dict.fromkeys(("images", "key"), _TEXT),
+        "range": _CORNER,
+        "held_out": _SHARE,
+        "limit": _COUNT,
+        "strict": _FLAG,
+    },
+    "model": {
+        **dict.fromkeys(("crop", "latent_channels", "top_latent_channels", "distance"), _COUNT),
+        **dict.fromkeys(("channels", "top_channels", "head_channels"), _COUNTS),
+    },
+    "training": {
+        "minutes": _POSITIVE,
+        **dict.fromkeys(("steps", "precision_steps", "batch_size", "patience"), _COUNT),
+        "lr": _POSITIVE,
+        **dict.fromkeys(("augment", "diagonal"), _FLAG),
+        "seed": _INDEX,
+    },
 }
 
 _DEVIATING = ("relaxed", "sparse", "sparse-tv")

@@ -9,7 +9,9 @@ from genreg.datasets.folder import ImageFolder, image_folder
 from genreg.datasets.gradients import add_gradients, gradient_digits, intensity_ramps
 from genreg.datasets.helsinki_challenge import htc2022
 from genreg.datasets.limited_angle import LimitedAngleDiscs, solid_disc
+from genreg.datasets.mixed_images import MixedImages, read_images
 from genreg.datasets.occlusion import dead_leaves
+from genreg.datasets.random_crops import RandomCrops
 from genreg.datasets.synthetic import shapes, shapes_plus
 
 __all__ = [
@@ -17,6 +19,8 @@ __all__ = [
     "HTCData",
     "ImageFolder",
     "LimitedAngleDiscs",
+    "MixedImages",
+    "RandomCrops",
     "add_gradients",
     "brain_slices",
     "dead_leaves",
@@ -28,6 +32,7 @@ __all__ = [
     "image_folder",
     "intensity_ramps",
     "mnist",
+    "read_images",
     "shapes",
     "shapes_plus",
     "solid_disc",

@@ -25,7 +25,7 @@ from genreg.operators.bridge.arguments import (
 )
 from genreg.operators.bridge.arrays import check_memory
 
-__all__ = ["ImageFolder", "image_folder"]
+__all__ = ["ImageFolder", "by_hash", "image_folder"]
 
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -209,8 +209,7 @@ class ImageFolder:
             raise ValueError(
                 f"held_out must leave at least one of {len(self)} files on either side, got {held_out!r}"
             )
-        seed = seed_number(seed)
-        order = sorted(range(len(self)), key=lambda i: _hash(f"{seed}/{self.files[i]}"))
+        order = by_hash(self.files, seed_number(seed))
         validation, training = self.subset(sorted(order[:count])), self.subset(sorted(order[count:]))
         return training, replace(validation, flip=False)
 
@@ -300,5 +299,6 @@ def _converted(image: Image.Image, colour: bool) -> Image.Image:
     return image.convert("RGB" if colour else "L")
 
 
-def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+def by_hash(names: Sequence[str], seed: int) -> list[int]:
+    """Return the places of names, ordered by a hash of the seed and of each: the same everywhere."""
+    return sorted(range(len(names)), key=lambda k: hashlib.sha256(f"{seed}/{names[k]}".encode()).digest())

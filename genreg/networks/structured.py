@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -137,6 +138,12 @@ class Structured(Autoencoder):
     def coefficients(self, log_diag: Tensor, weights: Tensor) -> Tensor:
         """Return a, ``(B, K, n, m)``, from what `decode_factor` returned."""
         return weights / self._by_column((log_diag.unsqueeze(1) if log_diag.ndim == 3 else log_diag).exp())
+
+    @torch.no_grad()
+    def scale_factor(self, c: float) -> None:
+        """Let the factor be c L, apart from the soft clip of its log-diagonal; in place, for a head of `grow`."""
+        bias: Tensor = self.head.last[1].bias  # type: ignore[index, union-attr, assignment]
+        bias[: bias.numel() - 4 * len(self._stencil)] += math.log(c)
 
     def _by_column(self, t: Tensor) -> Tensor:
         """Return the channels ``(B, C, n, m)`` to which the columns of the entries belong, broadcastable to K."""

@@ -12,7 +12,7 @@ from genreg.training.discriminator import RatioScores, discriminator_scores
 from genreg.training.distillation import distil
 from genreg.training.flow import fit_flow
 from genreg.training.gan import fit_gan, gradient_penalty
-from genreg.training.gaussian_likelihood import likelihood, log_likelihoods
+from genreg.training.gaussian_likelihood import fit_scale, likelihood, log_likelihoods
 from genreg.training.model_scores import evaluate, latent_statistics, range_error, whiten
 from genreg.training.precision import fit_gamma, fit_precision, precision_of
 from genreg.training.settings import SCHEDULES, Bookkeeping, Optimisation
@@ -34,6 +34,7 @@ __all__ = [
     "fit_gamma",
     "fit_gan",
     "fit_precision",
+    "fit_scale",
     "gradient_penalty",
     "latent_statistics",
     "likelihood",

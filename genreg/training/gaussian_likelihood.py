@@ -13,7 +13,9 @@ from genreg.networks.factor import precision_with, space_of
 from genreg.operators import IsotropicPrecision, Precision
 from genreg.operators.bridge.arguments import seed_number
 
-__all__ = ["fit_gamma", "likelihood", "log_likelihoods", "posterior", "precision_of"]
+__all__ = ["fit_gamma", "fit_scale", "likelihood", "log_likelihoods", "posterior", "precision_of"]
+
+_LOG_SCALES, _TOLERANCE = (-1.5, 1.5), 2e-3  # of the factor of a precision
 
 
 def precision_of(model: Autoencoder, mean: Tensor) -> Precision:
@@ -156,3 +158,47 @@ def fit_gamma(model: Autoencoder, images: Tensor, *, sampled: bool = True, seed:
         raise ValueError(f"images must differ from their reconstructions, got a squared residual of {error}")
     model.log_gamma.fill_(0.5 * math.log(error))
     return math.sqrt(error)
+
+
+@torch.no_grad()
+def fit_scale(model: Structured, images: Tensor, *, sampled: bool = True, seed: int = 0) -> float:
+    """Scale the precision of a structured model so that images are most likely, by a search in one variable.
+
+    Of the factors c L, without bounds of its log-diagonal, the most likely one has whitened residuals (L'(x - G(z)))^2
+    of mean 1. Where the diagonal is at its bounds, c changes the other pixels alone.
+
+    Parameters
+    ----------
+    model
+        The model, whose head changes.
+    images
+        Images ``(N, *image_shape)`` on the device of the model, better not those of the training: of these, residuals
+        are smaller than of others.
+    sampled
+        Whether z is drawn from q(z | x), or its mean.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    float
+        c, below 1 where the precision was too large.
+    """
+    from scipy.optimize import minimize_scalar
+
+    at = 0.0
+
+    def set_to(log_c: float) -> None:
+        nonlocal at
+        model.scale_factor(math.exp(log_c - at))
+        at = log_c
+
+    def negative(log_c: float) -> float:
+        set_to(log_c)
+        found = log_likelihoods(model, images, sampled=sampled, seed=seed)["log_likelihood"]
+        return -found.mean().item() / images[0].numel()
+
+    unchanged = negative(0.0)
+    found = minimize_scalar(negative, bounds=_LOG_SCALES, method="bounded", options={"xatol": _TOLERANCE})
+    set_to(float(found.x) if found.fun < unchanged else 0.0)
+    return math.exp(at)

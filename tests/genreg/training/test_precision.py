@@ -16,6 +16,7 @@ from genreg.networks import (
     build,
 )
 from genreg.operators import SparseCholeskyPrecision
+from genreg.training.gaussian_likelihood import fit_scale
 from genreg.training.precision import fit_gamma, fit_precision, likelihood, log_likelihoods, precision_of
 
 VAE = DenseConfig(image_shape=(4, 6), latent_dim=2, encoder=(8,), decoder=(8,))
@@ -346,3 +347,27 @@ def test_bad_configurations(fields, error, message):
 def test_grow_wants_the_model_of_the_configuration():
     with pytest.raises(ValueError, match="mean must be a model with the configuration"):
         StructuredConfig(mean=VAE, channels=(4,)).grow(AE.build())
+
+
+@pytest.mark.parametrize(("mean", "distance"), [(VAE, 1), (VAE, 0), (COMPLEX, 1)])
+def test_scale_of_a_precision(mean, distance):
+    """Of the factors c L the most likely one has whitened residuals of 1, and the coefficients stay as they are."""
+    model, x = made(mean, distance=distance), images_of(mean)
+
+    def nats(c):
+        model.scale_factor(c)
+        value = log_likelihoods(model, x, sampled=True, seed=3)["log_likelihood"].mean().item()
+        model.scale_factor(1 / c)
+        return value
+
+    before = log_likelihoods(model, x, sampled=True, seed=3)["whitened"].mean().item()
+    first = model.decode_factor(model.encode(x))
+    assert fit_scale(model, x, seed=3) == pytest.approx(before**-0.5, rel=0.05)  # but for the soft clip
+    after = log_likelihoods(model, x, sampled=True, seed=3)["whitened"].mean().item()
+    assert after == pytest.approx(1, abs=0.02)
+    assert nats(1.0) > max(nats(0.97), nats(1.03))
+    second = model.decode_factor(model.encode(x))
+    if distance:
+        torch.testing.assert_close(model.coefficients(*first), model.coefficients(*second))
+    else:
+        assert second[1] is None
