@@ -33,7 +33,7 @@ IMAGES, SIDE = 4, 96  # at most
 ANGLES = 60
 _NOISE = {"denoising": 0.1, "tomography": 0.01}  # relative to the largest datum of an image of ones
 _MORE = 6  # times that the range of weights of TV is extended
-_ITERATIONS = {"TV": 500, "prior": 200}
+_ITERATIONS = {"TV": 500, "prior": 100}
 _OF_SOLVERS = (RuntimeWarning, UserWarning)  # torch has deprecations of its own
 _QUICK_SIDE = 16
 _QUICK = {"TV": 5, "prior": 2}
@@ -106,10 +106,13 @@ def central_parts(images: MixedImages, most: int = SIDE) -> Tensor:
 def _estimates(G: Generator) -> dict[str, tuple[Regulariser, float]]:
     """The estimates by which the prior is judged, with their weights.
 
-    The maximum of the joint density of image and latent vector; and that of the density of the latent vector with the
-    image in the range of G, whose logarithm is -1/2 ||z||^2.
+    The maximum of the density of the latent vector, with the image integrated out; and that with the image in the range
+    of G, whose logarithm is -1/2 ||z||^2.
     """
-    return {"JointPrior": (JointPrior(G), 1.0), "HardConstraint": (HardConstraint(G), 0.5)}
+    return {
+        "JointPrior": (JointPrior(G, estimate="marginal"), 1.0),
+        "HardConstraint": (HardConstraint(G), 0.5),
+    }
 
 
 def _reached(
