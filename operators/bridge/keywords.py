@@ -1,0 +1,127 @@
+"""Keywords that several functions have in common, declared and documented once, in a `TypedDict`.
+
+A function takes such a group as ``**keywords: Unpack[Group]``, which type checkers understand; `takes` gives it the
+defaults, and shows the keywords in its signature and docstring, where `help` finds them.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any, ParamSpec, TypeVar
+
+__all__ = ["completed", "refuse_unknown", "show_keywords", "takes"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_SHARED = ("Parameters", "Returns", "Raises")  # sections, in their order
+
+
+def takes(*groups: Any, **defaults: Any) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Let a function, written with ``**keywords: Unpack[Group]``, take the fields of a `TypedDict` as keywords.
+
+    Parameters
+    ----------
+    *groups : type
+        The `TypedDict`, after others. The docstrings of all of them document the fields, and what else the functions
+        have in common.
+    **defaults
+        The value of every field where it is not given; the function gets them all.
+
+    Raises
+    ------
+    TypeError
+        From the function, if a keyword is not known.
+    """
+    fields = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=defaults[name],
+            annotation=getattr(kind, "__forward_arg__", kind),
+        )
+        for name, kind in groups[-1].__annotations__.items()
+        if name in defaults
+    ]
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            refuse_unknown(wrapped, kwargs)
+            return function(*args, **(defaults | kwargs))
+
+        show_keywords(wrapped, fields, *groups)
+        return wrapped
+
+    return decorate
+
+
+def show_keywords(function: Any, fields: Sequence[inspect.Parameter], *documented: Any) -> None:
+    """Show keywords in the signature and docstring of a function that is written with ``**keywords``.
+
+    Parameters
+    ----------
+    function
+        The function.
+    fields
+        The keywords, in the place of ``**keywords``.
+    *documented
+        Objects whose docstrings document them, see `completed`.
+    """
+    own = inspect.signature(function)
+    named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    function.__signature__ = own.replace(parameters=[*named, *fields])
+    if function.__doc__:  # there is none in optimised mode
+        shared = [one.__doc__ or "" for one in documented]
+        function.__doc__ = completed(function.__doc__, shared, function.__signature__.parameters.keys())
+
+
+def refuse_unknown(function: Any, given: Mapping[str, Any]) -> None:
+    """Raise the TypeError of a function whose keywords are shown, if it is given another one."""
+    for name in given.keys() - function.__signature__.parameters.keys():
+        raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}")
+
+
+def completed(doc: str, shared: Sequence[str], parameters: Set[str]) -> str:
+    """Return a docstring with the entries of others for what it does not say itself.
+
+    Parameters
+    ----------
+    doc
+        The docstring, with numpydoc sections.
+    shared
+        The others, of which the sections of parameters, results and exceptions count.
+    parameters
+        Names of the parameters that there are, in their order, as keys of a dict.
+    """
+    sections, found = _sections(doc), {}
+    for title in _SHARED:
+        own = sections.pop(title, [])
+        said = {name for entry in own for name in _named(entry)}
+        of_others = [entry for other in shared for entry in _sections(other).get(title, ())]
+        if title == "Parameters":
+            of_others = [entry for entry in of_others if parameters & {*_named(entry)} - said]
+            place = {name: k for k, name in enumerate(parameters)}
+            found[title] = sorted(
+                [*own, *of_others], key=lambda entry: place.get(_named(entry)[0], len(place))
+            )
+        else:
+            found[title] = [*(entry for entry in of_others if {*_named(entry)} - said), *own]
+    text = sections.pop("")
+    filled = [(title, entries) for title, entries in [*found.items(), *sections.items()] if entries]
+    return "\n\n".join([*text, *(f"{title}\n{'-' * len(title)}\n" + "\n".join(e) for title, e in filled)])
+
+
+def _sections(doc: str) -> dict[str, list[str]]:
+    """The entries of the numpydoc sections of a docstring by title, which the text before them lacks."""
+    text, *parts = re.split(r"\n\n([A-Z]\w+)\n-{3,}\n", inspect.cleandoc(doc))
+    entries = (re.split(r"\n(?=\S)", part) for part in parts[1::2])
+    return {"": [text], **dict(zip(parts[::2], entries, strict=True))}
+
+
+def _named(entry: str) -> list[str]:
+    """The names that an entry documents."""
+    return re.split(r", *", re.split(r" *:|\n", entry, maxsplit=1)[0])
