@@ -26,32 +26,28 @@ def takes(*groups: Any, **defaults: Any) -> Callable[[Callable[P, T]], Callable[
     Parameters
     ----------
     *groups : type
-        The `TypedDict`, after others. The docstrings of all of them document the fields, and what else the functions
-        have in common.
+        The `TypedDict`, before others. The docstrings of all of them document the fields, and what else the functions
+        have in common; the first word counts.
     **defaults
-        The value of every field where it is not given; the function gets them all.
+        The values of fields where they are not given, None for others; the function gets them all.
 
     Raises
     ------
     TypeError
         From the function, if a keyword is not known.
     """
+    types = {name: getattr(kind, "__forward_arg__", kind) for name, kind in groups[0].__annotations__.items()}
+    values = dict.fromkeys(types) | defaults
     fields = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=defaults[name],
-            annotation=getattr(kind, "__forward_arg__", kind),
-        )
-        for name, kind in groups[-1].__annotations__.items()
-        if name in defaults
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=values[name], annotation=kind)
+        for name, kind in types.items()
     ]
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             refuse_unknown(wrapped, kwargs)
-            return function(*args, **(defaults | kwargs))
+            return function(*args, **(values | kwargs))
 
         show_keywords(wrapped, fields, *groups)
         return wrapped
@@ -97,21 +93,21 @@ def completed(doc: str, shared: Sequence[str], parameters: Set[str]) -> str:
     parameters
         Names of the parameters that there are, in their order, as keys of a dict.
     """
-    sections, found = _sections(doc), {}
+    sections, filled = _sections(doc), []
     for title in _SHARED:
-        own = sections.pop(title, [])
-        said = {name for entry in own for name in _named(entry)}
-        of_others = [entry for other in shared for entry in _sections(other).get(title, ())]
+        entries = sections.pop(title, [])
+        said = {name for entry in entries for name in _named(entry)}
+        for entry in (entry for other in shared for entry in _sections(other).get(title, ())):
+            new = {*_named(entry)} - said
+            if new and (title != "Parameters" or new & parameters):
+                entries.append(entry)
+                said |= new
         if title == "Parameters":
-            of_others = [entry for entry in of_others if parameters & {*_named(entry)} - said]
             place = {name: k for k, name in enumerate(parameters)}
-            found[title] = sorted(
-                [*own, *of_others], key=lambda entry: place.get(_named(entry)[0], len(place))
-            )
-        else:
-            found[title] = [*(entry for entry in of_others if {*_named(entry)} - said), *own]
+            entries.sort(key=lambda entry: place.get(_named(entry)[0], len(place)))
+        filled += [(title, entries)] if entries else []
     text = sections.pop("")
-    filled = [(title, entries) for title, entries in [*found.items(), *sections.items()] if entries]
+    filled += sections.items()
     return "\n\n".join([*text, *(f"{title}\n{'-' * len(title)}\n" + "\n".join(e) for title, e in filled)])
 
 

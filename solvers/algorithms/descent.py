@@ -95,17 +95,7 @@ class BlockDescent(Descent, total=False):
     updates: Mapping[str, Update] | None
 
 
-_descent = takes(
-    Stopping,
-    Descent,
-    BlockDescent,
-    max_iter=500,
-    tol=1e-4,
-    callback=None,
-    progress=True,
-    line_search=None,
-    updates=None,
-)
+_descent = takes(BlockDescent, Descent, Stopping, max_iter=500, tol=1e-4, progress=True)
 
 
 @undisturbed
@@ -169,7 +159,7 @@ def ipalm(objective: Objective | Functional, init: Any, **keywords: Unpack[Block
 
 
 @undisturbed
-@takes(Stopping, Descent, max_iter=200, tol=1e-4, callback=None, progress=True, line_search=None)
+@takes(Descent, Stopping, max_iter=200, tol=1e-4, progress=True)
 def quasi_newton(objective: Objective | Functional, init: Any, **keywords: Unpack[Descent]) -> Solution:
     r"""BFGS with backtracking, one dense inverse Hessian for every sample: for latent vectors.
 
@@ -180,7 +170,7 @@ def quasi_newton(objective: Objective | Functional, init: Any, **keywords: Unpac
 
 
 @undisturbed
-@takes(Descent, Stopping, max_iter=100, tol=1e-4, callback=None, progress=True)
+@takes(Stopping, Descent, max_iter=100, tol=1e-4, progress=True)
 def gauss_newton(
     objective: Objective, init: Any, *, update: LevenbergMarquardt | None = None, **keywords: Unpack[Stopping]
 ) -> Solution:

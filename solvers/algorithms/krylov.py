@@ -28,7 +28,7 @@ __all__ = ["conjugate_gradient"]
 
 
 @undisturbed
-@takes(Descent, Stopping, max_iter=500, tol=1e-4, callback=None, progress=True)
+@takes(Stopping, Descent, max_iter=500, tol=1e-4, progress=True)
 def conjugate_gradient(objective: Objective, init: Any, **stopping: Unpack[Stopping]) -> Solution:
     r"""Minimise a quadratic objective of one block by conjugate gradients.
 

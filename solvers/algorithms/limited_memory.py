@@ -45,7 +45,7 @@ Substitution = tuple[Callable[[Blocks], Blocks], Callable[[Blocks], Blocks]]
 
 
 @undisturbed
-@takes(Stopping, Descent, max_iter=500, tol=1e-4, callback=None, progress=True, line_search=None)
+@takes(Descent, Stopping, max_iter=500, tol=1e-4, progress=True)
 def lbfgs(
     objective: Objective | Functional,
     init: Any,

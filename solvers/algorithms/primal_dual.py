@@ -51,7 +51,7 @@ _CHECK_EVERY, _CHECK_FIXED_EVERY = 10, 25  # iterations between looks at the res
 
 
 @undisturbed
-@takes(Stopping, max_iter=1000, tol=1e-4, callback=None, progress=True)
+@takes(Stopping, max_iter=1000, tol=1e-4, progress=True)
 def pdhg(
     f: SaddlePoint | Functional | TorchFunctional,
     init: Any = None,

@@ -16,7 +16,7 @@ from genreg.operators.bridge.caller_data import Batch
 from genreg.solvers.driver.solution import Solution, Status
 from genreg.solvers.problem.objective import Blocks
 
-__all__ = ["Callback", "Iterate", "Monitor", "Stopping", "check_stopping", "ended_as"]
+__all__ = ["Callback", "Iterate", "Monitor", "Stopping", "check_stopping", "ended_as", "stopping"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,16 @@ class Stopping(TypedDict, total=False):
     tol: float
     callback: Callback | None
     progress: bool
+
+
+def stopping(keywords: Stopping) -> Stopping:
+    """Those of the keywords of a solver that say when it ends and who watches it."""
+    return Stopping(
+        max_iter=keywords["max_iter"],
+        tol=keywords["tol"],
+        callback=keywords["callback"],
+        progress=keywords["progress"],
+    )
 
 
 def check_stopping(max_iter: Any, tol: Any, callback: Any = None) -> tuple[int, float]:
