@@ -203,8 +203,6 @@ def fit(
         If scikit-learn, or zuko for a flow, is missing.
     ValueError
         If the operator does not act on the space of the prior, or there are fewer observations than unknowns and no λ.
-    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
-        As `genreg.training.fit`.
     """
     options = Options(n_critic=n_critic, draws=draws, dense=dense, memory=memory)
     check_observations(fidelity, prior)

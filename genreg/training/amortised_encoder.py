@@ -146,8 +146,6 @@ def fit_encoder(
         The weight ω.
     clean : float
         Share of clean images in a batch, in [0, 1).
-    optimisation, bookkeeping
-        How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords.
 
     Returns
     -------
@@ -159,8 +157,6 @@ def fit_encoder(
     ValueError
         If the pairs do not have the shape of the model's images, or the checkpoint belongs to a run with other
         settings, pairs or decoder.
-    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
-        As `genreg.training.fit`.
     """
     options = Options(latent_weight=latent_weight, clean=clean)
     if not isinstance(model, Autoencoder):

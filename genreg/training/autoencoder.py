@@ -174,28 +174,12 @@ def fit(
         Standard deviation of the Gaussian noise on the encoder's input (the denoising criterion).
     validation
         Held-out images ``(N, *image_shape)`` for `evaluate`.
-    optimisation, bookkeeping
-        How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords.
 
     Returns
     -------
     dict
         A JSON-able card: "architecture", "training" (the settings), "score" (of `evaluate` on `validation`,
         if given) and "history" (step, training loss and scores at each validation).
-
-    Raises
-    ------
-    TypeError
-        If an argument has the wrong type.
-    ValueError
-        If images have the wrong shape or non-finite values, a number is out of range, or the checkpoint
-        can't be read or belongs to a run with other settings, images or architecture.
-    FileExistsError
-        If the checkpoint exists and the run does not resume.
-    FloatingPointError
-        If the loss or a weight becomes non-finite.
-    KeyboardInterrupt
-        At Ctrl-C, with a checkpoint at the step that was done, where there is a file for it.
     """
     options = Options(kl_weight=kl_weight, kl_warmup=kl_warmup, gamma=gamma, input_noise=input_noise)
     if not isinstance(model, Autoencoder):

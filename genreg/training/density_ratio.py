@@ -76,19 +76,12 @@ def fit_discriminator(
         Standard deviation of white noise that is added to both kinds of images, see the module docstring.
     validation
         Held-out images of the data for the history and the score.
-    optimisation, bookkeeping
-        How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords.
 
     Returns
     -------
     dict
         A JSON-able card: "architecture", "training" (the settings), "history" and, with `validation`, "score": the
         fields of `RatioScores`.
-
-    Raises
-    ------
-    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
-        As `genreg.training.fit`.
     """
     options = Options(noise_std=noise_std)
     if not isinstance(D, Critic):
@@ -132,11 +125,6 @@ def fine_tune(
     -------
     torch.nn.Module
         The new discriminator, in evaluation mode, of a GAN a `genreg.networks.Critic`; the given one stays as it is.
-
-    Raises
-    ------
-    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
-        As `genreg.training.fit`.
     """
     options = Options(noise_std=noise_std, momentum=momentum)
     verdict_on(D, G)

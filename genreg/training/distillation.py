@@ -144,11 +144,6 @@ def distil(
     dict
         A JSON-able card: "architecture", "training" (the settings), "history" and, with `validation`, "score": the
         mean negative log-density of g(y) in nats for one pixel.
-
-    Raises
-    ------
-    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
-        As `genreg.training.fit`.
     """
     options = Options(mean_steps=mean_steps)
     if not isinstance(model, GaussianRegressor):

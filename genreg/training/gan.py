@@ -188,11 +188,6 @@ def fit_gan(
         "wasserstein" (the critic's estimate of the distance on the last batch, in units of the Euclidean norm
         of an image), "penalty" (without its weight) and "generator_loss"; with `validation`
         "validation_wasserstein" and "range_psnr".
-
-    Raises
-    ------
-    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
-        As `genreg.training.fit`.
     """
     options = Options(betas=betas, penalty=penalty, critic_steps=critic_steps)
     if not isinstance(model, GAN):

@@ -166,19 +166,12 @@ def fit_precision(
         Weight of the Kullback-Leibler term of joint training.
     validation
         Held-out images ``(N, *image_shape)`` for `likelihood`.
-    optimisation, bookkeeping
-        How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords.
 
     Returns
     -------
     dict
         A JSON-able card: "architecture", "training" (the settings), "score" (of `likelihood` on `validation`, if given)
         and "history" (step, training loss and scores at each validation).
-
-    Raises
-    ------
-    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
-        As `genreg.training.fit`.
     """
     options = Options(
         joint=bool(joint), sampled=bool(sampled), weight_prior=weight_prior, kl_weight=kl_weight
