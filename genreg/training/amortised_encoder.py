@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genreg.networks import Autoencoder
 from genreg.operators.bridge.modes import undisturbed
@@ -78,12 +78,13 @@ class EncoderTrainer(Trainer):
     module: Autoencoder
     options: Options
 
-    def __init__(
-        self, model: Autoencoder, optimisation: Optimisation, pairs: _Pairs, options: Options
-    ) -> None:
-        weights = [p for p in model.encoder.parameters() if p.requires_grad]
-        averaged = [*weights, *running_statistics(model.encoder)]
-        super().__init__(model, optimisation, pairs, options, weights=weights, averaged=averaged)
+    def trained(self) -> list[nn.Parameter]:
+        """Return the parameters of the encoder."""
+        return [p for p in self.module.encoder.parameters() if p.requires_grad]
+
+    def followed(self) -> list[Tensor]:
+        """Return the weights and statistics of the encoder."""
+        return [*self.weights, *running_statistics(self.module.encoder)]
 
     def begin(self) -> None:
         """Put the encoder in training mode, and freeze all else."""

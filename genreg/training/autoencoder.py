@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genreg.networks import Autoencoder
 from genreg.operators.bridge.modes import undisturbed
-from genreg.training.batches import Batches, Sampler, held_out_images
+from genreg.training.batches import Sampler
 from genreg.training.engine import Trainer
 from genreg.training.model_scores import evaluate
 from genreg.training.optimisers import adamw, running_statistics
@@ -92,51 +92,43 @@ class AutoencoderTrainer(Trainer):
 
     scored: ClassVar[tuple[str, ...]] = ("psnr", "mse", "loss", "kl")
     criterion: ClassVar[tuple[str, int] | None] = ("loss", 1)
+    module: Autoencoder
     options: Options
 
-    def __init__(
-        self,
-        model: Autoencoder,
-        optimisation: Optimisation,
-        batches: Batches,
-        options: Options,
-        held_out: Tensor | None = None,
-    ) -> None:
-        self.model = model
-        weights = [p for name, p in model.named_parameters() if name != "log_gamma"]
-        groups: list[dict[str, Any]] = [{"params": weights}]
-        if options.gamma is None:
-            groups.append({"params": [model.log_gamma], "weight_decay": 0.0, "factor": GAMMA_RATE})
-        super().__init__(
-            model,
-            optimisation,
-            batches,
-            options,
-            held_out,
-            weights=weights,
-            optimisers=[adamw(groups, optimisation)],
-            averaged=[*model.parameters(), *running_statistics(model)],
-        )
+    def trained(self) -> list[nn.Parameter]:
+        """Return all parameters but gamma."""
+        return [p for name, p in self.module.named_parameters() if name != "log_gamma"]
+
+    def make_optimisers(self) -> list[torch.optim.Optimizer]:
+        """Return Adam, with a group for gamma where it is learned."""
+        groups: list[dict[str, Any]] = [{"params": self.weights}]
+        if self.options.gamma is None:
+            groups.append({"params": [self.module.log_gamma], "weight_decay": 0.0, "factor": GAMMA_RATE})
+        return [adamw(groups, self.optimisation)]
+
+    def followed(self) -> list[Tensor]:
+        """Return all parameters, gamma too, and the statistics of batch normalisation."""
+        return [*self.module.parameters(), *running_statistics(self.module)]
 
     def begin(self) -> None:
         """Put the model in training mode, with the gamma to keep."""
         super().begin()
         if self.options.gamma is not None:
-            self.model.log_gamma.data.fill_(math.log(self.options.gamma))
+            self.module.log_gamma.data.fill_(math.log(self.options.gamma))
 
     def loss(self, batch: Tensor) -> Tensor:
         """Return the objective of a batch."""
         noise = self.options.input_noise
         noisy = batch + noise * torch.randn_like(batch) if noise else None
-        return loss(self.model, batch, kl_weight=self.options.beta(self.step), noisy=noisy)
+        return loss(self.module, batch, kl_weight=self.options.beta(self.step), noisy=noisy)
 
     def measure(self) -> dict[str, float]:
         """Return the scores and gamma."""
-        return super().measure() | {"gamma": self.model.log_gamma.exp().item()}
+        return super().measure() | {"gamma": self.module.log_gamma.exp().item()}
 
     def score(self) -> dict[str, float]:
         """Return how well held-out images are reconstructed."""
-        return evaluate(self.model, self.held_out)
+        return evaluate(self.module, self.held_out)
 
 
 @undisturbed
@@ -187,6 +179,4 @@ def fit(
             f"model must be an Autoencoder, got {type(model).__name__}; a GAN is trained by "
             "genreg.training.fit_gan"
         )
-    batches = Batches.checked(images, model, optimisation)
-    trainer = AutoencoderTrainer(model, optimisation, batches, options, held_out_images(validation, model))
-    return trainer.train(bookkeeping)
+    return AutoencoderTrainer.fit(model, images, validation, optimisation, options, bookkeeping)

@@ -41,8 +41,8 @@ from genreg.training.discriminator import (
     DiscriminatorTrainer,
     Options,
     RatioScores,
+    checked_output,
     discriminator_scores,
-    verdict_on,
 )
 from genreg.training.settings import FROM_KEYWORDS, Bookkeeping, Keywords, Optimisation, with_keywords
 
@@ -127,7 +127,7 @@ def fine_tune(
         The new discriminator, in evaluation mode, of a GAN a `genreg.networks.Critic`; the given one stays as it is.
     """
     options = Options(noise_std=noise_std, momentum=momentum)
-    verdict_on(D, G)
+    checked_output(D, G)
     new = copy.deepcopy(Critic.of(D) if isinstance(D, GAN) else D).requires_grad_(True)
     DiscriminatorTrainer(new, G, images, optimisation, options).train(bookkeeping)
     return new

@@ -177,7 +177,7 @@ def test_the_average_of_the_weights_has_the_average_of_the_statistics():
         torch.manual_seed(optimisation.seed_of(step))
         run.advance()
         run.stepped()
-        history.append([t.clone() for t in running_statistics(run.model)])
+        history.append([t.clone() for t in running_statistics(run.module)])
         averages.append(min(0.9, (step + 1) / (step + 10)))
     expected = [torch.zeros_like(t) if k % 2 == 0 else torch.ones_like(t) for k, t in enumerate(history[0])]
     for decay, tensors in zip(averages, history, strict=True):
@@ -185,7 +185,7 @@ def test_the_average_of_the_weights_has_the_average_of_the_statistics():
     run.finish()
     for found, mean, last in zip(running_statistics(model), expected, history[-1], strict=True):
         assert torch.allclose(found, mean, rtol=1e-4, atol=1e-6) and not torch.equal(found, last)
-    assert same(model, run.model)
+    assert same(model, run.module)
     for found, last in zip(running_statistics(plain), history[-1], strict=True):
         assert torch.equal(found, last)
 
