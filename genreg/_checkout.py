@@ -41,4 +41,4 @@ def _is_checkout() -> bool:
 
 
 if _is_checkout():
-    sys.meta_path.insert(0, _Beside)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _Beside)

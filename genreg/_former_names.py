@@ -180,4 +180,4 @@ class _Finder:
         """There is nothing to execute."""
 
 
-sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]  # `fidelity` was a package: before its present files
+sys.meta_path.insert(0, _Finder)  # `fidelity` was a package: before its present files

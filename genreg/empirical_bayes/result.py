@@ -178,7 +178,7 @@ class EmpiricalBayes:
         """Whether an encoder that sees scores only knows the noise."""
         if not is_sufficient(fidelity):
             return False
-        found, known = fidelity.inverse_variance, self.encoder.affine.noise  # type: ignore[attr-defined]
+        found, known = fidelity.inverse_variance, self.encoder.affine.noise
         return found.shape[1:] == known.shape[1:] and torch.allclose(found, known.expand_as(found), atol=0)
 
     def _as_data(self, z: Tensor, fidelity: Fidelity) -> Any:

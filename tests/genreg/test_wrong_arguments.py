@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 import odl
-import pytest
 import torch
 
 import genreg
 from genreg import solvers
 from genreg.operators import gaussian_measurements
 
+from ..refusals import wrong_arguments
 from .conftest import LinearModel
 
 X = odl.uniform_discr([0, 0], [8, 5], (4, 5))
@@ -337,16 +337,4 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_the_arguments_of_the_table_are_right_but_for_one(call):
-    function, arguments = CALLS[call]
-    assert function(**arguments) is not None
-
-
-@pytest.mark.parametrize(("call", "change", "error", "words"), TABLE)
-def test_wrong_arguments(call, change, error, words):
-    function, arguments = CALLS[call]
-    with pytest.raises(error) as caught:
-        function(**{**arguments, **change})
-    assert caught.type is error
-    assert words in str(caught.value)
+test_the_arguments_of_the_table_are_right_but_for_one, test_wrong_arguments = wrong_arguments(CALLS, TABLE)

@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import odl
-import pytest
 import torch
 from odl.applications import tomo
 
 from genreg import operators
+
+from ..refusals import wrong_arguments
 
 X = odl.uniform_discr([0, 0], [8, 5], (4, 5))
 C = odl.cn((8, 8))
@@ -170,16 +171,4 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_the_arguments_of_the_table_are_right_but_for_one(call):
-    function, arguments = CALLS[call]
-    assert function(**arguments) is not None
-
-
-@pytest.mark.parametrize(("call", "change", "error", "words"), TABLE)
-def test_wrong_arguments(call, change, error, words):
-    function, arguments = CALLS[call]
-    with pytest.raises(error) as caught:
-        function(**{**arguments, **change})
-    assert caught.type is error
-    assert words in str(caught.value)
+test_the_arguments_of_the_table_are_right_but_for_one, test_wrong_arguments = wrong_arguments(CALLS, TABLE)

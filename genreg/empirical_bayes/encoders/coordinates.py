@@ -56,7 +56,7 @@ def coordinates(fidelity: Fidelity, prior: Prior) -> tuple[Affine, Linearised]:
     curvature = seen.curvature(fidelity)
     precision = curvature + torch.linalg.inv(covariance.to(curvature))
     basis = torch.linalg.inv(torch.linalg.cholesky(precision)).T
-    noise = fidelity.inverse_variance[:1].clone() if is_sufficient(fidelity) else None  # type: ignore[attr-defined]
+    noise = fidelity.inverse_variance[:1].clone() if is_sufficient(fidelity) else None
     return Affine(centre, basis.to(dtype), noise), seen
 
 

@@ -7,6 +7,8 @@ import torch
 
 from genreg.sampling.importance import kish_ess, pareto_smoothed, self_normalised, weighted_mean_and_std
 
+from ...refusals import refuses
+
 
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -114,26 +116,22 @@ def test_smoothing_bounds_the_largest_weight():
     assert single.shape == () and single.item() == pytest.approx(k[2].item())
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda x: self_normalised(x.long(), 0), TypeError, "log_weights must be a real floating.*int64"),
-        (lambda x: self_normalised([1.0], 0), TypeError, "log_weights must be a real floating.*list"),
-        (lambda x: self_normalised(x, 3), ValueError, r"dims must be different axes of log_weights.*got 3"),
-        (lambda x: self_normalised(x, (0, -3)), ValueError, r"got \(0, -3\)"),
-        (lambda x: self_normalised(x, ()), ValueError, "dims must be different axes"),
-        (lambda x: self_normalised(x[:0]), ValueError, r"must have draws.*got the shape \(0, 3, 4\)"),
-        (lambda x: self_normalised(x + math.inf), ValueError, "got plus infinity"),
-        (lambda x: kish_ess(x, (1, 1)), ValueError, "dims must be different axes of weights"),
-        (
-            lambda x: weighted_mean_and_std(x[0], x),
-            ValueError,
-            r"values must have the shape of weights, \(5, 3, 4\)",
-        ),
-        (lambda x: weighted_mean_and_std(x.long(), x), TypeError, "values must be a real floating"),
-        (lambda x: pareto_smoothed(x / 0), ValueError, "log_weights must be finite"),
-    ],
+@refuses(
+    (lambda x: self_normalised(x.long(), 0), TypeError, "log_weights must be a real floating.*int64"),
+    (lambda x: self_normalised([1.0], 0), TypeError, "log_weights must be a real floating.*list"),
+    (lambda x: self_normalised(x, 3), ValueError, r"dims must be different axes of log_weights.*got 3"),
+    (lambda x: self_normalised(x, (0, -3)), ValueError, r"got \(0, -3\)"),
+    (lambda x: self_normalised(x, ()), ValueError, "dims must be different axes"),
+    (lambda x: self_normalised(x[:0]), ValueError, r"must have draws.*got the shape \(0, 3, 4\)"),
+    (lambda x: self_normalised(x + math.inf), ValueError, "got plus infinity"),
+    (lambda x: kish_ess(x, (1, 1)), ValueError, "dims must be different axes of weights"),
+    (
+        lambda x: weighted_mean_and_std(x[0], x),
+        ValueError,
+        r"values must have the shape of weights, \(5, 3, 4\)",
+    ),
+    (lambda x: weighted_mean_and_std(x.long(), x), TypeError, "values must be a real floating"),
+    (lambda x: pareto_smoothed(x / 0), ValueError, "log_weights must be finite"),
 )
-def test_bad_arguments(call, error, message):
-    with pytest.raises(error, match=message):
-        call(normal(5, 3, 4).abs())
+def test_bad_arguments(call):
+    call(normal(5, 3, 4).abs())

@@ -26,6 +26,8 @@ from genreg.networks import Critic, CriticConfig, DenseConfig, GanConfig
 from genreg.operators import derivative_test, to_tensor
 from genreg.training.settings import Optimisation
 
+from ...refusals import refuses
+
 SHAPE = (1, 2)
 SMALL = DenseConfig(image_shape=SHAPE, latent_dim=1, encoder=(), activation="softplus")
 QUICK = {"batch_size": 8, "progress": False}
@@ -332,72 +334,52 @@ def test_data_types_of_generator_and_discriminator_may_differ():
 X8 = torch.zeros(8, *SHAPE, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: DensityRatio("G", critic()), TypeError, "G must be an ODL operator"),
-        (lambda: DensityRatio(made(), torch.sin), TypeError, "D must be a torch.nn.Module"),
-        (lambda: DensityRatio(made(), nn.Identity()), ValueError, r"one number.*got \(1, 1, 2\)"),
-        (
-            lambda: DensityRatio(made(), critic(dataclasses.replace(SMALL, image_shape=(2, 2)))),
-            ValueError,
-            r"shape \(1, 2\).*got one for \(2, 2\)",
-        ),
-        (lambda: CriticConfig(body="dense"), TypeError, "body must be a configuration"),
-        (
-            lambda: training.fit_discriminator(Quadratic(), made(), X8, steps=1),
-            TypeError,
-            "D must be a Critic",
-        ),
-        (
-            lambda: training.fit_discriminator(critic(), made().module, X8, steps=1),
-            TypeError,
-            "G must be an ODL",
-        ),
-        (
-            lambda: training.fit_discriminator(critic(), made(), X8, steps=1, noise_std=-1.0),
-            ValueError,
-            "noise_std must be non-negative",
-        ),
-        (
-            lambda: training.fit_discriminator(critic(), made(), X8[0], steps=1),
-            ValueError,
-            r"images must have the shape \(N",
-        ),
-        (
-            lambda: training.fit_discriminator(critic(), made(), X8[:0], steps=1),
-            ValueError,
-            r"got \(0, 1, 2\)",
-        ),
-        (
-            lambda: training.fit_discriminator(critic(), made(), X8 / 0, steps=1),
-            ValueError,
-            "images must be finite",
-        ),
-        (
-            lambda: training.fit_discriminator(critic(), made(), X8, steps=1, validation=X8.long()),
-            TypeError,
-            "validation must be floating point",
-        ),
-        (
-            lambda: training.fine_tune(critic(), made(), X8, momentum=1.0),
-            ValueError,
-            r"momentum must lie in",
-        ),
-        (lambda: training.fine_tune(nn.Flatten(), made(), X8), ValueError, "D must have parameters"),
-        (lambda: training.fine_tune("D", made(), X8), TypeError, "D must be a torch.nn.Module"),
-        (
-            lambda: training.discriminator_scores(critic(), made(), X8, draws=0),
-            ValueError,
-            "draws must be a positive",
-        ),
-        (
-            lambda: training.discriminator_scores(critic(), made(), X8, noise_std=math.nan),
-            ValueError,
-            "noise_std must be non-negative",
-        ),
-    ],
+@refuses(
+    (lambda: DensityRatio("G", critic()), TypeError, "G must be an ODL operator"),
+    (lambda: DensityRatio(made(), torch.sin), TypeError, "D must be a torch.nn.Module"),
+    (lambda: DensityRatio(made(), nn.Identity()), ValueError, r"one number.*got \(1, 1, 2\)"),
+    (
+        lambda: DensityRatio(made(), critic(dataclasses.replace(SMALL, image_shape=(2, 2)))),
+        ValueError,
+        r"shape \(1, 2\).*got one for \(2, 2\)",
+    ),
+    (lambda: CriticConfig(body="dense"), TypeError, "body must be a configuration"),
+    (lambda: training.fit_discriminator(Quadratic(), made(), X8, steps=1), TypeError, "D must be a Critic"),
+    (lambda: training.fit_discriminator(critic(), made().module, X8, steps=1), TypeError, "G must be an ODL"),
+    (
+        lambda: training.fit_discriminator(critic(), made(), X8, steps=1, noise_std=-1.0),
+        ValueError,
+        "noise_std must be non-negative",
+    ),
+    (
+        lambda: training.fit_discriminator(critic(), made(), X8[0], steps=1),
+        ValueError,
+        r"images must have the shape \(N",
+    ),
+    (lambda: training.fit_discriminator(critic(), made(), X8[:0], steps=1), ValueError, r"got \(0, 1, 2\)"),
+    (
+        lambda: training.fit_discriminator(critic(), made(), X8 / 0, steps=1),
+        ValueError,
+        "images must be finite",
+    ),
+    (
+        lambda: training.fit_discriminator(critic(), made(), X8, steps=1, validation=X8.long()),
+        TypeError,
+        "validation must be floating point",
+    ),
+    (lambda: training.fine_tune(critic(), made(), X8, momentum=1.0), ValueError, r"momentum must lie in"),
+    (lambda: training.fine_tune(nn.Flatten(), made(), X8), ValueError, "D must have parameters"),
+    (lambda: training.fine_tune("D", made(), X8), TypeError, "D must be a torch.nn.Module"),
+    (
+        lambda: training.discriminator_scores(critic(), made(), X8, draws=0),
+        ValueError,
+        "draws must be a positive",
+    ),
+    (
+        lambda: training.discriminator_scores(critic(), made(), X8, noise_std=math.nan),
+        ValueError,
+        "noise_std must be non-negative",
+    ),
 )
-def test_bad_arguments(call, error, message):
-    with pytest.raises(error, match=message):
-        call()
+def test_bad_arguments(call):
+    call()

@@ -13,6 +13,8 @@ from genreg.operators import derivative_test
 from genreg.training import flow as flow_training
 from genreg.training.flow import Flow, FlowConfig, fit_flow
 
+from ...refusals import refuses
+
 SMALL = {"transforms": 2, "hidden": (12,), "bins": 4, "dequantise": 0.0, "progress": False}
 
 
@@ -158,36 +160,32 @@ def test_a_missing_library_is_named(monkeypatch):
         fit_flow(banana(5, 0), steps=1)
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"images": [1.0]}, TypeError, "images must be a floating point tensor, got list"),
-        (
-            {"images": torch.zeros(3, 2, 2, dtype=torch.int64)},
-            TypeError,
-            "floating point tensor, got torch.int64",
-        ),
-        (
-            {"images": torch.zeros(3, 4)},
-            ValueError,
-            r"images must have the shape \(N, rows, columns\), got \(3, 4\)",
-        ),
-        ({"images": torch.zeros(3, 1, 1)}, ValueError, "image_shape must be"),
-        ({"images": torch.full((3, 2, 2), torch.nan)}, ValueError, "images must be finite, got 12 NaN"),
-        ({"validation": torch.zeros(3, 4, 4)}, ValueError, r"validation must have the shape \(N, 1, 2\)"),
-        ({"steps": 0}, ValueError, "steps must be a positive integer"),
-        ({"dequantise": -1.0}, ValueError, "dequantise must be non-negative"),
-        ({"noise": "poisson"}, ValueError, r"noise must be one of \['gaussian', 'uniform'\], got 'poisson'"),
-        ({"whitening": "half"}, ValueError, "whitening must be one of"),
-        ({"transforms": 0}, ValueError, "transforms must be a positive integer"),
-        ({"hidden": ()}, ValueError, "hidden must be integers"),
-        ({"bins": 1}, ValueError, "bins must be an integer of at least 2"),
-        ({"resume": True}, ValueError, "resume needs the file"),
-    ],
+@refuses(
+    ({"images": [1.0]}, TypeError, "images must be a floating point tensor, got list"),
+    (
+        {"images": torch.zeros(3, 2, 2, dtype=torch.int64)},
+        TypeError,
+        "floating point tensor, got torch.int64",
+    ),
+    (
+        {"images": torch.zeros(3, 4)},
+        ValueError,
+        r"images must have the shape \(N, rows, columns\), got \(3, 4\)",
+    ),
+    ({"images": torch.zeros(3, 1, 1)}, ValueError, "image_shape must be"),
+    ({"images": torch.full((3, 2, 2), torch.nan)}, ValueError, "images must be finite, got 12 NaN"),
+    ({"validation": torch.zeros(3, 4, 4)}, ValueError, r"validation must have the shape \(N, 1, 2\)"),
+    ({"steps": 0}, ValueError, "steps must be a positive integer"),
+    ({"dequantise": -1.0}, ValueError, "dequantise must be non-negative"),
+    ({"noise": "poisson"}, ValueError, r"noise must be one of \['gaussian', 'uniform'\], got 'poisson'"),
+    ({"whitening": "half"}, ValueError, "whitening must be one of"),
+    ({"transforms": 0}, ValueError, "transforms must be a positive integer"),
+    ({"hidden": ()}, ValueError, "hidden must be integers"),
+    ({"bins": 1}, ValueError, "bins must be an integer of at least 2"),
+    ({"resume": True}, ValueError, "resume needs the file"),
 )
-def test_bad_arguments(change, error, message):
-    with pytest.raises(error, match=message):
-        fit_flow(**SMALL | {"images": banana(5, 0), "steps": 1} | change)
+def test_bad_arguments(change):
+    fit_flow(**SMALL | {"images": banana(5, 0), "steps": 1} | change)
 
 
 def test_images_of_another_size_are_refused():
