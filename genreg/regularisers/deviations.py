@@ -14,6 +14,7 @@ from genreg.generator import Generator
 from genreg.operators import TorchFunctional, to_torch, weight
 from genreg.operators.bridge import spaces
 from genreg.operators.bridge.arguments import choice
+from genreg.operators.bridge.keywords import documented_like
 from genreg.operators.fidelity import Fidelity
 from genreg.operators.lowering.total_variation import total_variation
 from genreg.regularisers.base import checked_parameter
@@ -127,6 +128,7 @@ class RelaxedConstraint(_Deviating):
         return Marginal(self)
 
 
+@documented_like(RelaxedConstraint)
 class SparseDeviation(_Deviating):
     r"""Solutions sparsely off the range: image G(z) + u, value :math:`\|u\|_1 + \mu s(z)` (eq. 20).
 
@@ -139,14 +141,8 @@ class SparseDeviation(_Deviating):
 
     Parameters
     ----------
-    G : Generator
-        The generator Z -> X.
-    mu : float or Tensor
-        μ >= 0, or one for every sample, ``(B,)``.
     sparsity : {"l1", "tv"}
         What is small: u itself or its gradient.
-    latent : Functional, optional
-        s, any ODL functional on Z, see `genreg.latent`; by default :math:`\|z\|_2^2`.
 
     References
     ----------

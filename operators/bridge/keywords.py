@@ -1,7 +1,8 @@
-"""Keywords that several functions have in common, declared and documented once, in a `TypedDict`.
+"""What several functions have in common, declared and documented once.
 
-A function takes such a group as ``**keywords: Unpack[Group]``, which type checkers understand; `takes` gives it the
-defaults, and shows the keywords in its signature and docstring, where `help` finds them.
+Keywords stand in a `TypedDict`: a function takes it as ``**keywords: Unpack[Group]``, which type checkers understand,
+and `takes` gives it the defaults, and shows the keywords in its signature and docstring, where `help` finds them.
+`documented_like` completes a docstring by those of other functions or classes.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["completed", "refuse_unknown", "show_keywords", "takes"]
+__all__ = ["completed", "documented_like", "refuse_unknown", "show_keywords", "takes"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _SHARED = ("Parameters", "Returns", "Raises")  # sections, in their order
 
@@ -70,15 +72,28 @@ def show_keywords(function: Any, fields: Sequence[inspect.Parameter], *documente
     own = inspect.signature(function)
     named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
     function.__signature__ = own.replace(parameters=[*named, *fields])
-    if function.__doc__:  # there is none in optimised mode
-        shared = [one.__doc__ or "" for one in documented]
-        function.__doc__ = completed(function.__doc__, shared, function.__signature__.parameters.keys())
+    documented_like(*documented)(function)
 
 
 def refuse_unknown(function: Any, given: Mapping[str, Any]) -> None:
     """Raise the TypeError of a function whose keywords are shown, if it is given another one."""
     for name in given.keys() - function.__signature__.parameters.keys():
         raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}")
+
+
+def documented_like(*others: Any) -> Callable[[F], F]:
+    """Complete the docstring of a function or class by those of others, see `completed`."""
+
+    def decorate(function: F) -> F:
+        if function.__doc__:  # there is none in optimised mode
+            shared, parameters = (
+                [other.__doc__ or "" for other in others],
+                inspect.signature(function).parameters,
+            )
+            function.__doc__ = completed(function.__doc__, shared, parameters.keys())
+        return function
+
+    return decorate
 
 
 def completed(doc: str, shared: Sequence[str], parameters: Set[str]) -> str:
@@ -96,10 +111,13 @@ def completed(doc: str, shared: Sequence[str], parameters: Set[str]) -> str:
     sections, filled = _sections(doc), []
     for title in _SHARED:
         entries = sections.pop(title, [])
-        said = {name for entry in entries for name in _named(entry)}
+        said, alone = (
+            {name for entry in entries for name in _named(entry)},
+            title == "Returns" and bool(entries),
+        )
         for entry in (entry for other in shared for entry in _sections(other).get(title, ())):
             new = {*_named(entry)} - said
-            if new and (title != "Parameters" or new & parameters):
+            if new and not alone and (title != "Parameters" or new & parameters):
                 entries.append(entry)
                 said |= new
         if title == "Parameters":
