@@ -68,6 +68,11 @@ class TensorOperator(odl.Operator):
         with torch.no_grad(), without_autocast():
             return to_element(self.range, self.forward(to_tensor(x)))
 
+    def _image_of(self, y: Any, scale: float | Tensor = 1.0) -> Any:
+        """The transpose of data times a scale, as an element of the domain: the adjoint without weights."""
+        with torch.no_grad():
+            return to_element(self.domain, self.transpose(scale * to_tensor(self.range.element(y))))
+
     @property
     def adjoint(self) -> AdjointOperator:
         """The adjoint in the inner products of the two spaces."""

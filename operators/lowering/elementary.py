@@ -172,14 +172,12 @@ def _complex_embedding(op: Any) -> TorchOperator:
     )
 
 
-@lower.register(odl.ComplexModulus)
-def _modulus(op: Any) -> TorchOperator:
-    return TorchOperator(elementwise(op.domain, torch.abs), op.domain, op.range)
-
-
-@lower.register(odl.ComplexModulusSquared)
-def _modulus_squared(op: Any) -> TorchOperator:
-    return TorchOperator(elementwise(op.domain, abs2), op.domain, op.range)
+lower.register(
+    odl.ComplexModulus, lambda op: TorchOperator(elementwise(op.domain, torch.abs), op.domain, op.range)
+)
+lower.register(
+    odl.ComplexModulusSquared, lambda op: TorchOperator(elementwise(op.domain, abs2), op.domain, op.range)
+)
 
 
 def _imag(t: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from genreg.operators.bridge.arguments import number
 from genreg.operators.bridge.arrays import array
 from genreg.operators.bridge.autograd import linear_map
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.bridge.spaces import to_element, to_tensor, torch_device, torch_dtype
+from genreg.operators.bridge.spaces import torch_device, torch_dtype
 from genreg.operators.bridge.tensor_operator import TensorOperator
 from genreg.operators.bridge.weights import weight
 from genreg.operators.mri.coil_images import CoilImages
@@ -114,10 +114,7 @@ class Nufft(TensorOperator):
         element of the domain
             The image.
         """
-        with torch.no_grad():
-            return to_element(
-                self.domain, self.transpose(weight(self.range) * to_tensor(self.range.element(y)))
-            )
+        return self._image_of(y, weight(self.range))
 
 
 @undisturbed

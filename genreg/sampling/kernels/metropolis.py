@@ -132,18 +132,22 @@ class Kernel(Protocol):
         """Take a step of the sizes h, ``(N,)``."""
 
 
+class _OverCurvature:
+    """Kernels whose step size is one over the curvature at first."""
+
+    def largest_size(self, curvature: Tensor) -> Tensor:
+        """One over the curvature; without a test the variance is at most a third too large, where it is stiffest."""
+        return 1 / curvature
+
+
 @dataclass(frozen=True)
-class ULA:
+class ULA(_OverCurvature):
     """Unadjusted Langevin algorithm: a step of Euler's method, without a test.
 
     For E = ‖u‖²/2 it samples the variance 1 / (1 - h/4) instead of 1, and diverges from h = 4 on.
     """
 
     acceptance: ClassVar[None] = None
-
-    def largest_size(self, curvature: Tensor) -> Tensor:
-        """One over the curvature: the variance is at most a third too large, in the stiffest direction."""
-        return 1 / curvature
 
     def step(
         self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
@@ -154,14 +158,10 @@ class ULA:
 
 
 @dataclass(frozen=True)
-class MALA:
+class MALA(_OverCurvature):
     """Metropolis-adjusted Langevin algorithm."""
 
     acceptance: ClassVar[float] = 0.574  # Roberts and Rosenthal (1998), doi:10.1111/1467-9868.00123
-
-    def largest_size(self, curvature: Tensor) -> Tensor:
-        """One over the curvature, to begin with."""
-        return 1 / curvature
 
     def step(
         self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
@@ -176,7 +176,7 @@ class MALA:
 
 
 @dataclass(frozen=True)
-class PCN:
+class PCN(_OverCurvature):
     r"""Preconditioned Crank-Nicolson: :math:`u^+ = e^{-h/2} u + \sqrt{1 - e^{-h}}\, \xi`.
 
     The proposal leaves N(0, I) invariant, so that only what the energy adds to ‖u‖²/2 is tested; it works in any
@@ -185,10 +185,6 @@ class PCN:
     """
 
     acceptance: ClassVar[float] = 0.3
-
-    def largest_size(self, curvature: Tensor) -> Tensor:
-        """One over the curvature, to begin with."""
-        return 1 / curvature
 
     def step(
         self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
@@ -202,7 +198,7 @@ class PCN:
 
 
 @dataclass(frozen=True)
-class HMC:
+class HMC(_OverCurvature):
     r"""Hamiltonian Monte Carlo with trajectories of one length, in as many leapfrog steps as their size asks for.
 
     A trajectory of a length t has :math:`n = \lceil t / \sqrt{h} \rceil` steps, each of t / n. Where the density is a
@@ -234,10 +230,6 @@ class HMC:
     def __post_init__(self) -> None:
         number(self.length, "length", above=0), number(self.jitter, "jitter", minimum=0, below=1)
         object.__setattr__(self, "leapfrog", integer(self.leapfrog, "leapfrog", minimum=1))
-
-    def largest_size(self, curvature: Tensor) -> Tensor:
-        """One over the curvature, to begin with."""
-        return 1 / curvature
 
     def step(
         self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
