@@ -13,8 +13,6 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-__all__: list[str] = []
-
 _HERE = Path(__file__).resolve().parent
 _FOLDERS = {f"genreg.{name}": _HERE.parent / name for name in ("operators", "solvers")}
 

@@ -38,8 +38,6 @@ from genreg.sampling.kernels.metropolis import Kernel
 from genreg.sampling.starting_points import STARTS
 from genreg.solvers.checkpoints import codes, digest, of_generator, of_operator, of_setting, resumable
 
-__all__ = ["adaptive_measurements"]
-
 _NUMBERS = 2**25  # predicted at once
 
 

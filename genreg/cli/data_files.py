@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["averaged", "load_angles", "load_array", "sinogram"]
-
 _FEW = 8  # angles, of which any range in degrees is likely
 
 

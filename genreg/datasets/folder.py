@@ -26,8 +26,6 @@ from genreg.operators.bridge.arguments import (
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.keywords import documented_like
 
-__all__ = ["ImageFolder", "image_folder"]
-
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 

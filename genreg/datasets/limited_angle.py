@@ -21,8 +21,6 @@ from genreg.datasets.discs import DISC_RADIUS, FIELD_OF_VIEW
 from genreg.datasets.fan_beam import HTCData
 from genreg.operators.bridge.arguments import integer, integers, number, seeded_generator
 
-__all__ = ["LimitedAngleDiscs", "solid_disc"]
-
 _BINS = 140  # detector elements of 0.8 mm
 
 

@@ -19,8 +19,6 @@ from genreg.operators.bridge.arguments import integer, seed_number
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.keywords import documented_like
 
-__all__ = ["SIZE", "shapes", "shapes_plus"]
-
 SIZE = 56
 
 

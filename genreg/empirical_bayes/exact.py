@@ -27,8 +27,6 @@ from genreg.operators.bridge.arguments import integer, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.fidelity import GaussianFidelity
 
-__all__ = ["ExactPosterior"]
-
 
 class ExactPosterior:
     r"""The posterior :math:`p(z \mid y)` of every observation, and its evidence :math:`\log p(y)`.

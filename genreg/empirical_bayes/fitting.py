@@ -51,8 +51,6 @@ from genreg.training.settings import (
     with_keywords,
 )
 
-__all__ = ["EmpiricalBayesTrainer", "Options", "fit"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Checked):

@@ -19,8 +19,6 @@ from genreg.operators import to_torch
 from genreg.operators.bridge.arguments import integer, seed_number
 from genreg.operators.fidelity import Fidelity
 
-__all__ = ["EmpiricalBayes", "Inferred", "evidence_terms"]
-
 _PART = 1000  # observations treated at a time outside of training
 
 

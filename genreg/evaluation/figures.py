@@ -16,18 +16,6 @@ from genreg.evaluation.sbc import Calibration
 from genreg.evaluation.slopes import Smoothness
 from genreg.plotting import mosaic
 
-__all__ = [
-    "calibration_figure",
-    "decile_figure",
-    "earth_mover_figure",
-    "far_figure",
-    "histogram_figure",
-    "interpolation_figure",
-    "mmd_figure",
-    "prior_figure",
-    "smoothness_figure",
-]
-
 BLUE, ORANGE, GREY = "#2f6f9f", "#d9822b", "#8a8a8a"
 GAP = 2  # pixels between images
 _UNITS = {"NRMSE": "NRMSE", "PSNR": "PSNR [dB]", "SSIM": "SSIM", "l1 error": "mean absolute error"}

@@ -37,8 +37,6 @@ from genreg.operators.bridge.arguments import seeded_generator
 from genreg.operators.bridge.arrays import array
 from genreg.operators.bridge.keywords import documented_like
 
-__all__ = ["Coverage", "coverage", "gaussian_coverage", "interval_coverage", "rank_transform"]
-
 LEVELS = (0.5, 0.8, 0.95)
 
 

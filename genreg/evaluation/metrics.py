@@ -11,8 +11,6 @@ from genreg.operators.bridge.arguments import number
 from genreg.operators.bridge.keywords import documented_like
 from genreg.plotting import as_images
 
-__all__ = ["l1_error", "nrmse", "psnr", "ssim"]
-
 _WINDOW = 11  # of the structural similarity: 3.5 standard deviations of 1.5 pixels on either side
 
 

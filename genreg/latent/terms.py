@@ -31,8 +31,6 @@ from genreg.operators.bridge.spaces import space_shape
 from genreg.operators.lowering.building_blocks import abs2, constant, zeros
 from genreg.operators.lowering.norms import indicator, pointwise
 
-__all__ = ["Box", "Power", "Sphere", "StandardNormal"]
-
 
 def _checked(Z: StackedSpace) -> StackedSpace:
     if not isinstance(Z, TensorSpace) or not space_shape(Z):

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from genreg.networks.autoencoder import Autoencoder
 from genreg.operators.bridge.arguments import integer, integers, number
 
-__all__ = ["ACTIVATIONS", "CardEntry", "Config", "mlp", "saturation"]
-
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
     "silu": nn.SiLU,

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from genreg.networks.config import CardEntry, Config
 from genreg.networks.gan import GAN, autoencoder_config
 
-__all__ = ["Critic", "CriticConfig"]
-
 
 class Critic(nn.Module):
     """A network from images to one number each.

@@ -10,8 +10,6 @@ from genreg.networks.autoencoder import Autoencoder
 from genreg.networks.config import ACTIVATIONS, Config, mlp, saturation
 from genreg.operators.bridge.keywords import documented_like
 
-__all__ = ["ConvConfig", "DenseConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DenseConfig(Config):

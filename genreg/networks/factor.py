@@ -15,8 +15,6 @@ from genreg.operators import DiagonalPrecision, Precision, SparseCholeskyPrecisi
 from genreg.operators.precision.sparse_cholesky import soft_clip
 from genreg.operators.precision.stencil import Stencil
 
-__all__ = ["check_head", "factor_entries", "precision_with", "space_of"]
-
 
 def check_head(config: Any, *, padded: bool = False) -> None:
     """Check the settings of a network that predicts a factor; rows and columns of the image come last in its shape.

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from genreg.networks.config import CardEntry
 from genreg.operators.bridge.arguments import choice, integer, integers
 
-__all__ = ["WHITENINGS", "Flow", "FlowConfig"]
-
 WHITENINGS = ("full", "pixel")
 
 

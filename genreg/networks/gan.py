@@ -18,8 +18,6 @@ from genreg.networks.latent_grid import GridConfig
 from genreg.networks.regions import RegionsConfig
 from genreg.networks.strided import StridedConfig
 
-__all__ = ["AUTOENCODERS", "GAN", "GanConfig", "from_dict"]
-
 T = TypeVar("T")
 
 AUTOENCODERS: dict[str, Callable[..., Architecture]] = {

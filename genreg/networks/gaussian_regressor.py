@@ -15,8 +15,6 @@ from genreg.networks.structured import _Head
 from genreg.operators import Precision
 from genreg.operators.precision.stencil import Stencil
 
-__all__ = ["GaussianRegressor", "GaussianRegressorConfig"]
-
 
 class GaussianRegressor(nn.Module):
     r"""A network x -> (mean, L) with g(y) | x ~ N(mean(x), (L(x) L(x)')^-1), for images y of the shape of x.

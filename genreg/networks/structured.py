@@ -16,8 +16,6 @@ from genreg.networks.factor import check_head, factor_entries
 from genreg.networks.gan import autoencoder_config
 from genreg.operators.precision.stencil import Stencil
 
-__all__ = ["Structured", "StructuredConfig"]
-
 
 class _Residual(nn.Module):
     """x + conv(act(conv(act(x))))."""

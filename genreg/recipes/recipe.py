@@ -15,8 +15,6 @@ from genreg.networks import Architecture, Autoencoder, GanConfig
 from genreg.recipes import brain, celeba, discs, gradients
 from genreg.training.batches import Sampler
 
-__all__ = ["BRAIN", "BRAIN_HEAD", "CELEBA", "DISCS", "GRADIENTS", "MNIST", "SHAPES", "Data", "Recipe"]
-
 
 @dataclass(frozen=True)
 class Data:

@@ -25,8 +25,6 @@ from genreg.solvers.algorithms.limited_memory import Substitution
 from genreg.solvers.problem.objective import Blocks
 from genreg.solvers.updates.base import DENSE
 
-__all__ = ["RelaxedConstraint", "SparseDeviation"]
-
 
 class _Deviating(Generative):
     """Image and latent vector as two blocks, the first a deviation from G(z)."""

@@ -16,8 +16,6 @@ from genreg.regularisers.images import OnImages, check_space
 from genreg.solvers import gradient_descent
 from genreg.solvers.problem.objective import Blocks
 
-__all__ = ["AutoencoderResidual", "EncoderNorm", "FlowPrior"]
-
 
 class AutoencoderResidual(OnImages):
     r"""The distance from an image to its reconstruction, :math:`\|x - G(E(x))\|_X^2`.

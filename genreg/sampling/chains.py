@@ -23,8 +23,6 @@ from genreg.sampling.samples import Samples
 from genreg.sampling.starting_points import starts
 from genreg.sampling.storage import refuse_not_finite, refuse_other_posterior, restored, state_file
 
-__all__ = ["langevin", "resume", "sample"]
-
 _KEPT = 1000  # draws of a chain, unless thin says otherwise
 
 

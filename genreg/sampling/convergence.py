@@ -33,13 +33,6 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import integer
 from genreg.operators.bridge.keywords import documented_like
 
-__all__ = [
-    "autocorrelation",
-    "effective_sample_size",
-    "monte_carlo_error",
-    "rank_normalised_rhat",
-]
-
 _KINDS = ("bulk", "tail", "mean")
 _TAILS = (0.05, 0.95)
 _FEWEST = 4  # draws: two for each half of a chain

@@ -22,8 +22,6 @@ from torch import Tensor
 
 from genreg.operators.bridge.keywords import documented_like
 
-__all__ = ["kish_ess", "pareto_smoothed", "self_normalised", "weighted_mean_and_std"]
-
 Axes = int | tuple[int, ...]
 
 

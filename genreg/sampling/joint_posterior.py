@@ -20,8 +20,6 @@ from genreg.sampling.kernels.metropolis import ChainState, Target
 from genreg.sampling.random_numbers import RandomNumbers
 from genreg.solvers.generative.structured import negative_log_prior
 
-__all__ = ["JointPosterior", "JointTarget"]
-
 _TOLERANCE = 1e-3  # of a draw of the image, in posterior standard deviations
 
 

@@ -30,8 +30,6 @@ from genreg.operators.bridge.modes import undisturbed
 from genreg.sampling.importance import kish_ess
 from genreg.sampling.posterior import LatentPosterior
 
-__all__ = ["finite_or", "screened_starts"]
-
 _CHUNK = 500  # draws that are decoded at once
 _HALVINGS = 30
 _GAP = (

@@ -15,8 +15,6 @@ from genreg.sampling.posterior import LatentPosterior
 from genreg.sampling.random_numbers import RandomNumbers
 from genreg.sampling.screening import finite_or, screened_starts
 
-__all__ = ["STARTS", "starts"]
-
 STARTS = ("prior", "posterior", "map", "screened")
 
 

@@ -35,8 +35,6 @@ from genreg.training.settings import (
     with_keywords,
 )
 
-__all__ = ["EncoderTrainer", "Options", "fit_encoder"]
-
 _FLOOR = 1e-3  # keeps the cross-entropy and its gradient finite where the decoder is saturated
 _LOOKED_AT = 8  # images of a decoder by which a checkpoint knows it again
 

@@ -36,8 +36,6 @@ from genreg.training.settings import (
     with_keywords,
 )
 
-__all__ = ["AutoencoderTrainer", "Options", "fit", "loss"]
-
 GAMMA_RATE = 5.0  # log(gamma) has to travel several units, the weights only a fraction of one
 
 

@@ -22,16 +22,6 @@ from genreg.training.engine import Trainer
 from genreg.training.optimisers import adamw
 from genreg.training.settings import Checked, Optimisation, limited
 
-__all__ = [
-    "DiscriminatorTrainer",
-    "GeneratedImages",
-    "Options",
-    "RatioScores",
-    "checked_output",
-    "cross_entropy",
-    "discriminator_scores",
-]
-
 _PART = 1000  # images judged at a time outside of training
 
 

@@ -41,8 +41,6 @@ from genreg.training.settings import (
     with_keywords,
 )
 
-__all__ = ["GanTrainer", "Options", "fit_gan", "gradient_penalty"]
-
 _WATCHED = 32  # held-out images whose range error the history shows
 
 

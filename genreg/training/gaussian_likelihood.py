@@ -14,8 +14,6 @@ from genreg.operators import IsotropicPrecision, Precision
 from genreg.operators.bridge.arguments import seed_number
 from genreg.operators.bridge.keywords import documented_like
 
-__all__ = ["fit_gamma", "likelihood", "log_likelihoods", "posterior", "precision_of"]
-
 
 def precision_of(model: Autoencoder, mean: Tensor) -> Precision:
     """Return the precision of images given z, from the mean images at z.

@@ -20,18 +20,6 @@ import numpy as np
 from genreg.operators.bridge.arguments import check_path, choice, flag, integer, number, seed_number
 from genreg.operators.bridge.keywords import refuse_unknown, show_keywords
 
-__all__ = [
-    "FROM_KEYWORDS",
-    "SCHEDULES",
-    "Bookkeeping",
-    "Checked",
-    "Keywords",
-    "Optimisation",
-    "check_files",
-    "limited",
-    "with_keywords",
-]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

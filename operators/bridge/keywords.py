@@ -13,8 +13,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["completed", "documented_like", "refuse_unknown", "show_keywords", "takes"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])

@@ -36,8 +36,6 @@ from genreg.operators.bridge.spaces import (
 from genreg.operators.bridge.translation import lower
 from genreg.operators.bridge.weights import riesz, weight
 
-__all__ = ["NetworkFunctional", "NetworkOperator"]
-
 
 class NetworkOperator(odl.Operator):
     """A torch module as an operator between ODL spaces.

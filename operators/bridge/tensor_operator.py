@@ -23,8 +23,6 @@ from genreg.operators.bridge.spaces import Tensors, to_element, to_tensor, torch
 from genreg.operators.bridge.translation import lower
 from genreg.operators.bridge.weights import weighted_adjoint
 
-__all__ = ["AdjointOperator", "TensorOperator", "check_space", "weighted_pair"]
-
 
 def check_space(space: Any) -> None:
     """Raise a TypeError unless `space` is a tensor space of floating type."""

@@ -30,8 +30,6 @@ from genreg.operators.lowering.building_blocks import (
 )
 from genreg.operators.lowering.fields import difference_operator
 
-__all__: list[str] = []
-
 _DIFFERENCES = (odl.Gradient, odl.Divergence, odl.Laplacian, odl.PartialDerivative)
 
 

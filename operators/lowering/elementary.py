@@ -36,8 +36,6 @@ from genreg.operators.lowering.building_blocks import (
     zeros,
 )
 
-__all__: list[str] = []
-
 
 @lower.register(odl.ScalingOperator)
 def _scaling(op: Any) -> TorchOperator:

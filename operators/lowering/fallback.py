@@ -38,8 +38,6 @@ from genreg.operators.lowering.building_blocks import own_adjoint
 from genreg.operators.lowering.elementary import LOCAL_CLASSES
 from genreg.operators.testing import gaussian, inner
 
-__all__: list[str] = []
-
 _warned: set[tuple[str, str]] = set()
 
 

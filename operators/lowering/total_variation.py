@@ -31,8 +31,6 @@ from genreg.operators.bridge.translation import lower, to_torch
 from genreg.operators.lowering.building_blocks import weighted_sum
 from genreg.operators.lowering.fields import sum_of_squares
 
-__all__ = ["VariationProximal", "total_variation"]
-
 
 class _Dual:
     """The dual fields q of a batch, kept between calls of the prox."""

@@ -26,8 +26,6 @@ from genreg.operators.bridge.tensor_operator import TensorOperator
 from genreg.operators.measurements.forward import Mask
 from genreg.operators.mri.coil_images import CoilImages
 
-__all__ = ["FourierSampling", "centred_fft2", "fourier_sampling"]
-
 
 class FourierSampling(TensorOperator):
     """Sampling of k-space made by `fourier_sampling`; use that function.

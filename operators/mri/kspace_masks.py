@@ -12,8 +12,6 @@ from genreg.operators.bridge.arguments import choice, integer, integers, number,
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.keywords import documented_like
 
-__all__ = ["cartesian_mask", "radial_mask"]
-
 _DENSITIES = ("variable", "equispaced", "uniform")
 _DECAY = 2  # exponent of the variable density
 

@@ -35,8 +35,6 @@ from genreg.operators.mri.coil_images import CoilImages
 from genreg.operators.mri.nufft_plans import Plans, import_finufft
 from genreg.operators.mri.trajectories import check_trajectory
 
-__all__ = ["Nufft", "nufft"]
-
 
 class Nufft(TensorOperator):
     """A non-uniform Fourier transform made by `nufft`; use that function.

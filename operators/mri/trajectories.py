@@ -21,8 +21,6 @@ from genreg.operators.bridge.arrays import array, check_memory
 from genreg.operators.bridge.keywords import documented_like
 from genreg.operators.mri.kspace_masks import check_shape
 
-__all__ = ["check_trajectory", "density_compensation", "golden_angle_trajectory", "radial_trajectory"]
-
 _ROUNDING = 1e-3  # of trajectories in half precision, or in a table of three digits
 
 

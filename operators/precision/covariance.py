@@ -47,8 +47,6 @@ from genreg.operators.precision.diagonal import DiagonalPrecision, IsotropicPrec
 from genreg.operators.precision.factor_product import outer
 from genreg.operators.precision.sparse_cholesky import SparseCholeskyPrecision
 
-__all__ = ["Estimate", "correlation_image", "covariance_column", "marginal_variance"]
-
 _EXACT = 4 * 10**9  # multiplications of a selected inversion, up to which it takes some seconds
 _CHUNK = 2**22  # entries of the draws that are held at a time
 

@@ -28,8 +28,6 @@ from torch.autograd import Function
 from genreg.operators.bridge.autograd import recorded
 from genreg.operators.precision.stencil import Stencil
 
-__all__ = ["common_batch", "multiply_factor", "outer", "to_front"]
-
 _TILE = 2**16  # entries of an image that are processed at a time, so that they fit into the cache
 
 

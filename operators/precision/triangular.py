@@ -25,8 +25,6 @@ from genreg.operators.bridge.autograd import recorded
 from genreg.operators.precision.factor_product import common_batch, multiply_factor, outer, to_front
 from genreg.operators.precision.stencil import Stencil
 
-__all__ = ["Entries", "solve_factor"]
-
 _CHUNK = (
     2**16
 )  # unknowns of one system on the CPU, about: more do not fit into the cache, and need more indices

@@ -38,17 +38,6 @@ from genreg.solvers.updates.inertial import Inertial
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
 from genreg.solvers.updates.line_search import Backtracking, searching
 
-__all__ = [
-    "BlockDescent",
-    "Descent",
-    "alternating_gradient_descent",
-    "gauss_newton",
-    "gradient_descent",
-    "ipalm",
-    "palm",
-    "quasi_newton",
-]
-
 
 class Descent(Stopping, total=False):
     r"""What the descents over blocks take.

@@ -24,8 +24,6 @@ from genreg.solvers.driver.solution import Solution, Status
 from genreg.solvers.problem.capabilities import check_offers
 from genreg.solvers.problem.objective import Objective
 
-__all__ = ["conjugate_gradient"]
-
 
 @undisturbed
 @takes(Stopping, Descent, max_iter=500, tol=1e-4, progress=True)

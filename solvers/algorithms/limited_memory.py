@@ -39,8 +39,6 @@ from genreg.solvers.problem.state import State, evaluate, starting_lengths, wher
 from genreg.solvers.updates.base import Update, descent_step
 from genreg.solvers.updates.line_search import Backtracking, searching
 
-__all__ = ["lbfgs"]
-
 Substitution = tuple[Callable[[Blocks], Blocks], Callable[[Blocks], Blocks]]
 
 

@@ -45,8 +45,6 @@ from genreg.solvers.driver.solution import Solution, Status
 from genreg.solvers.problem.capabilities import check_offers
 from genreg.solvers.problem.objective import SaddlePoint
 
-__all__ = ["pdhg"]
-
 _CHECK_EVERY, _CHECK_FIXED_EVERY = 10, 25  # iterations between looks at the residuals
 
 

@@ -16,8 +16,6 @@ from genreg.operators.bridge.caller_data import Batch
 from genreg.solvers.driver.solution import Solution, Status
 from genreg.solvers.problem.objective import Blocks
 
-__all__ = ["Callback", "Iterate", "Monitor", "Stopping", "check_stopping", "ended_as", "stopping"]
-
 
 @dataclass(frozen=True)
 class Iterate:

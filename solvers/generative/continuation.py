@@ -51,8 +51,6 @@ from genreg.solvers.generative.stages import Stages
 from genreg.solvers.updates.base import Update
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
 
-__all__ = ["jpmap_continuation", "map_z_splitting"]
-
 _LARGEST = math.log(10.0)  # step of log β at most
 _MARGIN = 0.02  # how far below log ε a secant step aims
 _OVERSHOOT = math.log(2.0)  # how far below log ε it may end

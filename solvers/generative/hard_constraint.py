@@ -27,8 +27,6 @@ from genreg.solvers.driver.solution import Solution
 from genreg.solvers.generative.latent import OfGenerator, entered, first_latents, latent_objective, leave
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
 
-__all__ = ["levenberg_marquardt"]
-
 
 @undisturbed
 @takes(OfGenerator, Stopping, max_iter=100, tol=1e-4, progress=True)

@@ -63,17 +63,6 @@ from genreg.solvers.problem.state import State
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
 from genreg.solvers.updates.propose import Proposal, Propose
 
-__all__ = [
-    "Joint",
-    "check_encoder",
-    "check_turns",
-    "finished",
-    "identity",
-    "joint_problem",
-    "jpmap",
-    "proposing",
-]
-
 Rule = Literal["exact", "candidates", "fast"]
 
 _DRAWS = 16  # draws of N(0, I) for every further starting point

@@ -29,20 +29,6 @@ from genreg.solvers.driver.monitor import Stopping
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.problem.objective import Blocks, Curvature, Objective, block_spaces
 
-__all__ = [
-    "OfGenerator",
-    "entered",
-    "first_codes",
-    "first_latents",
-    "has_encoder",
-    "latent_curvature",
-    "latent_objective",
-    "leave",
-    "real",
-    "scaled_curvature",
-    "several_latents",
-]
-
 
 class OfGenerator(Stopping, total=False):
     r"""What solvers with a generator take.

@@ -26,8 +26,6 @@ from genreg.solvers.updates.base import DENSE, QuasiNewton, Update
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
 from genreg.solvers.updates.propose import Proposal, Propose
 
-__all__ = ["Profiled", "codes", "maximise", "maximise_profile"]
-
 _PROPOSALS = 5  # turns in which the encoder proposes before the steps of a profile
 
 

@@ -42,8 +42,6 @@ from genreg.solvers.problem.state import State, where
 from genreg.solvers.updates.base import TrialStep, Update
 from genreg.solvers.updates.line_search import Backtracking
 
-__all__ = ["projected_gradient"]
-
 Projection = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """Maps w and the last z to z⁺, G(z⁺), and the evaluations it took."""
 

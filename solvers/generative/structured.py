@@ -34,8 +34,6 @@ from genreg.operators.linear.conjugate_gradient import inner
 from genreg.solvers.generative.profiled import Profiled
 from genreg.solvers.problem.objective import Blocks, Objective
 
-__all__ = ["StructuredProblem"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class StructuredProblem(Profiled):

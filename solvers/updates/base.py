@@ -21,8 +21,6 @@ from genreg.solvers.problem.objective import Blocks, Objective
 from genreg.solvers.problem.state import State, relative, where
 from genreg.solvers.updates.line_search import Backtracking
 
-__all__ = ["DENSE", "ProxGradient", "QuasiNewton", "TrialStep", "Update", "descent_step"]
-
 DENSE = 256
 """Number of unknowns up to which an n × n matrix for every sample is cheap."""
 

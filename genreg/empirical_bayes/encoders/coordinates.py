@@ -14,8 +14,6 @@ from genreg.empirical_bayes.priors import Prior
 from genreg.operators import torch_device, torch_dtype
 from genreg.operators.fidelity import Fidelity, GaussianFidelity
 
-__all__ = ["Affine", "coordinates", "encoder_inputs"]
-
 
 class Affine(nn.Module):
     """The map from u to z_0 + B u.

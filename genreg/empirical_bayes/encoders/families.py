@@ -26,8 +26,6 @@ from genreg.empirical_bayes.encoders.densities import ApproximatePosterior, Diag
 from genreg.networks.config import CardEntry
 from genreg.operators.bridge.arguments import integer, integers
 
-__all__ = ["Encoder", "EncoderConfig", "FullCovariance", "InverseAutoregressive", "MeanField"]
-
 # Relative variance below which a direction of the scores says nothing, and deviation below which a feature does not.
 _FLOOR = 1e-6
 

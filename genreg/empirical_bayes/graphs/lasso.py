@@ -41,8 +41,6 @@ from torch import Tensor
 from genreg.empirical_bayes.graphs.selection import check_moment, covariance_selection
 from genreg.operators.bridge.arguments import number
 
-__all__ = ["GraphicalLasso", "SparsePrecision"]
-
 _FACTORS = (0.5, 1.0, 2.0, 4.0)  # of sqrt(log p / n)
 _EXACT = 1e-9  # decrement of Newton's method for the graph that is chosen
 _TOL, _ENET_TOL = (

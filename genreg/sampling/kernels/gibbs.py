@@ -11,8 +11,6 @@ from torch import Tensor
 from genreg.sampling.kernels.metropolis import MALA, ChainState, Info
 from genreg.sampling.random_numbers import RandomNumbers
 
-__all__ = ["MOVES", "Gibbs"]
-
 MOVES = ("image", "white")
 
 

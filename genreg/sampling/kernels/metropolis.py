@@ -41,8 +41,6 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import integer, number
 from genreg.sampling.random_numbers import RandomNumbers
 
-__all__ = ["HMC", "MALA", "PCN", "ULA", "ChainState", "Info", "Kernel", "Target"]
-
 
 class Target(Protocol):
     """The density of the chains."""

@@ -12,8 +12,6 @@ from genreg.operators.bridge.arguments import integer, number
 from genreg.sampling.kernels.metropolis import ChainState, Info, Target
 from genreg.sampling.random_numbers import RandomNumbers
 
-__all__ = ["SKROCK"]
-
 
 @dataclass(frozen=True)
 class SKROCK:
