@@ -83,7 +83,6 @@ CALLS = {
 
 TABLE = [
     ("reconstruct", {"A": np.eye(3)}, TypeError, "A must be an ODL operator, got ndarray"),
-    ("reconstruct", {"y": META}, TypeError, "y must hold values, got a tensor on the meta device"),
     (
         "reconstruct",
         {"y": None},
@@ -96,12 +95,6 @@ TABLE = [
         ValueError,
         "y must hold at least one sample, got shape (0, 12)",
     ),
-    (
-        "reconstruct",
-        {"y": np.full(12, np.nan)},
-        ValueError,
-        "y must be finite, got 12 NaN or infinite values",
-    ),
     ("reconstruct", {"y": [[0.0] * 12, [0.0]]}, ValueError, "got lists of different lengths"),
     (
         "reconstruct",
@@ -110,14 +103,6 @@ TABLE = [
         "y must have no masked entries, got 1",
     ),
     ("reconstruct", {"y": np.array(["0"] * 12)}, TypeError, "y must be an ODL element, a tensor or an array"),
-    ("reconstruct", {"y": Y + 0j}, TypeError, "`y` must be real floating point like its space"),
-    (
-        "reconstruct",
-        {"regulariser": "tv"},
-        TypeError,
-        "regulariser must be a genreg regulariser or an ODL functional, got str",
-    ),
-    ("reconstruct", {"noise_std": None}, TypeError, "noise_std must be given"),
     ("reconstruct", {"noise_std": "x"}, TypeError, "noise_std must be a number or a tensor (B,), got 'x'"),
     ("reconstruct", {"noise_std": True}, TypeError, "noise_std must be a number or a tensor (B,), got True"),
     ("reconstruct", {"noise_std": math.nan}, ValueError, "noise_std must be positive and finite, got nan"),
@@ -130,7 +115,6 @@ TABLE = [
         ValueError,
         "lam must be a number or have the shape (2,), got (2, 1)",
     ),
-    ("reconstruct", {"restarts": 0}, ValueError, "restarts must be a positive integer, got 0"),
     ("reconstruct", {"restarts": 1.0}, TypeError, "restarts must be an integer, got 1.0"),
     ("reconstruct", {"restarts": np.bool_(True)}, TypeError, "restarts must be an integer, got np.True_"),
     (
@@ -138,12 +122,6 @@ TABLE = [
         {"restarts": 10**12},
         ValueError,
         "restarts must be smaller, got 1000000000000: that takes",
-    ),
-    (
-        "reconstruct",
-        {"init": "best"},
-        ValueError,
-        "init must be 'encoder', 'random', 'zero' or blocks, got 'best'",
     ),
     (
         "reconstruct",
@@ -168,13 +146,11 @@ TABLE = [
     ),
     ("reconstruct", {"seed": -1}, ValueError, "seed must be a non-negative integer, got -1"),
     ("reconstruct", {"max_iter": 2.5}, TypeError, "max_iter must be an integer, got 2.5"),
-    ("reconstruct", {"max_iter": -1}, ValueError, "max_iter must be a non-negative integer, got -1"),
     ("reconstruct", {"tol": "x"}, TypeError, "tol must be a number, got 'x'"),
     ("reconstruct", {"tol": math.inf}, ValueError, "tol must be non-negative and finite, got inf"),
     ("reconstruct", {"factor": "x"}, TypeError, "factor must be a number, got 'x'"),
     ("reconstruct", {"factor": 0}, ValueError, "factor must be positive and finite, got 0"),
     ("reconstruct", {"callback": 3}, TypeError, "callback must be a function of an Iterate, got 3"),
-    ("reconstruct", {"fidelity": FIDELITY}, TypeError, "give either noise_std or fidelity"),
     ("reconstruct", {"noise_std": None, "fidelity": 3}, TypeError, "fidelity must be a genreg fidelity"),
     (
         "reconstruct with a fidelity",
@@ -184,7 +160,6 @@ TABLE = [
     ),
     ("reconstruct with a fidelity", {"y": Y[0]}, ValueError, "y must be the data of the fidelity"),
     ("sweep with a fidelity", {"y": 2 * Y}, ValueError, "y must be the data of the fidelity"),
-    ("sweep", {"lam": []}, ValueError, "lam must be a sequence of at least one number"),
     ("sweep", {"lam": [1.0, 0.5]}, ValueError, "lam must be strictly increasing"),
     ("sweep", {"lam": {1.0: 2}}, TypeError, "lam must be a sequence of numbers"),
     ("sweep", {"mu": [True]}, TypeError, "mu must be a sequence of numbers, got [True]"),
@@ -242,7 +217,6 @@ TABLE = [
         TypeError,
         "noise_std must hold values, got a tensor on the meta",
     ),
-    ("GaussianFidelity", {"noise_std": np.zeros(12)}, ValueError, "noise_std must be positive, got 0"),
     (
         "single precision",
         {"y": np.full((4, 5), 1e300)},
@@ -260,7 +234,6 @@ TABLE = [
         TypeError,
         "background must be an ODL element, a tensor or an array",
     ),
-    ("PoissonFidelity", {"intensity": 0.0}, ValueError, "intensity must be positive, got 0"),
     (
         "Generator",
         {"range": C},
@@ -286,7 +259,6 @@ TABLE = [
     ("Tikhonov", {"space": (4, 5)}, TypeError, "space must be an ODL tensor or function space, got (4, 5)"),
     ("TotalVariation", {"lower": math.nan}, ValueError, "lower must be finite, got nan"),
     ("TotalVariation", {"upper": "1"}, TypeError, "upper must be a number, got '1'"),
-    ("TotalVariation", {"lower": 1, "upper": 0}, ValueError, "lower must be smaller than upper, got 1 and 0"),
     (
         "complex TotalVariation",
         {"lower": 0},
@@ -304,7 +276,6 @@ TABLE = [
         "updates['v'] must be an update such as Adam()",
     ),
     ("gradient_descent", {"updates": 3}, TypeError, "updates must be a dict from blocks to updates, got 3"),
-    ("gradient_descent", {"tol": None}, TypeError, "tol must be a number, got None"),
     ("lbfgs", {"memory": 10**13}, ValueError, "memory must be smaller, got 10000000000000"),
     ("lbfgs", {"callback": 3}, TypeError, "callback must be a function of an Iterate, got 3"),
     ("levenberg_marquardt", {"update": "x"}, TypeError, "update must be a LevenbergMarquardt, got 'x'"),
