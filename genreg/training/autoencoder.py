@@ -150,9 +150,6 @@ def fit(
     ----------
     model
         The model, on the device to train on. The rate of log(gamma) is five times that of the weights.
-    images
-        Images ``(N, *image_shape)`` from which each step draws its batch, every image once an epoch; or a function
-        ``sampler(n, *, seed)`` that makes new ones, which is called with a different seed in each step.
     kl_weight
         Weight beta of the Kullback-Leibler term of variational models.
     kl_warmup
@@ -164,12 +161,6 @@ def fit(
         Standard deviation of the Gaussian noise on the encoder's input (the denoising criterion).
     validation
         Held-out images ``(N, *image_shape)`` for `evaluate`.
-
-    Returns
-    -------
-    dict
-        A JSON-able card: "architecture", "training" (the settings), "score" (of `evaluate` on `validation`,
-        if given) and "history" (step, training loss and scores at each validation).
     """
     options = Options(kl_weight=kl_weight, kl_warmup=kl_warmup, gamma=gamma, input_noise=input_noise)
     if not isinstance(model, Autoencoder):

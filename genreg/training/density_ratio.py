@@ -70,18 +70,10 @@ def fit_discriminator(
         The discriminator, on the device to train on; it is in evaluation mode afterwards.
     G
         The generator, any operator to the space of images. Each step takes as many images of it as of the data.
-    images
-        Images ``(N, *image_shape)`` of the data, every one once an epoch, or a function ``sampler(n, *, seed)``.
     noise_std
         Standard deviation of white noise that is added to both kinds of images, see the module docstring.
     validation
-        Held-out images of the data for the history and the score.
-
-    Returns
-    -------
-    dict
-        A JSON-able card: "architecture", "training" (the settings), "history" and, with `validation`, "score": the
-        fields of `RatioScores`.
+        Held-out images of the data; the score has the fields of `RatioScores`.
     """
     options = Options(noise_std=noise_std)
     if not isinstance(D, Critic):

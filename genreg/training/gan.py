@@ -157,9 +157,6 @@ def fit_gan(
     ----------
     model
         The model, on the device to train on.
-    images
-        Images ``(N, n, m)`` from which each step of the critic draws its batch, every image once an epoch; or
-        a function ``sampler(n, *, seed)`` that makes new ones, called with a different seed each time.
     betas
         Decay of Adam's averages of the gradient and of its square.
     penalty

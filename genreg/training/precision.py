@@ -153,8 +153,6 @@ def fit_precision(
     ----------
     model
         The model, on the device to train on; usually what `StructuredConfig.grow` made of a trained mean.
-    images
-        Images ``(N, *image_shape)``, or a function ``sampler(n, *, seed)``, as in `genreg.training.fit`.
     joint
         Whether encoder and mean are trained as well, by the evidence lower bound; at a lower rate, such as 1e-4.
     sampled
@@ -165,12 +163,6 @@ def fit_precision(
         Weight of the Kullback-Leibler term of joint training.
     validation
         Held-out images ``(N, *image_shape)`` for `likelihood`.
-
-    Returns
-    -------
-    dict
-        A JSON-able card: "architecture", "training" (the settings), "score" (of `likelihood` on `validation`, if given)
-        and "history" (step, training loss and scores at each validation).
     """
     options = Options(
         joint=bool(joint), sampled=bool(sampled), weight_prior=weight_prior, kl_weight=kl_weight

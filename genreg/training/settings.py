@@ -210,8 +210,19 @@ class Keywords(TypedDict, total=False):
 
     Parameters
     ----------
+    images
+        Images ``(N, *image_shape)`` from which each step draws its batch, every image once an epoch; or a function
+        ``sampler(n, *, seed)`` that makes new ones, which is called with a different seed each time.
+    validation
+        Held-out images ``(N, *image_shape)`` for the history and the score.
     optimisation, bookkeeping
         How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords.
+
+    Returns
+    -------
+    dict
+        A JSON-able card: "architecture", "training" (the settings), "history" (step, training loss and scores at each
+        validation) and, with `validation`, "score".
 
     Raises
     ------
