@@ -25,9 +25,8 @@ from genreg.operators.bridge.autograd import recorded
 from genreg.operators.precision.factor_product import common_batch, multiply_factor, outer, to_front
 from genreg.operators.precision.stencil import Stencil
 
-_CHUNK = (
-    2**16
-)  # unknowns of one system on the CPU, about: more do not fit into the cache, and need more indices
+# unknowns of one system on the CPU, about: more do not fit into the cache, and need more indices
+_CHUNK = 2**16
 
 
 class Entries:

@@ -184,9 +184,8 @@ def _screened(problem: JointProblem, z: Tensor, rows: Tensor, restarts: int) -> 
         return z, rows
     count = len(problem.per_sample["beta"])
     starts, phi = z.unflatten(0, (count, -1)), problem.profile()
-    J = [
-        phi({"z": drawn}) for drawn in starts[:, 1:].unbind(1)
-    ]  # in turn, which takes the memory of one start
+    # in turn, which takes the memory of one start
+    J = [phi({"z": drawn}) for drawn in starts[:, 1:].unbind(1)]
     best = torch.stack(J, 1).nan_to_num(torch.inf).argsort(dim=1, stable=True)[:, : restarts - 1]
     chosen = torch.cat((torch.zeros_like(best[:, :1]), 1 + best), 1)
     samples = torch.arange(count, device=z.device)

@@ -127,9 +127,8 @@ def test_hard_constraint_functional_and_its_algebra(A, G, y, closed_form):
     exact = closed_form(y[:1], SIGMA, 0.3)
     assert np.allclose(solution.blocks["z"].asarray(), exact[0], atol=1e-7)
     iterate = G.domain.zero()
-    odl.solvers.steepest_descent(
-        J, iterate, line_search=4e-3, maxiter=1200
-    )  # ODL's own solver on our functional
+    # ODL's own solver on our functional
+    odl.solvers.steepest_descent(J, iterate, line_search=4e-3, maxiter=1200)
     assert np.allclose(iterate.asarray(), exact[0], atol=1e-5)
 
 

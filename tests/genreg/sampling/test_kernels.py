@@ -131,9 +131,8 @@ def test_the_bias_of_an_unadjusted_kernel_is_the_one_it_must_have(kernel):
     small = size / 100
     a = kernel.step(gaussian, ChainState.at(gaussian, one), small, NoNoise(0, device))[0].u[0]
     b = kernel.step(gaussian, ChainState.at(gaussian, zero), small, UnitNoise(0, device))[0].u[0]
-    assert torch.allclose(
-        STIFF * b**2 / (1 - a**2), torch.ones(3, dtype=torch.float64), atol=0.02
-    )  # and falls with h
+    # and falls with h
+    assert torch.allclose(STIFF * b**2 / (1 - a**2), torch.ones(3, dtype=torch.float64), atol=0.02)
 
 
 def test_stages_go_further_than_steps():
@@ -145,9 +144,8 @@ def test_stages_go_further_than_steps():
         bound = 2 * kernel.largest_size(STIFF.max()).reshape(1)
         a = kernel.step(gaussian, ChainState.at(gaussian, one), bound, NoNoise(0, device))[0].u[0]
         assert bool((a.abs() <= 1).all())
-        beyond = (
-            torch.tensor([4.0 * stages**2], dtype=torch.float64) / STIFF.max()
-        )  # no polynomial goes so far
+        # no polynomial goes so far
+        beyond = torch.tensor([4.0 * stages**2], dtype=torch.float64) / STIFF.max()
         a = kernel.step(gaussian, ChainState.at(gaussian, one), beyond, NoNoise(0, device))[0].u[0]
         assert float(a.abs().max()) > 1
     assert SKROCK(10).largest_size(torch.tensor(1.0)) > 150 * ULA().largest_size(torch.tensor(1.0))
