@@ -82,7 +82,6 @@ CALLS = {
 }
 
 TABLE = [
-    ("reconstruct", {"A": np.eye(3)}, TypeError, "A must be an ODL operator, got ndarray"),
     (
         "reconstruct",
         {"y": None},
@@ -108,14 +107,12 @@ TABLE = [
     ("reconstruct", {"noise_std": math.nan}, ValueError, "noise_std must be positive and finite, got nan"),
     ("reconstruct", {"noise_std": 1j}, TypeError, "noise_std must be real, got complex numbers"),
     ("reconstruct", {"lam": None}, TypeError, "lam must be a number or a tensor (B,), got None"),
-    ("reconstruct", {"lam": "best"}, ValueError, "lam must be a number, a tensor or one of"),
     (
         "reconstruct",
         {"lam": np.zeros((2, 1))},
         ValueError,
         "lam must be a number or have the shape (2,), got (2, 1)",
     ),
-    ("reconstruct", {"restarts": 1.0}, TypeError, "restarts must be an integer, got 1.0"),
     ("reconstruct", {"restarts": np.bool_(True)}, TypeError, "restarts must be an integer, got np.True_"),
     (
         "reconstruct",
@@ -149,7 +146,6 @@ TABLE = [
     ("reconstruct", {"tol": "x"}, TypeError, "tol must be a number, got 'x'"),
     ("reconstruct", {"tol": math.inf}, ValueError, "tol must be non-negative and finite, got inf"),
     ("reconstruct", {"factor": "x"}, TypeError, "factor must be a number, got 'x'"),
-    ("reconstruct", {"factor": 0}, ValueError, "factor must be positive and finite, got 0"),
     ("reconstruct", {"callback": 3}, TypeError, "callback must be a function of an Iterate, got 3"),
     ("reconstruct", {"noise_std": None, "fidelity": 3}, TypeError, "fidelity must be a genreg fidelity"),
     (
@@ -165,12 +161,6 @@ TABLE = [
     ("sweep", {"mu": [True]}, TypeError, "mu must be a sequence of numbers, got [True]"),
     ("sweep", {"tied": "no"}, TypeError, "tied must be True or False, got 'no'"),
     ("sweep", {"batch_size": None}, TypeError, "batch_size must be an integer, got None"),
-    (
-        "sweep",
-        {"reference": X.one(), "data_range": 0},
-        ValueError,
-        "data_range must be positive and finite, got 0",
-    ),
     (
         "sweep",
         {"reference": np.full((4, 5), np.nan), "data_range": 1.0},
@@ -225,8 +215,6 @@ TABLE = [
     ),
     ("single precision", {"noise_std": 1e300}, ValueError, "noise_std must fit into torch.float32"),
     ("single precision", {"noise_std": 1e-300}, ValueError, "noise_std must fit into torch.float32"),
-    ("FunctionalFidelity", {"functional": abs}, TypeError, "functional must be an ODL functional"),
-    ("FunctionalFidelity", {"level": -1}, ValueError, "level must be positive and finite, got -1"),
     ("PoissonFidelity", {"y": -Y.abs()}, ValueError, "y must be counts, >= 0"),
     (
         "PoissonFidelity",
@@ -244,8 +232,6 @@ TABLE = [
     ("Generator", {"latent_dim": 3.0}, TypeError, "latent_dim must be an integer, got 3.0"),
     ("Generator.sample", {"n": 10**12}, ValueError, "n must be smaller, got 1000000000000"),
     ("load_generator", {"name_or_path": 3}, TypeError, "name_or_path must be a string or a path, got int"),
-    ("JointPrior", {"beta": 0}, ValueError, "beta must be positive, got 0"),
-    ("JointPrior", {"G": A}, TypeError, "G must be a genreg.Generator, got GaussianMeasurements"),
     ("posterior", {"z": np.zeros((3, 3))}, ValueError, "z must have the shape (2, 3), got (3, 3)"),
     (
         "posterior",
@@ -253,7 +239,6 @@ TABLE = [
         TypeError,
         "z must be an ODL element, a tensor or an array of numbers, got None",
     ),
-    ("RelaxedConstraint", {"mu": -1.0}, ValueError, "mu must be non-negative and finite, got -1.0"),
     ("RelaxedConstraint", {"mu": True}, TypeError, "mu must be a number or a tensor (B,), got True"),
     ("SparseDeviation", {"sparsity": ["l1"]}, ValueError, "sparsity must be one of ['l1', 'tv'], got ['l1']"),
     ("Tikhonov", {"space": (4, 5)}, TypeError, "space must be an ODL tensor or function space, got (4, 5)"),
@@ -265,7 +250,6 @@ TABLE = [
         TypeError,
         "lower and upper must be None for complex images, got 0",
     ),
-    ("marginal", {"smoothing": 0}, ValueError, "smoothing must be positive and finite, got 0"),
     ("marginal", {"seed": "a"}, TypeError, "seed must be an integer, got 'a'"),
     ("gradient_descent", {"init": torch.zeros(0, 4, 5)}, ValueError, "init must hold at least one sample"),
     ("gradient_descent", {"line_search": "x"}, TypeError, "line_search must be a Backtracking, got 'x'"),
@@ -279,7 +263,6 @@ TABLE = [
     ("lbfgs", {"memory": 10**13}, ValueError, "memory must be smaller, got 10000000000000"),
     ("lbfgs", {"callback": 3}, TypeError, "callback must be a function of an Iterate, got 3"),
     ("levenberg_marquardt", {"update": "x"}, TypeError, "update must be a LevenbergMarquardt, got 'x'"),
-    ("levenberg_marquardt", {"lam": -1}, ValueError, "lam must be non-negative and finite, got -1"),
     ("jpmap", {"restarts": 10**12}, ValueError, "restarts must be smaller, got 1000000000000"),
     ("jpmap", {"n1": 1.5}, TypeError, "n1 must be an integer, got 1.5"),
     (

@@ -119,16 +119,12 @@ OTHERS = {
 TABLE = [
     ("fit", {"steps": None}, TypeError, "steps must be an integer, got None"),
     ("fit", {"batch_size": 4.0}, TypeError, "batch_size must be an integer, got 4.0"),
-    ("fit", {"lr": "x"}, TypeError, "lr must be a number, got 'x'"),
-    ("fit", {"ema": 1}, ValueError, "ema must be a number between 0 and 1, got 1"),
-    ("fit", {"clip": 0}, ValueError, "clip must be positive and finite, got 0"),
     ("fit", {"seed": True}, TypeError, "seed must be an integer, got True"),
     ("fit", {"seed": 2**70}, ValueError, "seed must be at most 2**63 - 1"),
     ("fit", {"validate_every": "often"}, TypeError, "validate_every must be an integer, got 'often'"),
     ("fit", {"images": SMALL[:0]}, ValueError, "images must have the shape (N, 4, 4), got (0, 4, 4)"),
     ("fit", {"images": SMALL / 0}, ValueError, "images must be finite"),
     ("distil", {"mean_steps": 1.5}, TypeError, "mean_steps must be an integer, got 1.5"),
-    ("fit_encoder", {"clean": 1}, ValueError, "clean must be a number between 0 and 1, got 1"),
     ("empirical_bayes.fit", {"n_critic": None}, TypeError, "n_critic must be an integer, got None"),
     (
         "empirical_bayes.fit",
@@ -147,12 +143,6 @@ TABLE = [
     ("GaussianGraphicalModel", {"mean": 0}, ValueError, "mean must be one of ['zero', 'learned'], got 0"),
     ("GaussianGraphicalModel.sample", {"n": -1}, ValueError, "n must be a positive integer, got -1"),
     ("GraphicalLasso", {"gamma": None}, TypeError, "gamma must be a number, got None"),
-    (
-        "sample",
-        {"posterior": FIDELITY},
-        TypeError,
-        "posterior must be a LatentPosterior, got GaussianFidelity",
-    ),
     ("sample", {"kernel": "HMC"}, TypeError, "kernel must be a kernel such as HMC(), got 'HMC'"),
     ("sample", {"kernel": sampling.HMC}, TypeError, "kernel must be a kernel such as HMC(), got <class"),
     ("sample", {"chains": 10**12}, ValueError, "chains must be smaller, got 1000000000000: that takes"),
@@ -160,12 +150,6 @@ TABLE = [
     ("sample", {"steps": 10**13, "thin": 1}, ValueError, "steps / thin must be smaller, got 10000000000000"),
     ("sample", {"burn_in": 2}, ValueError, "burn_in must be smaller than steps, 2, got 2"),
     ("sample", {"step": "x"}, TypeError, "step must be a number or a tensor (B,), got 'x'"),
-    (
-        "sample",
-        {"init": "best"},
-        ValueError,
-        "init must be one of ['prior', 'posterior', 'map', 'screened'], got 'best'",
-    ),
     ("sample", {"init": META}, TypeError, "init must hold values, got a tensor on the meta device"),
     (
         "sample",
@@ -175,7 +159,6 @@ TABLE = [
     ),
     ("sample", {"metric": None}, ValueError, "metric must be one of"),
     ("sample", {"denoise": "no"}, TypeError, "denoise must be True or False, got 'no'"),
-    ("sample", {"max_seconds": -1}, ValueError, "max_seconds must be positive, got -1"),
     ("sample", {"seed": "a"}, TypeError, "seed must be an integer, got 'a'"),
     ("langevin", {"adjusted": 1}, TypeError, "adjusted must be True or False, got 1"),
     ("gibbs", {"z": np.zeros((3, 3))}, ValueError, "z must have the shape (2, 3), got (3, 3)"),
@@ -190,7 +173,6 @@ TABLE = [
     ("Candidates", {"batch": 1.5}, TypeError, "batch must be an integer, got 1.5"),
     ("Candidates", {"groups": 1.5}, TypeError, "groups must be an integer, got 1.5"),
     ("adaptive_measurements", {"rounds": None}, TypeError, "rounds must be an integer, got None"),
-    ("adaptive_measurements", {"policy": "random"}, TypeError, "policy must be a policy such as Variance()"),
     ("adaptive_measurements", {"checkpoint": 3}, TypeError, "checkpoint must be a string or a path, got int"),
     ("adaptive_measurements", {"resume": None}, TypeError, "resume must be True or False, got None"),
     ("sample", {"checkpoint": 3}, TypeError, "checkpoint must be a string or a path, got int"),
@@ -217,12 +199,6 @@ TABLE = [
         "reference must have the shape (n, m) or (B, n, m), got (16,)",
     ),
     (
-        "psnr",
-        {"data_range": 1e300},
-        ValueError,
-        "data_range must be a number between 0 and 1e+100, got 1e+300",
-    ),
-    (
         "ssim",
         {"images": IMAGES[:, :4], "reference": IMAGES[:, :4]},
         ValueError,
@@ -242,6 +218,12 @@ TABLE = [
     ("fit_range", {"images": IMAGES}, ValueError, "images must have the shape (N, 4, 5), got (3, 16, 16)"),
     ("evaluate", {"seed": -1}, ValueError, "seed must be a non-negative integer, got -1"),
     ("DensityPower", {"Z": np.zeros(3)}, TypeError, "Z must be an ODL tensor space such as odl.rn(dim)"),
+    (
+        "psnr",
+        {"data_range": 1e300},
+        ValueError,
+        "data_range must be a number between 0 and 1e+100, got 1e+300",
+    ),
 ]
 
 

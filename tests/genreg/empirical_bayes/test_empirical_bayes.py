@@ -11,13 +11,10 @@ from genreg.empirical_bayes.priors import PosteriorDraws
 from genreg.operators import derivative_test, dot_test, gaussian_measurements, to_torch
 from genreg.operators.bridge.tensor_operator import TensorOperator
 
+from ...draws import gaussian
 from ...refusals import refuses
 
 DENSE = GraphicalLasso(lam=0.0, refit=False)
-
-
-def gaussian(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def images(dtype="float64"):

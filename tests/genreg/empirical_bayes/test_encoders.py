@@ -21,6 +21,7 @@ from genreg.empirical_bayes.encoders.linearised import Linearised, is_sufficient
 from genreg.empirical_bayes.result import evidence_terms
 from genreg.operators import fourier_sampling, gaussian_measurements
 
+from ...draws import gaussian
 from ...refusals import refuses
 
 SMALL = {"hidden": (6,)}
@@ -43,10 +44,6 @@ NAMES = [
     "affine flow",
     "splines",
 ]
-
-
-def gaussian(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def positive(p, seed=0):

@@ -12,11 +12,8 @@ from sklearn.exceptions import ConvergenceWarning
 from genreg.empirical_bayes import GraphicalLasso, covariance_selection
 from genreg.empirical_bayes.graphs.lasso import violation
 
+from ...draws import gaussian
 from ...refusals import refuses
-
-
-def gaussian(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def moment(p=5, n=40, seed=0):

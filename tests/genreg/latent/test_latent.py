@@ -14,6 +14,7 @@ from genreg.latent import Box, Discriminator, ImageVariation, Power, Sphere, Sta
 from genreg.operators import derivative_test, to_tensor
 from genreg.solvers import split
 
+from ...draws import gaussian
 from ...refusals import refuses
 
 ARRAY = [0.5, 1.0, 2.0, 4.0, 8.0]
@@ -80,10 +81,6 @@ def image_space():
 @pytest.fixture(name="G")
 def generator(X):
     return Generator(LinearModel(), X)
-
-
-def gaussian(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def element(space, seed=0):

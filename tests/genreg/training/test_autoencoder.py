@@ -13,6 +13,7 @@ from genreg.training.autoencoder import Options
 from genreg.training.batches import Batches
 from genreg.training.settings import Optimisation
 
+from ...draws import same_weights
 from ...refusals import refuses
 
 VAE = DenseConfig(image_shape=(4, 6), latent_dim=2, encoder=(8,), decoder=(8,))
@@ -34,10 +35,6 @@ def trained(config=VAE, images=blobs, steps=12, **settings):
     model = config.build()
     settings = {"batch_size": 16, "progress": False} | settings
     return model, training.fit(model, images, steps=steps, **settings)
-
-
-def same(one, other):
-    return all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +95,7 @@ def test_loss_is_the_negative_evidence_lower_bound():
 def test_ema_and_fixed_gamma():
     plain, _ = trained(steps=20)
     averaged, _ = trained(steps=20, ema=0.99, gamma=0.3)
-    assert not same(plain, averaged)
+    assert not same_weights(plain, averaged)
     assert averaged.log_gamma.exp().item() == pytest.approx(0.3)
 
 

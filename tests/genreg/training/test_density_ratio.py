@@ -26,6 +26,7 @@ from genreg.networks import Critic, CriticConfig, DenseConfig, GanConfig
 from genreg.operators import derivative_test, to_tensor
 from genreg.training.settings import Optimisation
 
+from ...draws import same_weights
 from ...refusals import refuses
 
 SHAPE = (1, 2)
@@ -81,10 +82,6 @@ def true_ratio(mean, std, scale, shift):
     b = mean / std**2 - shift / scale**2
     c = shift**2 / scale**2 - mean**2 / std**2 + 2 * math.log(scale / std)
     return Quadratic(a, (b, b), c)
-
-
-def same(one, other):
-    return all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
 
 
 # the latent term
@@ -264,7 +261,7 @@ def test_fine_tuning_is_gradient_descent_with_momentum_on_a_copy():
     kept = copy.deepcopy(D)
     DensityRatio(G, D)  # freezes the given one
     new = training.fine_tune(D, G, x, batch_size=8, seed=4)
-    assert same(D, kept) and not same(D, new) and not new.training
+    assert same_weights(D, kept) and not same_weights(D, new) and not new.training
     assert all(p.requires_grad for p in new.parameters())
 
     reference = copy.deepcopy(kept)
@@ -296,7 +293,7 @@ def test_fine_tuning_takes_any_module_and_the_critic_of_a_gan():
     gan = GanConfig(generator=dataclasses.replace(SMALL, latent_dim=2)).build().double()
     kept = copy.deepcopy(gan)
     tuned = training.fine_tune(gan, G, data)
-    assert isinstance(tuned, Critic) and same(gan, kept) and not same(tuned, Critic.of(gan))
+    assert isinstance(tuned, Critic) and same_weights(gan, kept) and not same_weights(tuned, Critic.of(gan))
     x = gaussian(3, seed=2)
     torch.testing.assert_close(Critic.of(gan)(x), gan.discriminate(x))
 
@@ -318,7 +315,7 @@ def test_critics_are_kept_in_files(tmp_path):
     card = training.fit_discriminator(D, made(dtype="float32"), torch.rand(20, *SHAPE), steps=2, **QUICK)
     weights.save(tmp_path / "ratio", D, card)
     again, read = weights.load(tmp_path / "ratio")
-    assert isinstance(again, Critic) and same(D, again) and read["training"]["steps"] == 2
+    assert isinstance(again, Critic) and same_weights(D, again) and read["training"]["steps"] == 2
     assert networks.build(D.config.to_dict()).config == D.config
 
 

@@ -13,13 +13,10 @@ from genreg.operators import derivative_test
 from genreg.training import flow as flow_training
 from genreg.training.flow import Flow, FlowConfig, fit_flow
 
+from ...draws import gaussian, same_weights
 from ...refusals import refuses
 
 SMALL = {"transforms": 2, "hidden": (12,), "bins": 4, "dequantise": 0.0, "progress": False}
-
-
-def gaussian(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def banana(n, seed):
@@ -124,18 +121,12 @@ def test_training_finds_a_density_that_is_not_gaussian():
     assert flow.card["architecture"]["hidden"] == [24, 24] and flow.card["training"]["steps"] == 60
 
 
-def same(a, b):
-    return all(
-        torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
-    )
-
-
 def test_flows_are_kept_in_files(tmp_path):
     flow = fit_flow(banana(50, 0).double(), steps=2, batch_size=8, **SMALL)
     file, card = weights.save(tmp_path / "banana", flow, flow.card)
     assert json.loads(card.read_text())["architecture"]["name"] == "flow"
     loaded, read = weights.load(file)
-    assert isinstance(loaded, Flow) and same(flow, loaded) and not loaded.training
+    assert isinstance(loaded, Flow) and same_weights(flow, loaded) and not loaded.training
     assert read["training"] == flow.card["training"]
     x = banana(5, 1).double()
     torch.testing.assert_close(loaded(x), flow(x), rtol=0, atol=0)

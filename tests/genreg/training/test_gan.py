@@ -12,6 +12,7 @@ from genreg.networks import DenseConfig, GanConfig
 from genreg.training import range_error
 from genreg.training.settings import Optimisation
 
+from ...draws import same_weights
 from ...refusals import refuses
 
 PART = DenseConfig(image_shape=(4, 6), latent_dim=2, encoder=(8,), decoder=(8,), activation="silu")
@@ -37,10 +38,6 @@ def trained(config=GAN, images=blobs, steps=6, **settings):
     model = built(config)
     settings = {"batch_size": 8, "critic_steps": 2, "progress": False} | settings
     return model, training.fit_gan(model, images, steps=steps, **settings)
-
-
-def same(one, other):
-    return all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
 
 
 # the penalty
@@ -181,7 +178,7 @@ def test_every_step_of_the_critic_sees_new_images():
 def test_the_average_is_of_the_generator_alone():
     plain, _ = trained()
     averaged, _ = trained(ema=0.99)
-    assert same(plain.critic, averaged.critic) and not same(plain.decoder, averaged.decoder)
+    assert same_weights(plain.critic, averaged.critic) and not same_weights(plain.decoder, averaged.decoder)
 
 
 def test_a_diverging_run_stops():
