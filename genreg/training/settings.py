@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypedDict, TypeVar
 import numpy as np
 
 from genreg.operators.bridge.arguments import check_path, choice, flag, integer, number, seed_number
-from genreg.operators.bridge.keywords import refuse_unknown, show_keywords
+from genreg.operators.bridge.keywords import documented_like, refuse_unknown, show_keywords
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,6 +64,7 @@ class Checked:
             object.__setattr__(self, name, value.item() if isinstance(value, np.generic) else value)
 
 
+@documented_like(Checked)
 @dataclass(frozen=True, kw_only=True)
 class Optimisation(Checked):
     """How a training optimises.
@@ -97,11 +98,6 @@ class Optimisation(Checked):
         Seed of all random numbers: batches, noise, latent samples, dropout. Different seeds share none, and the same
         seed gives the same result on one device and number of threads. Initial weights of a model that is given are
         the caller's.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a field has the wrong type or is out of range.
     """
 
     steps: int = limited(minimum=1)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import odl
 import torch
@@ -33,10 +33,10 @@ from genreg.solvers.algorithms.descent import Descent
 from genreg.solvers.driver.loop import run
 from genreg.solvers.driver.monitor import Iterate, Stopping
 from genreg.solvers.driver.solution import Solution
-from genreg.solvers.problem.capabilities import Capability, check_offers
+from genreg.solvers.problem.capabilities import check_offers
 from genreg.solvers.problem.objective import Blocks, Objective, lowered
 from genreg.solvers.problem.state import State, evaluate, starting_lengths, where
-from genreg.solvers.updates.base import Update, descent_step
+from genreg.solvers.updates.base import FullSteps, descent_step
 from genreg.solvers.updates.line_search import Backtracking, searching
 
 Substitution = tuple[Callable[[Blocks], Blocks], Callable[[Blocks], Blocks]]
@@ -164,18 +164,12 @@ class _Pairs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _LimitedMemory(Update):
+class _LimitedMemory(FullSteps):
     """The step -τ M ∇H(w); see the module's docstring."""
 
     sizes: tuple[int, ...]
     length: int
     line_search: Backtracking = field(default_factory=Backtracking)
-
-    needs: ClassVar[tuple[Capability, ...]] = ("smooth",)
-
-    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """First step sizes, ``(B,)``."""
-        return gradient.new_ones(len(gradient))
 
     def first_memory(self, gradient: Tensor, reach: Tensor) -> _Pairs:
         """No steps yet, and a multiple of the identity."""

@@ -25,6 +25,7 @@ from genreg.empirical_bayes.encoders.coordinates import Affine
 from genreg.empirical_bayes.encoders.densities import ApproximatePosterior, Diagonal, Full, Transformed
 from genreg.networks.config import CardEntry
 from genreg.operators.bridge.arguments import integer, integers
+from genreg.operators.bridge.keywords import documented_like
 
 # Relative variance below which a direction of the scores says nothing, and deviation below which a feature does not.
 _FLOOR = 1e-6
@@ -156,15 +157,10 @@ class MeanField(EncoderConfig):
         return Diagonal(affine(mean), entries)
 
 
+@documented_like(MeanField)
 @dataclass(frozen=True, kw_only=True)
 class FullCovariance(EncoderConfig):
-    """Gaussians with a full covariance, which can be exact for linear observations of a Gaussian.
-
-    Parameters
-    ----------
-    hidden, amortised
-        As for all encoders: widths of the hidden layers, and whether the covariance depends on the observation.
-    """
+    """Gaussians with a full covariance, which can be exact for linear observations of a Gaussian."""
 
     name: ClassVar[str] = "full-covariance"
 
