@@ -177,12 +177,11 @@ def adaptive_measurements(
     assert samples is not None
     status, mean, std = (torch.stack(parts, 1) for parts in zip(*run.states, strict=True))
 
-    def images(value: Tensor) -> Any:
-        rows = value if problem.batched else value[0]
-        return as_kind(problem.kind, odl.ProductSpace(G.range, rounds + 1), rows)
-
     def plain(value: Tensor) -> Tensor:
         return value if problem.batched else value[0]
+
+    def images(value: Tensor) -> Any:
+        return as_kind(problem.kind, odl.ProductSpace(G.range, rounds + 1), plain(value))
 
     return AdaptiveResult(
         chosen=plain(torch.stack(run.chosen, 1)),

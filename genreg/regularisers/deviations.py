@@ -72,6 +72,11 @@ class _Deviating(Generative):
         """The proximable part of μ s(z)."""
         return {} if self.latent_prox is None else {"z": self.latent_prox.scaled(mu)}
 
+    @property
+    def marginal(self) -> Functional:
+        r""":math:`R_G(x) = \min_z R(x, z)`, with the gradient of the envelope, at the minimising z."""
+        return Marginal(self)
+
 
 def deviation_for_image(generate: Callable[[Tensor], Tensor]) -> Substitution:
     """Map between x and the deviation x - G(z), the variable that solvers find easier, as `solvers.lbfgs` takes it."""
@@ -119,11 +124,6 @@ class RelaxedConstraint(_Deviating):
     def at_image(self, x: Tensor, z: Tensor, *, mu: float | Tensor, smoothing: float) -> Tensor:
         """Smooth part of R as a function of image and latent vector; nothing needs smoothing."""
         return self.smooth({"x": x, "z": z}, mu=mu)
-
-    @property
-    def marginal(self) -> Functional:
-        r""":math:`R_G(x) = \min_z \|G(z) - x\|^2 + \mu s(z)`, with the envelope gradient 2 (x - G(z))."""
-        return Marginal(self)
 
 
 @documented_like(RelaxedConstraint)
@@ -185,8 +185,3 @@ class SparseDeviation(_Deviating):
             square = sum(part.square() for part in spaces.split(derivative.range, derivative(u)))
         size = (square + smoothing**2).sqrt() - smoothing
         return float(weight(X)) * size.flatten(1).sum(1) + mu * self.latent_value(z)
-
-    @property
-    def marginal(self) -> Functional:
-        r""":math:`R_G(x) = \min_z \|x - G(z)\|_1 + \mu s(z)`, smoothed, with its envelope gradient."""
-        return Marginal(self)

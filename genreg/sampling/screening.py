@@ -32,9 +32,8 @@ from genreg.sampling.posterior import LatentPosterior
 
 _CHUNK = 500  # draws that are decoded at once
 _HALVINGS = 30
-_GAP = (
-    2.0  # nats for each latent dimension: e⁻² is the volume of a mode seven times as narrow in each of them
-)
+# nats for each latent dimension: e⁻² is the volume of a mode seven times as narrow in each of them
+_GAP = 2.0
 
 
 @undisturbed

@@ -152,7 +152,7 @@ class ULA(_OverCurvature):
     ) -> tuple[ChainState, Info]:
         """See the class."""
         u = _drift(state, size) + size.sqrt()[:, None] * random.normal(state.u)
-        return ChainState.at(target, u), _always(state)
+        return ChainState.at(target, u), always(state)
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,8 @@ def _beyond_normal(state: ChainState) -> Tensor:
     return state.energy - 0.5 * state.u.square().sum(1)
 
 
-def _always(state: ChainState) -> Info:
+def always(state: ChainState) -> Info:
+    """Every proposal is accepted."""
     return Info(torch.ones_like(state.energy), torch.ones_like(state.energy, dtype=torch.bool))
 
 
