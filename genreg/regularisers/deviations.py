@@ -74,7 +74,7 @@ class _Deviating(Generative):
 
     @property
     def marginal(self) -> Functional:
-        r""":math:`R_G(x) = \min_z R(x, z)`, with the gradient of the envelope, at the minimising z."""
+        r""":math:`R_G(x) = \min_z R(x, z)`, with the envelope gradient; see `genreg.regularisers.marginal`."""
         return Marginal(self)
 
 

@@ -60,8 +60,6 @@ def show_keywords(function: Any, fields: Sequence[inspect.Parameter], *documente
 
     Parameters
     ----------
-    function
-        The function.
     fields
         The keywords, in the place of ``**keywords``.
     *documented
