@@ -161,7 +161,10 @@ class Learned:
             genreg.JointPrior(G, float(G.std) ** -2 if self.isotropic else None),  # type: ignore[arg-type]
             noise_std=data.noise_std / unit,
             lam=torch.tensor(parameters),
-            init={"x": magnitude.expand(count, -1, -1), "z": G.encode(magnitude[None]).expand(count, -1)},
+            init={
+                "x": magnitude.expand(count, -1, -1),
+                "z": G.encode(magnitude[None]).expand(count, -1),
+            },
             solver=quasi_newton_solver(G, self.tol),
             max_iter=self.max_iter,
             progress=False,

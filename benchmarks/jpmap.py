@@ -196,7 +196,11 @@ class Comparison:
 
     def throughput(self) -> str:
         """How much faster than the authors' code."""
-        rows = {"JPMAP": "JPMAP", "JPMAP, 4 starts": "JPMAP", "JPMAP, continuation, α = 1": "continuation"}
+        rows = {
+            "JPMAP": "JPMAP",
+            "JPMAP, 4 starts": "JPMAP",
+            "JPMAP, continuation, α = 1": "continuation",
+        }
         parts = []
         for label, kind in rows.items():
             if kind in AUTHORS[self.name]:

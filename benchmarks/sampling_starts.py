@@ -99,7 +99,10 @@ ALL = (
     *(Point("denoising", 784, sigma) for sigma in (0.1, 0.5, 1.0)),
 )
 LONG = (Point("inpainting", 50), Point("inpainting", 200), Point("compressed sensing", 50))
-GAN = (*(Point("inpainting", m) for m in (50, 200)), *(Point("compressed sensing", m) for m in (50, 100)))
+GAN = (
+    *(Point("inpainting", m) for m in (50, 200)),
+    *(Point("compressed sensing", m) for m in (50, 100)),
+)
 CASES = {
     "dense-150": Case("mnist-vae-dense", 150, ALL),
     "dense-500": Case("mnist-vae-dense", 500, LONG, iterations=60),

@@ -10,7 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genreg.datasets.fan_beam import DETECTOR_SIZE, DETECTORS, SOURCE_DETECTOR, SOURCE_ORIGIN, HTCData
+from genreg.datasets.fan_beam import (
+    DETECTOR_SIZE,
+    DETECTORS,
+    SOURCE_DETECTOR,
+    SOURCE_ORIGIN,
+    HTCData,
+)
 from genreg.operators.bridge.arguments import check_path, integer
 
 _RECORD = "doi:10.5281/zenodo.8041800"

@@ -59,7 +59,10 @@ class ExactPosterior:
     """
 
     def __init__(
-        self, fidelity: GaussianFidelity, prior: GaussianGraphicalModel, linearised: Linearised | None = None
+        self,
+        fidelity: GaussianFidelity,
+        prior: GaussianGraphicalModel,
+        linearised: Linearised | None = None,
     ) -> None:
         check_exact(fidelity, prior)
         self.fidelity, self.prior = fidelity, prior

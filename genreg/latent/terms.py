@@ -14,7 +14,15 @@ from odl.functionals import Functional
 from torch import Tensor
 
 from genreg.latent.prox import power_prox, project_to_sphere
-from genreg.operators import TorchFunctional, lower, to_element, to_tensor, to_torch, torch_dtype, weight
+from genreg.operators import (
+    TorchFunctional,
+    lower,
+    to_element,
+    to_tensor,
+    to_torch,
+    torch_dtype,
+    weight,
+)
 from genreg.operators.bridge.arguments import number
 from genreg.operators.bridge.keywords import documented_like
 from genreg.operators.bridge.lowered import Step

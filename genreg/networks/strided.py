@@ -104,4 +104,7 @@ class StridedConfig(Config):
 
     def _normalised(self, channels: int) -> list[nn.Module]:
         """Return what follows a convolution."""
-        return [*([nn.BatchNorm2d(channels)] if self.batch_norm else []), ACTIVATIONS[self.activation]()]
+        return [
+            *([nn.BatchNorm2d(channels)] if self.batch_norm else []),
+            ACTIVATIONS[self.activation](),
+        ]

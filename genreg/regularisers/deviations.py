@@ -149,7 +149,12 @@ class SparseDeviation(_Deviating):
     """
 
     def __init__(
-        self, G: Generator, mu: float | Tensor, *, sparsity: str = "l1", latent: Functional | None = None
+        self,
+        G: Generator,
+        mu: float | Tensor,
+        *,
+        sparsity: str = "l1",
+        latent: Functional | None = None,
     ) -> None:
         choice(sparsity, "sparsity", ("l1", "tv"))
         super().__init__(G, mu, latent, "u")

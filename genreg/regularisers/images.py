@@ -14,7 +14,12 @@ from odl.core.space.base_tensors import TensorSpace
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.operators import TorchFunctional, lower, to_torch, torch_dtype
+from genreg.operators import (
+    TorchFunctional,
+    lower,
+    to_torch,
+    torch_dtype,
+)
 from genreg.operators.bridge.arguments import described, number
 from genreg.operators.bridge.protocols import StackedSpace
 from genreg.operators.fidelity import Fidelity

@@ -6,7 +6,10 @@ import odl
 from torch import Tensor, nn
 
 from genreg.generator import Generator
-from genreg.operators import NetworkFunctional, NetworkOperator
+from genreg.operators import (
+    NetworkFunctional,
+    NetworkOperator,
+)
 from genreg.operators.bridge.arguments import flag
 from genreg.operators.bridge.keywords import documented_like
 from genreg.operators.bridge.protocols import FlowLike, StackedSpace

@@ -139,7 +139,11 @@ def fit_flow(
         raise ValueError(f"images must have the shape (N, rows, columns), got {tuple(images.shape)}")
     rows, columns = images.shape[1:]
     config = FlowConfig(
-        image_shape=(rows, columns), transforms=transforms, hidden=hidden, bins=bins, whitening=whitening
+        image_shape=(rows, columns),
+        transforms=transforms,
+        hidden=hidden,
+        bins=bins,
+        whitening=whitening,
     )
     with seeded(optimisation.seed_of(0)):
         flow = config.build().to(images)

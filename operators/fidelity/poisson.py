@@ -64,7 +64,14 @@ class PoissonFidelity(Fidelity):
     Poisson image restoration, doi:10.3390/jimaging8010001.
     """
 
-    def __init__(self, A: odl.Operator, y: Any, *, background: Any = 0.0, intensity: Any = None) -> None:
+    def __init__(
+        self,
+        A: odl.Operator,
+        y: Any,
+        *,
+        background: Any = 0.0,
+        intensity: Any = None,
+    ) -> None:
         super().__init__(A, y)
         if self.data.is_complex():
             raise TypeError(f"A must have a real range for counts, got {A.range!r}")

@@ -28,7 +28,14 @@ from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import Tensors, join, split, tree_map
 from genreg.operators.bridge.translation import lower, to_torch
 from genreg.operators.lowering.algebra import as_operator
-from genreg.operators.lowering.building_blocks import abs2, constant, elementwise, number, times, weighted_sum
+from genreg.operators.lowering.building_blocks import (
+    abs2,
+    constant,
+    elementwise,
+    number,
+    times,
+    weighted_sum,
+)
 from genreg.operators.lowering.norms import conjugate
 
 

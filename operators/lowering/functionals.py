@@ -62,7 +62,10 @@ def _indicator_zero(op: Any) -> TorchFunctional:
 def _scaling(op: Any) -> TorchFunctional:
     scale = number(op.scalar)
     return TorchFunctional(
-        lambda t: scale * t, op.domain, lambda t, step: t - step * scale.conjugate(), name=type(op).__name__
+        lambda t: scale * t,
+        op.domain,
+        lambda t, step: t - step * scale.conjugate(),
+        name=type(op).__name__,
     )
 
 

@@ -63,7 +63,10 @@ def _(op: Any) -> Iterator[Term]:
 def _(op: Any) -> Iterator[Term]:
     yield from terms(op.functional)
     zero = odl.functionals.ZeroFunctional(op.domain)
-    yield (1.0, algebra.FunctionalQuadraticPerturb(zero, op.quadratic_coeff, op.linear_term, op.constant))
+    yield (
+        1.0,
+        algebra.FunctionalQuadraticPerturb(zero, op.quadratic_coeff, op.linear_term, op.constant),
+    )
 
 
 @terms.register(algebra.FunctionalComp)
@@ -182,7 +185,10 @@ def split(functional: Functional) -> tuple[TorchFunctional | None, TorchFunction
         raise NotImplementedError(
             f"the functional may have one term without a gradient, as the prox of a sum is not known; got {names}"
         )
-    return (summed(smooth, functional.domain) if smooth else None, proximable(*rough[0]) if rough else None)
+    return (
+        summed(smooth, functional.domain) if smooth else None,
+        proximable(*rough[0]) if rough else None,
+    )
 
 
 def summed(parts: list[tuple[float, Any]], domain: Space) -> TorchFunctional:

@@ -23,7 +23,15 @@ from genreg.operators.bridge.tensor_operator import TensorOperator, check_space
 from genreg.operators.linear.norm import operator_norm
 from genreg.operators.measurements.convolution import Blur, blur
 
-__all__ = ["Blur", "GaussianMeasurements", "Mask", "blur", "gaussian_measurements", "mask", "normalised"]
+__all__ = [
+    "Blur",
+    "GaussianMeasurements",
+    "Mask",
+    "blur",
+    "gaussian_measurements",
+    "mask",
+    "normalised",
+]
 
 
 class GaussianMeasurements(TensorOperator):

@@ -165,7 +165,13 @@ def _minus(v: Tensor, step: Tensor | float, w: Tensor) -> Tensor:
 
 
 def _residuals(
-    problem: Saddle, steps: Steps, x: Tensor, dx: Tensor, p: list[Tensor], p_old: list[Tensor], dKp: Tensor
+    problem: Saddle,
+    steps: Steps,
+    x: Tensor,
+    dx: Tensor,
+    p: list[Tensor],
+    p_old: list[Tensor],
+    dKp: Tensor,
 ) -> tuple[Tensor, list[Tensor]]:
     """Primal residual and dual residual for every operator, relative to ‖K‖ ‖p‖ and ‖K‖ ‖x‖, ``(B,)``."""
     tiny = torch.finfo(x.real.dtype).tiny

@@ -110,6 +110,9 @@ def codes(problem: Profiled, encode: Callable[[Tensor], Tensor]) -> Callable[[Ob
 
 
 def _code(
-    problem: Profiled, encode: Callable[[Tensor], Tensor], objective: Objective, state: State
+    problem: Profiled,
+    encode: Callable[[Tensor], Tensor],
+    objective: Objective,
+    state: State,
 ) -> Tensor:
     return encode(problem.image(state.blocks["z"], **objective.per_sample))

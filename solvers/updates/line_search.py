@@ -104,7 +104,13 @@ class Backtracking:
         return value + slope + quadratic, step_sq / tau
 
     def accept(
-        self, value: Tensor, trial: Tensor, highest: Tensor, slope: Tensor, change: Tensor, steepest: Tensor
+        self,
+        value: Tensor,
+        trial: Tensor,
+        highest: Tensor,
+        slope: Tensor,
+        change: Tensor,
+        steepest: Tensor,
     ) -> Tensor:
         """Which samples take the trial point.
 

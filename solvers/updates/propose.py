@@ -109,7 +109,10 @@ class Propose(Update):
         start = replace(state, memory={**state.memory, block: state.memory[block].other})
         stayed = replace(
             start,
-            residuals={**start.residuals, block: relative(start, block, inner(gradient, gradient).sqrt())},
+            residuals={
+                **start.residuals,
+                block: relative(start, block, inner(gradient, gradient).sqrt()),
+            },
             rejections={**start.rejections, block: start.rejections[block] + 1},
         )
         settled = torch.zeros_like(count, dtype=torch.bool)

@@ -49,14 +49,20 @@ CALLS = {
         solvers.jpmap_continuation,
         {**DATA, "G": G, "epsilon": 1.0, "stages": 1, **BRIEF},
     ),
-    "lbfgs": (solvers.lbfgs, {"objective": genreg.GaussianFidelity(A, Y[0], 0.1), "init": X.zero(), **BRIEF}),
+    "lbfgs": (
+        solvers.lbfgs,
+        {"objective": genreg.GaussianFidelity(A, Y[0], 0.1), "init": X.zero(), **BRIEF},
+    ),
     "levenberg_marquardt": (solvers.levenberg_marquardt, {**DATA, "G": G, **BRIEF}),
     "load_generator": (
         genreg.load_generator,
         {"name_or_path": "shapes-ae", "range": odl.rn((56, 56), dtype="float32")},
     ),
     "marginal": (type(RELAXED.marginal), {"regulariser": RELAXED}),
-    "pdhg": (solvers.pdhg, {"f": odl.functionals.ZeroFunctional(X), "g": SQUARE, "operators": A, **BRIEF}),
+    "pdhg": (
+        solvers.pdhg,
+        {"f": odl.functionals.ZeroFunctional(X), "g": SQUARE, "operators": A, **BRIEF},
+    ),
     "posterior": (PRIOR.posterior, {"fidelity": FIDELITY, "z": np.zeros((2, 3))}),
     "projected_gradient": (solvers.projected_gradient, {**DATA, "G": G, **BRIEF}),
     "reconstruct": (genreg.reconstruct, {**DATA, "regulariser": HARD, "lam": 0.5, **BRIEF}),

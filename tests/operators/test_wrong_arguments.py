@@ -39,7 +39,10 @@ CALLS = {
         operators.density_compensation,
         {"trajectory": TRAJECTORY, "shape": (4, 4), "iterations": 1},
     ),
-    "derivative_test": (operators.derivative_test, {"op": odl.functionals.L2NormSquared(X), "x": X.one()}),
+    "derivative_test": (
+        operators.derivative_test,
+        {"op": odl.functionals.L2NormSquared(X), "x": X.one()},
+    ),
     "dot_test": (operators.dot_test, {"A": odl.IdentityOperator(X)}),
     "fourier_sampling": (operators.fourier_sampling, {"space": C, "mask": np.ones((8, 8))}),
     "gaussian_measurements": (operators.gaussian_measurements, {"space": X, "m": 3, "seed": 0}),

@@ -228,7 +228,11 @@ def test_units_do_not_matter(s, components, dtype):
     def learned(scale):
         start = mixture(images(), components)
         prior = GaussianGraphicalModel(
-            space, components, mean="learned", precision=start.matrices / scale**2, means=start.means * scale
+            space,
+            components,
+            mean="learned",
+            precision=start.matrices / scale**2,
+            means=start.means * scale,
         )
         fidelity = GaussianFidelity(A, scale * y, 0.3 * scale)
         result = expectation_maximisation(fidelity, prior, max_iter=4, dense=2, progress=False)

@@ -288,7 +288,10 @@ def test_a_gan_of_colour_images():
     assert running_statistics(model.decoder) and not running_statistics(model.critic)
 
 
-SPACES = {"rn": odl.rn((3, 16, 16)), "discr": odl.uniform_discr([0, 0, 0], [3, 1, 1], (3, 16, 16))}
+SPACES = {
+    "rn": odl.rn((3, 16, 16)),
+    "discr": odl.uniform_discr([0, 0, 0], [3, 1, 1], (3, 16, 16)),
+}
 
 
 @pytest.fixture(name="model", scope="module")

@@ -316,7 +316,11 @@ def test_mu_decreases_only_where_no_lam_meets_the_level():
     s = made(residual, principle="morozov", status=torch.tensor(ends), lam=torch.rand(3, 3, 1))
     chosen = s.choose("morozov")
     assert chosen.mu.tolist() == [3, 2, 2]
-    assert chosen.status.tolist() == [Status.LEVEL_NOT_EXCEEDED, Status.CONVERGED, Status.LEVEL_NOT_REACHED]
+    assert chosen.status.tolist() == [
+        Status.LEVEL_NOT_EXCEEDED,
+        Status.CONVERGED,
+        Status.LEVEL_NOT_REACHED,
+    ]
 
 
 def test_non_finite_problems_are_never_chosen():

@@ -149,7 +149,7 @@ def test_fit_learns_the_range():
     model, card = trained(config, steps=120, validation=held_out, **settings)
     assert [entry["step"] for entry in card["history"]] == [60, 120]
     assert set(card["history"][0]) == {
-        *("step", "wasserstein", "penalty", "generator_loss", "validation_wasserstein", "range_psnr")
+        *("step", "wasserstein", "penalty", "generator_loss", "validation_wasserstein", "range_psnr"),
     }
     assert range_error(model, held_out, **descent)["range_psnr"] > before + 5
     assert card["training"]["penalty"] == 10.0 and card["training"]["betas"] == [0.0, 0.9]

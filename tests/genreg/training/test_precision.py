@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from genreg import load_generator, training, weights
-from genreg.networks import Autoencoder, DenseConfig, StridedConfig, Structured, StructuredConfig, build
+from genreg.networks import (
+    Autoencoder,
+    DenseConfig,
+    StridedConfig,
+    Structured,
+    StructuredConfig,
+    build,
+)
 from genreg.operators import SparseCholeskyPrecision
 from genreg.training.precision import fit_gamma, fit_precision, likelihood, log_likelihoods, precision_of
 

@@ -88,7 +88,10 @@ CASES = {
     "translation-complex": (lambda: F.L2NormSquared(CX).translated(element(CX)), "gpc"),
     "translation-scaled": (lambda: 0.7 * F.L2Norm(X).translated(element(X)), "gpc"),
     "translation-twice": (lambda: F.Huber(X, 0.2).translated(element(X)).translated(element(X, 6)), "gpc"),
-    "quadratic-perturb": (lambda: F.FunctionalQuadraticPerturb(F.L1Norm(X), 0.7, element(X), 2.0), "gp"),
+    "quadratic-perturb": (
+        lambda: F.FunctionalQuadraticPerturb(F.L1Norm(X), 0.7, element(X), 2.0),
+        "gp",
+    ),
     "linear-perturb": (lambda: F.FunctionalQuadraticPerturb(F.L2Norm(X), 0, element(X)), "gpc"),
     "quadratic-perturb-product": (
         lambda: F.FunctionalQuadraticPerturb(F.L1Norm(X**2), 1.5, element(X**2)),

@@ -82,7 +82,10 @@ CASES = {
     "coils": (lambda X: fourier_sampling(X, KEEP, coils=COILS), ConjugateGradientProx),
     "coils, all frequencies": (lambda X: fourier_sampling(X, KEEP | True, coils=COILS), DiagonalProx),
     "multiple": (lambda X: -3.0 * gaussian_measurements(X, 7, seed=3), ScaledProx),
-    "multiple of a multiple": (lambda X: odl.OperatorRightScalarMult(2.0 * mask(X, KEEP), 0.3), ScaledProx),
+    "multiple of a multiple": (
+        lambda X: odl.OperatorRightScalarMult(2.0 * mask(X, KEEP), 0.3),
+        ScaledProx,
+    ),
     "multiple of a blur": (lambda X: normalised(blur(X, 0.8, boundary="zero")), ScaledProx),
     "no multiple": (
         lambda X: odl.OperatorLeftScalarMult(gaussian_measurements(X, 7, seed=3), 0),
@@ -104,7 +107,10 @@ REAL_CASES = {
     ),
     "gradient": (odl.Gradient, ConjugateGradientProx),
     "inner product": (lambda X: odl.InnerProductOperator(X.element(FIELD)), ConjugateGradientProx),
-    "power space": (lambda X: odl.DiagonalOperator(blur(X, 0.8, boundary="zero"), 2), ConjugateGradientProx),
+    "power space": (
+        lambda X: odl.DiagonalOperator(blur(X, 0.8, boundary="zero"), 2),
+        ConjugateGradientProx,
+    ),
     "to complex": (
         lambda X: odl.MatrixOperator(
             MATRIX[:, :12] + 1j * MATRIX[:, 12:24], domain=odl.rn(12, weighting=0.4), range=odl.cn(8)

@@ -112,7 +112,14 @@ def test_the_multiplier_formula():
 def test_secants_take_fewer_stages_to_the_same_end():
     G, _ = linear()
     A, y, _ = problem("mask", G)
-    call = {"noise_std": STD, "epsilon": 1e-2, "rho": 100.0, "beta": START, "tol": 1e-7, "stages": 12} | QUIET
+    call = {
+        "noise_std": STD,
+        "epsilon": 1e-2,
+        "rho": 100.0,
+        "beta": START,
+        "tol": 1e-7,
+        "stages": 12,
+    } | QUIET
     fast = jpmap_continuation(A, y, G, **call)
     slow = jpmap_continuation(A, y, G, secant=False, **call)
     assert fast.converged.all() and len(fast.history["beta"]) < 12
@@ -222,7 +229,12 @@ def test_used_up_stages(solver):
     first = jpmap(A, y, G, noise_std=STD, beta=START, tol=1e-7, **QUIET)
     epsilon = torch.tensor([1e3, 1e-12, 1e-12, 1e3], dtype=torch.float64)
     solution = solver(A, y, G, noise_std=STD, epsilon=epsilon, beta=START, stages=2, tol=1e-7, **QUIET)
-    assert solution.status.tolist() == [Status.CONVERGED, Status.MAX_ITER, Status.MAX_ITER, Status.CONVERGED]
+    assert solution.status.tolist() == [
+        Status.CONVERGED,
+        Status.MAX_ITER,
+        Status.MAX_ITER,
+        Status.CONVERGED,
+    ]
     assert solution.history["beta"].shape == (2, 4)
     torch.testing.assert_close(solution.value[[0, 3]], first.value[[0, 3]])
     _, z, _ = closed_form(A, linear()[1], y, STD, solution.history["beta"][-1])

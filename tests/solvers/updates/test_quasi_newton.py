@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from genreg.operators import gaussian_measurements, mask, to_torch
-from genreg.solvers import Objective, Status, conjugate_gradient, quasi_newton, rough_reconstruction
+from genreg.solvers import (
+    Objective,
+    Status,
+    conjugate_gradient,
+    quasi_newton,
+    rough_reconstruction,
+)
 from genreg.solvers.updates.base import _bfgs
 
 B, M, N = 4, 15, 8
