@@ -13,8 +13,6 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-__all__: list[str] = []
-
 _HERE = Path(__file__).resolve().parent
 _FOLDERS = {f"genreg.{name}": _HERE.parent / name for name in ("operators", "solvers")}
 
@@ -41,4 +39,4 @@ def _is_checkout() -> bool:
 
 
 if _is_checkout():
-    sys.meta_path.insert(0, _Beside)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _Beside)

@@ -10,8 +10,6 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-__all__ = ["FUNCTIONS", "MODULES"]
-
 MODULES = dict(
     line.split()
     for line in """
@@ -180,4 +178,4 @@ class _Finder:
         """There is nothing to execute."""
 
 
-sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]  # `fidelity` was a package: before its present files
+sys.meta_path.insert(0, _Finder)  # `fidelity` was a package: before its present files

@@ -31,8 +31,6 @@ from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.modes import undisturbed, without_autocast
 from genreg.operators.bridge.protocols import StackedSpace
 
-__all__ = ["Decoded", "Generator", "load_generator"]
-
 
 @dataclass(frozen=True)
 class Decoded:

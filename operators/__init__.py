@@ -15,105 +15,22 @@ ODL 1.0.0 has defects, most of them on pytorch spaces; importing this package re
 environment variable ``GENREG_NO_ODL_REPAIRS`` is 1.
 """
 
-from genreg.operators.bridge import (  # first: imports ODL and repairs it
-    NetworkFunctional,
-    NetworkOperator,
-    TorchFunctional,
-    TorchOperator,
-    check_tensor,
-    lower,
-    riesz,
-    to_element,
-    to_tensor,
-    to_torch,
-    torch_device,
-    torch_dtype,
-    weight,
-)
+from genreg.operators import bridge, measurements, mri, precision, proximal, tomography
+from genreg.operators.bridge import *  # first: imports ODL and repairs it
 from genreg.operators.linear import operator_norm
-from genreg.operators.measurements import blur, gaussian_measurements, mask, normalised
-from genreg.operators.mri import (
-    FourierSampling,
-    Nufft,
-    calibration_region,
-    cartesian_mask,
-    coil_maps,
-    density_compensation,
-    fourier_sampling,
-    golden_angle_trajectory,
-    nufft,
-    radial_mask,
-    radial_trajectory,
-)
-from genreg.operators.precision import (
-    Conditional,
-    DenseCholeskyPrecision,
-    DiagonalPrecision,
-    Estimate,
-    GaussianPosterior,
-    IsotropicPrecision,
-    Precision,
-    SparseCholeskyPrecision,
-    condition,
-    correlation_image,
-    covariance_column,
-    marginal_variance,
-    neighbourhood,
-    soft_clip,
-)
-from genreg.operators.proximal import DataProx, data_prox
+from genreg.operators.measurements import *
+from genreg.operators.mri import *
+from genreg.operators.precision import *
+from genreg.operators.proximal import *
 from genreg.operators.testing import derivative_test, dot_test
-from genreg.operators.tomography import ray_transform
+from genreg.operators.tomography import *
 
 from genreg.operators import lowering  # noqa: F401  # isort: skip  # its rules register in `lower`
 
-__all__ = [
-    "Conditional",
-    "DataProx",
-    "DenseCholeskyPrecision",
-    "DiagonalPrecision",
-    "Estimate",
-    "FourierSampling",
-    "GaussianPosterior",
-    "IsotropicPrecision",
-    "NetworkFunctional",
-    "NetworkOperator",
-    "Nufft",
-    "Precision",
-    "SparseCholeskyPrecision",
-    "TorchFunctional",
-    "TorchOperator",
-    "blur",
-    "calibration_region",
-    "cartesian_mask",
-    "check_tensor",
-    "coil_maps",
-    "condition",
-    "correlation_image",
-    "covariance_column",
-    "data_prox",
-    "density_compensation",
-    "derivative_test",
-    "dot_test",
-    "fourier_sampling",
-    "gaussian_measurements",
-    "golden_angle_trajectory",
-    "lower",
-    "marginal_variance",
-    "mask",
-    "neighbourhood",
-    "normalised",
-    "nufft",
-    "operator_norm",
-    "radial_mask",
-    "radial_trajectory",
-    "ray_transform",
-    "riesz",
-    "soft_clip",
-    "to_element",
-    "to_tensor",
-    "to_torch",
-    "torch_device",
-    "torch_dtype",
-    "weight",
-]
+__all__ = ["derivative_test", "dot_test", "operator_norm"]
+__all__ += bridge.__all__
+__all__ += measurements.__all__
+__all__ += mri.__all__
+__all__ += precision.__all__
+__all__ += proximal.__all__
+__all__ += tomography.__all__

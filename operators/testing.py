@@ -27,8 +27,6 @@ from genreg.operators.bridge.spaces import (
     torch_dtype,
 )
 
-__all__ = ["derivative_test", "dot_test"]
-
 
 def dot_test(A: Any, *, rtol: float | None = None, seed: int = 0) -> float:
     r"""Test the adjoint of a linear operator: :math:`(A x, y)_Y = (x, A^* y)_X`.

@@ -5,73 +5,17 @@ Every solver takes ODL functionals and elements, or tensors with a leading batch
 """
 
 from genreg.operators.linear.least_squares import rough_reconstruction
-from genreg.solvers.algorithms import (
-    alternating_gradient_descent,
-    conjugate_gradient,
-    gauss_newton,
-    gradient_descent,
-    ipalm,
-    lbfgs,
-    palm,
-    pdhg,
-    quasi_newton,
-)
+from genreg.solvers import algorithms, generative, parameter_choice, problem, updates
+from genreg.solvers.algorithms import *
 from genreg.solvers.driver import Iterate, Solution, Status, debugging
-from genreg.solvers.generative import (
-    JointProblem,
-    jpmap,
-    jpmap_continuation,
-    levenberg_marquardt,
-    map_z_splitting,
-    projected_gradient,
-)
-from genreg.solvers.parameter_choice import Choice, Trial, l_curve, morozov
-from genreg.solvers.problem import Objective, SaddlePoint, split
-from genreg.solvers.updates import (
-    Adam,
-    Backtracking,
-    Inertial,
-    LevenbergMarquardt,
-    Proposal,
-    Propose,
-    ProxGradient,
-    QuasiNewton,
-)
+from genreg.solvers.generative import *
+from genreg.solvers.parameter_choice import *
+from genreg.solvers.problem import *
+from genreg.solvers.updates import *
 
-__all__ = [
-    "Adam",
-    "Backtracking",
-    "Choice",
-    "Inertial",
-    "Iterate",
-    "JointProblem",
-    "LevenbergMarquardt",
-    "Objective",
-    "Proposal",
-    "Propose",
-    "ProxGradient",
-    "QuasiNewton",
-    "SaddlePoint",
-    "Solution",
-    "Status",
-    "Trial",
-    "alternating_gradient_descent",
-    "conjugate_gradient",
-    "debugging",
-    "gauss_newton",
-    "gradient_descent",
-    "ipalm",
-    "jpmap",
-    "jpmap_continuation",
-    "l_curve",
-    "lbfgs",
-    "levenberg_marquardt",
-    "map_z_splitting",
-    "morozov",
-    "palm",
-    "pdhg",
-    "projected_gradient",
-    "quasi_newton",
-    "rough_reconstruction",
-    "split",
-]
+__all__ = ["Iterate", "Solution", "Status", "debugging", "rough_reconstruction"]
+__all__ += algorithms.__all__
+__all__ += generative.__all__
+__all__ += parameter_choice.__all__
+__all__ += problem.__all__
+__all__ += updates.__all__

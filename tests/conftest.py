@@ -23,9 +23,8 @@ settings.load_profile("fuzz" if CASES else "bounded")
 gc.disable()  # nothing that is made in the collection of the tests is garbage, and it took a third of the time
 
 
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # a shell ignores it for what it runs in the background
+# a shell ignores it for what it runs in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

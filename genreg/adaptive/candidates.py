@@ -18,8 +18,6 @@ from genreg.operators.fidelity import GaussianFidelity
 from genreg.operators.fidelity.base import trailing
 from genreg.solvers.checkpoints import digest
 
-__all__ = ["Candidates"]
-
 
 class Candidates:
     """The measurements among which a policy chooses.

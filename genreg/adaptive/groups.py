@@ -13,8 +13,6 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import integer
 
-__all__ = ["Groups"]
-
 
 @dataclass(frozen=True)
 class Groups:

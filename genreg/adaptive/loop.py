@@ -38,8 +38,6 @@ from genreg.sampling.kernels.metropolis import Kernel
 from genreg.sampling.starting_points import STARTS
 from genreg.solvers.checkpoints import codes, digest, of_generator, of_operator, of_setting, resumable
 
-__all__ = ["adaptive_measurements"]
-
 _NUMBERS = 2**25  # predicted at once
 
 
@@ -179,12 +177,11 @@ def adaptive_measurements(
     assert samples is not None
     status, mean, std = (torch.stack(parts, 1) for parts in zip(*run.states, strict=True))
 
-    def images(value: Tensor) -> Any:
-        rows = value if problem.batched else value[0]
-        return as_kind(problem.kind, odl.ProductSpace(G.range, rounds + 1), rows)
-
     def plain(value: Tensor) -> Tensor:
         return value if problem.batched else value[0]
+
+    def images(value: Tensor) -> Any:
+        return as_kind(problem.kind, odl.ProductSpace(G.range, rounds + 1), plain(value))
 
     return AdaptiveResult(
         chosen=plain(torch.stack(run.chosen, 1)),

@@ -24,17 +24,6 @@ from torch import Tensor
 
 from genreg.adaptive.groups import Groups
 
-__all__ = [
-    "EpsilonGreedy",
-    "InformationGain",
-    "Policy",
-    "Predictive",
-    "Random",
-    "Thompson",
-    "UpperConfidenceBound",
-    "Variance",
-]
-
 
 @dataclass(frozen=True)
 class Predictive:

@@ -14,8 +14,6 @@ from genreg.sampling.kernels.metropolis import Kernel
 from genreg.sampling.run import Chains
 from genreg.sampling.storage import as_stored, refuse_not_finite, restored
 
-__all__ = ["Observations", "Progress"]
-
 
 class Observations:
     """What has been measured so far.

@@ -11,8 +11,6 @@ from genreg.operators import check_tensor
 from genreg.operators.bridge.arrays import array
 from genreg.sampling import ChainStatus, Samples
 
-__all__ = ["AdaptiveResult"]
-
 
 @dataclass(frozen=True)
 class AdaptiveResult:

@@ -9,8 +9,6 @@ import numpy as np
 
 from genreg.datasets.array_files import ARRAY_READERS, NoArrayError
 
-__all__ = ["averaged", "load_angles", "load_array", "sinogram"]
-
 _FEW = 8  # angles, of which any range in degrees is likely
 
 

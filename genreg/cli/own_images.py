@@ -40,8 +40,6 @@ from genreg.cli.settings import read_training
 from genreg.own_images import PriorSettings, train_prior
 from genreg.own_images.folder_prior import check_name
 
-__all__ = ["given", "train_own"]
-
 _OPTIONS = ("images", "config", "crop", "minutes", "range", "strict")
 
 

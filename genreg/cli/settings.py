@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Settings", "read", "read_training", "require"]
-
 Settings = Mapping[str, Mapping[str, Any]]
 Rule = tuple[str, Callable[[Any], bool]]  # what is required, in words, and the test
 

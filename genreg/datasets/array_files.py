@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ARRAY_READERS", "NoArrayError"]
-
 
 class NoArrayError(KeyError):
     """There is no array of this name; carries the names that there are."""

@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["brain_slices"]
-
 _NAME = "brain_axial_128.npz"
 _SOURCES = (
     "it is made from the T1-weighted series of github.com/datalad/example-dicom-structural (subject 1, PDDL) and "

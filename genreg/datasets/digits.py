@@ -11,8 +11,6 @@ from torch import Tensor
 
 from genreg.operators.linear.cache import cache_directory
 
-__all__ = ["mnist"]
-
 URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 SHA256 = {
     "train-images-idx3-ubyte.gz": "db8f937d487057fb14a9f0fbe97f0bc8d311ab41b750d41e1ff37c43b9e55e19",

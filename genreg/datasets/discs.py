@@ -11,8 +11,6 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import integer, number, seed_number
 from genreg.operators.bridge.arrays import check_memory
 
-__all__ = ["DISC_ATTENUATION", "DISC_RADIUS", "FIELD_OF_VIEW", "discs_with_holes"]
-
 DISC_RADIUS = 34.87
 """Radius of the acrylic discs in mm, fitted to the projections of the solid disc (nominal diameter 70 mm)."""
 

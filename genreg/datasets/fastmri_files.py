@@ -24,8 +24,6 @@ from genreg.operators.bridge.arguments import check_path, integer, integers
 from genreg.operators.mri.fourier import centred_fft2
 from genreg.operators.mri.kspace_masks import central
 
-__all__ = ["FastMRISlices", "fastmri", "fastmri_kspace"]
-
 _CALIBRATION = 24  # rows and columns of the centre of k-space that coil maps are estimated from
 _SOURCE = "the data are at https://fastmri.med.nyu.edu"
 

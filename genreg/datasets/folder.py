@@ -24,8 +24,7 @@ from genreg.operators.bridge.arguments import (
     seeded_generator,
 )
 from genreg.operators.bridge.arrays import check_memory
-
-__all__ = ["ImageFolder", "by_hash", "image_folder"]
+from genreg.operators.bridge.keywords import documented_like
 
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -239,6 +238,7 @@ class ImageFolder:
         return pixels.movedim(-1, 0) if pixels.ndim == 3 else pixels.expand(self.image_shape)
 
 
+@documented_like(ImageFolder)
 def image_folder(
     path: str | os.PathLike[str],
     size: int | tuple[int, int],
@@ -250,11 +250,6 @@ def image_folder(
 ) -> Tensor:
     """Read all images of a folder; for one that does not fit the memory there is `ImageFolder`.
 
-    Parameters
-    ----------
-    path, size, colour, crop, limit, workers
-        Those of `ImageFolder`.
-
     Returns
     -------
     Tensor
@@ -263,8 +258,6 @@ def image_folder(
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such folder or it has no image files.
     TypeError, ValueError
         If a file can't be read or is too small, or an argument is of the wrong type or out of range.
     """

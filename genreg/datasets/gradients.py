@@ -19,8 +19,6 @@ from torch import Tensor
 from genreg.datasets.digits import mnist
 from genreg.operators.bridge.arguments import integer, integers, number, seed_number
 
-__all__ = ["add_gradients", "gradient_digits", "intensity_ramps"]
-
 DIRECTIONS = (2, 4)
 
 

@@ -19,8 +19,6 @@ from genreg.datasets.fan_beam import (
 )
 from genreg.operators.bridge.arguments import check_path, integer
 
-__all__ = ["htc2022"]
-
 _RECORD = "doi:10.5281/zenodo.8041800"
 
 

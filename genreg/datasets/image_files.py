@@ -21,8 +21,6 @@ import numpy as np
 
 from genreg.datasets.array_files import ARRAY_READERS, NoArrayError
 
-__all__ = ["IMAGE_SUFFIXES", "UnusableError", "is_image_file", "patient_of", "read_slices"]
-
 _PREAMBLE = 128  # bytes in front of the letters DICM
 
 

@@ -21,8 +21,6 @@ from genreg.datasets.discs import DISC_RADIUS, FIELD_OF_VIEW
 from genreg.datasets.fan_beam import HTCData
 from genreg.operators.bridge.arguments import integer, integers, number, seeded_generator
 
-__all__ = ["LimitedAngleDiscs", "solid_disc"]
-
 _BINS = 140  # detector elements of 0.8 mm
 
 
@@ -86,9 +84,8 @@ class LimitedAngleDiscs:
         self._solid = solid_disc(self.size)
         self._solid_data = to_torch(A)(self._solid)
         pixels = self.size**2
-        columns = to_torch(A)(
-            torch.eye(pixels, dtype=torch.float32).view(pixels, self.size, self.size)
-        )  # (pixels, views, bins)
+        # (pixels, views, bins)
+        columns = to_torch(A)(torch.eye(pixels, dtype=torch.float32).view(pixels, self.size, self.size))
         self._inverse = {}
         for span in self.spans:
             J = columns[:, self._part(span)].flatten(1)

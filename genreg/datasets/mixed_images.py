@@ -25,8 +25,6 @@ from genreg.operators.bridge.arguments import (
 )
 from genreg.operators.bridge.arrays import check_memory
 
-__all__ = ["MixedImages", "read_images"]
-
 _LISTED = 10  # skipped files that a message names with their reasons
 _QUANTILES = (0.001, 0.999)
 _PIXELS = 2_000_000  # for the quantiles, of all images together

@@ -20,8 +20,6 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import integer, integers, number, seed_number
 from genreg.operators.bridge.arrays import check_memory
 
-__all__ = ["dead_leaves"]
-
 _BELOW = 0.005  # share of an image at which one last leaf lies below all others
 _TEXTURED = 0.7  # share of images whose larger leaves have a texture
 _LARGE = 4.0  # smallest radius with one, in pixels

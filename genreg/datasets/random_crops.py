@@ -9,8 +9,6 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import flag, integer, seeded_generator
 
-__all__ = ["RandomCrops"]
-
 _GAINS, _SHIFTS = (0.9, 1.1), (-0.05, 0.05)
 
 

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import integer, seed_number
 from genreg.operators.bridge.arrays import check_memory
-
-__all__ = ["SIZE", "shapes", "shapes_plus"]
+from genreg.operators.bridge.keywords import documented_like
 
 SIZE = 56
 
@@ -52,6 +51,7 @@ def shapes(n: int, *, seed: int) -> Tensor:
     return _draw(n, _generator(n, seed))[0]
 
 
+@documented_like(shapes)
 def shapes_plus(n: int, *, seed: int) -> Tensor:
     """Draw the images of `shapes` with a bright spot inside the disc.
 
@@ -60,22 +60,10 @@ def shapes_plus(n: int, *, seed: int) -> Tensor:
     within the disc and above the rectangle. ``shapes_plus(n, seed=s)`` and ``shapes(n, seed=s)`` differ in
     the spots alone.
 
-    Parameters
-    ----------
-    n
-        Number of images, at least 1.
-    seed
-        Seed of the random numbers.
-
     Returns
     -------
     Tensor
         Images of shape ``(n, 56, 56)``, float32, with the values 0, 0.5 and 1.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `n` is not a positive integer or `seed` not a non-negative one.
 
     References
     ----------

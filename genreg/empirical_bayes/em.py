@@ -17,8 +17,6 @@ from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.fidelity import GaussianFidelity
 from genreg.solvers.driver.advised import Advised
 
-__all__ = ["EMResult", "EMStatus", "expectation_maximisation"]
-
 _PART = 1000  # observations treated at a time
 
 

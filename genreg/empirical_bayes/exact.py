@@ -23,11 +23,10 @@ from torch import Tensor
 from genreg.empirical_bayes.encoders.linearised import Linearised, real_data, real_precision
 from genreg.empirical_bayes.graphs.model import GaussianGraphicalModel
 from genreg.empirical_bayes.graphs.sufficient_statistics import Statistics
+from genreg.empirical_bayes.result import check_observations
 from genreg.operators.bridge.arguments import integer, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.fidelity import GaussianFidelity
-
-__all__ = ["ExactPosterior"]
 
 
 class ExactPosterior:
@@ -147,10 +146,7 @@ def check_exact(fidelity: Any, prior: Any) -> None:
         raise TypeError(f"prior must be a GaussianGraphicalModel, got {type(prior).__name__}")
     if not fidelity.operator.is_linear:
         raise ValueError(f"A must be linear, got {fidelity.operator!r}")
-    if fidelity.domain != prior.space:
-        raise ValueError(
-            f"A must act on the space of the prior, {prior.space!r}, got one on {fidelity.domain!r}"
-        )
+    check_observations(fidelity, prior)
 
 
 def _solve(factor: Tensor, b: Tensor, *, transposed: bool = False) -> Tensor:

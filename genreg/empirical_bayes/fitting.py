@@ -51,8 +51,6 @@ from genreg.training.settings import (
     with_keywords,
 )
 
-__all__ = ["EmpiricalBayesTrainer", "Options", "fit"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Checked):
@@ -82,20 +80,9 @@ class EmpiricalBayesTrainer(Trainer):
         self.result, self.fidelity, self.inputs = result, fidelity, inputs
         self.encoder, self.prior = result.encoder, result.prior
         self.rows = torch.arange(len(inputs), device=inputs.device)
-        both = nn.ModuleDict(
-            {"encoder": self.encoder, "prior": self.prior}
-        )  # a checkpoint holds them together
-        weights = list(self.encoder.parameters())
-        super().__init__(
-            both,
-            optimisation,
-            Batches(self.rows, optimisation, inputs),
-            options,
-            held_out,
-            weights=weights,
-            optimisers=[adamw(weights, optimisation, fused=False), *self.prior.optimisers],
-            averaged=weights,
-        )
+        # a checkpoint holds them together
+        both = nn.ModuleDict({"encoder": self.encoder, "prior": self.prior})
+        super().__init__(both, optimisation, Batches(self.rows, optimisation, inputs), options, held_out)
         self._start = {
             "operator, noise or prior at the start": torch.cat(
                 (self.encoder.affine.basis.flatten(), self.encoder.shift)
@@ -104,6 +91,18 @@ class EmpiricalBayesTrainer(Trainer):
                 [t.flatten().double() for t in self.prior.state_dict().values()]
             ),
         }
+
+    def trained(self) -> list[nn.Parameter]:
+        """Return the parameters of the encoder."""
+        return list(self.encoder.parameters())
+
+    def make_optimisers(self) -> list[torch.optim.Optimizer]:
+        """Return Adam for the encoder, and the optimisers of the prior."""
+        return [adamw(self.weights, self.optimisation, fused=False), *self.prior.optimisers]
+
+    def followed(self) -> list[Tensor]:
+        """Return the parameters of the encoder."""
+        return [*self.weights]
 
     def advance(self) -> dict[str, Tensor]:
         """Take one step of Adam on the encoder, and after every n_critic of them one of the prior."""
@@ -203,8 +202,6 @@ def fit(
         If scikit-learn, or zuko for a flow, is missing.
     ValueError
         If the operator does not act on the space of the prior, or there are fewer observations than unknowns and no λ.
-    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
-        As `genreg.training.fit`.
     """
     options = Options(n_critic=n_critic, draws=draws, dense=dense, memory=memory)
     check_observations(fidelity, prior)

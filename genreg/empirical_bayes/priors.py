@@ -21,8 +21,6 @@ from genreg.operators import torch_device, torch_dtype
 from genreg.operators.bridge.arguments import integer, number, seed_number
 from genreg.operators.bridge.arrays import check_memory
 
-__all__ = ["DistributionPrior", "PosteriorDraws", "Prior"]
-
 
 @dataclass(frozen=True)
 class PosteriorDraws:

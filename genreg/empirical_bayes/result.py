@@ -19,8 +19,6 @@ from genreg.operators import to_torch
 from genreg.operators.bridge.arguments import integer, seed_number
 from genreg.operators.fidelity import Fidelity
 
-__all__ = ["EmpiricalBayes", "Inferred", "evidence_terms"]
-
 _PART = 1000  # observations treated at a time outside of training
 
 
@@ -178,7 +176,7 @@ class EmpiricalBayes:
         """Whether an encoder that sees scores only knows the noise."""
         if not is_sufficient(fidelity):
             return False
-        found, known = fidelity.inverse_variance, self.encoder.affine.noise  # type: ignore[attr-defined]
+        found, known = fidelity.inverse_variance, self.encoder.affine.noise
         return found.shape[1:] == known.shape[1:] and torch.allclose(found, known.expand_as(found), atol=0)
 
     def _as_data(self, z: Tensor, fidelity: Fidelity) -> Any:

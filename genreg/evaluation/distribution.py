@@ -12,8 +12,6 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import integer, number, seeded_generator
 from genreg.operators.bridge.arrays import array
 
-__all__ = ["EarthMover", "MeanDiscrepancy", "earth_mover", "emd", "mmd", "nearest_distance"]
-
 
 def emd(a: Tensor, b: Tensor) -> float:
     r"""Earth mover's distance between two sets of images with the squared Euclidean ground metric.

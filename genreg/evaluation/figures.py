@@ -16,18 +16,6 @@ from genreg.evaluation.sbc import Calibration
 from genreg.evaluation.slopes import Smoothness
 from genreg.plotting import mosaic
 
-__all__ = [
-    "calibration_figure",
-    "decile_figure",
-    "earth_mover_figure",
-    "far_figure",
-    "histogram_figure",
-    "interpolation_figure",
-    "mmd_figure",
-    "prior_figure",
-    "smoothness_figure",
-]
-
 BLUE, ORANGE, GREY = "#2f6f9f", "#d9822b", "#8a8a8a"
 GAP = 2  # pixels between images
 _UNITS = {"NRMSE": "NRMSE", "PSNR": "PSNR [dB]", "SSIM": "SSIM", "l1 error": "mean absolute error"}
@@ -41,6 +29,7 @@ def _axes(rows: int, columns: int, width: float = 9.0, height: float = 3.2) -> t
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=8)
+        ax.xaxis.label.set_size(9), ax.yaxis.label.set_size(9)
     return figure, axes
 
 
@@ -53,10 +42,10 @@ def histogram_figure(fit: RangeFit) -> Any:
         width = max(ends[1] - ends[0], 1e-3 * abs(ends[1])) or 1.0  # of equal numbers it has one too
         ax.hist(array, bins=30, range=(ends[0], ends[0] + width), color=BLUE)
         ax.axvline(np.median(array), color=ORANGE, label=f"median {np.median(array):.4g}")
-        ax.set_xlabel(_UNITS[name], fontsize=9)
+        ax.set(xlabel=_UNITS[name])
         ax.locator_params(axis="x", nbins=3)
         ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
-    axes[0, 0].set_ylabel("test images", fontsize=9)
+    axes[0, 0].set(ylabel="test images")
     return figure
 
 
@@ -112,7 +101,7 @@ def earth_mover_figure(models: Mapping[str, EarthMover]) -> Any:
     ax.set_xticks(range(len(models)), models)
     ax.set_xlim(-0.9, len(models) - 0.1)
     ax.margins(y=0.25)
-    ax.set_ylabel("EMD [squared grey values]", fontsize=9)
+    ax.set(ylabel="EMD [squared grey values]")
     if any(item.reference is not None for item in models.values()):
         ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     return figure
@@ -126,8 +115,7 @@ def mmd_figure(item: MeanDiscrepancy) -> Any:
     unit = 10.0 ** np.floor(np.log10(max(np.abs(null).max(), abs(item.value)) or 1.0))
     ax.hist(null / unit, bins=40, color=GREY, label="random divisions")
     ax.axvline(item.value / unit, color=ORANGE, label=f"generated against test, p = {item.p_value:.3g}")
-    ax.set_xlabel(f"unbiased estimate of MMD², mean kernel [{unit:.0e}]", fontsize=9)
-    ax.set_ylabel("divisions", fontsize=9)
+    ax.set(xlabel=f"unbiased estimate of MMD², mean kernel [{unit:.0e}]", ylabel="divisions")
     ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     return figure
 
@@ -231,8 +219,7 @@ def calibration_figure(items: Mapping[str, Calibration], bins: int = 20) -> Any:
         for k, line in enumerate(counts):
             ax.stairs(line, edges, color=BLUE, alpha=0.5, label=None if k else "one coordinate of z")
         ax.set_title(title, fontsize=9)
-        ax.set_xlabel("transform of the true z under q", fontsize=9)
-        ax.set_ylabel("draws", fontsize=9)
+        ax.set(xlabel="transform of the true z under q", ylabel="draws")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=8, loc="outside lower left", ncols=2, frameon=False)
     ax = axes[0, -1]
@@ -247,9 +234,7 @@ def calibration_figure(items: Mapping[str, Calibration], bins: int = 20) -> Any:
             label=title,
             markersize=4,
         )
-    ax.set(xlim=(0, 1), ylim=(0, 1.02))
-    ax.set_xlabel("central interval", fontsize=9)
-    ax.set_ylabel("share of true z within", fontsize=9)
+    ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="central interval", ylabel="share of true z within")
     ax.set_title("coverage, mean over z", fontsize=9)
     ax.legend(fontsize=8, frameon=False)
     return figure
@@ -270,15 +255,13 @@ def smoothness_figure(item: Smoothness) -> Any:
     else:
         ax.set_ylim(bottom=0)
     ax.locator_params(axis="x", integer=True)
-    ax.set_xlabel("rank", fontsize=9)
-    ax.set_ylabel("singular value of dG/dz", fontsize=9)
+    ax.set(xlabel="rank", ylabel="singular value of dG/dz")
     ax.legend(fontsize=8, frameon=False)
     ax = axes[0, 1]
     both = [values[:, 0], item.secants.numpy(force=True)]
     edges = np.linspace(0, max(map(np.max, both)), 40)
     for array, colour, label in zip(both, (BLUE, ORANGE), ("largest singular value", "secant"), strict=True):
         ax.hist(array, bins=edges, color=colour, alpha=0.7, label=label)
-    ax.set_xlabel("slope of G [grey values per unit of z]", fontsize=9)
-    ax.set_ylabel("draws", fontsize=9)
+    ax.set(xlabel="slope of G [grey values per unit of z]", ylabel="draws")
     ax.legend(fontsize=8, frameon=False)
     return figure

@@ -16,8 +16,6 @@ from genreg.operators import torch_device, torch_dtype
 from genreg.operators.bridge.arguments import integer, seeded_generator
 from genreg.operators.bridge.arrays import array
 
-__all__ = ["checked", "held_out", "load"]
-
 
 def held_out(name: str, n: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Test and reference images of the distribution a model was trained on.

@@ -35,8 +35,7 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import seeded_generator
 from genreg.operators.bridge.arrays import array
-
-__all__ = ["Coverage", "coverage", "gaussian_coverage", "interval_coverage", "rank_transform"]
+from genreg.operators.bridge.keywords import documented_like
 
 LEVELS = (0.5, 0.8, 0.95)
 
@@ -111,6 +110,7 @@ def coverage(
     return _share(distance[..., None] <= distance.new_tensor(_checked(levels)), inside, levels, predicted)
 
 
+@documented_like(coverage)
 def gaussian_coverage(
     mean: Any,
     std: Any,
@@ -129,21 +129,8 @@ def gaussian_coverage(
     ----------
     mean, std, truth : Tensor or array
         ``(B, *shape)``; pixels whose mean or standard deviation is NaN are left out.
-    levels : sequence of float
-        Probabilities of the intervals, between 0 and 1.
     draws : float
         Number of draws that `std` is made from, infinite where it is exact.
-    inside : Tensor, optional
-        Pixels that count, as for `coverage`.
-
-    Returns
-    -------
-    Coverage
-
-    Raises
-    ------
-    TypeError, ValueError
-        If shapes do not fit, a level is out of range, the truth is not finite, or no pixel of an image counts.
     """
     from scipy.stats import t
 
@@ -155,6 +142,7 @@ def gaussian_coverage(
     return _share(within, inside, levels, ~(mean.isnan() | std.isnan()))
 
 
+@documented_like(coverage)
 def interval_coverage(
     lower: Any, upper: Any, truth: Any, level: float, *, inside: Tensor | None = None
 ) -> Coverage:
@@ -166,8 +154,6 @@ def interval_coverage(
         ``(B, *shape)``, for example of `sampling.Samples.interval`; pixels with a bound that is NaN are left out.
     level : float
         Nominal probability, between 0 and 1.
-    inside : Tensor, optional
-        Pixels that count, as for `coverage`.
 
     Returns
     -------
@@ -192,17 +178,9 @@ def interval_coverage(
     return _share(within, inside, (level,), ~(lower.isnan() | upper.isnan()))
 
 
+@documented_like(coverage)
 def rank_transform(draws: Any, truth: Any, *, seed: int = 0) -> Tensor:
     """The randomised ranks u of the truth among draws, see the module: uniform if they have one distribution.
-
-    Parameters
-    ----------
-    draws : Tensor or array
-        ``(S, B, *shape)``; NaN is left out.
-    truth : Tensor or array
-        ``(B, *shape)``.
-    seed : int
-        Seed of U.
 
     Returns
     -------

@@ -13,8 +13,6 @@ from genreg.operators import torch_device, torch_dtype
 from genreg.operators.bridge.arguments import integer, seeded_generator
 from genreg.operators.bridge.arrays import array, check_memory
 
-__all__ = ["PriorFit", "encodings", "far_from_prior", "interpolate", "prior_fit"]
-
 
 @dataclass(frozen=True)
 class PriorFit:

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 from genreg.operators.bridge.arguments import number
+from genreg.operators.bridge.keywords import documented_like
 from genreg.plotting import as_images
-
-__all__ = ["l1_error", "nrmse", "psnr", "ssim"]
 
 _WINDOW = 11  # of the structural similarity: 3.5 standard deviations of 1.5 pixels on either side
 
@@ -21,7 +20,7 @@ def psnr(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
     Parameters
     ----------
     images, reference : ODL element, Tensor or array
-        ``(n, m)`` or ``(B, n, m)``.
+        ``(n, m)`` or ``(B, n, m)``: :math:`\hat x` and x.
     data_range : float
         R, the range of grey values, for example 1 for images in [0, 1].
 
@@ -44,15 +43,11 @@ def psnr(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
     return torch.tensor(scores, dtype=torch.float64)
 
 
+@documented_like(psnr)
 def nrmse(images: Any, reference: Any) -> torch.Tensor:
     r"""Root mean squared error relative to the reference, :math:`\|\hat x - x\|_2 / \|x\|_2`, of every image.
 
     The normalisation is the Euclidean norm of the reference, so 0 is perfect and a black image scores 1.
-
-    Parameters
-    ----------
-    images, reference : ODL element, Tensor or array
-        ``(n, m)`` or ``(B, n, m)``: :math:`\hat x` and x.
 
     Returns
     -------
@@ -77,13 +72,9 @@ def nrmse(images: Any, reference: Any) -> torch.Tensor:
     )
 
 
+@documented_like(psnr)
 def l1_error(images: Any, reference: Any) -> torch.Tensor:
     r"""Mean absolute error :math:`\|\hat x - x\|_1 / N` of every image, with N the number of pixels.
-
-    Parameters
-    ----------
-    images, reference : ODL element, Tensor or array
-        ``(n, m)`` or ``(B, n, m)``: :math:`\hat x` and x.
 
     Returns
     -------
@@ -100,6 +91,7 @@ def l1_error(images: Any, reference: Any) -> torch.Tensor:
     )
 
 
+@documented_like(psnr)
 def ssim(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
     """Structural similarity index of every image, with the Gaussian window of the original paper (σ = 1.5).
 
@@ -107,8 +99,6 @@ def ssim(images: Any, reference: Any, *, data_range: float) -> torch.Tensor:
     ----------
     images, reference : ODL element, Tensor or array
         ``(n, m)`` or ``(B, n, m)``, at least 11 pixels a side.
-    data_range : float
-        Range of grey values, for example 1 for images in [0, 1].
 
     Returns
     -------

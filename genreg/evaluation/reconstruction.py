@@ -24,8 +24,6 @@ from genreg.solvers import Objective, Solution, gradient_descent, quasi_newton
 from genreg.solvers.problem.objective import Blocks
 from genreg.solvers.updates.base import DENSE
 
-__all__ = ["RangeFit", "deciles", "fit_range"]
-
 _NEGLIGIBLE = 1e-4  # NRMSE about which a descent need not go on
 
 

@@ -12,8 +12,6 @@ from genreg.evaluation import figures, sections
 from genreg.evaluation.result import Measurements
 from genreg.solvers.checkpoints import atomically
 
-__all__ = ["check_name", "draw", "write_report"]
-
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }

@@ -15,8 +15,6 @@ from genreg.evaluation.reconstruction import RangeFit, deciles
 from genreg.evaluation.sbc import Calibration
 from genreg.evaluation.slopes import Smoothness
 
-__all__ = ["Measurements", "lines", "quantiles", "to_dict"]
-
 
 @dataclass(frozen=True)
 class Measurements:

@@ -12,8 +12,6 @@ from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
 from genreg.operators.bridge.arguments import integer, seeded_generator
 
-__all__ = ["Calibration", "calibration", "can_calibrate"]
-
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 

@@ -11,17 +11,6 @@ import torch
 
 from genreg.evaluation.result import Measurements, quantiles
 
-__all__ = [
-    "calibration",
-    "distribution",
-    "far",
-    "interpolation",
-    "latent",
-    "reconstruction",
-    "settings",
-    "smoothness",
-]
-
 
 def reconstruction(e: Measurements, image: dict[str, str]) -> str:
     """How near the range comes to the test images."""

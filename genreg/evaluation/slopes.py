@@ -14,8 +14,6 @@ from genreg.operators.bridge.arguments import integer, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.modes import undisturbed
 
-__all__ = ["Smoothness", "jacobian", "smoothness"]
-
 _ENTRIES = 20_000_000  # of the Jacobians held at a time
 
 

@@ -40,8 +40,6 @@ from genreg.generator import Generator
 from genreg.operators.bridge.arguments import seed_number
 from genreg.operators.bridge.modes import undisturbed
 
-__all__ = ["Evaluation", "evaluate"]
-
 SCALES = (1.0, 2.0, 5.0, 10.0, 50.0)
 LEAST = 20  # images with which the tests of normality make sense
 

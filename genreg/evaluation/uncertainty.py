@@ -38,8 +38,6 @@ from genreg.operators import Precision, marginal_variance
 from genreg.operators.bridge.arguments import choice, integer
 from genreg.operators.bridge.arrays import array
 
-__all__ = ["Sparsification", "image_moments", "log_likelihood", "sparsification"]
-
 _POWERS = {"rmse": 2, "mae": 1}
 
 

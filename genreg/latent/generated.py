@@ -27,8 +27,6 @@ from genreg.operators.lowering.building_blocks import weighted_sum
 from genreg.operators.lowering.fields import sum_of_squares
 from genreg.operators.lowering.splitting import is_smooth, summed, terms
 
-__all__ = ["DensityRatio", "Discriminator", "ImageVariation", "take_apart"]
-
 
 class _OfImage(Functional):
     """A differentiable functional of z ↦ G(z), from a module that gives one number for every image."""

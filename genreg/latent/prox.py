@@ -7,8 +7,6 @@ from types import EllipsisType
 import torch
 from torch import Tensor
 
-__all__ = ["power_prox", "project_to_sphere"]
-
 _NEWTON = 16  # reaches rounding for |q - 1| >= 1e-4; Newton's method is monotone in both cases
 
 

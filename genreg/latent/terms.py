@@ -24,13 +24,12 @@ from genreg.operators import (
     weight,
 )
 from genreg.operators.bridge.arguments import number
+from genreg.operators.bridge.keywords import documented_like
 from genreg.operators.bridge.lowered import Step
 from genreg.operators.bridge.protocols import StackedSpace
 from genreg.operators.bridge.spaces import space_shape
 from genreg.operators.lowering.building_blocks import abs2, constant, zeros
 from genreg.operators.lowering.norms import indicator, pointwise
-
-__all__ = ["Box", "Power", "Sphere", "StandardNormal"]
 
 
 def _checked(Z: StackedSpace) -> StackedSpace:
@@ -185,6 +184,7 @@ class Box(odl.functionals.IndicatorBox):
         return f"Box({self.domain!r}, radius={self.radius:g})"
 
 
+@documented_like(Box)
 class Sphere(_Term):
     r"""Indicator of the sphere :math:`\|z\|_2 = r`, near which N(0, I) concentrates for r² = dim Z.
 
@@ -194,17 +194,8 @@ class Sphere(_Term):
 
     Parameters
     ----------
-    Z : ODL space
-        The latent space, a real tensor space.
     radius : float, optional
         The radius r > 0, by default the square root of dim Z.
-
-    Raises
-    ------
-    TypeError
-        If Z is no real tensor space or the radius no number.
-    ValueError
-        If the radius is not positive and finite.
 
     References
     ----------

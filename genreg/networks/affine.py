@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from genreg.operators.bridge.arguments import number
 
-__all__ = ["Affine"]
-
 
 class Affine(nn.Module):
     r"""A model whose images are in other units, :math:`x = a + s\, x_{\mathrm{model}}`.

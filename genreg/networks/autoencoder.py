@@ -7,8 +7,6 @@ from typing import Any, ClassVar, Protocol, Self, cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Architecture", "Autoencoder"]
-
 
 class Autoencoder(nn.Module):
     """An encoder and a decoder with one standard deviation for all pixels.

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-__all__ = ["evaluating", "reseed", "returned_on_failure", "seeded"]
-
 _CPU = torch.device("cpu")
 
 

@@ -1,7 +1,8 @@
 """What the configurations of architectures share, and the layers they are made of."""
 
 import itertools
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -9,8 +10,6 @@ from torch import Tensor, nn
 
 from genreg.networks.autoencoder import Autoencoder
 from genreg.operators.bridge.arguments import integer, integers, number
-
-__all__ = ["ACTIVATIONS", "Config", "mlp", "saturation"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
@@ -22,11 +21,32 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The fields that every architecture has, and its entry in a card."""
+class CardEntry:
+    """A dataclass of settings with a name, which cards hold."""
 
     name: ClassVar[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-able dictionary that `genreg.networks.build` takes."""
+        return {"name": self.name} | {key: _plain(value) for key, value in vars(self).items()}
+
+    def _with_tuples(self) -> None:
+        """Make tuples of the lists that JSON has in their place."""
+        for name, value in vars(self).items():
+            if isinstance(value, Sequence) and not isinstance(value, str | tuple):
+                object.__setattr__(self, name, tuple(value))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    return list(value) if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(CardEntry):
+    """The fields that every architecture has, and its entry in a card."""
+
     colour: ClassVar[bool] = False
     """Whether images may have channels, ``image_shape = (channels, rows, columns)``."""
     any_size: ClassVar[bool] = False
@@ -37,10 +57,7 @@ class Config:
     variational: bool = True
 
     def __post_init__(self) -> None:
-        for field in fields(self):  # JSON has no tuples
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
+        self._with_tuples()
         shape = integers(self.image_shape, "image_shape")  # as Python has them, for JSON
         object.__setattr__(self, "image_shape", shape)
         if len(self.image_shape) not in ((2, 3) if self.colour else (2,)) or min(self.image_shape) < 1:
@@ -94,12 +111,6 @@ class Config:
     def as_critic(self) -> Self:
         """Return the configuration whose encoder is the critic of a GAN with this decoder."""
         return replace(self, latent_dim=1, variational=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON-able dictionary that `build` takes."""
-        return {"name": self.name} | {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
 
 
 def mlp(widths: tuple[int, ...], activation: str) -> list[nn.Module]:

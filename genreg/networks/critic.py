@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from genreg.networks.config import Config
-from genreg.networks.gan import AUTOENCODERS, GAN, from_dict
-
-__all__ = ["Critic", "CriticConfig"]
+from genreg.networks.config import CardEntry, Config
+from genreg.networks.gan import GAN, autoencoder_config
 
 
 class Critic(nn.Module):
@@ -50,7 +47,7 @@ class Critic(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CriticConfig:
+class CriticConfig(CardEntry):
     """A critic that is the encoder of an autoencoder with a single output.
 
     Parameters
@@ -70,20 +67,8 @@ class CriticConfig:
     body: Config
 
     def __post_init__(self) -> None:
-        body = (
-            from_dict(self.body, AUTOENCODERS) if isinstance(self.body, Mapping) else self.body
-        )  # JSON of a card
-        if not isinstance(body, Config):
-            raise TypeError(
-                f"body must be a configuration of an autoencoder ({', '.join(sorted(AUTOENCODERS))}), "
-                f"got {type(body).__name__}"
-            )
-        object.__setattr__(self, "body", body.as_critic())
+        object.__setattr__(self, "body", autoencoder_config(self.body, "body").as_critic())
 
     def build(self) -> Critic:
         """Return a critic with random weights."""
         return Critic(self.body.build().encoder, self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON-able dictionary that `genreg.networks.build` takes."""
-        return {"name": self.name, "body": self.body.to_dict()}

@@ -8,8 +8,7 @@ from torch import nn
 
 from genreg.networks.autoencoder import Autoencoder
 from genreg.networks.config import ACTIVATIONS, Config, mlp, saturation
-
-__all__ = ["ConvConfig", "DenseConfig"]
+from genreg.operators.bridge.keywords import documented_like
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +53,7 @@ class DenseConfig(Config):
         return Autoencoder(encoder, decoder, self)
 
 
+@documented_like(DenseConfig)
 @dataclass(frozen=True, kw_only=True)
 class ConvConfig(Config):
     """Convolutional encoder and decoder for any image size divisible by ``2 ** len(channels)``.
@@ -64,8 +64,6 @@ class ConvConfig(Config):
 
     Parameters
     ----------
-    image_shape, latent_dim, variational
-        See `Autoencoder`.
     channels
         Channels at 1/2, 1/4, ... of the resolution of the image.
     hidden
@@ -73,11 +71,6 @@ class ConvConfig(Config):
     decoder
         Widths of a fully connected decoder that takes the place of the convolutional one, where not empty:
         for small images with few degrees of freedom it is several times faster on a CPU.
-    activation
-        Name of the activation.
-    maximum
-        Value at which the decoder's last layer, a sigmoid, saturates; None for an affine last layer. Images
-        with two grey values have far sharper edges when both are limits of the sigmoid.
     """
 
     name: ClassVar[str] = "conv"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["DiscriminatorOutput"]
-
 
 class DiscriminatorOutput(nn.Module):
     """What a network says about images ``(B, *X.shape)``: one number for each, ``(B,)``.

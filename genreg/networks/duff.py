@@ -10,8 +10,6 @@ from torch import nn
 from genreg.networks.autoencoder import Autoencoder
 from genreg.networks.config import Config
 
-__all__ = ["DuffConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DuffConfig(Config):

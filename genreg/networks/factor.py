@@ -15,20 +15,9 @@ from genreg.operators import DiagonalPrecision, Precision, SparseCholeskyPrecisi
 from genreg.operators.precision.sparse_cholesky import soft_clip
 from genreg.operators.precision.stencil import Stencil
 
-__all__ = ["check_head", "factor_entries", "precision_with", "space_of"]
 
-
-def check_head(
-    image_size: tuple[int, ...],
-    channels: tuple[int, ...],
-    bounds: tuple[float, ...],
-    limit: float,
-    activation: str,
-    stencil: Stencil,
-    *,
-    padded: bool = False,
-) -> None:
-    """Check the settings of a network that predicts a factor; rows and columns of the image come last in its size.
+def check_head(config: Any, *, padded: bool = False) -> None:
+    """Check the settings of a network that predicts a factor; rows and columns of the image come last in its shape.
 
     A network that is not `padded` takes images only whose sides are divisible by 2 as often as it has channels.
 
@@ -38,6 +27,7 @@ def check_head(
         If a number is out of range, or the image is not divisible as often as there are channels or smaller than
         the neighbourhood.
     """
+    image_size, channels, bounds = config.image_shape, config.channels, config.bounds
     if not channels or min(channels) < 1:
         raise ValueError(f"channels must be positive integers, at least one, got {channels}")
     factor = 2 ** len(channels)
@@ -45,11 +35,11 @@ def check_head(
         raise ValueError(f"image_shape must be divisible by 2 ** len(channels) = {factor}, got {image_size}")
     if not (len(bounds) == 2 and -math.inf < bounds[0] < bounds[1] < math.inf):
         raise ValueError(f"bounds must be two finite, increasing numbers, got {bounds}")
-    if not 0 < limit < math.inf:
-        raise ValueError(f"limit must be positive and finite, got {limit}")
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, got {activation!r}")
-    reach = max(stencil.reach)
+    if not 0 < config.limit < math.inf:
+        raise ValueError(f"limit must be positive and finite, got {config.limit}")
+    if config.activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, got {config.activation!r}")
+    reach = max(config.stencil.reach)
     if reach >= min(image_size[-2:]):
         raise ValueError(
             "distance and dilation must leave the neighbourhood smaller than the image, which is "

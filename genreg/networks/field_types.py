@@ -6,8 +6,6 @@ import types
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
-__all__ = ["check_types"]
-
 
 def check_types(cls: Any, settings: Mapping[str, Any]) -> None:
     """Check the settings of a dataclass against its annotations; those of other classes are left to them.

@@ -3,15 +3,14 @@ r"""Normalising flows: bijections between images and latent vectors, trained by 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from genreg.networks.config import CardEntry
 from genreg.operators.bridge.arguments import choice, integer, integers
-
-__all__ = ["WHITENINGS", "Flow", "FlowConfig"]
 
 WHITENINGS = ("full", "pixel")
 
@@ -139,7 +138,7 @@ class Flow(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowConfig:
+class FlowConfig(CardEntry):
     r"""A neural spline flow of coupling layers, after a whitening of the images (Durkan et al.).
 
     A layer transforms one half of the components by monotone rational-quadratic splines on [-5, 5], the
@@ -220,9 +219,3 @@ class FlowConfig:
             nn.init.zeros_(layer.hyper[-1].weight)
             nn.init.zeros_(layer.hyper[-1].bias)
         return Flow(transform, self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON-able dictionary that `genreg.networks.build` takes."""
-        return {"name": self.name} | {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }

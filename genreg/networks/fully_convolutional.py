@@ -15,8 +15,6 @@ from genreg.networks.autoencoder import Autoencoder
 from genreg.networks.config import ACTIVATIONS, Config
 from genreg.operators.bridge.arguments import integer, integers
 
-__all__ = ["FullyConvolutionalConfig"]
-
 _SCALES = (-5.0, 5.0)  # bounds of the logarithms of the scales of the latent image given its top level
 _DEVIATIONS = (-7.0, 3.0)  # bounds of those of the standard deviations of q(z | x)
 

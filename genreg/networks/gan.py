@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor, nn
 
 from genreg.networks.autoencoder import Architecture
-from genreg.networks.config import Config
+from genreg.networks.config import CardEntry, Config
 from genreg.networks.dense_and_convolutional import ConvConfig, DenseConfig
 from genreg.networks.duff import DuffConfig
 from genreg.networks.field_types import check_types
@@ -17,8 +17,6 @@ from genreg.networks.fully_convolutional import FullyConvolutionalConfig
 from genreg.networks.latent_grid import GridConfig
 from genreg.networks.regions import RegionsConfig
 from genreg.networks.strided import StridedConfig
-
-__all__ = ["AUTOENCODERS", "GAN", "GanConfig", "from_dict"]
 
 T = TypeVar("T")
 
@@ -56,6 +54,23 @@ def from_dict(config: Mapping[str, Any], table: Mapping[str, Callable[..., T]]) 
         return table[name](**settings)
     except TypeError as error:
         raise ValueError(f"settings of architecture {name!r} don't fit: {error}") from None
+
+
+def autoencoder_config(value: Any, name: str) -> Config:
+    """Return the configuration of an autoencoder, made of the dictionary of a card where it is one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none.
+    """
+    found: Any = from_dict(value, AUTOENCODERS) if isinstance(value, Mapping) else value
+    if not isinstance(found, Config):
+        raise TypeError(
+            f"{name} must be a configuration of an autoencoder ({', '.join(sorted(AUTOENCODERS))}), "
+            f"got {type(found).__name__}"
+        )
+    return found
 
 
 class GAN(nn.Module):
@@ -101,7 +116,7 @@ class GAN(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GanConfig:
+class GanConfig(CardEntry):
     """A GAN whose parts are those of autoencoders: one's decoder, and one's encoder with a single output.
 
     Parameters
@@ -129,13 +144,8 @@ class GanConfig:
     def __post_init__(self) -> None:
         for part in ("generator", "critic"):
             value = getattr(self, part)
-            if isinstance(value, Mapping):  # from the JSON of a card
-                object.__setattr__(self, part, from_dict(value, AUTOENCODERS))
-            elif not isinstance(value, Config) and (value, part) != (None, "critic"):
-                raise TypeError(
-                    f"{part} must be a configuration of an autoencoder ({', '.join(sorted(AUTOENCODERS))}), "
-                    f"got {type(value).__name__}"
-                )
+            if (value, part) != (None, "critic"):
+                object.__setattr__(self, part, autoencoder_config(value, part))
         if self.critic is None:
             object.__setattr__(self, "critic", self.generator.as_critic())
         found = (self.critic.latent_dim, self.critic.variational, self.critic.image_shape)
@@ -158,7 +168,3 @@ class GanConfig:
     def build(self) -> GAN:
         """Return a model with random weights."""
         return GAN(self.generator.build().decoder, self.critic.build().encoder, self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON-able dictionary that `genreg.networks.build` takes."""
-        return {"name": self.name, "generator": self.generator.to_dict(), "critic": self.critic.to_dict()}

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from genreg.networks.config import ACTIVATIONS
+from genreg.networks.config import ACTIVATIONS, CardEntry
 from genreg.networks.factor import check_head, factor_entries, precision_with
 from genreg.networks.links import Identity, Link
 from genreg.networks.structured import _Head
 from genreg.operators import Precision
 from genreg.operators.precision.stencil import Stencil
-
-__all__ = ["GaussianRegressor", "GaussianRegressorConfig"]
 
 
 class GaussianRegressor(nn.Module):
@@ -82,7 +80,7 @@ class GaussianRegressor(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GaussianRegressorConfig:
+class GaussianRegressorConfig(CardEntry):
     """A small U-Net from images to the mean and the Cholesky factor of the precision of images of the same shape.
 
     Parameters
@@ -134,13 +132,10 @@ class GaussianRegressorConfig:
             object.__setattr__(self, "link", Link.from_dict(self.link))
         if not isinstance(self.link, Link):
             raise TypeError(f"link must be a genreg.links.Link, got {type(self.link).__name__}")
-        for name in ("image_shape", "channels", "dilation", "bounds"):
-            value = getattr(self, name)
-            if isinstance(value, Sequence) and not isinstance(value, str | tuple):
-                object.__setattr__(self, name, tuple(value))
+        self._with_tuples()
         if len(self.image_shape) != 2 or min(self.image_shape) < 1:
             raise ValueError(f"image_shape must be two positive integers, got {self.image_shape}")
-        check_head(self.image_shape, self.channels, self.bounds, self.limit, self.activation, self.stencil)
+        check_head(self)
 
     @property
     def stencil(self) -> Stencil:
@@ -151,18 +146,3 @@ class GaussianRegressorConfig:
         """Return a network with random weights, from torch's global generator; it starts with mean 0, precision 1."""
         network = _Head(1, 2 + len(self.stencil), self.channels, ACTIVATIONS[self.activation])
         return GaussianRegressor(network, self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able dictionary, for checkpoints and cards."""
-        dilation = self.dilation if isinstance(self.dilation, int) else list(self.dilation)
-        return {
-            "name": self.name,
-            "image_shape": list(self.image_shape),
-            "channels": list(self.channels),
-            "distance": self.distance,
-            "dilation": dilation,
-            "bounds": list(self.bounds),
-            "limit": self.limit,
-            "activation": self.activation,
-            "link": self.link.to_dict(),
-        }

@@ -11,8 +11,6 @@ from genreg.networks.autoencoder import Autoencoder
 from genreg.networks.borrowed import evaluating
 from genreg.networks.config import Config
 
-__all__ = ["GridConfig", "normalise"]
-
 
 class _Residual(nn.Module):
     """x + conv(act(conv(act(x))))."""

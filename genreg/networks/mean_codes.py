@@ -6,8 +6,6 @@ from torch import Tensor, nn
 
 from genreg.operators.bridge.modes import without_autocast
 
-__all__ = ["MeanDecoder", "MeanEncoder"]
-
 
 class MeanDecoder(nn.Module):
     """The mean image of a model, ``(B, latent_dim)`` to ``(B, *shape)``; a channel axis of one is dropped."""

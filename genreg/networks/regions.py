@@ -11,8 +11,6 @@ from genreg.networks.autoencoder import Autoencoder
 from genreg.networks.config import Config, mlp
 from genreg.operators.bridge.arguments import integer
 
-__all__ = ["RegionsConfig"]
-
 
 class _Union(nn.Module):
     """Map the entries of the factors ``(B, regions * rank * (n + m))`` to images ``(B, n, m)``."""

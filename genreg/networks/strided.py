@@ -11,8 +11,6 @@ from genreg.networks.autoencoder import Autoencoder
 from genreg.networks.config import ACTIVATIONS, Config, saturation
 from genreg.operators.bridge.arguments import integer
 
-__all__ = ["StridedConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class StridedConfig(Config):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -13,12 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genreg.networks.autoencoder import Autoencoder
-from genreg.networks.config import ACTIVATIONS, Config
+from genreg.networks.config import ACTIVATIONS, CardEntry, Config
 from genreg.networks.factor import check_head, factor_entries
-from genreg.networks.gan import AUTOENCODERS, from_dict
+from genreg.networks.gan import autoencoder_config
 from genreg.operators.precision.stencil import Stencil
-
-__all__ = ["Structured", "StructuredConfig"]
 
 
 class _Residual(nn.Module):
@@ -151,7 +148,7 @@ class Structured(Autoencoder):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StructuredConfig:
+class StructuredConfig(CardEntry):
     """Another autoencoder with a head for the Cholesky factor of the precision.
 
     The head is a small U-Net on the mean image; see `Structured` for what it predicts.
@@ -201,26 +198,9 @@ class StructuredConfig:
     activation: str = "silu"
 
     def __post_init__(self) -> None:
-        if isinstance(self.mean, Mapping):  # from the JSON of a card
-            object.__setattr__(self, "mean", from_dict(self.mean, AUTOENCODERS))
-        if not isinstance(self.mean, Config):
-            raise TypeError(
-                f"mean must be a configuration of an autoencoder ({', '.join(sorted(AUTOENCODERS))}), "
-                f"got {type(self.mean).__name__}"
-            )
-        for name in ("channels", "dilation", "bounds"):
-            value = getattr(self, name)
-            if isinstance(value, Sequence) and not isinstance(value, str | tuple):
-                object.__setattr__(self, name, tuple(value))
-        check_head(
-            self.image_shape,
-            self.channels,
-            self.bounds,
-            self.limit,
-            self.activation,
-            self.stencil,
-            padded=True,
-        )
+        object.__setattr__(self, "mean", autoencoder_config(self.mean, "mean"))
+        self._with_tuples()
+        check_head(self, padded=True)
 
     @property
     def any_size(self) -> bool:
@@ -271,7 +251,7 @@ class StructuredConfig:
             raise ValueError(f"mean must be a model with the configuration {self.mean}, got {mean.config}")
         channels = 1 if len(self.image_shape) == 2 else self.image_shape[0]
         head = _Head(channels, channels + len(self.stencil), self.channels, ACTIVATIONS[self.activation])
-        bias: Tensor = head.last[1].bias  # type: ignore[assignment, union-attr]
+        bias: Tensor = head.last[1].bias  # type: ignore[assignment]
         # the pixel shuffle takes four consecutive channels to one
         bias.data[: 4 * channels] = -mean.log_gamma.detach().to(bias.device)
         head.to(mean.log_gamma.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -287,17 +267,3 @@ class StructuredConfig:
         """
         mean: Any = self.mean
         return replace(self, mean=mean.at(image_shape))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON-able dictionary that `genreg.networks.build` takes."""
-        dilation = self.dilation if isinstance(self.dilation, int) else list(self.dilation)
-        return {
-            "name": self.name,
-            "mean": self.mean.to_dict(),
-            "channels": list(self.channels),
-            "distance": self.distance,
-            "dilation": dilation,
-            "bounds": list(self.bounds),
-            "limit": self.limit,
-            "activation": self.activation,
-        }

@@ -27,8 +27,6 @@ from genreg.reconstruction.variational import reconstruct
 from genreg.regularisers import HardConstraint, JointPrior, Regulariser, TotalVariation
 from genreg.solvers import Status
 
-__all__ = ["central_parts", "compare"]
-
 IMAGES, SIDE = 4, 96  # at most
 ANGLES = 60
 _NOISE = {"denoising": 0.1, "tomography": 0.01}  # relative to the largest datum of an image of ones

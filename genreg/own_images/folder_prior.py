@@ -24,8 +24,6 @@ from genreg.recipes import RECIPES
 from genreg.solvers.checkpoints import atomically, digest, refuse_other
 from genreg.training.settings import check_files
 
-__all__ = ["OwnPrior", "train_prior"]
-
 
 @dataclass(frozen=True)
 class OwnPrior:

@@ -17,8 +17,6 @@ from genreg.own_images.stages import ended
 from genreg.training.gaussian_likelihood import likelihood
 from genreg.training.model_scores import evaluate
 
-__all__ = ["picture", "scores", "summary"]
-
 _SCORED = 20  # images at most
 
 

@@ -10,8 +10,6 @@ from genreg.networks import FullyConvolutionalConfig, StructuredConfig
 from genreg.operators.bridge.arguments import flag, integers, number, seed_number
 from genreg.training.settings import Checked, limited
 
-__all__ = ["PriorSettings"]
-
 _QUICK = {"steps": 20, "precision_steps": 20, "batch_size": 2}
 
 

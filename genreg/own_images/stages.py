@@ -19,8 +19,6 @@ from genreg.training.gaussian_likelihood import fit_gamma, fit_scale
 from genreg.training.precision import fit_precision
 from genreg.training.settings import Bookkeeping, Optimisation
 
-__all__ = ["Crops", "ended", "steps_within", "train_mean", "train_precision"]
-
 _HELD_OUT = 64  # crops
 _ENTRIES = 20  # of the history of a stage
 _CLIP = 1.0  # of the norm of the gradient, times the pixels of a crop

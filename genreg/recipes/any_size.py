@@ -27,18 +27,6 @@ from genreg.networks import FullyConvolutionalConfig, StructuredConfig
 from genreg.recipes import brain
 from genreg.training.batches import Sampler
 
-__all__ = [
-    "BRAIN",
-    "CROP",
-    "LEAVES",
-    "Crops",
-    "brain_head",
-    "brain_held_out",
-    "brain_training",
-    "leaves",
-    "leaves_held_out",
-]
-
 CROP = 64
 """Side of the crops, in pixels."""
 

@@ -25,20 +25,6 @@ from genreg.datasets import brain_slices
 from genreg.networks import Autoencoder, GridConfig
 from genreg.training.gaussian_likelihood import fit_gamma
 
-__all__ = [
-    "ARCHITECTURE",
-    "CROSS",
-    "TRAINING",
-    "VALIDATION",
-    "BrainSampler",
-    "darken",
-    "fit_noise",
-    "head_images",
-    "test_images",
-    "training_images",
-    "validation_images",
-]
-
 ARCHITECTURE = GridConfig(
     image_shape=(128, 128),
     latent_dim=192,

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from genreg.datasets import ImageFolder
 
-__all__ = ["folder", "held_out", "training_images"]
-
 _SIZE, _CROP = 64, 108  # the middle of an aligned image is the face, without hair and background
 _FILES = 202_599
 _ENDS = (162_770, 182_637)  # the data set's own division: training, then validation, then test

@@ -13,8 +13,6 @@ from genreg.datasets import LimitedAngleDiscs, discs_with_holes
 from genreg.networks import Autoencoder, GridConfig
 from genreg.training.amortised_encoder import fit_encoder
 
-__all__ = ["ARCHITECTURE", "encode_limited_angles", "held_out", "training_images"]
-
 ARCHITECTURE = GridConfig(
     image_shape=(64, 64), latent_dim=512, encoder=(16, 48, 128), decoder=(16, 48, 96), encoder_blocks=3
 )

@@ -9,8 +9,6 @@ from genreg.datasets import add_gradients, gradient_digits, intensity_ramps, mni
 from genreg.networks import ConvConfig
 from genreg.training.autoencoder import Sampler
 
-__all__ = ["ARCHITECTURE", "held_out", "training_images"]
-
 ARCHITECTURE = ConvConfig(image_shape=(28, 28), latent_dim=12, channels=(16, 32), decoder=(256, 512))
 
 

@@ -17,8 +17,6 @@ from collections.abc import Callable
 from genreg.networks import DuffConfig, GanConfig, StridedConfig
 from genreg.recipes.recipe import CELEBA, MNIST, SHAPES, Data, Recipe
 
-__all__ = ["PAPER"]
-
 
 def _recipes(
     name: str, architecture: Callable[..., DuffConfig], data: Data, beta: float

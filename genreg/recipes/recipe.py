@@ -15,21 +15,6 @@ from genreg.networks import Architecture, Autoencoder, GanConfig
 from genreg.recipes import any_size, brain, celeba, discs, gradients
 from genreg.training.batches import Sampler
 
-__all__ = [
-    "BRAIN",
-    "BRAIN_CROPS",
-    "BRAIN_HEAD",
-    "BRAIN_HEAD_CROPS",
-    "CELEBA",
-    "DISCS",
-    "GRADIENTS",
-    "LEAVES",
-    "MNIST",
-    "SHAPES",
-    "Data",
-    "Recipe",
-]
-
 
 @dataclass(frozen=True)
 class Data:

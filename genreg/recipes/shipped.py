@@ -90,7 +90,6 @@ def _any_size_mean(architecture: StructuredConfig, data: Data) -> Recipe:
             "warmup": 100,
             "kl_warmup": 300,
             "clip": 100.0,
-            "validate_every": 250,
         },
         data=data,
         range_images=2,
@@ -99,7 +98,7 @@ def _any_size_mean(architecture: StructuredConfig, data: Data) -> Recipe:
 
 def _any_size(mean: str, architecture: StructuredConfig, data: Data) -> StructuredRecipe:
     """Return the recipe of a structured model for images of any size: the head, then everything together."""
-    shared = {"batch_size": 8, "clip": 1000.0, "warmup": 50, "validate_every": 250}
+    shared = {"batch_size": 8, "clip": 1000.0, "warmup": 50}
     return StructuredRecipe(
         mean=mean,
         architecture=architecture,

@@ -17,8 +17,6 @@ from genreg.recipes.recipe import Data
 from genreg.training.precision import fit_precision, likelihood
 from genreg.training.settings import check_files
 
-__all__ = ["StructuredRecipe", "train_precision"]
-
 
 @dataclass(frozen=True)
 class StructuredRecipe:

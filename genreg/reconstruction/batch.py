@@ -19,8 +19,6 @@ from genreg.regularisers import Regulariser
 from genreg.solvers import Solution, Trial
 from genreg.solvers.problem.objective import Blocks, block_spaces, pack
 
-__all__ = ["BatchedSolve", "checked_fidelity", "starting_points"]
-
 
 def checked_fidelity(
     A: odl.Operator,

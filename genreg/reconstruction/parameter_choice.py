@@ -13,8 +13,6 @@ from genreg.regularisers import Regulariser
 from genreg.solvers import Choice, Trial, l_curve, morozov
 from genreg.solvers.parameter_choice.discrepancy_principle import checked_range
 
-__all__ = ["CHOICES", "principle", "range_of"]
-
 LamRange = tuple[float, float] | None
 
 

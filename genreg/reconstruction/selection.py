@@ -11,8 +11,6 @@ from torch import Tensor
 
 from genreg.solvers import Status
 
-__all__ = ["Best", "Selection", "markdown"]
-
 
 @dataclass(frozen=True)
 class Best:

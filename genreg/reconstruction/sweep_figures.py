@@ -9,8 +9,6 @@ import torch
 
 from genreg.plotting import as_images, draw_images
 
-__all__ = ["sweep_figure"]
-
 _ROWS = 4  # rows of the strip at most
 _MARK = "#d9822b"
 

@@ -17,8 +17,6 @@ from genreg.reconstruction.sweep_figures import sweep_figure
 from genreg.solvers import Status
 from genreg.solvers.parameter_choice.l_curve_corner import corner
 
-__all__ = ["Sweep"]
-
 
 @dataclass(frozen=True, repr=False)
 class Sweep:

@@ -26,8 +26,6 @@ from genreg.solvers import Choice, Solution, Status
 from genreg.solvers.driver.monitor import Callback
 from genreg.solvers.problem.objective import block_spaces, pack
 
-__all__ = ["Reconstruction", "reconstruct"]
-
 
 @dataclass(frozen=True)
 class Reconstruction:

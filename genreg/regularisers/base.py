@@ -32,8 +32,6 @@ from genreg.regularisers.differentiable import Gradient, Lowered
 from genreg.solvers import Objective, SaddlePoint, Solution, gradient_descent
 from genreg.solvers.problem.objective import Blocks, block_spaces, pack
 
-__all__ = ["Regulariser", "checked_parameter"]
-
 
 def checked_parameter(value: Any, name: str) -> float | Tensor:
     """Check that a parameter is a finite number >= 0, or a tensor of such numbers, one for every sample.

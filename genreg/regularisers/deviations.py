@@ -14,6 +14,7 @@ from genreg.generator import Generator
 from genreg.operators import TorchFunctional, to_torch, weight
 from genreg.operators.bridge import spaces
 from genreg.operators.bridge.arguments import choice
+from genreg.operators.bridge.keywords import documented_like
 from genreg.operators.fidelity import Fidelity
 from genreg.operators.lowering.total_variation import total_variation
 from genreg.regularisers.base import checked_parameter
@@ -23,8 +24,6 @@ from genreg.solvers import QuasiNewton, ipalm, lbfgs
 from genreg.solvers.algorithms.limited_memory import Substitution
 from genreg.solvers.problem.objective import Blocks
 from genreg.solvers.updates.base import DENSE
-
-__all__ = ["RelaxedConstraint", "SparseDeviation"]
 
 
 class _Deviating(Generative):
@@ -72,6 +71,11 @@ class _Deviating(Generative):
     def proximable(self, *, mu: float | Tensor, **parameters: float | Tensor) -> dict[str, TorchFunctional]:
         """The proximable part of μ s(z)."""
         return {} if self.latent_prox is None else {"z": self.latent_prox.scaled(mu)}
+
+    @property
+    def marginal(self) -> Functional:
+        r""":math:`R_G(x) = \min_z R(x, z)`, with the envelope gradient; see `genreg.regularisers.marginal`."""
+        return Marginal(self)
 
 
 def deviation_for_image(generate: Callable[[Tensor], Tensor]) -> Substitution:
@@ -121,12 +125,8 @@ class RelaxedConstraint(_Deviating):
         """Smooth part of R as a function of image and latent vector; nothing needs smoothing."""
         return self.smooth({"x": x, "z": z}, mu=mu)
 
-    @property
-    def marginal(self) -> Functional:
-        r""":math:`R_G(x) = \min_z \|G(z) - x\|^2 + \mu s(z)`, with the envelope gradient 2 (x - G(z))."""
-        return Marginal(self)
 
-
+@documented_like(RelaxedConstraint)
 class SparseDeviation(_Deviating):
     r"""Solutions sparsely off the range: image G(z) + u, value :math:`\|u\|_1 + \mu s(z)` (eq. 20).
 
@@ -139,14 +139,8 @@ class SparseDeviation(_Deviating):
 
     Parameters
     ----------
-    G : Generator
-        The generator Z -> X.
-    mu : float or Tensor
-        μ >= 0, or one for every sample, ``(B,)``.
     sparsity : {"l1", "tv"}
         What is small: u itself or its gradient.
-    latent : Functional, optional
-        s, any ODL functional on Z, see `genreg.latent`; by default :math:`\|z\|_2^2`.
 
     References
     ----------
@@ -196,8 +190,3 @@ class SparseDeviation(_Deviating):
             square = sum(part.square() for part in spaces.split(derivative.range, derivative(u)))
         size = (square + smoothing**2).sqrt() - smoothing
         return float(weight(X)) * size.flatten(1).sum(1) + mu * self.latent_value(z)
-
-    @property
-    def marginal(self) -> Functional:
-        r""":math:`R_G(x) = \min_z \|x - G(z)\|_1 + \mu s(z)`, smoothed, with its envelope gradient."""
-        return Marginal(self)

@@ -12,8 +12,6 @@ from genreg.operators import TorchFunctional, lower, riesz, to_element, to_tenso
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.bridge.spaces import tree_leaves, tree_map
 
-__all__ = ["Gradient", "Lowered"]
-
 
 class Lowered(Functional):
     """A functional given by its lowered form: differentiable by autograd unless it has a prox."""

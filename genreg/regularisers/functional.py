@@ -15,8 +15,6 @@ from genreg.regularisers.base import Regulariser
 from genreg.regularisers.images import OnImages, TotalVariation
 from genreg.solvers import Objective, SaddlePoint, lbfgs, pdhg
 
-__all__ = ["OfFunctional", "as_regulariser"]
-
 
 def as_regulariser(value: Regulariser | Functional) -> Regulariser:
     """Return a regulariser as it is, and an ODL functional of the image as one.

@@ -39,8 +39,6 @@ from genreg.solvers.generative.latent import first_codes, latent_curvature
 from genreg.solvers.problem.objective import Blocks, Curvature
 from genreg.solvers.updates.base import DENSE
 
-__all__ = ["Generative", "HardConstraint", "check_generator"]
-
 _STARTS = ("encoder", "random", "zero")
 
 

@@ -14,8 +14,6 @@ from genreg.regularisers import Regulariser
 from genreg.solvers.checkpoints import digest, noise, of_generator, of_operator, of_setting
 from genreg.solvers.problem.objective import Blocks, block_spaces
 
-__all__ = ["of_fidelity", "of_regulariser"]
-
 
 def of_fidelity(fidelity: Fidelity, x: Tensor | None = None) -> dict[str, Any]:
     """Return data, noise, operator, and the misfit near the data; `x` are images for `of_operator`."""

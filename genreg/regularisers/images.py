@@ -29,8 +29,6 @@ from genreg.regularisers.base import Regulariser
 from genreg.solvers import SaddlePoint, conjugate_gradient, pdhg
 from genreg.solvers.problem.objective import Blocks
 
-__all__ = ["OnImages", "Tikhonov", "TotalVariation"]
-
 
 class OnImages(Regulariser):
     """A regulariser given as a functional on the image space; it starts from ``_first``, zero unless said."""

@@ -27,8 +27,6 @@ from genreg.solvers.generative.profiled import Profiled, maximise_profile
 from genreg.solvers.generative.structured import StructuredProblem, negative_log_prior
 from genreg.solvers.problem.objective import Blocks
 
-__all__ = ["JointPrior"]
-
 
 class JointPrior(Generative):
     r"""The negative logarithm of the joint prior density of image x and latent vector z, up to a constant.

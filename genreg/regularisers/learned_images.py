@@ -11,12 +11,11 @@ from genreg.operators import (
     NetworkOperator,
 )
 from genreg.operators.bridge.arguments import flag
+from genreg.operators.bridge.keywords import documented_like
 from genreg.operators.bridge.protocols import FlowLike, StackedSpace
 from genreg.regularisers.images import OnImages, check_space
 from genreg.solvers import gradient_descent
 from genreg.solvers.problem.objective import Blocks
-
-__all__ = ["AutoencoderResidual", "EncoderNorm", "FlowPrior"]
 
 
 class AutoencoderResidual(OnImages):
@@ -46,14 +45,9 @@ class AutoencoderResidual(OnImages):
         return f"AutoencoderResidual({self.generator!r})"
 
 
+@documented_like(AutoencoderResidual)
 class EncoderNorm(OnImages):
-    r"""The size of the latent vector of an image, :math:`\|E(x)\|_2^2`.
-
-    Parameters
-    ----------
-    G : Generator
-        A generator with an encoder E.
-    """
+    r"""The size of the latent vector of an image, :math:`\|E(x)\|_2^2`."""
 
     solver = staticmethod(gradient_descent)
     _first = "rough"

@@ -27,8 +27,6 @@ from genreg.regularisers.differentiable import Gradient
 from genreg.solvers import Objective, palm, quasi_newton
 from genreg.solvers.problem.objective import Blocks
 
-__all__ = ["Marginal", "RangeMarginal"]
-
 
 class Marginal(Functional):
     r"""The functional :math:`R_G(x) = \min_z R(x, z)` on the image space, with its envelope gradient.

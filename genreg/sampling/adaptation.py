@@ -23,8 +23,6 @@ from torch import Tensor
 from genreg.sampling.kernels.metropolis import Target
 from genreg.sampling.random_numbers import RandomNumbers
 
-__all__ = ["METRICS", "Coordinates", "Scatter", "adapted", "largest_curvature", "window_ends"]
-
 METRICS = ("identity", "diagonal", "dense")
 _PRIOR = 5.0  # draws that the identity counts for in an estimate, as in Stan
 _FLOOR = 1e-3  # times the identity is what they say

@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from torch import Tensor
 
 from genreg.operators.bridge.arguments import choice, described, flag, integer, seed_number
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.caller_data import per_sample_number
+from genreg.operators.bridge.keywords import takes
 from genreg.operators.bridge.modes import undisturbed
 from genreg.sampling.adaptation import METRICS, Coordinates
 from genreg.sampling.kernels.metropolis import HMC, MALA, ULA, Kernel
@@ -21,8 +22,6 @@ from genreg.sampling.run import Chains, Plan, check_seconds
 from genreg.sampling.samples import Samples
 from genreg.sampling.starting_points import starts
 from genreg.sampling.storage import refuse_not_finite, refuse_other_posterior, restored, state_file
-
-__all__ = ["langevin", "resume", "sample"]
 
 _KEPT = 1000  # draws of a chain, unless thin says otherwise
 
@@ -160,66 +159,45 @@ def sample(
     return run.go(max_seconds=max_seconds, file=file, progress=progress)
 
 
+class Chained(TypedDict, total=False):
+    """What `langevin` hands to `sample`."""
+
+    chains: int
+    steps: int
+    burn_in: int | None
+    step: float | Tensor | None
+    init: str | Tensor | Samples
+    seed: int | None
+    thin: int | None
+    denoise: bool
+    map_iterations: int
+    max_seconds: float | None
+    checkpoint: str | Path | None
+    progress: bool
+
+
 @undisturbed
+@takes(Chained, sample, chains=4, steps=1000, init="map", denoise=False, map_iterations=100, progress=True)
 def langevin(
     posterior: LatentPosterior,
     *,
-    chains: int = 4,
-    steps: int = 1000,
-    burn_in: int | None = None,
-    step: float | Tensor | None = None,
-    init: str | Tensor | Samples = "map",
-    seed: int | None = None,
     adjusted: bool = True,
-    thin: int | None = None,
     metric: str | None = None,
-    denoise: bool = False,
-    map_iterations: int = 100,
-    max_seconds: float | None = None,
-    checkpoint: str | Path | None = None,
-    progress: bool = True,
+    **keywords: Unpack[Chained],
 ) -> Samples:
     """Draw latent vectors by Langevin's diffusion: `sample` with `MALA`, or with `ULA` in the coordinates of z.
 
     Parameters
     ----------
-    posterior, chains, steps, burn_in, step, init, seed, thin, denoise, map_iterations
-        See `sample`.
     adjusted : bool
         Whether steps are tested (Metropolis); without, and with ``step=0.01``, this is the sampler of the report by
         Liang (2021).
     metric : str, optional
         See `sample`; by default ``"dense"`` with the test and ``"identity"`` without.
-    max_seconds, checkpoint, progress
-        See `sample`.
-
-    Returns
-    -------
-    Samples
-
-    Raises
-    ------
-    TypeError, ValueError
-        See `sample`.
     """
-    adjusted = flag(adjusted, "adjusted")
-    return sample(
-        posterior,
-        MALA() if adjusted else ULA(),
-        chains=chains,
-        steps=steps,
-        burn_in=burn_in,
-        step=step,
-        init=init,
-        seed=seed,
-        thin=thin,
-        metric=metric or ("dense" if adjusted else "identity"),
-        denoise=denoise,
-        map_iterations=map_iterations,
-        max_seconds=max_seconds,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
+    kernel = MALA() if flag(adjusted, "adjusted") else ULA()
+    metric = metric or ("dense" if adjusted else "identity")
+    return sample(posterior, kernel, metric=metric, **keywords)
 
 
 @undisturbed

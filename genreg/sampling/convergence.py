@@ -31,13 +31,7 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge.arguments import integer
-
-__all__ = [
-    "autocorrelation",
-    "effective_sample_size",
-    "monte_carlo_error",
-    "rank_normalised_rhat",
-]
+from genreg.operators.bridge.keywords import documented_like
 
 _KINDS = ("bulk", "tail", "mean")
 _TAILS = (0.05, 0.95)
@@ -71,13 +65,9 @@ def effective_sample_size(draws: Any, kind: str = "bulk") -> Any:
     return _by_chains(draws, lambda x: _library().ess(x, method=kind, prob=prob))
 
 
+@documented_like(effective_sample_size)
 def rank_normalised_rhat(draws: Any) -> Any:
     r"""The potential scale reduction :math:`\hat R` of split chains, by ranks and by ranks of distances.
-
-    Parameters
-    ----------
-    draws : Tensor or array
-        ``(draws, chains, ...)``, at least 4 draws.
 
     Returns
     -------
@@ -93,27 +83,19 @@ def rank_normalised_rhat(draws: Any) -> Any:
     return _by_chains(draws, lambda x: _library().rhat(x))
 
 
+@documented_like(rank_normalised_rhat)
 def monte_carlo_error(draws: Any) -> Any:
     r"""Standard error of the mean of the draws, :math:`\sigma / \sqrt{\mathrm{ESS}}`, with the ESS for the mean.
-
-    Parameters
-    ----------
-    draws : Tensor or array
-        ``(draws, chains, ...)``, at least 4 draws.
 
     Returns
     -------
     Tensor or array
         ``(...)``, of the kind of `draws`, in float64.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the draws are complex, have no chain axis or are too few.
     """
     return _by_chains(draws, lambda x: _library().mcse(x, method="mean"), has_unit=True)
 
 
+@documented_like(effective_sample_size)
 def autocorrelation(draws: Any, max_lag: int | None = None) -> Any:
     r"""Autocorrelations of several chains that should have one mean.
 
@@ -123,8 +105,6 @@ def autocorrelation(draws: Any, max_lag: int | None = None) -> Any:
 
     Parameters
     ----------
-    draws : Tensor or array
-        ``(draws, chains, ...)``, at least 4 draws.
     max_lag : int, optional
         The largest t, below the number of draws, which it is by default.
 

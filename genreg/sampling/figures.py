@@ -12,8 +12,6 @@ from genreg.sampling.convergence import autocorrelation
 if TYPE_CHECKING:
     from genreg.sampling.samples import Samples
 
-__all__ = ["plot_traces"]
-
 
 def plot_traces(samples: Samples, index: Sequence[int] = (0,), *, max_lag: int | None = None) -> Any:
     """Draw the energies of all chains of some images, and the autocorrelations of energy and latent components.

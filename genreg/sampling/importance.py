@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["kish_ess", "pareto_smoothed", "self_normalised", "weighted_mean_and_std"]
+from genreg.operators.bridge.keywords import documented_like
 
 Axes = int | tuple[int, ...]
 
@@ -54,6 +54,7 @@ def self_normalised(log_weights: Tensor, dims: Axes = (0, 1)) -> Tensor:
     return (found - found.logsumexp(axes, keepdim=True)).exp()
 
 
+@documented_like(self_normalised)
 def kish_ess(weights: Tensor, dims: Axes = (0, 1)) -> Tensor:
     r"""Return the effective number of draws :math:`(\sum_i w_i)^2 / \sum_i w_i^2`.
 
@@ -63,8 +64,6 @@ def kish_ess(weights: Tensor, dims: Axes = (0, 1)) -> Tensor:
     ----------
     weights
         Non-negative weights, not necessarily normalised.
-    dims
-        The axes of the draws.
 
     Returns
     -------
@@ -81,6 +80,7 @@ def kish_ess(weights: Tensor, dims: Axes = (0, 1)) -> Tensor:
     return w.sum(axes).square() / w.square().sum(axes)
 
 
+@documented_like(kish_ess)
 def weighted_mean_and_std(values: Tensor, weights: Tensor, dims: Axes = (0, 1)) -> tuple[Tensor, Tensor]:
     r"""Return mean and standard deviation of weighted draws.
 
@@ -92,10 +92,6 @@ def weighted_mean_and_std(values: Tensor, weights: Tensor, dims: Axes = (0, 1)) 
     values
         What is averaged, ``weights.shape`` with any further axes behind it, such as images ``(draws, chains, B, n,
         m)``. Values without weight don't count, even if they are NaN.
-    weights
-        Non-negative weights, as of `self_normalised`.
-    dims
-        The axes of the draws.
 
     Returns
     -------
@@ -125,6 +121,7 @@ def weighted_mean_and_std(values: Tensor, weights: Tensor, dims: Axes = (0, 1)) 
     return mean.sum(axes), variance.sqrt()
 
 
+@documented_like(self_normalised)
 def pareto_smoothed(log_weights: Tensor, dims: Axes = (0, 1)) -> tuple[Tensor, Tensor]:
     r"""Return logarithms of weights whose largest are smoothed by a fitted Pareto distribution, and its shape.
 
@@ -135,8 +132,6 @@ def pareto_smoothed(log_weights: Tensor, dims: Axes = (0, 1)) -> tuple[Tensor, T
     ----------
     log_weights
         Logarithms of the weights, finite.
-    dims
-        The axes of the draws.
 
     Returns
     -------

@@ -22,8 +22,6 @@ from genreg.solvers.generative.profiled import Profiled
 from genreg.solvers.generative.structured import negative_log_prior
 from genreg.solvers.problem.objective import Objective
 
-__all__ = ["JointPosterior", "JointTarget"]
-
 _TOLERANCE = 1e-3  # of a draw of the image, in posterior standard deviations
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["Moments"]
-
 
 class Moments:
     """Mean and standard deviation over all draws and chains of every sample.

@@ -19,8 +19,6 @@ from genreg.sampling.random_numbers import RandomNumbers
 from genreg.solvers import Objective
 from genreg.solvers.checkpoints import codes, of_generator
 
-__all__ = ["ChainTarget", "LatentPosterior", "Posterior"]
-
 
 class ChainTarget(Protocol):
     """What the kernels take of a posterior, for all chains; those of a sample in the rows ``k, k + B, ...``."""

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import seed_number
 
-__all__ = ["RandomNumbers"]
-
 
 class RandomNumbers:
     """Normal and uniform numbers from one generator.

@@ -24,8 +24,6 @@ from genreg.sampling.samples import ChainStatus, JointSamples, Samples
 from genreg.sampling.storage import as_stored, restore, snapshot
 from genreg.solvers.checkpoints import StateFile, saving
 
-__all__ = ["Chains", "Plan", "check_seconds"]
-
 # nats, and nats for each unknown, by which the energy of a sound chain may rise
 _RISE = (1000.0, 10.0)
 

@@ -19,8 +19,6 @@ from genreg.sampling.posterior import Posterior
 from genreg.sampling.storage import as_stored, state_file
 from genreg.solvers.driver.advised import Advised
 
-__all__ = ["ChainStatus", "JointSamples", "Samples"]
-
 
 class ChainStatus(Advised):
     """How a chain ended; `advice` says what the user can do about it."""

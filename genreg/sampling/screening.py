@@ -30,13 +30,10 @@ from genreg.operators.bridge.modes import undisturbed
 from genreg.sampling.importance import kish_ess
 from genreg.sampling.posterior import LatentPosterior
 
-__all__ = ["finite_or", "screened_starts"]
-
 _CHUNK = 500  # draws that are decoded at once
 _HALVINGS = 30
-_GAP = (
-    2.0  # nats for each latent dimension: e⁻² is the volume of a mode seven times as narrow in each of them
-)
+# nats for each latent dimension: e⁻² is the volume of a mode seven times as narrow in each of them
+_GAP = 2.0
 
 
 @undisturbed

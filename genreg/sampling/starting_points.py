@@ -15,8 +15,6 @@ from genreg.sampling.posterior import LatentPosterior
 from genreg.sampling.random_numbers import RandomNumbers
 from genreg.sampling.screening import finite_or, screened_starts
 
-__all__ = ["STARTS", "starts"]
-
 STARTS = ("prior", "posterior", "map", "screened")
 
 
@@ -106,9 +104,8 @@ def _modes(
     found, energy, evaluations = posterior.minimise(z, iterations)
     z = finite_or(found, z)
     chains, batch = energy.shape
-    logits = (energy.amin(0) - energy).nan_to_num(
-        nan=-torch.inf, neginf=-torch.inf
-    )  # few digits, all of them used
+    # few digits, all of them used
+    logits = (energy.amin(0) - energy).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
     # Gumbel's trick: the largest of log p + noise is a draw from p
     noise = -(-random.uniform(energy.expand(chains, chains, batch)).log()).log()
     chosen = (logits + noise).argmax(1)  # (chains, B)

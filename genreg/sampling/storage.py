@@ -16,16 +16,6 @@ from genreg.sampling.kernels.skrock import SKROCK
 from genreg.sampling.posterior import Posterior
 from genreg.solvers.checkpoints import StateFile, not_finite, refuse_other
 
-__all__ = [
-    "as_stored",
-    "refuse_not_finite",
-    "refuse_other_posterior",
-    "restore",
-    "restored",
-    "snapshot",
-    "state_file",
-]
-
 _KERNELS = {kernel.__name__: kernel for kernel in (ULA, MALA, PCN, HMC, SKROCK, Gibbs)}
 _LEARNT = ("log_size", "alive", "started", "accepted", "top", "spent")
 _DRAWS = ("z", "energy", "seeds")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genreg.networks import Autoencoder
 from genreg.operators.bridge.modes import undisturbed
@@ -34,8 +34,6 @@ from genreg.training.settings import (
     limited,
     with_keywords,
 )
-
-__all__ = ["EncoderTrainer", "Options", "fit_encoder"]
 
 _FLOOR = 1e-3  # keeps the cross-entropy and its gradient finite where the decoder is saturated
 _LOOKED_AT = 8  # images of a decoder by which a checkpoint knows it again
@@ -78,12 +76,13 @@ class EncoderTrainer(Trainer):
     module: Autoencoder
     options: Options
 
-    def __init__(
-        self, model: Autoencoder, optimisation: Optimisation, pairs: _Pairs, options: Options
-    ) -> None:
-        weights = [p for p in model.encoder.parameters() if p.requires_grad]
-        averaged = [*weights, *running_statistics(model.encoder)]
-        super().__init__(model, optimisation, pairs, options, weights=weights, averaged=averaged)
+    def trained(self) -> list[nn.Parameter]:
+        """Return the parameters of the encoder."""
+        return [p for p in self.module.encoder.parameters() if p.requires_grad]
+
+    def followed(self) -> list[Tensor]:
+        """Return the weights and statistics of the encoder."""
+        return [*self.weights, *running_statistics(self.module.encoder)]
 
     def begin(self) -> None:
         """Put the encoder in training mode, and freeze all else."""
@@ -146,8 +145,6 @@ def fit_encoder(
         The weight ω.
     clean : float
         Share of clean images in a batch, in [0, 1).
-    optimisation, bookkeeping
-        How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords.
 
     Returns
     -------
@@ -159,8 +156,6 @@ def fit_encoder(
     ValueError
         If the pairs do not have the shape of the model's images, or the checkpoint belongs to a run with other
         settings, pairs or decoder.
-    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
-        As `genreg.training.fit`.
     """
     options = Options(latent_weight=latent_weight, clean=clean)
     if not isinstance(model, Autoencoder):

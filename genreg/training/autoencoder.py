@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genreg.networks import Autoencoder
 from genreg.operators.bridge.modes import undisturbed
-from genreg.training.batches import Batches, Sampler, held_out_images
+from genreg.training.batches import Sampler
 from genreg.training.engine import Trainer
 from genreg.training.model_scores import evaluate
 from genreg.training.optimisers import adamw, running_statistics
@@ -35,8 +35,6 @@ from genreg.training.settings import (
     limited,
     with_keywords,
 )
-
-__all__ = ["AutoencoderTrainer", "Options", "fit", "loss"]
 
 GAMMA_RATE = 5.0  # log(gamma) has to travel several units, the weights only a fraction of one
 
@@ -92,51 +90,43 @@ class AutoencoderTrainer(Trainer):
 
     scored: ClassVar[tuple[str, ...]] = ("psnr", "mse", "loss", "kl")
     criterion: ClassVar[tuple[str, int] | None] = ("loss", 1)
+    module: Autoencoder
     options: Options
 
-    def __init__(
-        self,
-        model: Autoencoder,
-        optimisation: Optimisation,
-        batches: Batches,
-        options: Options,
-        held_out: Tensor | None = None,
-    ) -> None:
-        self.model = model
-        weights = [p for name, p in model.named_parameters() if name != "log_gamma"]
-        groups: list[dict[str, Any]] = [{"params": weights}]
-        if options.gamma is None:
-            groups.append({"params": [model.log_gamma], "weight_decay": 0.0, "factor": GAMMA_RATE})
-        super().__init__(
-            model,
-            optimisation,
-            batches,
-            options,
-            held_out,
-            weights=weights,
-            optimisers=[adamw(groups, optimisation)],
-            averaged=[*model.parameters(), *running_statistics(model)],
-        )
+    def trained(self) -> list[nn.Parameter]:
+        """Return all parameters but gamma."""
+        return [p for name, p in self.module.named_parameters() if name != "log_gamma"]
+
+    def make_optimisers(self) -> list[torch.optim.Optimizer]:
+        """Return Adam, with a group for gamma where it is learned."""
+        groups: list[dict[str, Any]] = [{"params": self.weights}]
+        if self.options.gamma is None:
+            groups.append({"params": [self.module.log_gamma], "weight_decay": 0.0, "factor": GAMMA_RATE})
+        return [adamw(groups, self.optimisation)]
+
+    def followed(self) -> list[Tensor]:
+        """Return all parameters, gamma too, and the statistics of batch normalisation."""
+        return [*self.module.parameters(), *running_statistics(self.module)]
 
     def begin(self) -> None:
         """Put the model in training mode, with the gamma to keep."""
         super().begin()
         if self.options.gamma is not None:
-            self.model.log_gamma.data.fill_(math.log(self.options.gamma))
+            self.module.log_gamma.data.fill_(math.log(self.options.gamma))
 
     def loss(self, batch: Tensor) -> Tensor:
         """Return the objective of a batch."""
         noise = self.options.input_noise
         noisy = batch + noise * torch.randn_like(batch) if noise else None
-        return loss(self.model, batch, kl_weight=self.options.beta(self.step), noisy=noisy)
+        return loss(self.module, batch, kl_weight=self.options.beta(self.step), noisy=noisy)
 
     def measure(self) -> dict[str, float]:
         """Return the scores and gamma."""
-        return super().measure() | {"gamma": self.model.log_gamma.exp().item()}
+        return super().measure() | {"gamma": self.module.log_gamma.exp().item()}
 
     def score(self) -> dict[str, float]:
         """Return how well held-out images are reconstructed."""
-        return evaluate(self.model, self.held_out)
+        return evaluate(self.module, self.held_out)
 
 
 @undisturbed
@@ -160,9 +150,6 @@ def fit(
     ----------
     model
         The model, on the device to train on. The rate of log(gamma) is five times that of the weights.
-    images
-        Images ``(N, *image_shape)`` from which each step draws its batch, every image once an epoch; or a function
-        ``sampler(n, *, seed)`` that makes new ones, which is called with a different seed in each step.
     kl_weight
         Weight beta of the Kullback-Leibler term of variational models.
     kl_warmup
@@ -174,28 +161,6 @@ def fit(
         Standard deviation of the Gaussian noise on the encoder's input (the denoising criterion).
     validation
         Held-out images ``(N, *image_shape)`` for `evaluate`.
-    optimisation, bookkeeping
-        How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords.
-
-    Returns
-    -------
-    dict
-        A JSON-able card: "architecture", "training" (the settings), "score" (of `evaluate` on `validation`,
-        if given) and "history" (step, training loss and scores at each validation).
-
-    Raises
-    ------
-    TypeError
-        If an argument has the wrong type.
-    ValueError
-        If images have the wrong shape or non-finite values, a number is out of range, or the checkpoint
-        can't be read or belongs to a run with other settings, images or architecture.
-    FileExistsError
-        If the checkpoint exists and the run does not resume.
-    FloatingPointError
-        If the loss or a weight becomes non-finite.
-    KeyboardInterrupt
-        At Ctrl-C, with a checkpoint at the step that was done, where there is a file for it.
     """
     options = Options(kl_weight=kl_weight, kl_warmup=kl_warmup, gamma=gamma, input_noise=input_noise)
     if not isinstance(model, Autoencoder):
@@ -203,6 +168,4 @@ def fit(
             f"model must be an Autoencoder, got {type(model).__name__}; a GAN is trained by "
             "genreg.training.fit_gan"
         )
-    batches = Batches.checked(images, model, optimisation)
-    trainer = AutoencoderTrainer(model, optimisation, batches, options, held_out_images(validation, model))
-    return trainer.train(bookkeeping)
+    return AutoencoderTrainer.fit(model, images, validation, optimisation, options, bookkeeping)

@@ -11,8 +11,6 @@ from torch import Tensor
 from genreg.solvers.checkpoints import digest
 from genreg.training.settings import Optimisation
 
-__all__ = ["Batches", "Sampler", "Source", "checked", "held_out_images"]
-
 Sampler = Callable[..., Tensor]
 """A function ``sampler(n, *, seed)`` that draws images ``(n, rows, columns)`` or, in colour, ``(n, 3, rows,
 columns)``, such as `genreg.datasets.shapes` or a `genreg.datasets.ImageFolder`."""

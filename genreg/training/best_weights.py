@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["BestWeights"]
-
 
 class BestWeights:
     """The best weights so far, and how long nothing has been better.

@@ -41,8 +41,8 @@ from genreg.training.discriminator import (
     DiscriminatorTrainer,
     Options,
     RatioScores,
+    checked_output,
     discriminator_scores,
-    verdict_on,
 )
 from genreg.training.settings import FROM_KEYWORDS, Bookkeeping, Keywords, Optimisation, with_keywords
 
@@ -70,25 +70,10 @@ def fit_discriminator(
         The discriminator, on the device to train on; it is in evaluation mode afterwards.
     G
         The generator, any operator to the space of images. Each step takes as many images of it as of the data.
-    images
-        Images ``(N, *image_shape)`` of the data, every one once an epoch, or a function ``sampler(n, *, seed)``.
     noise_std
         Standard deviation of white noise that is added to both kinds of images, see the module docstring.
     validation
-        Held-out images of the data for the history and the score.
-    optimisation, bookkeeping
-        How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords.
-
-    Returns
-    -------
-    dict
-        A JSON-able card: "architecture", "training" (the settings), "history" and, with `validation`, "score": the
-        fields of `RatioScores`.
-
-    Raises
-    ------
-    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
-        As `genreg.training.fit`.
+        Held-out images of the data; the score has the fields of `RatioScores`.
     """
     options = Options(noise_std=noise_std)
     if not isinstance(D, Critic):
@@ -132,14 +117,9 @@ def fine_tune(
     -------
     torch.nn.Module
         The new discriminator, in evaluation mode, of a GAN a `genreg.networks.Critic`; the given one stays as it is.
-
-    Raises
-    ------
-    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
-        As `genreg.training.fit`.
     """
     options = Options(noise_std=noise_std, momentum=momentum)
-    verdict_on(D, G)
+    checked_output(D, G)
     new = copy.deepcopy(Critic.of(D) if isinstance(D, GAN) else D).requires_grad_(True)
     DiscriminatorTrainer(new, G, images, optimisation, options).train(bookkeeping)
     return new

@@ -22,16 +22,6 @@ from genreg.training.engine import Trainer
 from genreg.training.optimisers import adamw
 from genreg.training.settings import Checked, Optimisation, limited
 
-__all__ = [
-    "DiscriminatorTrainer",
-    "GeneratedImages",
-    "Options",
-    "RatioScores",
-    "cross_entropy",
-    "discriminator_scores",
-    "verdict_on",
-]
-
 _PART = 1000  # images judged at a time outside of training
 
 
@@ -120,18 +110,18 @@ class DiscriminatorTrainer(Trainer):
         options: Options,
         validation: Any = None,
     ) -> None:
-        self.G, self.verdict = G, verdict_on(D, G)
-        held_out = held_out_images(validation, self.verdict)
-        weights = list(D.parameters())
-        self.generated = GeneratedImages(G, weights[0], options.noise_std)
-        decay, momentum = optimisation.weight_decay, options.momentum
-        optimiser = (
-            adamw(weights, optimisation, fused=False)
-            if momentum is None
-            else torch.optim.SGD(weights, lr=optimisation.lr, momentum=momentum, weight_decay=decay)
-        )
-        batches = Batches.checked(images, self.verdict, optimisation)
-        super().__init__(D, optimisation, batches, options, held_out, optimisers=[optimiser])
+        self.G, self.output = G, checked_output(D, G)
+        held_out = held_out_images(validation, self.output)
+        self.generated = GeneratedImages(G, next(D.parameters()), options.noise_std)
+        batches = Batches.checked(images, self.output, optimisation)
+        super().__init__(D, optimisation, batches, options, held_out)
+
+    def make_optimisers(self) -> list[torch.optim.Optimizer]:
+        """Return Adam, or gradient descent with momentum."""
+        how, momentum = self.optimisation, self.options.momentum
+        if momentum is None:
+            return [adamw(self.weights, how, fused=False)]
+        return [torch.optim.SGD(self.weights, lr=how.lr, momentum=momentum, weight_decay=how.weight_decay)]
 
     def begin(self) -> None:
         """Let all weights be trained."""
@@ -141,7 +131,7 @@ class DiscriminatorTrainer(Trainer):
     def loss(self, batch: Tensor) -> Tensor:
         """Return the cross-entropy of as many images of the data as of G."""
         fake = self.generated(len(batch))
-        on_real, on_fake = self.verdict(torch.cat((self.generated.noisy(batch), fake))).chunk(2)
+        on_real, on_fake = self.output(torch.cat((self.generated.noisy(batch), fake))).chunk(2)
         return cross_entropy(on_real, on_fake)
 
     def score(self) -> dict[str, float]:
@@ -167,18 +157,18 @@ def cross_entropy(on_real: Tensor, on_fake: Tensor) -> Tensor:
     return 0.5 * (softplus(-on_real).mean() + softplus(on_fake).mean())
 
 
-def verdict_on(D: Any, G: Any) -> DiscriminatorOutput:
+def checked_output(D: Any, G: Any) -> DiscriminatorOutput:
     """Return what judges images of G, after a look at one of them."""
     if not isinstance(G, odl.Operator) or not hasattr(G.range, "dtype"):
         raise TypeError(f"G must be an ODL operator to a tensor or function space, got {G!r}")
-    verdict = DiscriminatorOutput(D, tuple(G.range.shape))
-    if next(verdict.parameters(), None) is None:
+    output = DiscriminatorOutput(D, tuple(G.range.shape))
+    if next(output.parameters(), None) is None:
         raise ValueError(f"D must have parameters, got {type(D).__name__} without any")
     with evaluating(D):
-        verdict.eval().check(
-            GeneratedImages(G, next(verdict.parameters()), 0.0)(1, torch.Generator().manual_seed(0))
+        output.eval().check(
+            GeneratedImages(G, next(output.parameters()), 0.0)(1, torch.Generator().manual_seed(0))
         )
-    return verdict
+    return output
 
 
 @torch.no_grad()
@@ -216,15 +206,15 @@ def discriminator_scores(
     TypeError, ValueError
         If an argument has the wrong type, images the wrong shape, or a number is out of range.
     """
-    verdict = verdict_on(D, G)
-    x = checked(images, verdict, "images")
+    output = checked_output(D, G)
+    x = checked(images, output, "images")
     n = len(x) if draws is None else integer(draws, "draws", minimum=1)
     noise_std, generator = number(noise_std, "noise_std", minimum=0), seeded_generator(seed)
     made = GeneratedImages(G, x, noise_std)
     sizes = [min(_PART, n - first) for first in range(0, n, _PART)]
     with evaluating(D):
-        real = torch.cat([verdict(made.noisy(part, generator)) for part in x.split(_PART)]).double()
-        fake = torch.cat([verdict(made(size, generator)) for size in sizes]).double()
+        real = torch.cat([output(made.noisy(part, generator)) for part in x.split(_PART)]).double()
+        fake = torch.cat([output(made(size, generator)) for size in sizes]).double()
     ratio = fake.exp().mean()
     return RatioScores(
         cross_entropy=cross_entropy(real, fake).item(),

@@ -134,21 +134,10 @@ def distil(
         Number of first steps in which only the mean is fitted, by least squares in the values of the link; the
         precision is near 1 until then.
     validation
-        Held-out inputs and outputs.
+        Held-out inputs and outputs; the score is the mean negative log-density of g(y) in nats for one pixel.
     optimisation, bookkeeping
         How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords. `clip`
         bounds the gradient of the objective for one pixel.
-
-    Returns
-    -------
-    dict
-        A JSON-able card: "architecture", "training" (the settings), "history" and, with `validation`, "score": the
-        mean negative log-density of g(y) in nats for one pixel.
-
-    Raises
-    ------
-    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
-        As `genreg.training.fit`.
     """
     options = Options(mean_steps=mean_steps)
     if not isinstance(model, GaussianRegressor):

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +25,7 @@ from genreg.solvers.checkpoints import (
     refuse_other,
     save_state,
 )
-from genreg.training.batches import Source
+from genreg.training.batches import Batches, Source, held_out_images
 from genreg.training.best_weights import BestWeights
 from genreg.training.optimisers import adamw, restore, running_statistics
 from genreg.training.settings import Bookkeeping, Checked, Optimisation
@@ -54,13 +54,6 @@ class Trainer:
         What else determines the result.
     held_out
         Held-out data.
-    weights
-        The parameters that are trained; by default all.
-    optimisers
-        The optimisers that take the steps; by default `adamw` on the weights.
-    averaged
-        What the moving average is of; by default the weights and the statistics of batch normalisation
-        (`running_statistics`).
     """
 
     remedy: ClassVar[str] = "lower lr or set clip"
@@ -76,17 +69,13 @@ class Trainer:
         batches: Source,
         options: Checked,
         held_out: Any = None,
-        *,
-        weights: list[nn.Parameter] | None = None,
-        optimisers: list[torch.optim.Optimizer] | None = None,
-        averaged: Sequence[Tensor] | None = None,
     ) -> None:
         self.module, self.optimisation, self.options = model, optimisation, options
         self.batches, self.held_out = batches, held_out
-        self.weights = weights = list(model.parameters()) if weights is None else weights
+        self.weights = self.trained()
         self.settings = dataclasses.asdict(optimisation) | dataclasses.asdict(options)
-        self.optimisers = [adamw(weights, optimisation)] if optimisers is None else optimisers
-        self._averaged = [*weights, *running_statistics(model)] if averaged is None else averaged
+        self.optimisers = self.make_optimisers()
+        self._averaged = self.followed()
         self.average = [p.detach().clone() for p in self._averaged] if optimisation.ema is not None else []
         self.step = 0
         self.last: dict[str, float] = {}  # figures of the history that do not change in every step
@@ -103,6 +92,32 @@ class Trainer:
             self.best = BestWeights(*self.criterion, optimisation.patience)
         self._infinite = set(not_finite(model.state_dict()))
         self._known: dict[str, Any] = {}
+
+    @classmethod
+    def fit(
+        cls,
+        model: Any,
+        images: Any,
+        validation: Any,
+        optimisation: Optimisation,
+        options: Checked,
+        how: Bookkeeping,
+    ) -> dict[str, Any]:
+        """Train a model of images on some, or on a sampler, all of them checked, and return the card."""
+        batches, held_out = Batches.checked(images, model, optimisation), held_out_images(validation, model)
+        return cls(model, optimisation, batches, options, held_out).train(how)
+
+    def trained(self) -> list[nn.Parameter]:
+        """Return the parameters that are trained; by default all."""
+        return list(self.module.parameters())
+
+    def make_optimisers(self) -> list[torch.optim.Optimizer]:
+        """Return the optimisers that take the steps; by default `adamw` on the weights."""
+        return [adamw(self.weights, self.optimisation)]
+
+    def followed(self) -> list[Tensor]:
+        """Return what the moving average is of; by default the weights and the statistics of batch normalisation."""
+        return [*self.weights, *running_statistics(self.module)]
 
     def begin(self) -> None:
         """Put the model in the modes and flags of the training, before its first step."""

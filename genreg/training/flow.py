@@ -117,8 +117,6 @@ def fit_flow(
         standard deviation. The default suits images of 256 grey values in [0, 1]; 0 adds none.
     validation
         Held-out images ``(N, n, m)``; noise is added to them as well, always the same.
-    optimisation, bookkeeping
-        How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords.
 
     Returns
     -------
@@ -132,8 +130,6 @@ def fit_flow(
         If zuko is missing.
     ValueError
         If images do not vary in every direction.
-    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
-        As `genreg.training.fit`.
     """
     options = Options(dequantise=dequantise, noise=noise)
     if not isinstance(images, Tensor) or not images.is_floating_point():

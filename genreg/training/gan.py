@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genreg.networks import GAN
 from genreg.networks.borrowed import evaluating
 from genreg.operators.bridge.modes import undisturbed
-from genreg.training.batches import Batches, Sampler, held_out_images
+from genreg.training.batches import Sampler
 from genreg.training.engine import Trainer
 from genreg.training.model_scores import range_error
 from genreg.training.optimisers import adamw, running_statistics
@@ -40,8 +40,6 @@ from genreg.training.settings import (
     limited,
     with_keywords,
 )
-
-__all__ = ["GanTrainer", "Options", "fit_gan", "gradient_penalty"]
 
 _WATCHED = 32  # held-out images whose range error the history shows
 
@@ -87,28 +85,22 @@ class GanTrainer(Trainer):
     """A GAN in training; the average is that of the generator's weights."""
 
     remedy: ClassVar[str] = "lower lr or raise penalty"
+    module: GAN
     options: Options
 
-    def __init__(
-        self,
-        model: GAN,
-        optimisation: Optimisation,
-        batches: Batches,
-        options: Options,
-        held_out: Tensor | None = None,
-    ) -> None:
-        self.model = model
-        weights, self.judging = list(model.decoder.parameters()), list(model.critic.parameters())
-        super().__init__(
-            model,
-            optimisation,
-            batches,
-            options,
-            held_out,
-            weights=weights,
-            optimisers=[adamw(p, optimisation, betas=options.betas) for p in (weights, self.judging)],
-            averaged=[*weights, *running_statistics(model.decoder)],
-        )
+    def trained(self) -> list[nn.Parameter]:
+        """Return the parameters of the generator; those of the critic are beside."""
+        self.judging = list(self.module.critic.parameters())
+        return list(self.module.decoder.parameters())
+
+    def make_optimisers(self) -> list[torch.optim.Optimizer]:
+        """Return Adam for the generator and for the critic."""
+        betas = self.options.betas
+        return [adamw(p, self.optimisation, betas=betas) for p in (self.weights, self.judging)]
+
+    def followed(self) -> list[Tensor]:
+        """Return the weights and statistics of the generator."""
+        return [*self.weights, *running_statistics(self.module.decoder)]
 
     def advance(self) -> dict[str, Tensor]:
         """Take the critic's steps and one of the generator; return the losses of the last."""
@@ -118,11 +110,11 @@ class GanTrainer(Trainer):
             real = self.batches(options.critic_steps * self.step + k)
             with torch.no_grad():
                 fake = self._fake(real, len(real))
-            on_real, on_fake = self.model.discriminate(torch.cat([real, fake])).chunk(2)
-            penalty = gradient_penalty(self.model, real, fake)
+            on_real, on_fake = self.module.discriminate(torch.cat([real, fake])).chunk(2)
+            penalty = gradient_penalty(self.module, real, fake)
             distance = on_real.mean() - on_fake.mean()
             self.descend(options.penalty * penalty - distance, of_critic, self.judging)
-        loss = -self.model.discriminate(self._fake(real, self.optimisation.batch_size)).mean()
+        loss = -self.module.discriminate(self._fake(real, self.optimisation.batch_size)).mean()
         return {
             "wasserstein": distance.detach(),
             "penalty": penalty.detach(),
@@ -131,12 +123,12 @@ class GanTrainer(Trainer):
 
     def _fake(self, like: Tensor, n: int) -> Tensor:
         """Draw images of the generator, ``(n, rows, columns)``."""
-        z = torch.randn(n, self.model.latent_dim, device=like.device, dtype=like.dtype)
-        return self.model.decode(z).to(like.dtype)
+        z = torch.randn(n, self.module.latent_dim, device=like.device, dtype=like.dtype)
+        return self.module.decode(z).to(like.dtype)
 
     def score(self) -> dict[str, float]:
         """Return the critic's distance of held-out images, and how near the range comes to the first of them."""
-        model, held_out = self.model, self.held_out
+        model, held_out = self.module, self.held_out
         with evaluating(model):
             with torch.no_grad():
                 fake = self._fake(held_out, len(held_out))
@@ -165,9 +157,6 @@ def fit_gan(
     ----------
     model
         The model, on the device to train on.
-    images
-        Images ``(N, n, m)`` from which each step of the critic draws its batch, every image once an epoch; or
-        a function ``sampler(n, *, seed)`` that makes new ones, called with a different seed each time.
     betas
         Decay of Adam's averages of the gradient and of its square.
     penalty
@@ -188,11 +177,6 @@ def fit_gan(
         "wasserstein" (the critic's estimate of the distance on the last batch, in units of the Euclidean norm
         of an image), "penalty" (without its weight) and "generator_loss"; with `validation`
         "validation_wasserstein" and "range_psnr".
-
-    Raises
-    ------
-    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
-        As `genreg.training.fit`.
     """
     options = Options(betas=betas, penalty=penalty, critic_steps=critic_steps)
     if not isinstance(model, GAN):
@@ -200,6 +184,4 @@ def fit_gan(
             f"model must be a GAN (genreg.networks.GanConfig), got {type(model).__name__}; autoencoders are "
             "trained by genreg.training.fit"
         )
-    batches = Batches.checked(images, model, optimisation)
-    trainer = GanTrainer(model, optimisation, batches, options, held_out_images(validation, model))
-    return trainer.train(bookkeeping)
+    return GanTrainer.fit(model, images, validation, optimisation, options, bookkeeping)

@@ -12,8 +12,7 @@ from genreg.networks.borrowed import evaluating, seeded
 from genreg.networks.factor import precision_with, space_of
 from genreg.operators import IsotropicPrecision, Precision
 from genreg.operators.bridge.arguments import seed_number
-
-__all__ = ["fit_gamma", "fit_scale", "likelihood", "log_likelihoods", "posterior", "precision_of"]
+from genreg.operators.bridge.keywords import documented_like
 
 _LOG_SCALES, _TOLERANCE = (-1.5, 1.5), 2e-3  # of the factor of a precision
 
@@ -128,6 +127,7 @@ def likelihood(model: Autoencoder, images: Tensor, *, seed: int = 0) -> dict[str
     }
 
 
+@documented_like(log_likelihoods)
 @torch.no_grad()
 def fit_gamma(model: Autoencoder, images: Tensor, *, sampled: bool = True, seed: int = 0) -> float:
     """Set gamma to the value under which images are most likely, the root of the mean squared residual.
@@ -136,12 +136,6 @@ def fit_gamma(model: Autoencoder, images: Tensor, *, sampled: bool = True, seed:
     ----------
     model
         The model, whose ``log_gamma`` changes.
-    images
-        Images ``(N, *image_shape)`` on the device of the model.
-    sampled
-        Whether z is drawn from q(z | x), or its mean.
-    seed
-        Seed of the draws.
 
     Returns
     -------

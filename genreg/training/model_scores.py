@@ -11,8 +11,6 @@ from genreg.networks.latent_grid import normalise
 from genreg.operators.bridge.arguments import integer, seeded_generator
 from genreg.training.settings import SCHEDULES
 
-__all__ = ["evaluate", "latent_statistics", "range_error", "whiten"]
-
 
 @torch.no_grad()
 def evaluate(model: Autoencoder, images: Tensor, *, batch_size: int = 500) -> dict[str, float]:

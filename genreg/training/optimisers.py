@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from genreg.training.settings import Optimisation
 
-__all__ = ["adamw", "restore", "running_statistics"]
-
 
 def adamw(
     parameters: Iterable[Any], optimisation: Optimisation, *, fused: bool = True, **options: Any

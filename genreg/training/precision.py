@@ -30,7 +30,7 @@ from genreg.networks import Structured
 from genreg.operators import SparseCholeskyPrecision
 from genreg.operators.bridge.modes import undisturbed
 from genreg.solvers.checkpoints import digest
-from genreg.training.batches import Batches, Sampler, held_out_images
+from genreg.training.batches import Sampler
 from genreg.training.engine import Trainer
 from genreg.training.gaussian_likelihood import (
     fit_gamma,
@@ -79,18 +79,17 @@ class PrecisionTrainer(Trainer):
     module: Structured
     options: Options
 
-    def __init__(
-        self,
-        model: Structured,
-        optimisation: Optimisation,
-        batches: Batches,
-        options: Options,
-        held_out: Tensor | None = None,
-    ) -> None:
-        trained: nn.Module = model if options.joint else model.head
-        weights = [p for name, p in trained.named_parameters() if name != "log_gamma"]
-        averaged = [*weights, *running_statistics(trained)]
-        super().__init__(model, optimisation, batches, options, held_out, weights=weights, averaged=averaged)
+    @property
+    def _part(self) -> nn.Module:
+        return self.module if self.options.joint else self.module.head
+
+    def trained(self) -> list[nn.Parameter]:
+        """Return the parameters of the head, or all but gamma."""
+        return [p for name, p in self._part.named_parameters() if name != "log_gamma"]
+
+    def followed(self) -> list[Tensor]:
+        """Return the weights, and the statistics of what is trained."""
+        return [*self.weights, *running_statistics(self._part)]
 
     def begin(self) -> None:
         """Put what is trained in training mode."""
@@ -154,8 +153,6 @@ def fit_precision(
     ----------
     model
         The model, on the device to train on; usually what `StructuredConfig.grow` made of a trained mean.
-    images
-        Images ``(N, *image_shape)``, or a function ``sampler(n, *, seed)``, as in `genreg.training.fit`.
     joint
         Whether encoder and mean are trained as well, by the evidence lower bound; at a lower rate, such as 1e-4.
     sampled
@@ -166,19 +163,6 @@ def fit_precision(
         Weight of the Kullback-Leibler term of joint training.
     validation
         Held-out images ``(N, *image_shape)`` for `likelihood`.
-    optimisation, bookkeeping
-        How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords.
-
-    Returns
-    -------
-    dict
-        A JSON-able card: "architecture", "training" (the settings), "score" (of `likelihood` on `validation`, if given)
-        and "history" (step, training loss and scores at each validation).
-
-    Raises
-    ------
-    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
-        As `genreg.training.fit`.
     """
     options = Options(
         joint=bool(joint), sampled=bool(sampled), weight_prior=weight_prior, kl_weight=kl_weight
@@ -188,6 +172,4 @@ def fit_precision(
             f"model must be a Structured autoencoder, got {type(model).__name__}; "
             "StructuredConfig(mean=model.config).grow(model) makes one"
         )
-    batches = Batches.checked(images, model, optimisation)
-    trainer = PrecisionTrainer(model, optimisation, batches, options, held_out_images(validation, model))
-    return trainer.train(bookkeeping)
+    return PrecisionTrainer.fit(model, images, validation, optimisation, options, bookkeeping)

@@ -18,18 +18,7 @@ from typing import Any, ParamSpec, TypedDict, TypeVar
 import numpy as np
 
 from genreg.operators.bridge.arguments import check_path, choice, flag, integer, number, seed_number
-
-__all__ = [
-    "FROM_KEYWORDS",
-    "SCHEDULES",
-    "Bookkeeping",
-    "Checked",
-    "Keywords",
-    "Optimisation",
-    "check_files",
-    "limited",
-    "with_keywords",
-]
+from genreg.operators.bridge.keywords import documented_like, refuse_unknown, show_keywords
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -75,6 +64,7 @@ class Checked:
             object.__setattr__(self, name, value.item() if isinstance(value, np.generic) else value)
 
 
+@documented_like(Checked)
 @dataclass(frozen=True, kw_only=True)
 class Optimisation(Checked):
     """How a training optimises.
@@ -108,11 +98,6 @@ class Optimisation(Checked):
         Seed of all random numbers: batches, noise, latent samples, dropout. Different seeds share none, and the same
         seed gives the same result on one device and number of threads. Initial weights of a model that is given are
         the caller's.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a field has the wrong type or is out of range.
     """
 
     steps: int = limited(minimum=1)
@@ -217,7 +202,32 @@ def check_files(resume: bool, *checkpoints: str | os.PathLike[str]) -> None:
 
 
 class Keywords(TypedDict, total=False):
-    """The fields of `Optimisation` and `Bookkeeping` as keywords of a training, for type checkers."""
+    """The fields of `Optimisation` and `Bookkeeping` as keywords, and what else the trainings have in common.
+
+    Parameters
+    ----------
+    images
+        Images ``(N, *image_shape)`` from which each step draws its batch, every image once an epoch; or a function
+        ``sampler(n, *, seed)`` that makes new ones, which is called with a different seed each time.
+    validation
+        Held-out images ``(N, *image_shape)`` for the history and the score.
+    optimisation, bookkeeping
+        How to optimise and how to keep the run, `Optimisation` and `Bookkeeping`; or their fields as keywords.
+
+    Returns
+    -------
+    dict
+        A JSON-able card: "architecture", "training" (the settings), "history" (step, training loss and scores at each
+        validation) and, with `validation`, "score".
+
+    Raises
+    ------
+    TypeError, ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt
+        If an argument has the wrong type; if data have the wrong shape or non-finite values, a number is out of
+        range, or the checkpoint can't be read or belongs to a run with other settings, data or architecture; if
+        the checkpoint exists and the run does not resume; if the loss or a weight becomes non-finite; at Ctrl-C,
+        with a checkpoint at the step that was done, where there is a file for it.
+    """
 
     steps: int
     batch_size: int
@@ -263,11 +273,11 @@ def with_keywords(**defaults: Any) -> Callable[[Callable[P, T]], Callable[P, T]]
     """
 
     def decorate(fit: Callable[P, T]) -> Callable[P, T]:
-        own = inspect.signature(fit)
         fields = {name: inspect.signature(kind).parameters for name, kind in _SHARED.items()}
 
         @functools.wraps(fit)
-        def wrapped(*args: Any, **kwargs: Any) -> T:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            refuse_unknown(wrapped, kwargs)
             for name, kind in _SHARED.items():
                 given = {key: kwargs.pop(key) for key in fields[name] if key in kwargs}
                 found = kwargs.get(name)
@@ -281,27 +291,14 @@ def with_keywords(**defaults: Any) -> Callable[[Callable[P, T]], Callable[P, T]]
                     raise TypeError(
                         f"give {name} or its fields as keywords, not both, got {', '.join(given)}"
                     )
-            for unknown in kwargs.keys() - own.parameters:
-                raise TypeError(f"{fit.__name__}() got an unexpected keyword argument {unknown!r}")
             bookkeeping = kwargs["bookkeeping"]
             if bookkeeping.checkpoint is not None:
                 check_files(bookkeeping.resume, bookkeeping.checkpoint)
             return fit(*args, **kwargs)
 
-        shown = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        for keywords in fields.values():
-            shown += [p.replace(default=defaults.get(p.name, p.default)) for p in keywords.values()]
-        wrapped.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
-        wrapped.__doc__ = fit.__doc__ and _with_fields(fit.__doc__)  # there is none in optimised mode
-        return wrapped  # type: ignore[return-value]
+        own = [p for keywords in fields.values() for p in keywords.values()]
+        shown = [p.replace(default=defaults.get(p.name, p.default)) for p in own]
+        show_keywords(wrapped, shown, Keywords, *_SHARED.values())
+        return wrapped
 
     return decorate
-
-
-def _with_fields(doc: str) -> str:
-    """Return the docstring of a training with the fields of both classes after its own parameters."""
-    own, returns, rest = inspect.cleandoc(doc).partition("\n\nReturns\n")
-    for kind in _SHARED.values():
-        _, _, fields = inspect.cleandoc(str(kind.__doc__)).partition("Parameters\n----------\n")
-        own += "\n" + fields.partition("\n\nRaises\n")[0]
-    return own + returns + rest

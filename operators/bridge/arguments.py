@@ -19,19 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = [
-    "check_callable",
-    "check_path",
-    "choice",
-    "described",
-    "flag",
-    "integer",
-    "integers",
-    "number",
-    "seed_number",
-    "seeded_generator",
-]
-
 _LARGEST_SEED = 2**63 - 1
 
 

@@ -20,8 +20,6 @@ from genreg.operators.bridge.arguments import described
 from genreg.operators.bridge.modes import normal
 from genreg.operators.bridge.spaces import is_stacked, to_tensor
 
-__all__ = ["array", "boolean_mask", "check_finite", "check_memory", "fitting", "samples_of"]
-
 _WANTED = "an ODL element, a tensor or an array of numbers"
 _HELD = (Tensor, LinearSpaceElement)  # what lists may hold besides numbers and arrays
 

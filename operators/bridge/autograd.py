@@ -9,9 +9,6 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["linear_map", "recorded"]
-
-
 # Whether a torch.func transform is active, as autograd.Function itself asks.
 _transformed = torch._C._are_functorch_transforms_active
 

@@ -15,17 +15,6 @@ from genreg.operators.bridge.arrays import array, check_finite, fitting
 from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import check_tensor, to_element, torch_dtype
 
-__all__ = [
-    "Batch",
-    "Kind",
-    "as_kind",
-    "finite_or_zero",
-    "is_element",
-    "kind_of",
-    "per_sample_number",
-    "to_batch",
-]
-
 Kind = Literal["element", "tensor", "array"]
 """The kind of data that a caller uses: ODL elements, tensors of torch, or arrays of NumPy and what makes one."""
 

@@ -21,8 +21,6 @@ from torch import Tensor
 from genreg.operators.bridge.lowered import TorchOperator
 from genreg.operators.bridge.spaces import Tensors, space_shape, tree_leaves, tree_map
 
-__all__ = ["columns", "jacobian", "linearise"]
-
 # Numbers that a sweep of forward differentiation may hold at once, for one layer of the width of the output.
 _ENTRIES = 2**25
 

@@ -13,8 +13,6 @@ from genreg.operators.bridge.modes import autocast_is_on, single, without_autoca
 from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import Tensors, is_stacked, space_shape, torch_dtype, tree_map
 
-__all__ = ["Picklable", "Step", "TorchFunctional", "TorchOperator", "append_axes", "sample_ndims"]
-
 Step = float | Tensor  # a number, or one number per sample: (*batch,)
 Prox = Callable[[Tensors, Step], Tensors]
 ConjProx = Callable[[Tensors, Step, Step], Tensors]

@@ -15,8 +15,6 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["autocast_is_on", "normal", "single", "undisturbed", "without_autocast"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -36,8 +36,6 @@ from genreg.operators.bridge.spaces import (
 from genreg.operators.bridge.translation import lower
 from genreg.operators.bridge.weights import riesz, weight
 
-__all__ = ["NetworkFunctional", "NetworkOperator"]
-
 
 class NetworkOperator(odl.Operator):
     """A torch module as an operator between ODL spaces.
@@ -196,9 +194,8 @@ def _on_batches(module: nn.Module, domain: Space) -> Callable[[Tensors], Tensors
         batch = first.shape[: first.ndim - ndim]
         n = math.prod(batch)
         flat = tree_map(lambda a: a.reshape(n, *a.shape[len(batch) :]), t)  # (n, *domain.shape)
-        return tree_map(
-            lambda a: a.reshape(batch + a.shape[1:]), apply(module, flat)
-        )  # (*batch, *range.shape)
+        # (*batch, *range.shape)
+        return tree_map(lambda a: a.reshape(batch + a.shape[1:]), apply(module, flat))
 
     return fn
 

@@ -13,8 +13,6 @@ import odl
 import odl.applications.tomo
 from odl.core.array_API_support import ArrayBackend
 
-__all__ = ["pickle_operators"]
-
 
 def pickle_operators() -> None:
     """Matrices, gradients, fan beams, and ray transforms whose adjoint has been used cannot be pickled.

@@ -11,17 +11,6 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-__all__ = [
-    "FlowLike",
-    "GeneratorLike",
-    "OdlFunctional",
-    "OdlOperator",
-    "ProductSpace",
-    "Space",
-    "StackedSpace",
-    "own_keywords",
-]
-
 _R = TypeVar("_R")
 
 

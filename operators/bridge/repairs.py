@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["AFFECTED_VERSIONS", "SWITCH", "active"]
-
 SWITCH = "GENREG_NO_ODL_REPAIRS"
 AFFECTED_VERSIONS = ("1.0.0",)
 

@@ -34,20 +34,6 @@ from genreg.operators.bridge.protocols import Space, StackedSpace
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-__all__ = [
-    "DeviceCopies",
-    "check_tensor",
-    "first_leaf",
-    "is_stacked",
-    "join",
-    "space_shape",
-    "split",
-    "to_element",
-    "to_tensor",
-    "torch_device",
-    "torch_dtype",
-]
-
 Tensors = Any  # a tensor, or a nested tuple of them for a product space: only the space knows which
 _COMPLEX = (complex, np.complexfloating)
 

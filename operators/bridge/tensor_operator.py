@@ -23,8 +23,6 @@ from genreg.operators.bridge.spaces import Tensors, to_element, to_tensor, torch
 from genreg.operators.bridge.translation import lower
 from genreg.operators.bridge.weights import weighted_adjoint
 
-__all__ = ["AdjointOperator", "TensorOperator", "check_space", "weighted_pair"]
-
 
 def check_space(space: Any) -> None:
     """Raise a TypeError unless `space` is a tensor space of floating type."""
@@ -67,6 +65,11 @@ class TensorOperator(odl.Operator):
     def _call(self, x: Any) -> Any:
         with torch.no_grad(), without_autocast():
             return to_element(self.range, self.forward(to_tensor(x)))
+
+    def _image_of(self, y: Any, scale: float | Tensor = 1.0) -> Any:
+        """The transpose of data times a scale, as an element of the domain: the adjoint without weights."""
+        with torch.no_grad():
+            return to_element(self.domain, self.transpose(scale * to_tensor(self.range.element(y))))
 
     @property
     def adjoint(self) -> AdjointOperator:

@@ -30,8 +30,6 @@ from genreg.operators.bridge.lowered import TorchFunctional, TorchOperator
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.bridge.protocols import OdlFunctional, OdlOperator
 
-__all__ = ["lower", "to_torch"]
-
 
 @functools.singledispatch
 def lower(op: Any) -> TorchOperator | TorchFunctional:

@@ -26,8 +26,6 @@ from genreg.operators.bridge.spaces import (
     tree_map,
 )
 
-__all__ = ["riesz", "weight", "weighted_adjoint"]
-
 
 @overload
 def weight(space: StackedSpace) -> float | Tensor: ...

@@ -22,8 +22,6 @@ from genreg.operators.bridge.translation import lower, to_torch
 from genreg.operators.bridge.weights import riesz
 from genreg.operators.linear.least_squares import rough_reconstruction
 
-__all__ = ["Fidelity", "per_datum", "trailing"]
-
 
 class Fidelity(Functional):
     r"""Base of the data fidelities, functionals :math:`x \mapsto \mathcal{D}(A(x); y)`.

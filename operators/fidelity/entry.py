@@ -13,8 +13,6 @@ from genreg.operators.bridge.caller_data import to_batch
 from genreg.operators.fidelity.base import Fidelity
 from genreg.operators.fidelity.gaussian import GaussianFidelity
 
-__all__ = ["fidelity_of"]
-
 
 def fidelity_of(
     A: odl.Operator, y: Any, noise_std: Any, fidelity: Fidelity | Callable[..., Fidelity] | None

@@ -18,8 +18,6 @@ from genreg.operators.fidelity.base import Fidelity, trailing
 from genreg.operators.linear.least_squares import rough_reconstruction
 from genreg.operators.lowering.splitting import is_smooth
 
-__all__ = ["FunctionalFidelity"]
-
 _LONG_STEP = 1e6
 
 

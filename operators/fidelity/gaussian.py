@@ -21,8 +21,6 @@ from genreg.operators.fidelity.base import Fidelity, per_datum, trailing
 from genreg.operators.linear.conjugate_gradient import inner
 from genreg.operators.linear.least_squares import rough_reconstruction
 
-__all__ = ["GaussianFidelity", "squares"]
-
 
 def squares(Ax: Tensor, *, y: Tensor, inverse_variance: Tensor) -> Tensor:
     r"""Evaluate :math:`\sum_i |Ax_i - y_i|^2 / (2 \sigma_i^2)` for every sample.

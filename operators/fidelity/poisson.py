@@ -17,8 +17,6 @@ from genreg.operators.fidelity.transmission import transmission_prox
 from genreg.operators.linear.least_squares import rough_reconstruction
 from genreg.operators.lowering.functionals import kullback_leibler_prox
 
-__all__ = ["PoissonFidelity"]
-
 
 class PoissonFidelity(Fidelity):
     r"""The fidelity of Poisson-distributed counts, :math:`\sum_i \bar y_i - y_i + y_i \log(y_i / \bar y_i)`.

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["transmission_prox"]
-
 _MAX_ITER = 200
 
 

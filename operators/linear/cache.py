@@ -19,8 +19,6 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 
-__all__ = ["cache_bound", "cache_directory", "read_matrix", "write_matrix"]
-
 _BOUND = 4096  # MiB
 _ABANDONED = 3600.0  # seconds after which a temporary file belongs to a process that was killed
 _PARTS = ("data", "indices", "indptr")

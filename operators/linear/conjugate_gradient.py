@@ -17,8 +17,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Solved", "conjugate_gradients", "inner"]
-
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """Real Euclidean inner product of every sample, ``(B,)``."""

@@ -12,8 +12,6 @@ from genreg.operators.bridge.spaces import torch_dtype
 from genreg.operators.bridge.translation import to_torch
 from genreg.operators.linear.conjugate_gradient import conjugate_gradients, inner
 
-__all__ = ["rough_reconstruction"]
-
 
 @undisturbed
 def rough_reconstruction(

@@ -25,8 +25,6 @@ from genreg.operators.bridge.spaces import (
 from genreg.operators.bridge.translation import to_torch
 from genreg.operators.bridge.weights import weight
 
-__all__ = ["operator_norm"]
-
 
 @undisturbed
 def operator_norm(
@@ -139,6 +137,7 @@ def _lanczos(
 
 
 def random_tensors(space: Any, generator: torch.Generator) -> Tensors:
+    """Normal tensors of a space, drawn in double precision; a tuple of them for a product that is not stacked."""
     if not is_stacked(space):
         return tuple(random_tensors(part, generator) for part in space.spaces)
     dtype = torch_dtype(space)

@@ -23,8 +23,6 @@ from genreg.operators.bridge.autograd import recorded
 if TYPE_CHECKING:
     import scipy.sparse
 
-__all__ = ["LinearPair", "SparsePair"]
-
 # Columns multiplied in one sparse product: enough to amortise reading the matrix, few enough for the cache.
 _COLUMNS = 32
 

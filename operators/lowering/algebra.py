@@ -30,8 +30,6 @@ from genreg.operators.lowering.building_blocks import (
 )
 from genreg.operators.lowering.fields import difference_operator
 
-__all__: list[str] = []
-
 _DIFFERENCES = (odl.Gradient, odl.Divergence, odl.Laplacian, odl.PartialDerivative)
 
 
@@ -76,19 +74,30 @@ def _at_scaled(a: TorchOperator, scale: Any) -> TorchOperator:
     return TorchOperator(lambda t: f(by(t)), a.domain, a.range, adjoint)
 
 
-def _sampled(vector: Any) -> TorchOperator:
+def _sampled(vector: Any, *domain: Any) -> TorchOperator:
     """Return x -> vector * x."""
-    return to_torch(odl.MultiplyOperator(vector))
+    return to_torch(odl.MultiplyOperator(vector, *domain))
 
 
-@lower.register(odl.OperatorComp)
-def _comp(op: Any) -> TorchOperator:
-    return composed(as_operator(op.left), as_operator(op.right))
-
-
-@lower.register(odl.OperatorSum)
-def _sum(op: Any) -> TorchOperator:
-    return added(as_operator(op.left), as_operator(op.right))
+lower.register(odl.OperatorComp, lambda op: composed(as_operator(op.left), as_operator(op.right)))
+lower.register(odl.OperatorSum, lambda op: added(as_operator(op.left), as_operator(op.right)))
+lower.register(
+    odl.OperatorRightScalarMult, lambda op: _at_scaled(as_operator(op.operator), number(op.scalar))
+)
+lower.register(odl.OperatorLeftVectorMult, lambda op: composed(_sampled(op.vector), as_operator(op.operator)))
+lower.register(
+    odl.OperatorRightVectorMult, lambda op: composed(as_operator(op.operator), _sampled(op.vector))
+)
+lower.register(
+    odl.FunctionalLeftVectorMult,
+    lambda op: composed(_sampled(op.vector, op.functional.range), as_operator(op.functional)),
+)
+lower.register(
+    odl.BroadcastOperator, lambda op: _column([as_operator(a) for a in op.operators], op.domain, op.range)
+)
+lower.register(
+    odl.ReductionOperator, lambda op: _row([as_operator(a) for a in op.operators], op.domain, op.range)
+)
 
 
 @lower.register(odl.OperatorVectorSum)
@@ -103,28 +112,6 @@ def _left_scalar(op: Any) -> TorchOperator:
     if type(op.operator) in _DIFFERENCES and isinstance(scale, float):
         return difference_operator(op.operator, scale)
     return multiplied(scale, as_operator(op.operator))
-
-
-@lower.register(odl.OperatorRightScalarMult)
-def _right_scalar(op: Any) -> TorchOperator:
-    return _at_scaled(as_operator(op.operator), number(op.scalar))
-
-
-@lower.register(odl.OperatorLeftVectorMult)
-def _left_vector(op: Any) -> TorchOperator:
-    return composed(_sampled(op.vector), as_operator(op.operator))
-
-
-@lower.register(odl.OperatorRightVectorMult)
-def _right_vector(op: Any) -> TorchOperator:
-    return composed(as_operator(op.operator), _sampled(op.vector))
-
-
-@lower.register(odl.FunctionalLeftVectorMult)
-def _functional_times_vector(op: Any) -> TorchOperator:
-    return composed(
-        to_torch(odl.MultiplyOperator(op.vector, op.functional.range)), as_operator(op.functional)
-    )
 
 
 @lower.register(odl.OperatorPointwiseProduct)
@@ -145,16 +132,6 @@ def _diagonal(op: Any) -> TorchOperator:
     if all(a is first for a in op.operators) and is_stacked(op.domain) and is_stacked(op.range):
         return _repeated(as_operator(first), op.domain, op.range)
     return _product_space(op)
-
-
-@lower.register(odl.BroadcastOperator)
-def _broadcast(op: Any) -> TorchOperator:
-    return _column([as_operator(a) for a in op.operators], op.domain, op.range)
-
-
-@lower.register(odl.ReductionOperator)
-def _reduction(op: Any) -> TorchOperator:
-    return _row([as_operator(a) for a in op.operators], op.domain, op.range)
 
 
 def _repeated(a: TorchOperator, domain: Space, range: Space) -> TorchOperator:

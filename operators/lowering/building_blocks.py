@@ -25,8 +25,6 @@ from genreg.operators.bridge.tensor_operator import TensorOperator
 from genreg.operators.bridge.translation import to_torch
 from genreg.operators.bridge.weights import weight, weighted_adjoint
 
-__all__: list[str] = []
-
 Number = float | complex
 
 

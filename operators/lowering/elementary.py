@@ -36,8 +36,6 @@ from genreg.operators.lowering.building_blocks import (
     zeros,
 )
 
-__all__: list[str] = []
-
 
 @lower.register(odl.ScalingOperator)
 def _scaling(op: Any) -> TorchOperator:
@@ -172,14 +170,12 @@ def _complex_embedding(op: Any) -> TorchOperator:
     )
 
 
-@lower.register(odl.ComplexModulus)
-def _modulus(op: Any) -> TorchOperator:
-    return TorchOperator(elementwise(op.domain, torch.abs), op.domain, op.range)
-
-
-@lower.register(odl.ComplexModulusSquared)
-def _modulus_squared(op: Any) -> TorchOperator:
-    return TorchOperator(elementwise(op.domain, abs2), op.domain, op.range)
+lower.register(
+    odl.ComplexModulus, lambda op: TorchOperator(elementwise(op.domain, torch.abs), op.domain, op.range)
+)
+lower.register(
+    odl.ComplexModulusSquared, lambda op: TorchOperator(elementwise(op.domain, abs2), op.domain, op.range)
+)
 
 
 def _imag(t: Tensor) -> Tensor:

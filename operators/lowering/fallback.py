@@ -38,8 +38,6 @@ from genreg.operators.lowering.building_blocks import own_adjoint
 from genreg.operators.lowering.elementary import LOCAL_CLASSES
 from genreg.operators.testing import gaussian, inner
 
-__all__: list[str] = []
-
 _warned: set[tuple[str, str]] = set()
 
 
@@ -169,7 +167,7 @@ class _SampleBySample(torch.autograd.Function):
 
     @staticmethod
     def forward(calls: _Calls, *leaves: Tensor) -> tuple[Tensor, ...]:
-        return tuple(tree_leaves(calls.value(_pack(calls.op.domain, iter(leaves)))))
+        return _of_leaves(calls.value, calls.op.domain)(*leaves)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -179,22 +177,12 @@ class _SampleBySample(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        calls = ctx.calls
-
-        def transposed(*leaves: Tensor) -> tuple[Tensor, ...]:
-            it = iter(leaves)
-            return tuple(tree_leaves(calls.transposed(_pack(calls.op.domain, it), _pack(calls.op.range, it))))
-
+        transposed = _of_leaves(ctx.calls.transposed, ctx.calls.op.domain, ctx.calls.op.range)
         return None, *_Opaque.apply(transposed, *ctx.saved_tensors, *grads)
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor) -> tuple[Tensor, ...]:
-        calls = ctx.calls
-
-        def pushed(*leaves: Tensor) -> tuple[Tensor, ...]:
-            it = iter(leaves)
-            return tuple(tree_leaves(calls.pushed(_pack(calls.op.domain, it), _pack(calls.op.domain, it))))
-
+        pushed = _of_leaves(ctx.calls.pushed, ctx.calls.op.domain, ctx.calls.op.domain)
         return _Opaque.apply(pushed, *ctx.saved_tensors, *tangents)
 
     @staticmethod
@@ -208,6 +196,16 @@ def _batch_axis_first(info: Any, in_dims: tuple[Any, ...], leaves: tuple[Tensor,
         x.expand(info.batch_size, *x.shape) if d is None else x.movedim(d, 0)
         for x, d in zip(leaves, in_dims, strict=True)
     ]
+
+
+def _of_leaves(fn: Callable[..., Tensors], *spaces: Space) -> Callable[..., tuple[Tensor, ...]]:
+    """A function of trees of some spaces as one of all their leaves."""
+
+    def flat(*leaves: Tensor) -> tuple[Tensor, ...]:
+        left = iter(leaves)
+        return tuple(tree_leaves(fn(*(_pack(space, left) for space in spaces))))
+
+    return flat
 
 
 def _pack(space: Space, leaves: Any) -> Tensors:

@@ -20,8 +20,6 @@ from genreg.operators.bridge.translation import lower
 from genreg.operators.lowering.building_blocks import abs2, constant, own_adjoint
 from genreg.operators.lowering.finite_differences import stencil
 
-__all__: list[str] = []
-
 # One difference along an axis: (axis counted from the end, kind, padding, factor)
 Difference = tuple[int, str, str, float]
 

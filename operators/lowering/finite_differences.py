@@ -16,8 +16,6 @@ import torch
 from odl.core.discr.diff_ops import finite_diff
 from torch import Tensor
 
-__all__ = ["Stencil", "stencil"]
-
 # Length of the model from which stencils are read off. Boundary rows reach at most 4 entries from either end;
 # an axis shorter than this, where the two ends could meet, is treated with its dense matrix.
 _MODEL = 12

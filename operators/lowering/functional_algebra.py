@@ -38,8 +38,6 @@ from genreg.operators.lowering.building_blocks import (
 )
 from genreg.operators.lowering.norms import conjugate
 
-__all__: list[str] = []
-
 
 def following(build: Callable[..., TorchFunctional], *parts: TorchFunctional) -> TorchFunctional:
     """Return ``build(*parts)``, with a method `take` that takes the samples of its parts."""

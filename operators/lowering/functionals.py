@@ -27,8 +27,6 @@ from genreg.operators.bridge.translation import lower, to_torch
 from genreg.operators.lowering.building_blocks import constant, elementwise, number, weighted_sum, zeros
 from genreg.operators.lowering.norms import conjugate, extremum, indicator, pointwise
 
-__all__ = ["kullback_leibler_prox"]
-
 
 @lower.register(ConstantFunctional)
 def _constant(op: Any) -> TorchFunctional:

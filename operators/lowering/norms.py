@@ -33,8 +33,6 @@ from genreg.operators.bridge.translation import lower
 from genreg.operators.lowering.building_blocks import abs2, elementwise, safe_sqrt, weighted_sum, zeros
 from genreg.operators.lowering.fields import pointwise_norm, sum_of_squares
 
-__all__: list[str] = []
-
 _SMALL = 1e-18  # avoids 0 / 0 in projections onto balls of radius 0; its square is a normal float32
 
 

@@ -25,8 +25,6 @@ from genreg.operators.bridge.spaces import Tensors
 from genreg.operators.bridge.translation import to_torch
 from genreg.operators.lowering.functional_algebra import following
 
-__all__ = ["Term", "is_smooth", "split", "terms"]
-
 Term = tuple[float, Functional]
 """A factor and a functional that is not a sum."""
 

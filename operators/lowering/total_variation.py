@@ -31,8 +31,6 @@ from genreg.operators.bridge.translation import lower, to_torch
 from genreg.operators.lowering.building_blocks import weighted_sum
 from genreg.operators.lowering.fields import sum_of_squares
 
-__all__ = ["VariationProximal", "total_variation"]
-
 
 class _Dual:
     """The dual fields q of a batch, kept between calls of the prox."""
@@ -50,9 +48,8 @@ class _Dual:
 
     def prox(self, t: Tensor, step: Step) -> Tensor:
         s, axis = append_axes(step, self.ndim), -self.ndim - 1  # the axis of the components of q
-        outer = (
-            s.unsqueeze(axis) if isinstance(s, Tensor) and s.ndim else s
-        )  # multiplies q: (*batch, 1, 1, ...)
+        # multiplies q: (*batch, 1, 1, ...)
+        outer = s.unsqueeze(axis) if isinstance(s, Tensor) and s.ndim else s
         shape = (*t.shape[: t.ndim - self.ndim], self.ndim, *t.shape[t.ndim - self.ndim :])
         q = self.fields
         if q is None or q.shape != shape or q.dtype != t.dtype or q.device != t.device:

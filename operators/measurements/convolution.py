@@ -25,8 +25,6 @@ from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.bridge.spaces import torch_device, torch_dtype
 from genreg.operators.bridge.tensor_operator import TensorOperator, check_space
 
-__all__ = ["Blur", "blur"]
-
 Boundary = Literal["periodic", "symmetric", "reflect", "zero"]
 
 _BOUNDARIES = ("periodic", "symmetric", "reflect", "zero")

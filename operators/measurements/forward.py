@@ -18,7 +18,7 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import integer, seeded_generator
 from genreg.operators.bridge.arrays import boolean_mask, check_memory
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.bridge.spaces import to_element, to_tensor, torch_device, torch_dtype
+from genreg.operators.bridge.spaces import torch_device, torch_dtype
 from genreg.operators.bridge.tensor_operator import TensorOperator, check_space
 from genreg.operators.linear.norm import operator_norm
 from genreg.operators.measurements.convolution import Blur, blur
@@ -147,8 +147,7 @@ class Mask(TensorOperator):
         element of the domain
             The image. The adjoint differs from it by the weight of the space, the cell volume.
         """
-        with torch.no_grad():
-            return to_element(self.domain, self.transpose(to_tensor(self.range.element(y))))
+        return self._image_of(y)
 
 
 @undisturbed

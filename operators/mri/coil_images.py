@@ -12,8 +12,6 @@ from genreg.operators.bridge.arrays import array
 from genreg.operators.bridge.spaces import DeviceCopies, torch_dtype
 from genreg.operators.bridge.tensor_operator import check_space
 
-__all__ = ["CoilImages"]
-
 
 class CoilImages:
     r"""The map from images to the complex images :math:`S_c x` of the coils, and its transpose.

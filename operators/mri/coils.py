@@ -22,8 +22,6 @@ from genreg.operators.bridge.arrays import array, boolean_mask
 from genreg.operators.mri.fourier import centred_fft2
 from genreg.operators.mri.kspace_masks import central
 
-__all__ = ["calibration_region", "coil_maps"]
-
 _METHODS = ("low-resolution", "espirit")
 _LEAST = 4  # entries along each axis of a centre from which coils can be told apart
 

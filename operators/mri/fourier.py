@@ -19,12 +19,12 @@ from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
 from genreg.operators.bridge.arrays import array, boolean_mask
+from genreg.operators.bridge.keywords import documented_like
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.bridge.spaces import DeviceCopies, to_element, to_tensor, torch_dtype
+from genreg.operators.bridge.spaces import DeviceCopies, torch_dtype
 from genreg.operators.bridge.tensor_operator import TensorOperator
+from genreg.operators.measurements.forward import Mask
 from genreg.operators.mri.coil_images import CoilImages
-
-__all__ = ["FourierSampling", "centred_fft2", "fourier_sampling"]
 
 
 class FourierSampling(TensorOperator):
@@ -131,23 +131,13 @@ class FourierSampling(TensorOperator):
             raise ValueError(f"`kspace` must have the shape (*batch, *{expected}), got {tuple(k.shape)}")
         return k[..., self._keep.to(k.device)].to(self._dtype)
 
+    @documented_like(Mask.fill)
     def zero_filled(self, y: Any) -> Any:
         """Return the image whose transform has the samples `y`, and zeros elsewhere, for display.
 
         With coils, it is the sum of the images of the coils times their conjugate sensitivities.
-
-        Parameters
-        ----------
-        y : element of the range
-            Samples.
-
-        Returns
-        -------
-        element of the domain
-            The image. The adjoint differs from it by the weight of the space, the cell volume.
         """
-        with torch.no_grad():
-            return to_element(self.domain, self.transpose(to_tensor(self.range.element(y))))
+        return self._image_of(y)
 
 
 def centred_fft2(t: Tensor, *, inverse: bool = False) -> Tensor:

@@ -10,8 +10,7 @@ import torch
 
 from genreg.operators.bridge.arguments import choice, integer, integers, number, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
-
-__all__ = ["cartesian_mask", "radial_mask"]
+from genreg.operators.bridge.keywords import documented_like
 
 _DENSITIES = ("variable", "equispaced", "uniform")
 _DECAY = 2  # exponent of the variable density
@@ -98,6 +97,7 @@ def _chosen(k: np.ndarray, m: int, count: int, density: str, generator: torch.Ge
     return torch.multinomial(weights, count, generator=generator).numpy(force=True)
 
 
+@documented_like(cartesian_mask)
 def radial_mask(shape: tuple[int, int], spokes: int, *, offset: float = 0.0) -> np.ndarray:
     r"""Return a mask of straight lines through the centre of k-space, on the Cartesian grid.
 
@@ -107,17 +107,10 @@ def radial_mask(shape: tuple[int, int], spokes: int, *, offset: float = 0.0) -> 
 
     Parameters
     ----------
-    shape : tuple of int
-        Rows and columns ``(n, m)``.
     spokes : int
         Number of lines.
     offset : float
         Angle of the first spoke, in radians.
-
-    Returns
-    -------
-    ndarray
-        Boolean, ``(n, m)``.
 
     Raises
     ------

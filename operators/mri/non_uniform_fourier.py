@@ -28,14 +28,12 @@ from genreg.operators.bridge.arguments import number
 from genreg.operators.bridge.arrays import array
 from genreg.operators.bridge.autograd import linear_map
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.bridge.spaces import to_element, to_tensor, torch_device, torch_dtype
+from genreg.operators.bridge.spaces import torch_device, torch_dtype
 from genreg.operators.bridge.tensor_operator import TensorOperator
 from genreg.operators.bridge.weights import weight
 from genreg.operators.mri.coil_images import CoilImages
 from genreg.operators.mri.nufft_plans import Plans, import_finufft
 from genreg.operators.mri.trajectories import check_trajectory
-
-__all__ = ["Nufft", "nufft"]
 
 
 class Nufft(TensorOperator):
@@ -114,10 +112,7 @@ class Nufft(TensorOperator):
         element of the domain
             The image.
         """
-        with torch.no_grad():
-            return to_element(
-                self.domain, self.transpose(weight(self.range) * to_tensor(self.range.element(y)))
-            )
+        return self._image_of(y, weight(self.range))
 
 
 @undisturbed

@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Plans", "import_finufft"]
-
 _KEPT = 8  # plans; each has a grid of twice the size of the image along every axis
 
 

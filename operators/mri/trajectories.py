@@ -18,9 +18,8 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import integer, number
 from genreg.operators.bridge.arrays import array, check_memory
+from genreg.operators.bridge.keywords import documented_like
 from genreg.operators.mri.kspace_masks import check_shape
-
-__all__ = ["check_trajectory", "density_compensation", "golden_angle_trajectory", "radial_trajectory"]
 
 _ROUNDING = 1e-3  # of trajectories in half precision, or in a table of three digits
 
@@ -57,26 +56,12 @@ def radial_trajectory(spokes: int, samples: int, *, offset: float = 0.0) -> np.n
     return _spokes(spokes, samples, offset, np.pi / spokes)
 
 
+@documented_like(radial_trajectory)
 def golden_angle_trajectory(spokes: int, samples: int, *, offset: float = 0.0) -> np.ndarray:
     r"""Return straight lines through the centre of k-space, each turned by the golden angle from the last.
 
     The angle is :math:`2 \pi / (1 + \sqrt 5)`, 111.25 degrees, so that any consecutive spokes cover all directions
     nearly evenly. Radii are those of `radial_trajectory`.
-
-    Parameters
-    ----------
-    spokes, samples, offset
-        As for `radial_trajectory`.
-
-    Returns
-    -------
-    ndarray
-        Frequencies in cycles per pixel, ``(spokes, samples, 2)``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As for `radial_trajectory`.
 
     References
     ----------

@@ -25,8 +25,6 @@ from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.spaces import torch_device, torch_dtype
 from genreg.operators.bridge.tensor_operator import TensorOperator
 
-__all__ = ["Factor", "Precision", "checked_parameter", "has_values", "white_noise"]
-
 
 def checked_parameter(value: Any, name: str, space: TensorSpace, shape: tuple[int, ...]) -> Tensor:
     """Return a parameter ``(*batch, *shape)``, with no or one batch axis, as a tensor like the elements of a space.

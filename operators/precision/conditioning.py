@@ -31,8 +31,6 @@ from genreg.operators.bridge.spaces import check_tensor, torch_device, torch_dty
 from genreg.operators.precision.base import Precision, white_noise
 from genreg.operators.precision.whitened_solve import whitened_solve
 
-__all__ = ["Conditional", "condition"]
-
 _DIRECT = 2**14  # unknown pixels up to which a factorisation takes about a second
 
 

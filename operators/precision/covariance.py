@@ -40,13 +40,12 @@ import torch
 from torch import Tensor
 
 from genreg.operators.bridge.arguments import choice, integer, seeded_generator
+from genreg.operators.bridge.keywords import documented_like
 from genreg.operators.precision.base import Precision, white_noise
 from genreg.operators.precision.dense import DenseCholeskyPrecision
 from genreg.operators.precision.diagonal import DiagonalPrecision, IsotropicPrecision
 from genreg.operators.precision.factor_product import outer
 from genreg.operators.precision.sparse_cholesky import SparseCholeskyPrecision
-
-__all__ = ["Estimate", "correlation_image", "covariance_column", "marginal_variance"]
 
 _EXACT = 4 * 10**9  # multiplications of a selected inversion, up to which it takes some seconds
 _CHUNK = 2**22  # entries of the draws that are held at a time
@@ -103,6 +102,7 @@ def _place(precision: Precision, index: Sequence[int]) -> tuple[Any, ...]:
     return (..., *pixel)
 
 
+@documented_like(covariance_column)
 def correlation_image(
     precision: Precision, index: Sequence[int], *, variance: Tensor | None = None
 ) -> Tensor:
@@ -110,10 +110,6 @@ def correlation_image(
 
     Parameters
     ----------
-    precision : Precision
-        Λ, batched or not.
-    index : sequence of int
-        The pixel, as for `covariance_column`.
     variance : Tensor, optional
         The marginal variances, ``(*batch, *shape)``, where they are known; by default those of `marginal_variance`.
 

@@ -16,8 +16,6 @@ from genreg.operators.bridge.modes import without_autocast
 from genreg.operators.bridge.spaces import torch_dtype
 from genreg.operators.precision.base import Precision, checked_parameter, has_values
 
-__all__ = ["DenseCholeskyPrecision"]
-
 _ROUNDING = 8  # units of rounding, relative to the diagonal, up to which an entry of L L^T counts as zero
 
 

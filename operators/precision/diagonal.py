@@ -13,8 +13,6 @@ from genreg.operators.bridge.arrays import array, fitting
 from genreg.operators.bridge.spaces import torch_device, torch_dtype
 from genreg.operators.precision.base import Precision, checked_parameter, has_values
 
-__all__ = ["DiagonalPrecision", "IsotropicPrecision"]
-
 
 class _Entrywise(Precision):
     """A precision with a diagonal matrix, whose logarithm `_log` broadcasts to the images."""

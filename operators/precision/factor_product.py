@@ -28,8 +28,6 @@ from torch.autograd import Function
 from genreg.operators.bridge.autograd import recorded
 from genreg.operators.precision.stencil import Stencil
 
-__all__ = ["common_batch", "multiply_factor", "outer", "to_front"]
-
 _TILE = 2**16  # entries of an image that are processed at a time, so that they fit into the cache
 
 
@@ -151,7 +149,7 @@ def to_front(in_dims: tuple[Any, ...], *tensors: Tensor | None) -> list[Any]:
 
 class _Product(Function):
     @staticmethod
-    def forward(d: Tensor | None, w: Tensor, v: Tensor, stencil: Stencil, transpose: bool) -> Tensor:  # type: ignore[override]
+    def forward(d: Tensor | None, w: Tensor, v: Tensor, stencil: Stencil, transpose: bool) -> Tensor:
         return _product(d, w, v, stencil, transpose)
 
     @staticmethod
@@ -161,7 +159,7 @@ class _Product(Function):
         ctx.save_for_forward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Any:
         d, w, v = ctx.saved_tensors
         s, needs = ctx.stencil, ctx.needs_input_grad
         column, row = (g, v) if ctx.transpose else (v, g)
@@ -174,7 +172,7 @@ class _Product(Function):
         )
 
     @staticmethod
-    def jvp(ctx: Any, dd: Tensor | None, dw: Tensor | None, dv: Tensor | None, *_: None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, dd: Tensor | None, dw: Tensor | None, dv: Tensor | None, *_: None) -> Tensor:
         d, w, v = ctx.saved_tensors
         parts = []
         if dw is not None:
@@ -194,7 +192,7 @@ class _Product(Function):
 
 class _Outer(Function):
     @staticmethod
-    def forward(u: Tensor, r: Tensor, stencil: Stencil, batch: torch.Size) -> Tensor:  # type: ignore[override]
+    def forward(u: Tensor, r: Tensor, stencil: Stencil, batch: torch.Size) -> Tensor:
         return _outer(u, r, stencil, batch)
 
     @staticmethod
@@ -204,7 +202,7 @@ class _Outer(Function):
         ctx.save_for_forward(u, r)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Any:
         u, r = ctx.saved_tensors
         s, needs = ctx.stencil, ctx.needs_input_grad
         return (
@@ -215,7 +213,7 @@ class _Outer(Function):
         )
 
     @staticmethod
-    def jvp(ctx: Any, du: Tensor | None, dr: Tensor | None, *_: None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, du: Tensor | None, dr: Tensor | None, *_: None) -> Tensor:
         u, r = ctx.saved_tensors
         parts = [outer(du, r, ctx.stencil, ctx.batch)] if du is not None else []
         if dr is not None:
@@ -249,11 +247,11 @@ def multiply_factor(d: Tensor | None, w: Tensor, v: Tensor, stencil: Stencil, tr
     """
     if not recorded(d, w, v):
         return _product(d, w, v, stencil, transpose)
-    return _Product.apply(d, w, v, stencil, transpose)  # type: ignore[no-untyped-call]
+    return _Product.apply(d, w, v, stencil, transpose)
 
 
 def outer(u: Tensor, r: Tensor, stencil: Stencil, batch: torch.Size) -> Tensor:
     """The gradient of u^T L^T r in the weights, ``(*batch, K, n, m)``."""
     if not recorded(u, r):
         return _outer(u, r, stencil, batch)
-    return _Outer.apply(u, r, stencil, batch)  # type: ignore[no-untyped-call]
+    return _Outer.apply(u, r, stencil, batch)

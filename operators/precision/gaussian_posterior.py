@@ -36,8 +36,6 @@ from genreg.operators.lowering.building_blocks import euclidean_pair
 from genreg.operators.precision.base import Precision
 from genreg.operators.precision.whitened_solve import whitened_solve
 
-__all__ = ["GaussianPosterior"]
-
 
 class GaussianPosterior:
     r"""The Gaussian :math:`p(x \mid y)` of every sample of a batch.

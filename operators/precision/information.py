@@ -41,8 +41,6 @@ from genreg.operators.bridge.spaces import torch_device, torch_dtype
 from genreg.operators.lowering.building_blocks import euclidean_pair
 from genreg.operators.precision.base import Precision
 
-__all__ = ["InformationGain"]
-
 _EXACT = (
     2**18
 )  # entries of the matrix of an image up to which its factorisation takes no longer than an estimate

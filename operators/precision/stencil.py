@@ -13,8 +13,6 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import integer, integers
 from genreg.operators.bridge.arrays import check_memory
 
-__all__ = ["Stencil", "Term", "neighbourhood"]
-
 
 def neighbourhood(distance: int, dilation: int | Sequence[int] = 1) -> list[tuple[int, int]]:
     r"""Offsets (rows, columns) to the later half of a square neighbourhood, in raster order.

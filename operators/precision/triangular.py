@@ -25,11 +25,8 @@ from genreg.operators.bridge.autograd import recorded
 from genreg.operators.precision.factor_product import common_batch, multiply_factor, outer, to_front
 from genreg.operators.precision.stencil import Stencil
 
-__all__ = ["Entries", "solve_factor"]
-
-_CHUNK = (
-    2**16
-)  # unknowns of one system on the CPU, about: more do not fit into the cache, and need more indices
+# unknowns of one system on the CPU, about: more do not fit into the cache, and need more indices
+_CHUNK = 2**16
 
 
 class Entries:
@@ -173,7 +170,7 @@ def _solve(
     blocks = math.prod(batch)
     out = torch.empty((samples, blocks, *shape), dtype=torch.promote_types(u.dtype, d.dtype), device=u.device)
     right = u.expand(*full, *shape).reshape(out.shape)
-    layout = _layout(stencil, tuple(shape))  # type: ignore[arg-type]
+    layout = _layout(stencil, tuple(shape))
     d, w = _blocks(d, batch), _blocks(w, batch)
     entries = None if kept is None else kept.of(layout, d, w)
     solve = _solve_native if _native(u.device.type) else _solve_scipy
@@ -202,7 +199,7 @@ def _blocks(t: Tensor, batch: torch.Size) -> Tensor:
 
 class _Solve(Function):
     @staticmethod
-    def forward(d: Tensor, w: Tensor, u: Tensor, *how: Any) -> Tensor:  # type: ignore[override]
+    def forward(d: Tensor, w: Tensor, u: Tensor, *how: Any) -> Tensor:
         return _solve(d, w, u, *how)
 
     @staticmethod
@@ -213,7 +210,7 @@ class _Solve(Function):
         ctx.shape = u.shape
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Any:
         d, w, x = ctx.saved_tensors
         needs = ctx.needs_input_grad
         back = solve_factor(d, w, g, ctx.stencil, not ctx.transpose, ctx.kept)
@@ -226,7 +223,7 @@ class _Solve(Function):
         )
 
     @staticmethod
-    def jvp(ctx: Any, dd: Tensor | None, dw: Tensor | None, du: Tensor | None, *_: None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, dd: Tensor | None, dw: Tensor | None, du: Tensor | None, *_: None) -> Tensor:
         d, w, x = ctx.saved_tensors
         right = torch.zeros_like(x) if du is None else du
         if dw is not None:
@@ -265,4 +262,4 @@ def solve_factor(
     """
     if not recorded(d, w, u):
         return _solve(d, w, u, stencil, transpose, kept)
-    return _Solve.apply(d, w, u, stencil, transpose, kept)  # type: ignore[no-untyped-call]
+    return _Solve.apply(d, w, u, stencil, transpose, kept)

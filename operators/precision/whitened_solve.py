@@ -18,8 +18,6 @@ from torch import Tensor
 from genreg.operators.linear.conjugate_gradient import conjugate_gradients, inner
 from genreg.operators.precision.base import Precision
 
-__all__ = ["whitened_solve"]
-
 
 def whitened_solve(
     precision: Precision, rest: Callable[[Tensor], Tensor], b: Tensor, *, tol: float, max_iter: int

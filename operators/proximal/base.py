@@ -32,8 +32,6 @@ from genreg.operators.bridge.spaces import (
 )
 from genreg.operators.lowering.building_blocks import euclidean_pair
 
-__all__ = ["DataProx"]
-
 
 class DataProx(Picklable, ABC):
     r"""The map :math:`p \mapsto \mathrm{argmin}_x\ \frac12\|Ax - y\|^2 + \frac s2 \|x - p\|^2`, on batches.

@@ -19,8 +19,6 @@ from genreg.operators.linear.conjugate_gradient import conjugate_gradients, inne
 from genreg.operators.linear.norm import operator_norm, random_tensors
 from genreg.operators.proximal.base import DataProx
 
-__all__ = ["ConjugateGradientProx"]
-
 
 class ConjugateGradientProx(DataProx):
     r"""The data prox by conjugate gradients on :math:`(A^T A + s)\, c = A^T (y - A p)`.

@@ -34,8 +34,6 @@ from genreg.operators.tomography.detector import ON_CPU, ON_CUDA, ignored_by_bac
 from genreg.operators.tomography.ray_direct import CudaPair, DirectPair
 from genreg.operators.tomography.ray_matrix import import_astra, is_square, matrix_memory, ray_pair
 
-__all__ = ["RayTransform", "ray_transform"]
-
 Backend = Literal["matrix", "astra", "cuda"]
 Method = Literal["auto", Backend]
 _MAX_MEMORY = 2 * 2**30

@@ -34,8 +34,6 @@ from torch import Tensor
 from genreg.operators.linear.sparse import LinearPair
 from genreg.operators.tomography.ray_matrix import import_astra, length_ratios, planar_projector
 
-__all__ = ["CudaPair", "DirectPair", "stacked_geometry"]
-
 # Slices in one CUDA call: far below the 2048 layers that every device offers in a texture.
 _SLICES = 1024
 

@@ -31,16 +31,6 @@ from genreg.operators.linear.cache import read_matrix, write_matrix
 from genreg.operators.linear.sparse import SparsePair
 from genreg.operators.tomography.detector import is_centred, parallel_vectors
 
-__all__ = [
-    "estimate_nonzeros",
-    "import_astra",
-    "is_square",
-    "length_ratios",
-    "matrix_memory",
-    "planar_projector",
-    "ray_pair",
-]
-
 # Part of the key of a cached matrix: increase it when the contents of the files change.
 _FORMAT = 2
 # Entries built in one go: ASTRA's copy and SciPy's in double precision exist for one such block at a time.

@@ -20,15 +20,16 @@ A. Bora, A. Jalal, E. Price, A. G. Dimakis (2017), Compressed sensing using gene
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 from odl.functionals import Functional
 
 from genreg.operators.bridge.arguments import described
 from genreg.operators.bridge.caller_data import to_batch
+from genreg.operators.bridge.keywords import takes
 from genreg.operators.bridge.modes import undisturbed
 from genreg.solvers.driver.loop import run
-from genreg.solvers.driver.monitor import Callback
+from genreg.solvers.driver.monitor import Stopping
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.problem.capabilities import Capability, check_offers
 from genreg.solvers.problem.objective import Objective, lowered
@@ -37,60 +38,24 @@ from genreg.solvers.updates.inertial import Inertial
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
 from genreg.solvers.updates.line_search import Backtracking, searching
 
-__all__ = [
-    "alternating_gradient_descent",
-    "gauss_newton",
-    "gradient_descent",
-    "ipalm",
-    "palm",
-    "quasi_newton",
-]
 
-
-class _Settings(TypedDict):
-    """When a run ends, and who watches it."""
-
-    max_iter: int
-    tol: float
-    callback: Callback | None
-    progress: bool
-
-
-@undisturbed
-def gradient_descent(
-    objective: Objective | Functional,
-    init: Any,
-    *,
-    max_iter: int = 500,
-    tol: float = 1e-4,
-    line_search: Backtracking | None = None,
-    updates: Mapping[str, Update] | None = None,
-    callback: Callback | None = None,
-    progress: bool = True,
-) -> Solution:
-    r"""Gradient descent with backtracking (Duff et al., algorithm 1): :math:`v \leftarrow v - \tau \nabla H(v)`.
+class Descent(Stopping, total=False):
+    r"""What the descents over blocks take.
 
     Parameters
     ----------
     objective : Functional or Objective
-        H, differentiable. An ODL functional is lowered to torch.
+        H, and the :math:`g_i` where the solver takes some. An ODL functional is lowered to torch; its terms without
+        a gradient must have a prox on one block.
     init : ODL element, Tensor or dict of one of them
-        Starting point; a tensor may have a leading batch axis.
-    max_iter : int
-        Accepted steps.
+        Starting point, of several blocks a dict in the order of the parts of the functional's domain; a tensor may
+        have a leading batch axis.
     tol : float
         A sample has converged when :math:`\|\nabla H(v)\| (\ell + \|v\|) / |H(v)|` is at most this, with the unit of
-        length ℓ of the block, see `Objective`.
+        length ℓ of the block, see `Objective`; with a :math:`g_i`, :math:`\|d\| / \tau` of its step d in the place of
+        the gradient.
     line_search : Backtracking, optional
-        By default the spectral rule; ``Backtracking()`` is the rule of algorithm 1 itself.
-    updates : dict of str to update, optional
-        Another way to move the block: ``{"z": Adam(lr=0.02)}``, which on the problem of `HardConstraint` is the
-        method of Bora et al. Adam may increase the objective, so that the result of a sample is the iterate with
-        the smallest one, unless the last iterate met the tolerance.
-    callback : callable, optional
-        Called with an `Iterate` after every iteration; a true answer ends the run.
-    progress : bool
-        Show a progress bar.
+        Settings of the step sizes.
 
     Returns
     -------
@@ -99,134 +64,117 @@ def gradient_descent(
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
     NotImplementedError
-        If the objective is not differentiable.
+        If the objective does not offer what the solver needs, such as a gradient or a prox.
     """
-    update = ProxGradient(searching(line_search, Backtracking(spectral=True)))
-    settings = _Settings(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
-    return _descend(
-        "gradient_descent", objective, init, update, "smooth", single=True, updates=updates, **settings
-    )
+
+    line_search: Backtracking | None
+
+
+class BlockDescent(Descent, total=False):
+    """What those take that let the caller choose how a block moves.
+
+    Parameters
+    ----------
+    updates : dict of str to update, optional
+        Blocks that are to move in another way, such as ``{"z": QuasiNewton()}`` for a latent vector without a
+        proximable part.
+    """
+
+    updates: Mapping[str, Update] | None
+
+
+_descent = takes(BlockDescent, Descent, Stopping, max_iter=500, tol=1e-4, progress=True)
 
 
 @undisturbed
+@_descent
+def gradient_descent(
+    objective: Objective | Functional, init: Any, **keywords: Unpack[BlockDescent]
+) -> Solution:
+    r"""Gradient descent with backtracking (Duff et al., algorithm 1): :math:`v \leftarrow v - \tau \nabla H(v)`.
+
+    Parameters
+    ----------
+    line_search : Backtracking, optional
+        By default the spectral rule; ``Backtracking()`` is the rule of algorithm 1 itself.
+    updates : dict of str to update, optional
+        Another way to move the block: ``{"z": Adam(lr=0.02)}``, which on the problem of `HardConstraint` is the
+        method of Bora et al. Adam may increase the objective, so that the result of a sample is the iterate with
+        the smallest one, unless the last iterate met the tolerance.
+    """
+    update = ProxGradient(searching(keywords["line_search"], Backtracking(spectral=True)))
+    return _descend("gradient_descent", objective, init, update, "smooth", single=True, **keywords)
+
+
+@undisturbed
+@_descent
 def alternating_gradient_descent(
-    objective: Objective | Functional,
-    init: Any,
-    *,
-    max_iter: int = 500,
-    tol: float = 1e-4,
-    line_search: Backtracking | None = None,
-    updates: Mapping[str, Update] | None = None,
-    callback: Callback | None = None,
-    progress: bool = True,
+    objective: Objective | Functional, init: Any, **keywords: Unpack[BlockDescent]
 ) -> Solution:
     r"""Gradient steps in every block in turn (Duff et al., algorithm 2).
 
-    Parameters and results are those of `gradient_descent`, with `init` a dict of blocks in the order of the
-    parts of the functional's domain. By default the line search grows its step after a success. `updates` is
-    that of `palm`.
+    By default the line search grows its step after a success.
     """
-    update = ProxGradient(searching(line_search, Backtracking()))
-    settings = _Settings(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
-    return _descend(
-        "alternating_gradient_descent", objective, init, update, "smooth", updates=updates, **settings
-    )
+    update = ProxGradient(searching(keywords["line_search"], Backtracking()))
+    return _descend("alternating_gradient_descent", objective, init, update, "smooth", **keywords)
 
 
 @undisturbed
-def palm(
-    objective: Objective | Functional,
-    init: Any,
-    *,
-    max_iter: int = 500,
-    tol: float = 1e-4,
-    line_search: Backtracking | None = None,
-    updates: Mapping[str, Update] | None = None,
-    callback: Callback | None = None,
-    progress: bool = True,
-) -> Solution:
+@_descent
+def palm(objective: Objective | Functional, init: Any, **keywords: Unpack[BlockDescent]) -> Solution:
     r"""Proximal alternating linearised minimisation with backtracking (Duff et al., algorithm 3).
 
     In every block in turn :math:`v_i \leftarrow \mathrm{prox}_{\tau g_i}(v_i - \tau \nabla_i H(v))`; with a
-    single block this is proximal gradient descent. Parameters and results are those of `gradient_descent`,
-    with `init` a dict of blocks. Terms of a functional that have no gradient must have a prox on one block.
-
-    `updates` names blocks that are to move in another way, such as ``{"z": QuasiNewton()}`` for a latent
-    vector without a proximable part.
+    single block this is proximal gradient descent.
     """
-    update = ProxGradient(searching(line_search, Backtracking()))
-    settings = _Settings(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
-    return _descend("palm", objective, init, update, "proximable", updates=updates, **settings)
+    update = ProxGradient(searching(keywords["line_search"], Backtracking()))
+    return _descend("palm", objective, init, update, "proximable", **keywords)
 
 
 @undisturbed
-def ipalm(
-    objective: Objective | Functional,
-    init: Any,
-    *,
-    max_iter: int = 500,
-    tol: float = 1e-4,
-    line_search: Backtracking | None = None,
-    updates: Mapping[str, Update] | None = None,
-    callback: Callback | None = None,
-    progress: bool = True,
-) -> Solution:
+@_descent
+def ipalm(objective: Objective | Functional, init: Any, **keywords: Unpack[BlockDescent]) -> Solution:
     r"""Inertial proximal alternating linearised minimisation (Pock and Sabach), monotone by adaptive restart.
 
     In every block in turn :math:`v_i \leftarrow \mathrm{prox}_{\tau g_i}(v_i + \beta_k (v_i -
     v_i^{\mathrm{old}}) - \tau \nabla_i H(v))`, see `genreg.solvers.updates.inertial`; an iteration costs what one of
-    `palm` does. Parameters and results are those of `palm`; ``updates={"z": QuasiNewton()}`` is a good choice for a
-    latent vector without a proximable part.
+    `palm` does.
     """
-    update = Inertial(line_search) if line_search else Inertial()
-    settings = _Settings(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
-    return _descend("ipalm", objective, init, update, "proximable", updates=updates, **settings)
+    search = keywords["line_search"]
+    return _descend(
+        "ipalm", objective, init, Inertial(search) if search else Inertial(), "proximable", **keywords
+    )
 
 
 @undisturbed
-def quasi_newton(
-    objective: Objective | Functional,
-    init: Any,
-    *,
-    max_iter: int = 200,
-    tol: float = 1e-4,
-    line_search: Backtracking | None = None,
-    callback: Callback | None = None,
-    progress: bool = True,
-) -> Solution:
+@takes(Descent, Stopping, max_iter=200, tol=1e-4, progress=True)
+def quasi_newton(objective: Objective | Functional, init: Any, **keywords: Unpack[Descent]) -> Solution:
     r"""BFGS with backtracking, one dense inverse Hessian for every sample: for latent vectors.
 
-    Parameters and results are those of `gradient_descent`. The objective must be differentiable, and a block
-    small enough for an n × n matrix of every sample.
+    The objective must be differentiable, and a block small enough for an n × n matrix of every sample.
     """
-    update = QuasiNewton(searching(line_search, Backtracking()))
-    settings = _Settings(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
-    return _descend("quasi_newton", objective, init, update, "smooth", single=True, **settings)
+    update = QuasiNewton(searching(keywords["line_search"], Backtracking()))
+    return _descend("quasi_newton", objective, init, update, "smooth", single=True, **keywords)
 
 
 @undisturbed
+@takes(Stopping, Descent, max_iter=100, tol=1e-4, progress=True)
 def gauss_newton(
-    objective: Objective,
-    init: Any,
-    *,
-    max_iter: int = 100,
-    tol: float = 1e-4,
-    update: LevenbergMarquardt | None = None,
-    callback: Callback | None = None,
-    progress: bool = True,
+    objective: Objective, init: Any, *, update: LevenbergMarquardt | None = None, **keywords: Unpack[Stopping]
 ) -> Solution:
     r"""Gauss-Newton steps :math:`v \leftarrow v - (N + \mu \operatorname{diag} N)^{-1} \nabla H(v)`, damped.
 
-    Parameters and results are those of `gradient_descent`, `update` has the settings of the steps. The objective
-    must have one block and a curvature N, such as that of a `HardConstraint` with a Gaussian fidelity.
+    Parameters
+    ----------
+    objective : Objective
+        H, of one block, with a curvature N, such as that of a `HardConstraint` with a Gaussian fidelity.
+    update : LevenbergMarquardt, optional
+        Settings of the steps.
     """
     check_offers(objective, "gauss_newton", "smooth", "curvature", single=True)
     step = update or LevenbergMarquardt()
-    settings = _Settings(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
-    return _descend("gauss_newton", objective, init, step, "smooth", single=True, **settings)
+    return _descend("gauss_newton", objective, init, step, "smooth", single=True, **keywords)
 
 
 def _descend(
@@ -238,7 +186,8 @@ def _descend(
     *,
     single: bool = False,
     updates: Mapping[str, Update] | None = None,
-    **settings: Unpack[_Settings],
+    line_search: Backtracking | None = None,
+    **stopping: Unpack[Stopping],
 ) -> Solution:
     """Move every block by an update, or by another one that the caller has named.
 
@@ -246,12 +195,10 @@ def _descend(
     ----------
     solver, need, single
         The name of the solver, and what it needs in all blocks, see `check_offers`.
-    objective, init, updates
+    objective, init, updates, **stopping
         Those of the solver.
-    update : Update
-        How it moves a block.
-    **settings
-        ``max_iter``, ``tol``, ``callback`` and ``progress``.
+    update, line_search
+        How it moves a block, with the settings of step sizes that are there already.
     """
     if not (updates is None or isinstance(updates, Mapping)):
         raise TypeError(f"updates must be a dict from blocks to updates, got {described(updates)}")
@@ -269,4 +216,4 @@ def _descend(
         if isinstance(other, type) or not isinstance(other, Update):
             raise TypeError(f"updates[{name!r}] must be an update such as Adam(), got {described(other)}")
         moves[name] = other
-    return run(objective, batch, moves, description="descent", **settings)
+    return run(objective, batch, moves, description="descent", **stopping)

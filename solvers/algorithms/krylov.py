@@ -9,32 +9,25 @@ doi:10.6028/jres.049.044.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from genreg.operators.bridge.caller_data import to_batch
+from genreg.operators.bridge.keywords import takes
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.linear.conjugate_gradient import conjugate_gradients, inner
-from genreg.solvers.driver.monitor import Callback, Iterate, Monitor, ended_as
+from genreg.solvers.algorithms.descent import Descent
+from genreg.solvers.driver.monitor import Iterate, Monitor, Stopping, ended_as
 from genreg.solvers.driver.solution import Solution, Status
 from genreg.solvers.problem.capabilities import check_offers
 from genreg.solvers.problem.objective import Objective
 
-__all__ = ["conjugate_gradient"]
-
 
 @undisturbed
-def conjugate_gradient(
-    objective: Objective,
-    init: Any,
-    *,
-    max_iter: int = 500,
-    tol: float = 1e-4,
-    callback: Callback | None = None,
-    progress: bool = True,
-) -> Solution:
+@takes(Stopping, Descent, max_iter=500, tol=1e-4, progress=True)
+def conjugate_gradient(objective: Objective, init: Any, **stopping: Unpack[Stopping]) -> Solution:
     r"""Minimise a quadratic objective of one block by conjugate gradients.
 
     The Hessian N acts by differences of gradients, :math:`N p = (\nabla H(c p) - \nabla H(0)) / c`, exact for a
@@ -50,8 +43,8 @@ def conjugate_gradient(
     ----------
     objective : Objective
         Quadratic and bounded below, such as a Gaussian fidelity of a linear operator plus Tikhonov's term.
-    init, max_iter, tol, callback, progress
-        As for `gradient_descent`.
+    tol : float
+        A sample has converged when its residual, see above, is at most this.
 
     Returns
     -------
@@ -60,12 +53,10 @@ def conjugate_gradient(
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
     NotImplementedError
         If the objective has a part without a gradient.
     """
-    monitor = Monitor(max_iter, tol, callback, progress, "conjugate gradients")
+    monitor = Monitor(**stopping, description="conjugate gradients")
     check_offers(objective, "conjugate_gradient", "smooth", single=True)
     batch = to_batch(init, objective.spaces)
     ((name, x),) = batch.blocks.items()

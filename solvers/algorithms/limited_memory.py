@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import odl
 import torch
@@ -26,45 +26,36 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import check_callable, integer
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.caller_data import Batch, to_batch
+from genreg.operators.bridge.keywords import takes
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.linear.conjugate_gradient import inner
+from genreg.solvers.algorithms.descent import Descent
 from genreg.solvers.driver.loop import run
-from genreg.solvers.driver.monitor import Callback, Iterate
+from genreg.solvers.driver.monitor import Iterate, Stopping
 from genreg.solvers.driver.solution import Solution
-from genreg.solvers.problem.capabilities import Capability, check_offers
+from genreg.solvers.problem.capabilities import check_offers
 from genreg.solvers.problem.objective import Blocks, Objective, lowered
 from genreg.solvers.problem.state import State, evaluate, starting_lengths, where
-from genreg.solvers.updates.base import Update, descent_step
+from genreg.solvers.updates.base import FullSteps, descent_step
 from genreg.solvers.updates.line_search import Backtracking, searching
-
-__all__ = ["lbfgs"]
 
 Substitution = tuple[Callable[[Blocks], Blocks], Callable[[Blocks], Blocks]]
 
 
 @undisturbed
+@takes(Descent, Stopping, max_iter=500, tol=1e-4, progress=True)
 def lbfgs(
     objective: Objective | Functional,
     init: Any,
     *,
-    max_iter: int = 500,
-    tol: float = 1e-4,
     memory: int = 10,
     substitution: Substitution | None = None,
-    line_search: Backtracking | None = None,
-    callback: Callback | None = None,
-    progress: bool = True,
+    **keywords: Unpack[Descent],
 ) -> Solution:
     r"""Minimise a smooth objective over all its blocks at once by limited-memory BFGS.
 
     Parameters
     ----------
-    objective : Functional or Objective
-        H, differentiable. An ODL functional is lowered to torch.
-    init : ODL element, Tensor or dict of one of them
-        Starting point; a tensor may have a leading batch axis.
-    max_iter : int
-        Accepted steps.
     tol : float
         A sample has converged when :math:`\|\nabla H(w)\| (1 + \|w\|) / |H(w)|` is at most this, every block of w in
         its unit of length, see `Objective`.
@@ -77,24 +68,8 @@ def lbfgs(
         w["z"]}``.
     line_search : Backtracking, optional
         Its first step, `shrink`, `slack` and `max_trials` are used.
-    callback : callable, optional
-        Called with an `Iterate` after every iteration; a true answer ends the run.
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    Solution
-        Its blocks have the names of `init`, or ``"v"`` if `init` is no dict.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
-    NotImplementedError
-        If the objective is not differentiable.
     """
-    memory = integer(memory, "memory", minimum=1)
+    memory, callback = integer(memory, "memory", minimum=1), keywords["callback"]
     check_callable(callback, "callback", "of an Iterate")
     objective = lowered(objective, init)
     check_offers(objective, "lbfgs", "smooth")
@@ -133,11 +108,11 @@ def lbfgs(
     return run(
         problem,
         Batch({"w": start}, leave, batch.batched),
-        {"w": _LimitedMemory(layout.sizes, memory, searching(line_search, Backtracking()))},
-        max_iter=max_iter,
-        tol=tol,
+        {"w": _LimitedMemory(layout.sizes, memory, searching(keywords["line_search"], Backtracking()))},
+        max_iter=keywords["max_iter"],
+        tol=keywords["tol"],
         callback=watch if callback else None,
-        progress=progress,
+        progress=keywords["progress"],
         description="L-BFGS",
     )
 
@@ -189,18 +164,12 @@ class _Pairs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _LimitedMemory(Update):
+class _LimitedMemory(FullSteps):
     """The step -τ M ∇H(w); see the module's docstring."""
 
     sizes: tuple[int, ...]
     length: int
     line_search: Backtracking = field(default_factory=Backtracking)
-
-    needs: ClassVar[tuple[Capability, ...]] = ("smooth",)
-
-    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """First step sizes, ``(B,)``."""
-        return gradient.new_ones(len(gradient))
 
     def first_memory(self, gradient: Tensor, reach: Tensor) -> _Pairs:
         """No steps yet, and a multiple of the identity."""

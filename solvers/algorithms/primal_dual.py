@@ -28,7 +28,7 @@ processing, NeurIPS 28; arXiv:1305.0546.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import odl
 import torch
@@ -36,20 +36,20 @@ from odl.functionals import Functional
 from torch import Tensor
 
 from genreg.operators.bridge.caller_data import to_batch
+from genreg.operators.bridge.keywords import takes
 from genreg.operators.bridge.lowered import TorchFunctional
 from genreg.operators.bridge.modes import undisturbed
 from genreg.solvers.algorithms.primal_dual_steps import Saddle, Steps, norm_of, shaped
-from genreg.solvers.driver.monitor import Callback, Iterate, Monitor, ended_as
+from genreg.solvers.driver.monitor import Iterate, Monitor, Stopping, ended_as
 from genreg.solvers.driver.solution import Solution, Status
 from genreg.solvers.problem.capabilities import check_offers
 from genreg.solvers.problem.objective import SaddlePoint
-
-__all__ = ["pdhg"]
 
 _CHECK_EVERY, _CHECK_FIXED_EVERY = 10, 25  # iterations between looks at the residuals
 
 
 @undisturbed
+@takes(Stopping, max_iter=1000, tol=1e-4, progress=True)
 def pdhg(
     f: SaddlePoint | Functional | TorchFunctional,
     init: Any = None,
@@ -58,10 +58,7 @@ def pdhg(
     operators: odl.Operator | Sequence[odl.Operator] | None = None,
     tau: float | None = None,
     sigma: float | Sequence[float] | None = None,
-    max_iter: int = 1000,
-    tol: float = 1e-4,
-    callback: Callback | None = None,
-    progress: bool = True,
+    **stopping: Unpack[Stopping],
 ) -> Solution:
     r"""Minimise :math:`f(x) + \sum_j g_j(K_j x)` by the primal-dual hybrid gradient method.
 
@@ -83,8 +80,6 @@ def pdhg(
         A sample has converged when :math:`\|P\| \le tol \|K\| \|p\|` and :math:`\|D\| \le tol \|K\| \|x\|`.
     callback : callable, optional
         Called with an `Iterate` every 10 iterations, 25 with given steps; a true answer ends the run.
-    progress : bool
-        Show a progress bar.
 
     Returns
     -------
@@ -94,12 +89,10 @@ def pdhg(
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
     NotImplementedError
         If a functional has no prox.
     """
-    monitor = Monitor(max_iter, tol, callback, progress, "pdhg")
+    monitor, watched = Monitor(**stopping, description="pdhg"), stopping["callback"] is not None
     problem: Any = f if g is None and operators is None else SaddlePoint(f, g, operators)
     check_offers(problem, "pdhg", "saddle", argument="f")
     if init is None:
@@ -110,7 +103,7 @@ def pdhg(
     saddle = Saddle(problem)
     steps = Steps(problem, saddle, tau, sigma, start)
     with torch.no_grad(), monitor:
-        x, status, iterations, residuals = _iterate(saddle, steps, start, name, monitor, callback is not None)
+        x, status, iterations, residuals = _iterate(saddle, steps, start, name, monitor, watched)
         value = saddle.value(x)
     return monitor.solution(
         batch, {name: x}, value, status, iterations, iterations + 1, {"residual": residuals}

@@ -23,8 +23,6 @@ from genreg.operators.bridge.arguments import number
 from genreg.operators.linear.norm import operator_norm
 from genreg.solvers.problem.objective import SaddlePoint
 
-__all__ = ["Saddle", "Steps", "norm_of", "shaped"]
-
 _MARGIN = 0.99  # τ Σ σ_j ‖K_j‖² of the balanced steps
 
 

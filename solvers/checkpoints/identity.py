@@ -19,8 +19,6 @@ from genreg.operators.bridge.protocols import GeneratorLike, StackedSpace
 from genreg.operators.bridge.spaces import space_shape
 from genreg.solvers.checkpoints.state_files import digest
 
-__all__ = ["codes", "noise", "of_generator", "of_operator", "of_setting"]
-
 _SEED = 1
 
 

@@ -15,8 +15,6 @@ from genreg.operators.bridge.arguments import check_path, flag
 from genreg.solvers.checkpoints.interruption import interruptible
 from genreg.solvers.checkpoints.state_files import load_state, refuse_other, save_state
 
-__all__ = ["StateFile", "begin", "saving"]
-
 _SECONDS = 60.0
 
 

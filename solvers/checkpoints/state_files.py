@@ -22,8 +22,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-__all__ = ["atomically", "digest", "load_state", "moved", "not_finite", "refuse_other", "save_state"]
-
 _DIGEST = "sha256:"
 _TENSOR, _COMPLEX, _PAIRS = "$tensor", "$complex", "$pairs"
 _PROBE = 1e-3  # relative difference up to which two probes are the same; other data differ by far more

@@ -7,8 +7,6 @@ from typing import Any, Self
 
 import torch
 
-__all__ = ["Advised"]
-
 
 class Advised(IntEnum):
     """Base of the enumerations whose members have `advice`: ``NAME = number, "A sentence for the user."``."""

@@ -27,8 +27,6 @@ from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State
 from genreg.solvers.updates.base import Update
 
-__all__ = ["checked", "debugging", "is_debugging"]
-
 Move = Callable[[Objective, State, str], State]
 """What the loop does with an update: a trial of all samples in one block."""
 

@@ -18,8 +18,6 @@ from genreg.solvers.problem.objective import Blocks, Objective
 from genreg.solvers.problem.state import State, evaluate, starting_lengths
 from genreg.solvers.updates.base import Update
 
-__all__ = ["run"]
-
 # A batch is compacted when fewer than this share of its samples still run: copying costs about as much as a step.
 _COMPACT_BELOW = 0.75
 

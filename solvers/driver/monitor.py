@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import torch
 from torch import Tensor
@@ -15,8 +15,6 @@ from genreg.operators.bridge.arguments import check_callable, integer, number
 from genreg.operators.bridge.caller_data import Batch
 from genreg.solvers.driver.solution import Solution, Status
 from genreg.solvers.problem.objective import Blocks
-
-__all__ = ["Callback", "Iterate", "Monitor", "check_stopping", "ended_as"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,40 @@ Callback = Callable[[Iterate], Any]
 """Called after every iteration; a true return value ends the run."""
 
 
+class Stopping(TypedDict, total=False):
+    """When a run ends, and who watches it: what every solver takes.
+
+    Parameters
+    ----------
+    max_iter : int
+        Accepted steps.
+    callback : callable, optional
+        Called with an `Iterate` after every iteration; a true answer ends the run.
+    progress : bool
+        Show a progress bar.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
+    """
+
+    max_iter: int
+    tol: float
+    callback: Callback | None
+    progress: bool
+
+
+def stopping(keywords: Stopping) -> Stopping:
+    """Those of the keywords of a solver that say when it ends and who watches it."""
+    return Stopping(
+        max_iter=keywords["max_iter"],
+        tol=keywords["tol"],
+        callback=keywords["callback"],
+        progress=keywords["progress"],
+    )
+
+
 def check_stopping(max_iter: Any, tol: Any, callback: Any = None) -> tuple[int, float]:
     """Return when a run ends, ``max_iter`` and ``tol``.
 
@@ -71,14 +103,8 @@ class Monitor:
 
     Parameters
     ----------
-    max_iter : int
-        Iterations of a sample after which it ends.
-    tol : float
-        A sample has converged when its residual is at most this.
-    callback : callable, optional
-        See `Callback`.
-    progress : bool
-        Show a progress bar.
+    max_iter, tol, callback, progress
+        See `Stopping`: a sample has converged when its residual is at most `tol`.
     description : str
         Label of the progress bar.
 

@@ -16,8 +16,6 @@ from genreg.solvers.problem.state import State
 from genreg.solvers.problem.trees import refilled
 from genreg.solvers.updates.base import Update
 
-__all__ = ["Position", "Record"]
-
 
 class Record:
     """Results of a whole batch, filled in as samples end, and their history.

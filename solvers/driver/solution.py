@@ -11,8 +11,6 @@ from torch import Tensor
 
 from genreg.solvers.driver.advised import Advised
 
-__all__ = ["Solution", "Status"]
-
 
 class Status(Advised):
     """How a sample ended; `advice` says what the user can do about it."""

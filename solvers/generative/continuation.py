@@ -19,8 +19,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import odl
 import torch
@@ -29,15 +28,17 @@ from tqdm import tqdm
 
 from genreg.operators.bridge.arguments import flag, integer, number
 from genreg.operators.bridge.caller_data import Batch, per_sample_number
+from genreg.operators.bridge.keywords import takes
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.bridge.protocols import GeneratorLike
 from genreg.operators.fidelity.base import Fidelity
 from genreg.solvers.checkpoints import begin, saving
 from genreg.solvers.driver.loop import run
-from genreg.solvers.driver.monitor import Callback, check_stopping
+from genreg.solvers.driver.monitor import Callback, Stopping, check_stopping
 from genreg.solvers.driver.solution import Solution, Status
 from genreg.solvers.generative.isotropic import JointProblem
 from genreg.solvers.generative.joint_map import (
+    Joint,
     check_encoder,
     check_turns,
     finished,
@@ -45,57 +46,29 @@ from genreg.solvers.generative.joint_map import (
     joint_problem,
     proposing,
 )
-from genreg.solvers.generative.latent import entered, first_latents
+from genreg.solvers.generative.latent import OfGenerator, entered, first_latents
 from genreg.solvers.generative.stages import Stages
 from genreg.solvers.updates.base import Update
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
-
-__all__ = ["jpmap_continuation", "map_z_splitting"]
 
 _LARGEST = math.log(10.0)  # step of log β at most
 _MARGIN = 0.02  # how far below log ε a secant step aims
 _OVERSHOOT = math.log(2.0)  # how far below log ε it may end
 
 
-@undisturbed
-def map_z_splitting(
-    A: odl.Operator,
-    y: Any,
-    G: GeneratorLike,
-    *,
-    noise_std: Any = None,
-    fidelity: Fidelity | Callable[..., Fidelity] | None = None,
-    beta: float | Tensor | None = None,
-    growth: float = 10.0,
-    epsilon: float | None = None,
-    init: Any = None,
-    stages: int = 20,
-    max_iter: int = 100,
-    tol: float = 1e-4,
-    callback: Callback | None = None,
-    checkpoint: str | Path | None = None,
-    resume: bool = False,
-    progress: bool = True,
-) -> Solution:
-    r"""Solve the hard constraint x = G(z) by splitting and a growing β (algorithm 1.1); G needs no encoder.
+class Continued(Joint, total=False):
+    r"""What the continuations in β take.
 
     Parameters
     ----------
-    A, y, G, noise_std, fidelity, init, callback, progress
-        As for `jpmap`, G with or without an encoder.
-    checkpoint, resume
-        As for `jpmap`; the file is written after a stage.
     beta : float or Tensor, optional
         The first β; by default 0.1/γ² with the γ that the model has learned.
-    growth : float
-        Factor > 1 by which β grows from stage to stage.
-    epsilon : float, optional
-        ε > 0: a sample ends when :math:`\|x - G(z)\|^2 \le \epsilon`; by default one grey level of 255,
-        :math:`\dim(X)\, s^2 / 255^2` with the scale s of G.
     stages : int
         Largest number of stages.
     max_iter, tol : int, float
         For one stage, as for `jpmap`.
+    checkpoint : str or Path, optional
+        As for `jpmap`; the file is written after a stage.
 
     Returns
     -------
@@ -103,56 +76,64 @@ def map_z_splitting(
         As for `jpmap`; ``value`` is J with the last β. ``history`` has ``beta`` and ``gap``, :math:`\|x -
         G(z)\|^2`, ``(stages, B)``. The status is that of the last stage where the gap is at most ε, and
         ``MAX_ITER`` where it is still above.
-
-    Raises
-    ------
-    TypeError, ValueError, NotImplementedError
-        As for `jpmap`, but for the encoder.
     """
-    growth = number(growth, "growth", above=1)
-    fidelity = entered(A, y, G, noise_std, fidelity, need="quadratic", by="map_z_splitting")
-    epsilon = A.domain.size * (getattr(G, "scale", 1.0) / 255) ** 2 if epsilon is None else epsilon
-    return _raise_beta(
-        fidelity,
-        G,
-        joint_problem(fidelity, G, beta, 0.1),
-        per_sample_number(epsilon, "epsilon", fidelity.data),
-        lambda gap, level, slope: torch.full_like(gap, math.log(growth)),
-        lambda problem: LevenbergMarquardt(),
-        init,
-        stages=stages,
-        max_iter=max_iter,
-        tol=tol,
-        callback=callback,
-        checkpoint=checkpoint,
-        resume=resume,
-        progress=progress,
-        settings={"growth": growth},
-    )
+
+    stages: int
 
 
 @undisturbed
+@takes(
+    Continued, Joint, OfGenerator, Stopping, stages=20, max_iter=100, tol=1e-4, resume=False, progress=True
+)
+def map_z_splitting(
+    A: odl.Operator,
+    y: Any,
+    G: GeneratorLike,
+    *,
+    growth: float = 10.0,
+    epsilon: float | None = None,
+    **keywords: Unpack[Continued],
+) -> Solution:
+    r"""Solve the hard constraint x = G(z) by splitting and a growing β (algorithm 1.1); G needs no encoder.
+
+    Parameters
+    ----------
+    G : Generator
+        Generator Z -> X, with or without an encoder.
+    growth : float
+        Factor > 1 by which β grows from stage to stage.
+    epsilon : float, optional
+        ε > 0: a sample ends when :math:`\|x - G(z)\|^2 \le \epsilon`; by default one grey level of 255,
+        :math:`\dim(X)\, s^2 / 255^2` with the scale s of G.
+    """
+    growth = number(growth, "growth", above=1)
+    fidelity = entered(A, y, G, keywords, need="quadratic", by="map_z_splitting")
+    epsilon = A.domain.size * (getattr(G, "scale", 1.0) / 255) ** 2 if epsilon is None else epsilon
+
+    def step(gap: Tensor, level: Tensor, slope: Tensor) -> Tensor:
+        return torch.full_like(gap, math.log(growth))
+
+    def update(problem: JointProblem) -> Update:
+        return LevenbergMarquardt()
+
+    return _raise_beta(fidelity, G, epsilon, step, update, {"growth": growth}, keywords)
+
+
+@undisturbed
+@takes(
+    Continued, Joint, OfGenerator, Stopping, stages=100, max_iter=50, tol=1e-4, resume=False, progress=True
+)
 def jpmap_continuation(
     A: odl.Operator,
     y: Any,
     G: GeneratorLike,
     *,
-    noise_std: Any = None,
-    fidelity: Fidelity | Callable[..., Fidelity] | None = None,
     epsilon: float | Tensor,
     rho: float = 100.0,
-    beta: float | Tensor | None = None,
     secant: bool = True,
-    init: Any = None,
     n1: int = 5,
     n2: int | None = None,
-    stages: int = 100,
-    max_iter: int = 50,
-    tol: float = 1e-4,
-    callback: Callback | None = None,
-    checkpoint: str | Path | None = None,
-    resume: bool = False,
-    progress: bool = True,
+    **keywords: Unpack[Continued],
 ) -> Solution:
     r"""Maximise the joint posterior subject to :math:`\|x - G(z)\|^2 \le \epsilon` (algorithm 2.4).
 
@@ -167,36 +148,18 @@ def jpmap_continuation(
 
     Parameters
     ----------
-    A, y, G, noise_std, fidelity, init, n1, n2, callback, progress
-        As for `jpmap`. The encoder proposes in the first stage.
-    checkpoint, resume
-        As for `jpmap`; the file is written after a stage.
     epsilon : float or Tensor
         ε > 0, or one for every sample; α grey levels of 255 are :math:`\epsilon = (\alpha / 255)^2 \dim X`.
     rho : float
         ρ > 0.
-    beta : float or Tensor, optional
-        The first β; by default 0.1/γ² with the γ that the model has learned.
     secant : bool
         Whether to lengthen the steps of the multiplier method near the constraint, and to shorten those that
         would lead far beyond it.
-    stages : int
-        Largest number of stages.
-    max_iter, tol : int, float
-        For one stage, as for `jpmap`.
-
-    Returns
-    -------
-    Solution
-        As for `map_z_splitting`.
-
-    Raises
-    ------
-    TypeError, ValueError, NotImplementedError
-        As for `jpmap`; if ε or ρ is not positive.
+    n1, n2
+        As for `jpmap`: the encoder proposes in the first stage.
     """
     rho, secant = number(rho, "rho", above=0), flag(secant, "secant")
-    fidelity = entered(A, y, G, noise_std, fidelity, need="quadratic", by="jpmap_continuation")
+    fidelity = entered(A, y, G, keywords, need="quadratic", by="jpmap_continuation")
     check_encoder(G)
     n1, n2 = check_turns("fast", n1, n2)
     size = A.domain.size
@@ -212,55 +175,34 @@ def jpmap_continuation(
     def update(problem: JointProblem) -> Update:
         return proposing(problem, G.encode, "fast", n1, n2)
 
-    return _raise_beta(
-        fidelity,
-        G,
-        joint_problem(fidelity, G, beta, 0.1),
-        per_sample_number(epsilon, "epsilon", fidelity.data),
-        step,
-        update,
-        init,
-        stages=stages,
-        max_iter=max_iter,
-        tol=tol,
-        callback=callback,
-        checkpoint=checkpoint,
-        resume=resume,
-        progress=progress,
-        settings={"rho": rho, "secant": secant, "n1": n1, "n2": n2},
-    )
+    settings = {"rho": rho, "secant": secant, "n1": n1, "n2": n2}
+    return _raise_beta(fidelity, G, epsilon, step, update, settings, keywords)
 
 
 def _raise_beta(
     fidelity: Fidelity,
     G: GeneratorLike,
-    problem: JointProblem,
-    epsilon: Tensor,
+    epsilon: float | Tensor,
     step: Callable[[Tensor, Tensor, Tensor], Tensor],
     first_update: Callable[[JointProblem], Update],
-    init: Any,
-    *,
-    stages: int,
-    max_iter: int,
-    tol: float,
-    callback: Callback | None,
-    checkpoint: str | Path | None,
-    resume: bool,
-    progress: bool,
     settings: Mapping[str, Any],
+    keywords: Continued,
 ) -> Solution:
     """Solve stages with a growing β until the gap of every sample is at most ε.
 
     ``step(gap, epsilon, slope)`` gives the step of log β, from the slope of log gap against log β over the last
     two stages, between -2 and -1/2.
     """
-    stages = integer(stages, "stages", minimum=1)
-    max_iter, tol = check_stopping(max_iter, tol, callback)
+    problem = joint_problem(fidelity, G, keywords["beta"], 0.1)
+    epsilon = per_sample_number(epsilon, "epsilon", fidelity.data)
+    init, callback, progress = keywords["init"], keywords["callback"], keywords["progress"]
+    stages = integer(keywords["stages"], "stages", minimum=1)
+    max_iter, tol = check_stopping(keywords["max_iter"], keywords["tol"], callback)
     began = time.perf_counter()
     asked = {**settings, "stages": stages, "max_iter": max_iter, "tol": tol}
     file, saved = begin(
-        checkpoint,
-        resume,
+        keywords["checkpoint"],
+        keywords["resume"],
         "continuation of beta",
         lambda: identity(problem, fidelity, G, init, epsilon=epsilon, **asked),
         progress=progress,

@@ -10,8 +10,7 @@ for every sample, see `genreg.solvers.updates.levenberg_marquardt`. An `Objectiv
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import odl
 import torch
@@ -20,32 +19,25 @@ from torch import Tensor
 from genreg.operators import to_torch
 from genreg.operators.bridge.arguments import described
 from genreg.operators.bridge.caller_data import Batch, per_sample_number
+from genreg.operators.bridge.keywords import takes
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.fidelity.base import Fidelity
 from genreg.solvers.driver.loop import run
-from genreg.solvers.driver.monitor import Callback
+from genreg.solvers.driver.monitor import Stopping, stopping
 from genreg.solvers.driver.solution import Solution
-from genreg.solvers.generative.latent import entered, first_latents, latent_objective, leave
+from genreg.solvers.generative.latent import OfGenerator, entered, first_latents, latent_objective, leave
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
-
-__all__ = ["levenberg_marquardt"]
 
 
 @undisturbed
+@takes(OfGenerator, Stopping, max_iter=100, tol=1e-4, progress=True)
 def levenberg_marquardt(
     A: odl.Operator,
     y: Any,
     G: odl.Operator,
     *,
-    noise_std: Any = None,
-    fidelity: Fidelity | Callable[..., Fidelity] | None = None,
     lam: float | Tensor = 1.0,
-    init: Any = None,
-    max_iter: int = 100,
-    tol: float = 1e-4,
     update: LevenbergMarquardt | None = None,
-    callback: Callback | None = None,
-    progress: bool = True,
+    **keywords: Unpack[OfGenerator],
 ) -> Solution:
     r"""Minimise :math:`\mathcal{D}(A(G(z)); y) + \lambda \|z\|^2`, the problem of the hard constraint.
 
@@ -53,31 +45,17 @@ def levenberg_marquardt(
 
     Parameters
     ----------
-    A : odl.Operator
-        Forward operator X -> Y, linear or not.
-    y : ODL element of Y, Tensor or array
-        Data; a tensor or an array may have a leading batch axis, ``(B, *Y.shape)``.
     G : odl.Operator
         Generator Z -> X. For an approximation of an image x in its range, A is the identity and y = x.
-    noise_std : float, Tensor, array or ODL element of Y
-        σ > 0, one for every sample, ``(B,)``, or for every datum, see `GaussianFidelity`.
     fidelity : Fidelity or callable, optional
         In place of `noise_std`: a fidelity with the operator A and a curvature, such as `PoissonFidelity`, or what
         makes one of (A, y). y may be None then.
     lam : float or Tensor
         λ ≥ 0, or one for every sample: that of `HardConstraint`; ½ gives the maximum a posteriori z.
-    init : ODL element of Z, Tensor or array, optional
-        First z. By default the code of a rough reconstruction where G has an encoder, otherwise zero.
-    max_iter : int
-        Accepted steps.
     tol : float
         A sample has converged when :math:`\|\nabla H(z)\| (1 + \|z\|) / |H(z)|` is at most this.
     update : LevenbergMarquardt, optional
         Settings of the steps: damping, and up to which dim Z the systems are dense.
-    callback : callable, optional
-        Called with an `Iterate` after every iteration; a true answer ends the run.
-    progress : bool
-        Show a progress bar.
 
     Returns
     -------
@@ -86,12 +64,10 @@ def levenberg_marquardt(
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument has the wrong type, shape, dtype, device or sign, or is not finite.
     NotImplementedError
         If the fidelity has no curvature.
     """
-    fidelity = entered(A, y, G, noise_std, fidelity, need="curvature", by="levenberg_marquardt")
+    fidelity = entered(A, y, G, keywords, need="curvature", by="levenberg_marquardt")
     if not (update is None or isinstance(update, LevenbergMarquardt)):
         raise TypeError(f"update must be a LevenbergMarquardt, got {described(update)}")
     weight = 2 * per_sample_number(lam, "lam", fidelity.data, zero=True)
@@ -99,13 +75,10 @@ def levenberg_marquardt(
     problem = latent_objective(to_torch(A), generate, fidelity, **fidelity.per_sample, weight=weight)
     solution = run(
         problem,
-        Batch({"z": first_latents(G, fidelity, init)}, dict, True),
+        Batch({"z": first_latents(G, fidelity, keywords["init"])}, dict, True),
         {"z": update or LevenbergMarquardt()},
-        max_iter=max_iter,
-        tol=tol,
-        callback=callback,
-        progress=progress,
         description="Levenberg-Marquardt",
+        **stopping(keywords),
     )
     z = solution.blocks["z"]
     with torch.no_grad():

@@ -42,8 +42,6 @@ from genreg.solvers.generative.latent import latent_objective, real, scaled_curv
 from genreg.solvers.generative.profiled import Profiled
 from genreg.solvers.problem.objective import Blocks, Curvature, Objective
 
-__all__ = ["JointProblem"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class JointProblem(Profiled):

@@ -31,7 +31,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import odl
 import torch
@@ -40,30 +40,28 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import choice, integer
 from genreg.operators.bridge.arrays import array, check_memory
 from genreg.operators.bridge.caller_data import Batch, per_sample_number
+from genreg.operators.bridge.keywords import takes
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.bridge.protocols import GeneratorLike
 from genreg.operators.fidelity.base import Fidelity
 from genreg.solvers.checkpoints import begin, digest, of_generator, of_operator, of_setting
 from genreg.solvers.driver.loop import run
-from genreg.solvers.driver.monitor import Callback
+from genreg.solvers.driver.monitor import Stopping, stopping
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.generative.isotropic import JointProblem
-from genreg.solvers.generative.latent import entered, first_latents, has_encoder, leave, several_latents
+from genreg.solvers.generative.latent import (
+    OfGenerator,
+    entered,
+    first_latents,
+    has_encoder,
+    leave,
+    several_latents,
+)
 from genreg.solvers.generative.profiled import codes, maximise
 from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
 from genreg.solvers.updates.propose import Proposal, Propose
-
-__all__ = [
-    "check_encoder",
-    "check_turns",
-    "finished",
-    "identity",
-    "joint_problem",
-    "jpmap",
-    "proposing",
-]
 
 Rule = Literal["exact", "candidates", "fast"]
 
@@ -71,36 +69,13 @@ _DRAWS = 16  # draws of N(0, I) for every further starting point
 _DESCENT = 5  # Gauss-Newton steps of a descent from the code of the image, before it is compared
 
 
-@undisturbed
-def jpmap(
-    A: odl.Operator,
-    y: Any,
-    G: GeneratorLike,
-    *,
-    noise_std: Any = None,
-    fidelity: Fidelity | Callable[..., Fidelity] | None = None,
-    beta: float | Tensor | None = None,
-    init: Any = None,
-    rule: Rule = "fast",
-    n1: int = 5,
-    n2: int | None = None,
-    restarts: int = 1,
-    seed: int = 0,
-    max_iter: int = 200,
-    tol: float = 1e-4,
-    callback: Callback | None = None,
-    checkpoint: str | Path | None = None,
-    resume: bool = False,
-    progress: bool = True,
-) -> Solution:
-    r"""Maximise the joint posterior of image and latent vector (algorithms 2.1, 2.2 and 2.3).
+class Joint(OfGenerator, total=False):
+    r"""What the maximisers of the joint posterior take.
 
     Parameters
     ----------
     A : odl.Operator
         Forward operator X -> Y, linear.
-    y : ODL element of Y, Tensor or array
-        Data; a tensor or an array may have a leading batch axis, ``(B, *Y.shape)``.
     G : Generator
         Generator Z -> X with an encoder.
     noise_std : float, Tensor, array or ODL element of Y
@@ -114,6 +89,55 @@ def jpmap(
         First latent vector, or ``{"x": image}`` for the code of an image. By default the code of a rough
         reconstruction. A run that was ended, by `max_iter` or `callback`, goes on from its ``solution.blocks``: J falls
         from where it was, while the turns of the encoder and the damping begin anew; a `checkpoint` keeps these too.
+    tol : float
+        A sample has converged when :math:`\|\nabla \varphi(z)\| (1 + \|z\|) / \varphi(z)` is at most this.
+    callback : callable, optional
+        Called with an `Iterate` of z after every turn; a true answer ends the run.
+    checkpoint : str or Path, optional
+        File that is written about every minute, at Ctrl-C and at the end, whole or not at all. It belongs to this
+        problem and these settings.
+    resume : bool
+        Go on from `checkpoint`, to the same result as without the interruption; start anew where there is none yet.
+
+    Returns
+    -------
+    Solution
+        Blocks ``"x"`` and ``"z"``; ``image`` is x. ``value`` is J. ``operator_calls`` counts the evaluations of φ,
+        those of candidates and of all restarts included, and not the steps that lead to a candidate.
+
+    Raises
+    ------
+    TypeError, ValueError, NotImplementedError
+        If an argument has the wrong type, shape, dtype, device or sign, or is not finite; if A is not linear with an
+        adjoint, the fidelity not that of Gaussian noise, or the step in x singular; if G has no encoder where one is
+        needed, or no γ and `beta` is not given; if `checkpoint` is damaged or belongs to another problem.
+    FileExistsError
+        If there is a `checkpoint` and `resume` is false.
+    """
+
+    beta: float | Tensor | None
+    checkpoint: str | Path | None
+    resume: bool
+
+
+@undisturbed
+@takes(Joint, OfGenerator, Stopping, max_iter=200, tol=1e-4, resume=False, progress=True)
+def jpmap(
+    A: odl.Operator,
+    y: Any,
+    G: GeneratorLike,
+    *,
+    rule: Rule = "fast",
+    n1: int = 5,
+    n2: int | None = None,
+    restarts: int = 1,
+    seed: int = 0,
+    **keywords: Unpack[Joint],
+) -> Solution:
+    r"""Maximise the joint posterior of image and latent vector (algorithms 2.1, 2.2 and 2.3).
+
+    Parameters
+    ----------
     rule : {"fast", "candidates", "exact"}
         Algorithm 2.3, 2.2 or 2.1, see the module. With "exact" a sample ends as stalled when the encoder no
         longer lowers its J.
@@ -130,61 +154,27 @@ def jpmap(
         Seed of these draws.
     max_iter : int
         Turns that move a sample (n_max).
-    tol : float
-        A sample has converged when :math:`\|\nabla \varphi(z)\| (1 + \|z\|) / \varphi(z)` is at most this.
-    callback : callable, optional
-        Called with an `Iterate` of z after every turn; a true answer ends the run.
-    checkpoint : str or Path, optional
-        File that is written about every minute, at Ctrl-C and at the end, whole or not at all. It belongs to this
-        problem and these settings.
-    resume : bool
-        Go on from `checkpoint`, to the same result as without the interruption; start anew where there is none yet.
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    Solution
-        Blocks ``"x"`` and ``"z"``; ``image`` is x. ``value`` is J. ``operator_calls`` counts the evaluations of φ,
-        those of candidates and of all restarts included, and not the steps that lead to a candidate.
-
-    Raises
-    ------
-    TypeError, ValueError, NotImplementedError
-        If an argument has the wrong type, shape, dtype, device or sign, or is not finite; if A is not linear with an
-        adjoint, the fidelity not that of Gaussian noise, or the step in x singular; if G has no encoder, or no γ and
-        `beta` is not given; if `checkpoint` is damaged or belongs to another problem.
-    FileExistsError
-        If there is a `checkpoint` and `resume` is false.
     """
-    fidelity = entered(A, y, G, noise_std, fidelity, need="quadratic", by="jpmap")
+    fidelity = entered(A, y, G, keywords, need="quadratic", by="jpmap")
     check_encoder(G)
     n1, n2 = check_turns(rule, n1, n2)
     restarts, data = integer(restarts, "restarts", minimum=1), fidelity.data
     check_memory((len(data), restarts, A.domain.size), data.dtype, "restarts", restarts, data.device)
-    problem = joint_problem(fidelity, G, beta)
-    settings = dict(rule=rule, n1=n1, n2=n2, restarts=restarts, seed=seed, max_iter=max_iter, tol=tol)
+    problem, ending = joint_problem(fidelity, G, keywords["beta"]), stopping(keywords)
+    settings: dict[str, Any] = {"rule": rule, "n1": n1, "n2": n2, "restarts": restarts, "seed": seed}
+    settings |= {"max_iter": ending["max_iter"], "tol": ending["tol"]}
     file, saved = begin(
-        checkpoint,
-        resume,
+        keywords["checkpoint"],
+        keywords["resume"],
         "jpmap",
-        lambda: identity(problem, fidelity, G, init, **settings),
-        progress=progress,
+        lambda: identity(problem, fidelity, G, keywords["init"], **settings),
+        progress=ending["progress"],
     )
-    first = first_latents(G, fidelity, init)
+    first = first_latents(G, fidelity, keywords["init"])
     z, rows = _screened(problem, *several_latents(first, 1 + _DRAWS * (restarts - 1), seed), restarts)
     several = problem.take(rows)
-    solution = maximise(
-        several,
-        {"z": z},
-        proposing(several, G.encode, rule, n1, n2),
-        max_iter=max_iter,
-        tol=tol,
-        callback=callback,
-        progress=progress,
-        file=file,
-        saved=saved,
-    )
+    update = proposing(several, G.encode, rule, n1, n2)
+    solution = maximise(several, {"z": z}, update, file=file, saved=saved, **ending)
     return finished(fidelity, G, problem, solution.best(restarts))
 
 
@@ -194,9 +184,8 @@ def _screened(problem: JointProblem, z: Tensor, rows: Tensor, restarts: int) -> 
         return z, rows
     count = len(problem.per_sample["beta"])
     starts, phi = z.unflatten(0, (count, -1)), problem.profile()
-    J = [
-        phi({"z": drawn}) for drawn in starts[:, 1:].unbind(1)
-    ]  # in turn, which takes the memory of one start
+    # in turn, which takes the memory of one start
+    J = [phi({"z": drawn}) for drawn in starts[:, 1:].unbind(1)]
     best = torch.stack(J, 1).nan_to_num(torch.inf).argsort(dim=1, stable=True)[:, : restarts - 1]
     chosen = torch.cat((torch.zeros_like(best[:, :1]), 1 + best), 1)
     samples = torch.arange(count, device=z.device)

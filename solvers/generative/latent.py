@@ -25,32 +25,41 @@ from genreg.operators.fidelity.base import Fidelity
 from genreg.operators.fidelity.entry import fidelity_of
 from genreg.operators.fidelity.gaussian import squares
 from genreg.operators.linear.conjugate_gradient import inner
+from genreg.solvers.driver.monitor import Stopping
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.problem.objective import Blocks, Curvature, Objective, block_spaces
 
-__all__ = [
-    "entered",
-    "first_codes",
-    "first_latents",
-    "has_encoder",
-    "latent_curvature",
-    "latent_objective",
-    "leave",
-    "real",
-    "scaled_curvature",
-    "several_latents",
-]
+
+class OfGenerator(Stopping, total=False):
+    r"""What solvers with a generator take.
+
+    Parameters
+    ----------
+    A : odl.Operator
+        Forward operator X -> Y, linear or not.
+    y : ODL element of Y, Tensor or array
+        Data; a tensor or an array may have a leading batch axis, ``(B, *Y.shape)``.
+    noise_std : float, Tensor, array or ODL element of Y
+        Standard deviation σ > 0 of the noise, one for every sample, ``(B,)``, or for every datum, see
+        `GaussianFidelity`.
+    fidelity : Fidelity or callable, optional
+        In place of `noise_std`: a fidelity with the operator A, or what makes one of (A, y). y may be None then.
+    init : ODL element of Z, Tensor or array, optional
+        First z. By default the code of a rough reconstruction where G has an encoder, otherwise zero.
+
+    Raises
+    ------
+    NotImplementedError
+        If the fidelity does not offer what the solver needs.
+    """
+
+    noise_std: Any
+    fidelity: Fidelity | Callable[..., Fidelity] | None
+    init: Any
 
 
 def entered(
-    A: odl.Operator,
-    y: Any,
-    G: GeneratorLike,
-    noise_std: Any,
-    fidelity: Fidelity | Callable[..., Fidelity] | None,
-    *,
-    need: str,
-    by: str,
+    A: odl.Operator, y: Any, G: GeneratorLike, keywords: OfGenerator, *, need: str, by: str
 ) -> Fidelity:
     """Take in the data of A∘G for a solver, `by` name, that needs something of the fidelity, see `Fidelity.offers`.
 
@@ -67,7 +76,7 @@ def entered(
             raise TypeError(f"{name} must be an ODL operator, got {type(op).__name__}")
     if G.range != A.domain:
         raise ValueError(f"G must map to the domain of A, {A.domain!r}, got {G.range!r}")
-    found = fidelity_of(A, y, noise_std, fidelity)
+    found = fidelity_of(A, y, keywords["noise_std"], keywords["fidelity"])
     found.require(need, by)
     return found
 

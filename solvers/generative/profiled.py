@@ -9,23 +9,22 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from genreg.operators.bridge.caller_data import Batch
+from genreg.operators.bridge.keywords import takes
 from genreg.solvers.algorithms.limited_memory import lbfgs
 from genreg.solvers.checkpoints import StateFile
 from genreg.solvers.driver.loop import run
-from genreg.solvers.driver.monitor import Callback
+from genreg.solvers.driver.monitor import Stopping
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State
 from genreg.solvers.updates.base import DENSE, QuasiNewton, Update
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
 from genreg.solvers.updates.propose import Proposal, Propose
-
-__all__ = ["Profiled", "codes", "maximise", "maximise_profile"]
 
 _PROPOSALS = 5  # turns in which the encoder proposes before the steps of a profile
 
@@ -45,17 +44,15 @@ class Profiled(Objective, ABC):
         """φ, an objective of the block z, with its curvature where there is one."""
 
 
+@takes(Stopping, max_iter=200, tol=1e-4, progress=True)
 def maximise(
     problem: Profiled,
     init: Mapping[str, Tensor],
     update: Update,
     *,
-    max_iter: int = 200,
-    tol: float = 1e-4,
-    callback: Callback | None = None,
-    progress: bool = True,
     file: StateFile | None = None,
     saved: Mapping[str, Any] | None = None,
+    **stopping: Unpack[Stopping],
 ) -> Solution:
     """Minimise J of a batch of tensors over both blocks, from the latent vectors in `init`.
 
@@ -67,8 +64,6 @@ def maximise(
         Its ``"z"`` is the starting point.
     update : Update
         How z moves.
-    max_iter, tol, callback, progress
-        As for `jpmap`.
     file, saved
         As for `run`.
 
@@ -77,17 +72,9 @@ def maximise(
     Solution
         Blocks ``"x"`` and ``"z"``.
     """
+    start = Batch({"z": init["z"]}, dict, True)
     solution = run(
-        problem.profile(),
-        Batch({"z": init["z"]}, dict, True),
-        {"z": update},
-        max_iter=max_iter,
-        tol=tol,
-        callback=callback,
-        progress=progress,
-        description="JPMAP",
-        file=file,
-        saved=saved,
+        problem.profile(), start, {"z": update}, description="JPMAP", file=file, saved=saved, **stopping
     )
     z = solution.blocks["z"]
     return replace(solution, blocks={"x": problem.image(z), "z": z})

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import odl
 import torch
@@ -26,46 +26,39 @@ from genreg.operators import TorchOperator, to_torch, weight
 from genreg.operators.bridge.arguments import choice, integer, number, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.caller_data import Batch
+from genreg.operators.bridge.keywords import takes
 from genreg.operators.bridge.modes import undisturbed
 from genreg.operators.bridge.protocols import GeneratorLike
-from genreg.operators.fidelity.base import Fidelity
 from genreg.operators.linear.conjugate_gradient import inner
 from genreg.operators.linear.norm import operator_norm
 from genreg.solvers.algorithms.descent import gauss_newton
 from genreg.solvers.driver.loop import run
-from genreg.solvers.driver.monitor import Callback
+from genreg.solvers.driver.monitor import Stopping, stopping
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.generative.isotropic import projection
-from genreg.solvers.generative.latent import entered, first_latents, has_encoder, leave
+from genreg.solvers.generative.latent import OfGenerator, entered, first_latents, has_encoder, leave
 from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State, where
 from genreg.solvers.updates.base import TrialStep, Update
 from genreg.solvers.updates.line_search import Backtracking
-
-__all__ = ["projected_gradient"]
 
 Projection = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """Maps w and the last z to z⁺, G(z⁺), and the evaluations it took."""
 
 
 @undisturbed
+@takes(OfGenerator, Stopping, max_iter=200, tol=1e-4, progress=True)
 def projected_gradient(
     A: odl.Operator,
     y: Any,
     G: GeneratorLike,
     *,
-    noise_std: Any = None,
-    fidelity: Fidelity | Callable[..., Fidelity] | None = None,
     projection: Literal["solve", "encoder"] = "solve",
-    init: Any = None,
     step: float | None = None,
-    max_iter: int = 200,
-    tol: float = 1e-4,
     inner_iterations: int = 20,
     restarts: int = 1,
     seed: int = 0,
-    callback: Callback | None = None,
-    progress: bool = True,
+    **keywords: Unpack[OfGenerator],
 ) -> Solution:
     r"""Minimise :math:`\|A(x) - y\|^2 / (2 \sigma^2)`, or another fidelity, over the range of G.
 
@@ -73,28 +66,17 @@ def projected_gradient(
 
     Parameters
     ----------
-    A : odl.Operator
-        Forward operator X -> Y, linear or not.
-    y : ODL element of Y, Tensor or array
-        Data; a tensor or an array may have a leading batch axis, ``(B, *Y.shape)``.
     G : odl.Operator
         Generator Z -> X; for the encoder with an attribute ``has_encoder`` and a method ``encode(x)`` that maps
         tensors ``(B, *X.shape)`` to ``(B, *Z.shape)``.
     noise_std : float, Tensor, array or ODL element of Y, optional
         σ > 0, one for every sample, ``(B,)``, or for every datum, see `GaussianFidelity`; by default 1.
-    fidelity : Fidelity or callable, optional
-        In place of `noise_std`: a fidelity with the operator A and a gradient, or what makes one of (A, y). y may be
-        None then.
     projection : {"solve", "encoder"}
         How to project: by an inner latent solve, started from the last z, or by the encoder.
-    init : ODL element of Z, Tensor or array, optional
-        First z. By default the code of a rough reconstruction where G has an encoder, otherwise zero.
     step : float, optional
         First τ. By default :math:`\sigma^2 / \|A\|^2` in the Euclidean norms, with the smallest σ of a sample, where A
         is linear and the noise Gaussian, else such that the first step minimises f along its gradient, to second order.
         τ doubles after a success and halves after a failure.
-    max_iter : int
-        Accepted steps.
     tol : float
         A sample has converged when :math:`\tfrac{\tau_0}{\tau} \|x^+ - x\| \le tol \|x\|`, with τ₀ the first step.
     inner_iterations : int
@@ -103,10 +85,6 @@ def projected_gradient(
         Starts of every inner solve: the last z, and draws from N(0, I).
     seed : int
         Seed of these draws.
-    callback : callable, optional
-        Called with an `Iterate` after every iteration; a true answer ends the run.
-    progress : bool
-        Show a progress bar.
 
     Returns
     -------
@@ -123,8 +101,9 @@ def projected_gradient(
     NotImplementedError
         If the fidelity has no gradient.
     """
-    noise_std = 1.0 if noise_std is None and fidelity is None else noise_std
-    fidelity = entered(A, y, G, noise_std, fidelity, need="gradient", by="projected_gradient")
+    if keywords["noise_std"] is None and keywords["fidelity"] is None:
+        keywords["noise_std"] = 1.0
+    fidelity = entered(A, y, G, keywords, need="gradient", by="projected_gradient")
     choice(projection, "projection", ("solve", "encoder"))
     if projection == "encoder" and not has_encoder(G):
         raise ValueError(f"projection='encoder' needs a generator with an encoder, got {G!r}")
@@ -134,7 +113,7 @@ def projected_gradient(
     if step is not None:
         step = number(step, "step", above=0)
 
-    z = first_latents(G, fidelity, init)
+    z = first_latents(G, fidelity, keywords["init"])
     forward, generate = to_torch(A), to_torch(G)
     with torch.no_grad():
         batch = Batch({"x": generate(z), "z": z}, dict, True)
@@ -159,11 +138,8 @@ def projected_gradient(
         objective,
         batch,
         {"x": _Projected(project, first)},
-        max_iter=max_iter,
-        tol=tol,
-        callback=callback,
-        progress=progress,
         description="projected gradient",
+        **stopping(keywords),
     )
     return leave(fidelity, G, solution, solution.blocks["x"], **solution.blocks)
 

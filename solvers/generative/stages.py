@@ -11,8 +11,6 @@ from torch import Tensor
 from genreg.solvers.checkpoints import moved
 from genreg.solvers.driver.solution import Solution, Status
 
-__all__ = ["Stages"]
-
 
 class Stages:
     """The results of all stages so far, and the β of the next one.

@@ -44,8 +44,6 @@ from genreg.operators.precision.information import InformationGain
 from genreg.solvers.generative.profiled import Profiled
 from genreg.solvers.problem.objective import Blocks, Objective
 
-__all__ = ["StructuredProblem"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class StructuredProblem(Profiled):

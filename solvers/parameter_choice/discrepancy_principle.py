@@ -30,8 +30,6 @@ from genreg.solvers.driver.solution import Status
 from genreg.solvers.problem.objective import Blocks
 from genreg.solvers.problem.trees import map_tensors
 
-__all__ = ["Choice", "Trial", "check_search", "checked_range", "extended", "morozov"]
-
 
 @dataclass(frozen=True)
 class Trial:

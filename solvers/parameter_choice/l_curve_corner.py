@@ -42,8 +42,6 @@ from genreg.solvers.driver.solution import Status
 from genreg.solvers.parameter_choice.discrepancy_principle import Choice, Trial, check_search, extended
 from genreg.solvers.problem.objective import Blocks
 
-__all__ = ["Corner", "corner", "l_curve"]
-
 _APART = 0.01  # shortest distance of points in log D and log P: about what solvers with default tolerances can tell
 
 

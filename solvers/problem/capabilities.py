@@ -20,8 +20,6 @@ from typing import Literal, Protocol, runtime_checkable
 
 from genreg.operators.bridge.arguments import described
 
-__all__ = ["Capability", "Problem", "check_offers"]
-
 Capability = Literal["proximable", "smooth", "curvature", "saddle", "profile"]
 
 _WANTED: dict[str, str] = {

@@ -13,8 +13,6 @@ from genreg.operators.linear.conjugate_gradient import inner
 from genreg.solvers.problem.objective import Blocks, Objective
 from genreg.solvers.problem.trees import map_tensors
 
-__all__ = ["State", "evaluate", "relative", "starting_lengths", "where"]
-
 
 @dataclass(frozen=True)
 class State:

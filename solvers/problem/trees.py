@@ -8,8 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["map_tensors", "refilled"]
-
 
 def map_tensors(fn: Callable[..., Tensor], tree: Any, *others: Any) -> Any:
     """Apply a function to every tensor of a tree, and to those in the same places of other trees.

@@ -33,8 +33,6 @@ from genreg.solvers.problem.trees import map_tensors
 from genreg.solvers.updates.base import TrialStep, Update
 from genreg.solvers.updates.line_search import Backtracking
 
-__all__ = ["Adam"]
-
 
 class Moments(NamedTuple):
     """What `Adam` remembers of the n real entries of a block.

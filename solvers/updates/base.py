@@ -21,8 +21,6 @@ from genreg.solvers.problem.objective import Blocks, Objective
 from genreg.solvers.problem.state import State, relative, where
 from genreg.solvers.updates.line_search import Backtracking
 
-__all__ = ["DENSE", "ProxGradient", "QuasiNewton", "TrialStep", "Update", "descent_step"]
-
 DENSE = 256
 """Number of unknowns up to which an n × n matrix for every sample is cheap."""
 
@@ -192,8 +190,18 @@ class InverseHessian(NamedTuple):
     matrix: Tensor
 
 
+class FullSteps(Update):
+    """Updates of differentiable objectives whose step is at first one times their direction."""
+
+    needs: ClassVar[tuple[Capability, ...]] = ("smooth",)
+
+    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
+        """First step sizes, ``(B,)``."""
+        return gradient.new_ones(len(gradient))
+
+
 @dataclass(frozen=True)
-class QuasiNewton(Update):
+class QuasiNewton(FullSteps):
     r"""The step :math:`v \leftarrow v - \tau M \nabla H(v)` with the BFGS approximation M of the inverse Hessian.
 
     M is a dense matrix for every sample, so the block must be small: a latent vector, not an image. A step is
@@ -212,12 +220,6 @@ class QuasiNewton(Update):
     """
 
     line_search: Backtracking = field(default_factory=Backtracking)
-
-    needs: ClassVar[tuple[Capability, ...]] = ("smooth",)
-
-    def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
-        """First step sizes, ``(B,)``."""
-        return gradient.new_ones(len(gradient))
 
     def first_memory(self, gradient: Tensor, reach: Tensor) -> InverseHessian:
         """The first M: a multiple of the identity."""

@@ -39,8 +39,6 @@ from genreg.solvers.problem.state import State, where
 from genreg.solvers.updates.base import TrialStep, Update
 from genreg.solvers.updates.line_search import Backtracking
 
-__all__ = ["Inertial"]
-
 _PATIENCE = 100  # trials without a failure after which the step is taken to be far too small
 
 

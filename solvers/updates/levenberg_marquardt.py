@@ -39,8 +39,6 @@ from genreg.solvers.problem.state import State, where
 from genreg.solvers.updates.base import DENSE, TrialStep, Update
 from genreg.solvers.updates.line_search import Backtracking
 
-__all__ = ["LevenbergMarquardt"]
-
 
 class GaussNewton(NamedTuple):
     """What `LevenbergMarquardt` remembers besides the damping μ, which is its step size.

@@ -41,8 +41,6 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import described, integer, number
 from genreg.operators.linear.conjugate_gradient import inner
 
-__all__ = ["Backtracking"]
-
 
 @dataclass(frozen=True)
 class Backtracking:

@@ -22,8 +22,6 @@ from genreg.solvers.problem.trees import map_tensors
 from genreg.solvers.updates.base import Update
 from genreg.solvers.updates.line_search import Backtracking
 
-__all__ = ["Proposal", "Propose"]
-
 
 @dataclass(frozen=True)
 class Proposal:

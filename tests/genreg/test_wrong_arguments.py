@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 import odl
-import pytest
 import torch
 
 import genreg
 from genreg import solvers
 from genreg.operators import gaussian_measurements
 
+from ..refusals import wrong_arguments
 from .conftest import LinearModel
 
 X = odl.uniform_discr([0, 0], [8, 5], (4, 5))
@@ -82,8 +82,6 @@ CALLS = {
 }
 
 TABLE = [
-    ("reconstruct", {"A": np.eye(3)}, TypeError, "A must be an ODL operator, got ndarray"),
-    ("reconstruct", {"y": META}, TypeError, "y must hold values, got a tensor on the meta device"),
     (
         "reconstruct",
         {"y": None},
@@ -96,12 +94,6 @@ TABLE = [
         ValueError,
         "y must hold at least one sample, got shape (0, 12)",
     ),
-    (
-        "reconstruct",
-        {"y": np.full(12, np.nan)},
-        ValueError,
-        "y must be finite, got 12 NaN or infinite values",
-    ),
     ("reconstruct", {"y": [[0.0] * 12, [0.0]]}, ValueError, "got lists of different lengths"),
     (
         "reconstruct",
@@ -110,40 +102,23 @@ TABLE = [
         "y must have no masked entries, got 1",
     ),
     ("reconstruct", {"y": np.array(["0"] * 12)}, TypeError, "y must be an ODL element, a tensor or an array"),
-    ("reconstruct", {"y": Y + 0j}, TypeError, "`y` must be real floating point like its space"),
-    (
-        "reconstruct",
-        {"regulariser": "tv"},
-        TypeError,
-        "regulariser must be a genreg regulariser or an ODL functional, got str",
-    ),
-    ("reconstruct", {"noise_std": None}, TypeError, "noise_std must be given"),
     ("reconstruct", {"noise_std": "x"}, TypeError, "noise_std must be a number or a tensor (B,), got 'x'"),
     ("reconstruct", {"noise_std": True}, TypeError, "noise_std must be a number or a tensor (B,), got True"),
     ("reconstruct", {"noise_std": math.nan}, ValueError, "noise_std must be positive and finite, got nan"),
     ("reconstruct", {"noise_std": 1j}, TypeError, "noise_std must be real, got complex numbers"),
     ("reconstruct", {"lam": None}, TypeError, "lam must be a number or a tensor (B,), got None"),
-    ("reconstruct", {"lam": "best"}, ValueError, "lam must be a number, a tensor or one of"),
     (
         "reconstruct",
         {"lam": np.zeros((2, 1))},
         ValueError,
         "lam must be a number or have the shape (2,), got (2, 1)",
     ),
-    ("reconstruct", {"restarts": 0}, ValueError, "restarts must be a positive integer, got 0"),
-    ("reconstruct", {"restarts": 1.0}, TypeError, "restarts must be an integer, got 1.0"),
     ("reconstruct", {"restarts": np.bool_(True)}, TypeError, "restarts must be an integer, got np.True_"),
     (
         "reconstruct",
         {"restarts": 10**12},
         ValueError,
         "restarts must be smaller, got 1000000000000: that takes",
-    ),
-    (
-        "reconstruct",
-        {"init": "best"},
-        ValueError,
-        "init must be 'encoder', 'random', 'zero' or blocks, got 'best'",
     ),
     (
         "reconstruct",
@@ -168,13 +143,10 @@ TABLE = [
     ),
     ("reconstruct", {"seed": -1}, ValueError, "seed must be a non-negative integer, got -1"),
     ("reconstruct", {"max_iter": 2.5}, TypeError, "max_iter must be an integer, got 2.5"),
-    ("reconstruct", {"max_iter": -1}, ValueError, "max_iter must be a non-negative integer, got -1"),
     ("reconstruct", {"tol": "x"}, TypeError, "tol must be a number, got 'x'"),
     ("reconstruct", {"tol": math.inf}, ValueError, "tol must be non-negative and finite, got inf"),
     ("reconstruct", {"factor": "x"}, TypeError, "factor must be a number, got 'x'"),
-    ("reconstruct", {"factor": 0}, ValueError, "factor must be positive and finite, got 0"),
     ("reconstruct", {"callback": 3}, TypeError, "callback must be a function of an Iterate, got 3"),
-    ("reconstruct", {"fidelity": FIDELITY}, TypeError, "give either noise_std or fidelity"),
     ("reconstruct", {"noise_std": None, "fidelity": 3}, TypeError, "fidelity must be a genreg fidelity"),
     (
         "reconstruct with a fidelity",
@@ -184,18 +156,11 @@ TABLE = [
     ),
     ("reconstruct with a fidelity", {"y": Y[0]}, ValueError, "y must be the data of the fidelity"),
     ("sweep with a fidelity", {"y": 2 * Y}, ValueError, "y must be the data of the fidelity"),
-    ("sweep", {"lam": []}, ValueError, "lam must be a sequence of at least one number"),
     ("sweep", {"lam": [1.0, 0.5]}, ValueError, "lam must be strictly increasing"),
     ("sweep", {"lam": {1.0: 2}}, TypeError, "lam must be a sequence of numbers"),
     ("sweep", {"mu": [True]}, TypeError, "mu must be a sequence of numbers, got [True]"),
     ("sweep", {"tied": "no"}, TypeError, "tied must be True or False, got 'no'"),
     ("sweep", {"batch_size": None}, TypeError, "batch_size must be an integer, got None"),
-    (
-        "sweep",
-        {"reference": X.one(), "data_range": 0},
-        ValueError,
-        "data_range must be positive and finite, got 0",
-    ),
     (
         "sweep",
         {"reference": np.full((4, 5), np.nan), "data_range": 1.0},
@@ -242,7 +207,6 @@ TABLE = [
         TypeError,
         "noise_std must hold values, got a tensor on the meta",
     ),
-    ("GaussianFidelity", {"noise_std": np.zeros(12)}, ValueError, "noise_std must be positive, got 0"),
     (
         "single precision",
         {"y": np.full((4, 5), 1e300)},
@@ -251,8 +215,6 @@ TABLE = [
     ),
     ("single precision", {"noise_std": 1e300}, ValueError, "noise_std must fit into torch.float32"),
     ("single precision", {"noise_std": 1e-300}, ValueError, "noise_std must fit into torch.float32"),
-    ("FunctionalFidelity", {"functional": abs}, TypeError, "functional must be an ODL functional"),
-    ("FunctionalFidelity", {"level": -1}, ValueError, "level must be positive and finite, got -1"),
     ("PoissonFidelity", {"y": -Y.abs()}, ValueError, "y must be counts, >= 0"),
     (
         "PoissonFidelity",
@@ -260,7 +222,6 @@ TABLE = [
         TypeError,
         "background must be an ODL element, a tensor or an array",
     ),
-    ("PoissonFidelity", {"intensity": 0.0}, ValueError, "intensity must be positive, got 0"),
     (
         "Generator",
         {"range": C},
@@ -271,8 +232,6 @@ TABLE = [
     ("Generator", {"latent_dim": 3.0}, TypeError, "latent_dim must be an integer, got 3.0"),
     ("Generator.sample", {"n": 10**12}, ValueError, "n must be smaller, got 1000000000000"),
     ("load_generator", {"name_or_path": 3}, TypeError, "name_or_path must be a string or a path, got int"),
-    ("JointPrior", {"beta": 0}, ValueError, "beta must be positive, got 0"),
-    ("JointPrior", {"G": A}, TypeError, "G must be a genreg.Generator, got GaussianMeasurements"),
     ("posterior", {"z": np.zeros((3, 3))}, ValueError, "z must have the shape (2, 3), got (3, 3)"),
     (
         "posterior",
@@ -280,20 +239,17 @@ TABLE = [
         TypeError,
         "z must be an ODL element, a tensor or an array of numbers, got None",
     ),
-    ("RelaxedConstraint", {"mu": -1.0}, ValueError, "mu must be non-negative and finite, got -1.0"),
     ("RelaxedConstraint", {"mu": True}, TypeError, "mu must be a number or a tensor (B,), got True"),
     ("SparseDeviation", {"sparsity": ["l1"]}, ValueError, "sparsity must be one of ['l1', 'tv'], got ['l1']"),
     ("Tikhonov", {"space": (4, 5)}, TypeError, "space must be an ODL tensor or function space, got (4, 5)"),
     ("TotalVariation", {"lower": math.nan}, ValueError, "lower must be finite, got nan"),
     ("TotalVariation", {"upper": "1"}, TypeError, "upper must be a number, got '1'"),
-    ("TotalVariation", {"lower": 1, "upper": 0}, ValueError, "lower must be smaller than upper, got 1 and 0"),
     (
         "complex TotalVariation",
         {"lower": 0},
         TypeError,
         "lower and upper must be None for complex images, got 0",
     ),
-    ("marginal", {"smoothing": 0}, ValueError, "smoothing must be positive and finite, got 0"),
     ("marginal", {"seed": "a"}, TypeError, "seed must be an integer, got 'a'"),
     ("gradient_descent", {"init": torch.zeros(0, 4, 5)}, ValueError, "init must hold at least one sample"),
     ("gradient_descent", {"line_search": "x"}, TypeError, "line_search must be a Backtracking, got 'x'"),
@@ -304,11 +260,9 @@ TABLE = [
         "updates['v'] must be an update such as Adam()",
     ),
     ("gradient_descent", {"updates": 3}, TypeError, "updates must be a dict from blocks to updates, got 3"),
-    ("gradient_descent", {"tol": None}, TypeError, "tol must be a number, got None"),
     ("lbfgs", {"memory": 10**13}, ValueError, "memory must be smaller, got 10000000000000"),
     ("lbfgs", {"callback": 3}, TypeError, "callback must be a function of an Iterate, got 3"),
     ("levenberg_marquardt", {"update": "x"}, TypeError, "update must be a LevenbergMarquardt, got 'x'"),
-    ("levenberg_marquardt", {"lam": -1}, ValueError, "lam must be non-negative and finite, got -1"),
     ("jpmap", {"restarts": 10**12}, ValueError, "restarts must be smaller, got 1000000000000"),
     ("jpmap", {"n1": 1.5}, TypeError, "n1 must be an integer, got 1.5"),
     (
@@ -337,16 +291,4 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_the_arguments_of_the_table_are_right_but_for_one(call):
-    function, arguments = CALLS[call]
-    assert function(**arguments) is not None
-
-
-@pytest.mark.parametrize(("call", "change", "error", "words"), TABLE)
-def test_wrong_arguments(call, change, error, words):
-    function, arguments = CALLS[call]
-    with pytest.raises(error) as caught:
-        function(**{**arguments, **change})
-    assert caught.type is error
-    assert words in str(caught.value)
+test_the_arguments_of_the_table_are_right_but_for_one, test_wrong_arguments = wrong_arguments(CALLS, TABLE)

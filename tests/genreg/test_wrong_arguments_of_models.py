@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import odl
-import pytest
 import torch
 
 import genreg
@@ -13,6 +12,7 @@ from genreg import empirical_bayes as eb
 from genreg.networks import DenseConfig
 from genreg.operators import gaussian_measurements
 
+from ..refusals import wrong_arguments
 from .conftest import LinearModel
 
 X = odl.uniform_discr([0, 0], [8, 5], (4, 5))
@@ -118,22 +118,13 @@ OTHERS = {
 
 TABLE = [
     ("fit", {"steps": None}, TypeError, "steps must be an integer, got None"),
-    ("fit", {"steps": 0}, ValueError, "steps must be a positive integer, got 0"),
     ("fit", {"batch_size": 4.0}, TypeError, "batch_size must be an integer, got 4.0"),
-    ("fit", {"lr": "x"}, TypeError, "lr must be a number, got 'x'"),
-    ("fit", {"lr": math.nan}, ValueError, "lr must be positive and finite, got nan"),
-    ("fit", {"warmup": -1}, ValueError, "warmup must be a non-negative integer, got -1"),
-    ("fit", {"schedule": "linear"}, ValueError, "schedule must be one of"),
-    ("fit", {"ema": 1}, ValueError, "ema must be a number between 0 and 1, got 1"),
-    ("fit", {"clip": 0}, ValueError, "clip must be positive and finite, got 0"),
     ("fit", {"seed": True}, TypeError, "seed must be an integer, got True"),
     ("fit", {"seed": 2**70}, ValueError, "seed must be at most 2**63 - 1"),
     ("fit", {"validate_every": "often"}, TypeError, "validate_every must be an integer, got 'often'"),
     ("fit", {"images": SMALL[:0]}, ValueError, "images must have the shape (N, 4, 4), got (0, 4, 4)"),
     ("fit", {"images": SMALL / 0}, ValueError, "images must be finite"),
-    ("training.fit_gan", {"critic_steps": 0}, ValueError, "critic_steps must be a positive integer, got 0"),
     ("distil", {"mean_steps": 1.5}, TypeError, "mean_steps must be an integer, got 1.5"),
-    ("fit_encoder", {"clean": 1}, ValueError, "clean must be a number between 0 and 1, got 1"),
     ("empirical_bayes.fit", {"n_critic": None}, TypeError, "n_critic must be an integer, got None"),
     (
         "empirical_bayes.fit",
@@ -141,8 +132,6 @@ TABLE = [
         ValueError,
         "batch_size times draws must be smaller, got 4000000000000",
     ),
-    ("empirical_bayes.fit", {"fidelity": Y}, TypeError, "fidelity must be a genreg Fidelity, got Tensor"),
-    ("expectation_maximisation", {"tol": math.inf}, ValueError, "tol must be positive and finite, got inf"),
     ("expectation_maximisation", {"max_iter": "9"}, TypeError, "max_iter must be an integer, got '9'"),
     ("expectation_maximisation", {"seed": 0.5}, TypeError, "seed must be an integer, got 0.5"),
     (
@@ -153,14 +142,7 @@ TABLE = [
     ),
     ("GaussianGraphicalModel", {"mean": 0}, ValueError, "mean must be one of ['zero', 'learned'], got 0"),
     ("GaussianGraphicalModel.sample", {"n": -1}, ValueError, "n must be a positive integer, got -1"),
-    ("GraphicalLasso", {"lam": True}, TypeError, "lam must be a number, got True"),
     ("GraphicalLasso", {"gamma": None}, TypeError, "gamma must be a number, got None"),
-    (
-        "sample",
-        {"posterior": FIDELITY},
-        TypeError,
-        "posterior must be a LatentPosterior, got GaussianFidelity",
-    ),
     ("sample", {"kernel": "HMC"}, TypeError, "kernel must be a kernel such as HMC(), got 'HMC'"),
     ("sample", {"kernel": sampling.HMC}, TypeError, "kernel must be a kernel such as HMC(), got <class"),
     ("sample", {"chains": 10**12}, ValueError, "chains must be smaller, got 1000000000000: that takes"),
@@ -168,12 +150,6 @@ TABLE = [
     ("sample", {"steps": 10**13, "thin": 1}, ValueError, "steps / thin must be smaller, got 10000000000000"),
     ("sample", {"burn_in": 2}, ValueError, "burn_in must be smaller than steps, 2, got 2"),
     ("sample", {"step": "x"}, TypeError, "step must be a number or a tensor (B,), got 'x'"),
-    (
-        "sample",
-        {"init": "best"},
-        ValueError,
-        "init must be one of ['prior', 'posterior', 'map', 'screened'], got 'best'",
-    ),
     ("sample", {"init": META}, TypeError, "init must hold values, got a tensor on the meta device"),
     (
         "sample",
@@ -183,7 +159,6 @@ TABLE = [
     ),
     ("sample", {"metric": None}, ValueError, "metric must be one of"),
     ("sample", {"denoise": "no"}, TypeError, "denoise must be True or False, got 'no'"),
-    ("sample", {"max_seconds": -1}, ValueError, "max_seconds must be positive, got -1"),
     ("sample", {"seed": "a"}, TypeError, "seed must be an integer, got 'a'"),
     ("langevin", {"adjusted": 1}, TypeError, "adjusted must be True or False, got 1"),
     ("gibbs", {"z": np.zeros((3, 3))}, ValueError, "z must have the shape (2, 3), got (3, 3)"),
@@ -195,27 +170,18 @@ TABLE = [
     ("screened_starts", {"draws": 10**13}, ValueError, "draws must be smaller, got 10000000000000"),
     ("screened_starts", {"posterior": G}, TypeError, "posterior must be a LatentPosterior, got Generator"),
     ("HMC", {"leapfrog": 1.5}, TypeError, "leapfrog must be an integer, got 1.5"),
-    ("HMC", {"length": math.inf}, ValueError, "length must be positive and finite, got inf"),
-    ("SKROCK", {"stages": 1}, ValueError, "stages must be an integer of at least 2, got 1"),
     ("Candidates", {"batch": 1.5}, TypeError, "batch must be an integer, got 1.5"),
     ("Candidates", {"groups": 1.5}, TypeError, "groups must be an integer, got 1.5"),
     ("adaptive_measurements", {"rounds": None}, TypeError, "rounds must be an integer, got None"),
-    ("adaptive_measurements", {"policy": "random"}, TypeError, "policy must be a policy such as Variance()"),
     ("adaptive_measurements", {"checkpoint": 3}, TypeError, "checkpoint must be a string or a path, got int"),
     ("adaptive_measurements", {"resume": None}, TypeError, "resume must be True or False, got None"),
     ("sample", {"checkpoint": 3}, TypeError, "checkpoint must be a string or a path, got int"),
     ("adaptive_measurements", {"seed": math.nan}, TypeError, "seed must be an integer, got nan"),
     ("shapes", {"n": 10**12}, ValueError, "n must be smaller, got 1000000000000: that takes"),
     ("shapes", {"n": True}, TypeError, "n must be an integer, got True"),
-    ("shapes", {"seed": None}, TypeError, "seed must be an integer, got None"),
     ("discs_with_holes", {"jitter": "x"}, TypeError, "jitter must be a number, got 'x'"),
-    ("discs_with_holes", {"size": 8}, ValueError, "size must be an integer from 16 to 512, got 8"),
     ("discs_with_holes", {"n": 10**12}, ValueError, "n must be smaller, got 1000000000000"),
-    ("add_gradients", {"gradients": 3}, ValueError, "gradients must be 2 or 4, got 3"),
-    ("add_gradients", {"darkest": math.nan}, ValueError, "darkest must be a number between 0 and 1, got nan"),
     ("intensity_ramps", {"shape": 4}, TypeError, "shape must be 2 integers, got 4"),
-    ("fastmri", {"slices": (1.5,)}, TypeError, "`slices`[0] must be an integer, got 1.5"),
-    ("fastmri", {"slices": "12"}, TypeError, "`slices` must be integers, got '12'"),
     ("fastmri", {"folder": None}, TypeError, "`folder` must be a string or a path, got NoneType"),
     ("htc2022", {"path": 3}, TypeError, "path must be a string or a path, got int"),
     ("image_folder", {"path": None}, TypeError, "path must be a string or a path, got NoneType"),
@@ -231,12 +197,6 @@ TABLE = [
         {"reference": IMAGES[0, 0]},
         ValueError,
         "reference must have the shape (n, m) or (B, n, m), got (16,)",
-    ),
-    (
-        "psnr",
-        {"data_range": 1e300},
-        ValueError,
-        "data_range must be a number between 0 and 1e+100, got 1e+300",
     ),
     (
         "ssim",
@@ -255,25 +215,18 @@ TABLE = [
     ("smoothness", {"points": 10**12}, ValueError, "points must be smaller, got 1000000000000"),
     ("sparsification", {"steps": True}, TypeError, "steps must be an integer, got True"),
     ("sparsification", {"measure": 2}, ValueError, "measure must be one of ['mae', 'rmse'], got 2"),
-    ("fit_range", {"restarts": -1}, ValueError, "restarts must be a non-negative integer, got -1"),
     ("fit_range", {"images": IMAGES}, ValueError, "images must have the shape (N, 4, 5), got (3, 16, 16)"),
     ("evaluate", {"seed": -1}, ValueError, "seed must be a non-negative integer, got -1"),
-    ("DensityPower", {"q": "1"}, TypeError, "q must be a number, got '1'"),
     ("DensityPower", {"Z": np.zeros(3)}, TypeError, "Z must be an ODL tensor space such as odl.rn(dim)"),
-    ("Sphere", {"radius": 0}, ValueError, "radius must be positive and finite, got 0"),
+    (
+        "psnr",
+        {"data_range": 1e300},
+        ValueError,
+        "data_range must be a number between 0 and 1e+100, got 1e+300",
+    ),
 ]
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_the_arguments_of_the_table_are_right_but_for_one(call):
-    function, arguments = CALLS[call]
-    assert function(**arguments) is not None
-
-
-@pytest.mark.parametrize(("call", "change", "error", "words"), TABLE)
-def test_wrong_arguments(call, change, error, words):
-    function, arguments = {**CALLS, **OTHERS}[call]
-    with pytest.raises(error) as caught:
-        function(**{**arguments, **change})
-    assert caught.type is error
-    assert words in str(caught.value)
+test_the_arguments_of_the_table_are_right_but_for_one, test_wrong_arguments = wrong_arguments(
+    CALLS, TABLE, OTHERS
+)

@@ -92,9 +92,8 @@ def functionals(draw, space, depth=2, convex=False):
         case "multiple":
             return draw(POSITIVE if convex else numbers(space)) * part()
         case "scaled":
-            return part() * (
-                draw(numbers(space)) or 1.5
-            )  # with 0 ODL takes the value at 0, which may not exist
+            # with 0 ODL takes the value at 0, which may not exist
+            return part() * (draw(numbers(space)) or 1.5)
         case "translation":
             return part().translated(draw(elements(space)))
         case "offset":

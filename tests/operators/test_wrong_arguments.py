@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import odl
-import pytest
 import torch
 from odl.applications import tomo
 
 from genreg import operators
+
+from ..refusals import wrong_arguments
 
 X = odl.uniform_discr([0, 0], [8, 5], (4, 5))
 C = odl.cn((8, 8))
@@ -62,29 +63,9 @@ CALLS = {
 }
 
 TABLE = [
-    (
-        "blur",
-        {"kernel_or_std": "x"},
-        TypeError,
-        "`kernel_or_std` must be an ODL element, a tensor or an array",
-    ),
-    (
-        "blur",
-        {"kernel_or_std": math.nan},
-        ValueError,
-        "deviation of a blur, must be positive and finite, got nan",
-    ),
     ("blur", {"kernel_or_std": 1e300}, ValueError, "`kernel_or_std` must be smaller, got 1e+300"),
     ("blur", {"boundary": ["zero"]}, ValueError, "`boundary` must be one of"),
     ("blur", {"space": (4, 5)}, TypeError, "`space` must be a tensor space of floating type"),
-    (
-        "calibration_region",
-        {"mask": np.full((4, 4), 0.5)},
-        ValueError,
-        "`mask` must be boolean, or hold zeros",
-    ),
-    ("cartesian_mask", {"acceleration": None}, TypeError, "`acceleration` must be a number, got None"),
-    ("cartesian_mask", {"acceleration": math.inf}, ValueError, "must be at least 1 and finite, got inf"),
     ("cartesian_mask", {"centre": True}, TypeError, "`centre` must be a number, got True"),
     ("cartesian_mask", {"seed": 2**70}, ValueError, "`seed` must be at most 2**63 - 1, got 11805916207174"),
     (
@@ -93,9 +74,7 @@ TABLE = [
         TypeError,
         "`seed` must be an integer or a torch.Generator, got nan",
     ),
-    ("coil_maps", {"threshold": "x"}, TypeError, "`threshold` must be a number, got 'x'"),
     ("coil_maps", {"calibration": True}, TypeError, "`calibration` must be an integer, got True"),
-    ("coil_maps", {"kspace": KSPACE.real}, TypeError, "`kspace` must be complex, got torch.float64"),
     (
         "coil_maps",
         {"method": None},
@@ -103,17 +82,14 @@ TABLE = [
         "`method` must be one of ['low-resolution', 'espirit'], got None",
     ),
     ("condition", {"known": "all"}, TypeError, "known must be an ODL element, a tensor or an array"),
-    ("condition", {"tol": -1}, ValueError, "tol must be positive and finite, got -1"),
     ("condition", {"max_iter": 1.5}, TypeError, "max_iter must be an integer, got 1.5"),
     ("data_prox", {"tol": True}, TypeError, "`tol` must be a number, got True"),
-    ("density_compensation", {"iterations": 0}, ValueError, "`iterations` must be a positive integer, got 0"),
     ("density_compensation", {"eps": 1}, ValueError, "`eps` must be a number between"),
     ("derivative_test", {"op": 3}, TypeError, "`op` must be an ODL operator or functional, got int"),
     ("derivative_test", {"order": None}, TypeError, "`order` must be a number, got None"),
     ("dot_test", {"A": None}, TypeError, "`A` must be an ODL operator, got NoneType"),
     ("dot_test", {"rtol": math.nan}, ValueError, "`rtol` must be non-negative and finite, got nan"),
     ("fourier_sampling", {"coils": "x"}, TypeError, "`coils` must be an ODL element, a tensor or an array"),
-    ("fourier_sampling", {"mask": 2 * np.ones((8, 8))}, ValueError, "`mask` must be boolean, or hold zeros"),
     (
         "fourier_sampling",
         {"mask": [1, 0, 1]},
@@ -140,13 +116,9 @@ TABLE = [
     ),
     ("marginal_variance", {"samples": None}, TypeError, "samples must be an integer, got None"),
     ("marginal_variance", {"precision": 1.0}, TypeError, "precision must be a Precision, got float"),
-    ("mask", {"keep": META}, TypeError, "`keep` must hold values, got a tensor on the meta device"),
     ("mask", {"keep": [[1], [1, 0]]}, ValueError, "`keep` must be an ODL element, a tensor or an array"),
     ("mask", {"keep": True}, ValueError, "`keep` must have the shape (4, 5) of the space, got ()"),
-    ("mask", {"keep": np.zeros((4, 5))}, ValueError, "`keep` must be True somewhere"),
     ("neighbourhood", {"distance": 10**12}, ValueError, "distance must be smaller, got 1000000000000"),
-    ("neighbourhood", {"dilation": 1.5}, TypeError, "dilation must be an integer, got 1.5"),
-    ("nufft", {"eps": "fine"}, TypeError, "`eps` must be a number, got 'fine'"),
     ("nufft", {"density": -np.ones((3, 4))}, ValueError, "`density` must be positive and finite"),
     ("nufft", {"trajectory": 100 * TRAJECTORY}, ValueError, "`trajectory` must lie in k-space"),
     ("nufft", {"trajectory": None}, TypeError, "`trajectory` must be an ODL element, a tensor or an array"),
@@ -154,32 +126,14 @@ TABLE = [
     ("operator_norm", {"weighted": "no"}, TypeError, "`weighted` must be True or False, got 'no'"),
     ("operator_norm", {"A": np.eye(3)}, TypeError, "`A` must be an ODL operator, got ndarray"),
     ("precision", {"precision": 1j}, TypeError, "precision must be real, got complex numbers"),
-    ("precision", {"precision": math.inf}, ValueError, "precision must be finite"),
     ("precision", {"space": C}, TypeError, "space must be a real tensor space of floating type"),
-    ("radial_mask", {"shape": 8}, TypeError, "`shape` must be 2 integers, got 8"),
     ("radial_mask", {"spokes": 10**12}, ValueError, "`spokes` must be smaller, got 1000000000000"),
-    ("radial_mask", {"offset": math.nan}, ValueError, "`offset` must be finite, got nan"),
     ("radial_trajectory", {"spokes": "3"}, TypeError, "`spokes` must be an integer, got '3'"),
     ("radial_trajectory", {"samples": 10**12}, ValueError, "must be smaller, got 3000000000000"),
-    ("ray_transform", {"max_memory": "2G"}, TypeError, "`max_memory` must be a number, got '2G'"),
     ("ray_transform", {"cache": 1}, TypeError, "`cache` must be True or False, got 1"),
-    ("ray_transform", {"method": "gpu"}, ValueError, "`method` must be one of"),
     ("sample", {"n": 10**12}, ValueError, "n must be smaller, got 1000000000000"),
     ("sample", {"generator": 1.5}, TypeError, "generator must be an integer or a torch.Generator, got 1.5"),
-    ("to_torch", {"op": abs}, TypeError, "`op` must be an ODL operator or functional"),
 ]
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_the_arguments_of_the_table_are_right_but_for_one(call):
-    function, arguments = CALLS[call]
-    assert function(**arguments) is not None
-
-
-@pytest.mark.parametrize(("call", "change", "error", "words"), TABLE)
-def test_wrong_arguments(call, change, error, words):
-    function, arguments = CALLS[call]
-    with pytest.raises(error) as caught:
-        function(**{**arguments, **change})
-    assert caught.type is error
-    assert words in str(caught.value)
+test_the_arguments_of_the_table_are_right_but_for_one, test_wrong_arguments = wrong_arguments(CALLS, TABLE)

@@ -14,8 +14,6 @@ from genreg.empirical_bayes.priors import Prior
 from genreg.operators import torch_device, torch_dtype
 from genreg.operators.fidelity import Fidelity, GaussianFidelity
 
-__all__ = ["Affine", "coordinates", "encoder_inputs"]
-
 
 class Affine(nn.Module):
     """The map from u to z_0 + B u.
@@ -56,7 +54,7 @@ def coordinates(fidelity: Fidelity, prior: Prior) -> tuple[Affine, Linearised]:
     curvature = seen.curvature(fidelity)
     precision = curvature + torch.linalg.inv(covariance.to(curvature))
     basis = torch.linalg.inv(torch.linalg.cholesky(precision)).T
-    noise = fidelity.inverse_variance[:1].clone() if is_sufficient(fidelity) else None  # type: ignore[attr-defined]
+    noise = fidelity.inverse_variance[:1].clone() if is_sufficient(fidelity) else None
     return Affine(centre, basis.to(dtype), noise), seen
 
 

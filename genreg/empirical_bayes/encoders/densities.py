@@ -21,8 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ApproximatePosterior", "Diagonal", "Full", "Transformed", "standard_draws"]
-
 
 def standard_draws(count: int, like: Tensor) -> Tensor:
     """Standard normal draws ``(count, *like.shape)`` from torch's global generator, in pairs of opposites."""

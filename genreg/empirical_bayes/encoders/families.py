@@ -15,7 +15,7 @@ conditioned however badly A is.
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from genreg.empirical_bayes.encoders.coordinates import Affine
 from genreg.empirical_bayes.encoders.densities import ApproximatePosterior, Diagonal, Full, Transformed
+from genreg.networks.config import CardEntry
 from genreg.operators.bridge.arguments import integer, integers
-
-__all__ = ["Encoder", "EncoderConfig", "FullCovariance", "InverseAutoregressive", "MeanField"]
+from genreg.operators.bridge.keywords import documented_like
 
 # Relative variance below which a direction of the scores says nothing, and deviation below which a feature does not.
 _FLOOR = 1e-6
@@ -90,7 +90,7 @@ class Encoder(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
+class EncoderConfig(CardEntry):
     """What all encoders have.
 
     Parameters
@@ -106,8 +106,6 @@ class EncoderConfig:
     ValueError
         If a width is not positive.
     """
-
-    name: ClassVar[str]
 
     hidden: tuple[int, ...] = (128,)
     amortised: bool = False
@@ -134,12 +132,6 @@ class EncoderConfig:
         """Return an encoder that starts as the posterior, or the nearest of its kind, under the prior at the start."""
         return Encoder(self, affine, inputs)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able dictionary."""
-        return {"name": self.name} | {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class MeanField(EncoderConfig):
@@ -165,15 +157,10 @@ class MeanField(EncoderConfig):
         return Diagonal(affine(mean), entries)
 
 
+@documented_like(MeanField)
 @dataclass(frozen=True, kw_only=True)
 class FullCovariance(EncoderConfig):
-    """Gaussians with a full covariance, which can be exact for linear observations of a Gaussian.
-
-    Parameters
-    ----------
-    hidden, amortised
-        As for all encoders: widths of the hidden layers, and whether the covariance depends on the observation.
-    """
+    """Gaussians with a full covariance, which can be exact for linear observations of a Gaussian."""
 
     name: ClassVar[str] = "full-covariance"
 

@@ -27,8 +27,6 @@ from genreg.operators.bridge.jacobians import jacobian
 from genreg.operators.fidelity import Fidelity, GaussianFidelity
 from genreg.operators.fidelity.base import trailing
 
-__all__ = ["Linearised", "is_sufficient", "real_data", "real_precision", "shared_noise"]
-
 _CHUNK = 2**24  # numbers of the data that are differentiated at a time
 
 

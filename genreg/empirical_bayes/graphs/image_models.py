@@ -6,8 +6,6 @@ from torch import Tensor, nn
 
 from genreg.operators import DenseCholeskyPrecision
 
-__all__ = ["ConstantImage", "GaussianImage"]
-
 
 class ConstantImage(nn.Module):
     """A model with one image, whatever the latent vector, which has one entry that says nothing.

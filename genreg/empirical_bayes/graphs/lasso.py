@@ -41,14 +41,10 @@ from torch import Tensor
 from genreg.empirical_bayes.graphs.selection import check_moment, covariance_selection
 from genreg.operators.bridge.arguments import number
 
-__all__ = ["GraphicalLasso", "SparsePrecision"]
-
 _FACTORS = (0.5, 1.0, 2.0, 4.0)  # of sqrt(log p / n)
 _EXACT = 1e-9  # decrement of Newton's method for the graph that is chosen
-_TOL, _ENET_TOL = (
-    2e-7,
-    1e-9,
-)  # of the duality gap of the lasso for each unknown, and of the regressions inside
+# of the duality gap of the lasso for each unknown, and of the regressions inside
+_TOL, _ENET_TOL = (2e-7, 1e-9)
 _MAX_ITER = 300  # steps of the lasso, and of each regression inside
 _VIOLATED = 0.01  # of λ, by which the entries of the covariance may miss the conditions of optimality
 _THRESHOLDS = 8  # of the partial correlations, in either round of the search for the best graph
@@ -222,9 +218,8 @@ class GraphicalLasso:
         self, R: Tensor, n: float, support: Tensor, lam: float, tol: float | None = None
     ) -> SparsePrecision:
         """The precision of the best of some graphs ``(K, p, p)``, without a penalty."""
-        found = covariance_selection(
-            R, support, tol=1e-2 / n if tol is None else tol
-        )  # the criterion to 1e-2
+        # the criterion to 1e-2
+        found = covariance_selection(R, support, tol=1e-2 / n if tol is None else tol)
         edges = support.sum((1, 2)).sub(len(R)).double() / 2
         bic = n * found.value + edges * self.price(n, len(R))
         bic = torch.where(found.converged, bic, torch.inf)

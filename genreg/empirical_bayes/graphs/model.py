@@ -23,8 +23,6 @@ from genreg.operators.bridge.arguments import choice, integer, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
 from genreg.regularisers import JointPrior
 
-__all__ = ["GaussianGraphicalModel"]
-
 _LEAST = 1e-3  # weight that a component keeps
 _DENSE = GraphicalLasso(lam=0.0, refit=False)
 

@@ -28,8 +28,6 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import integer, number
 from genreg.operators.linear.conjugate_gradient import conjugate_gradients, inner
 
-__all__ = ["Selected", "check_moment", "covariance_selection"]
-
 _INNER = 50  # steps of conjugate gradients in one step of Newton's method, at most
 _HALVINGS = 30
 _FORCING = 0.03  # relative residual of a direction

@@ -20,8 +20,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Statistics", "mixture_of"]
-
 
 class Statistics(NamedTuple):
     r"""Averages over observations of posterior expectations, of K components.

@@ -11,8 +11,6 @@ from torch import Tensor
 from genreg.sampling.kernels.metropolis import HMC, MALA, ChainState, Info, Kernel
 from genreg.sampling.random_numbers import RandomNumbers
 
-__all__ = ["Gibbs"]
-
 _STEPS: dict[str, Kernel] = {"image": MALA(), "white": MALA(), "marginal": HMC()}
 
 

@@ -41,8 +41,6 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import integer, number
 from genreg.sampling.random_numbers import RandomNumbers
 
-__all__ = ["HMC", "MALA", "PCN", "ULA", "ChainState", "Info", "Kernel", "Target"]
-
 
 class Target(Protocol):
     """The density of the chains."""
@@ -132,8 +130,16 @@ class Kernel(Protocol):
         """Take a step of the sizes h, ``(N,)``."""
 
 
+class _OverCurvature:
+    """Kernels whose step size is one over the curvature at first."""
+
+    def largest_size(self, curvature: Tensor) -> Tensor:
+        """One over the curvature; without a test the variance is at most a third too large, where it is stiffest."""
+        return 1 / curvature
+
+
 @dataclass(frozen=True)
-class ULA:
+class ULA(_OverCurvature):
     """Unadjusted Langevin algorithm: a step of Euler's method, without a test.
 
     For E = ‖u‖²/2 it samples the variance 1 / (1 - h/4) instead of 1, and diverges from h = 4 on.
@@ -141,27 +147,19 @@ class ULA:
 
     acceptance: ClassVar[None] = None
 
-    def largest_size(self, curvature: Tensor) -> Tensor:
-        """One over the curvature: the variance is at most a third too large, in the stiffest direction."""
-        return 1 / curvature
-
     def step(
         self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
     ) -> tuple[ChainState, Info]:
         """See the class."""
         u = _drift(state, size) + size.sqrt()[:, None] * random.normal(state.u)
-        return ChainState.at(target, u), _always(state)
+        return ChainState.at(target, u), always(state)
 
 
 @dataclass(frozen=True)
-class MALA:
+class MALA(_OverCurvature):
     """Metropolis-adjusted Langevin algorithm."""
 
     acceptance: ClassVar[float] = 0.574  # Roberts and Rosenthal (1998), doi:10.1111/1467-9868.00123
-
-    def largest_size(self, curvature: Tensor) -> Tensor:
-        """One over the curvature, to begin with."""
-        return 1 / curvature
 
     def step(
         self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
@@ -176,7 +174,7 @@ class MALA:
 
 
 @dataclass(frozen=True)
-class PCN:
+class PCN(_OverCurvature):
     r"""Preconditioned Crank-Nicolson: :math:`u^+ = e^{-h/2} u + \sqrt{1 - e^{-h}}\, \xi`.
 
     The proposal leaves N(0, I) invariant, so that only what the energy adds to ‖u‖²/2 is tested; it works in any
@@ -185,10 +183,6 @@ class PCN:
     """
 
     acceptance: ClassVar[float] = 0.3
-
-    def largest_size(self, curvature: Tensor) -> Tensor:
-        """One over the curvature, to begin with."""
-        return 1 / curvature
 
     def step(
         self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
@@ -202,7 +196,7 @@ class PCN:
 
 
 @dataclass(frozen=True)
-class HMC:
+class HMC(_OverCurvature):
     r"""Hamiltonian Monte Carlo with trajectories of one length, in as many leapfrog steps as their size asks for.
 
     A trajectory of a length t has :math:`n = \lceil t / \sqrt{h} \rceil` steps, each of t / n. Where the density is a
@@ -235,10 +229,6 @@ class HMC:
         number(self.length, "length", above=0), number(self.jitter, "jitter", minimum=0, below=1)
         object.__setattr__(self, "leapfrog", integer(self.leapfrog, "leapfrog", minimum=1))
 
-    def largest_size(self, curvature: Tensor) -> Tensor:
-        """One over the curvature, to begin with."""
-        return 1 / curvature
-
     def step(
         self, target: Target, state: ChainState, size: Tensor, random: RandomNumbers
     ) -> tuple[ChainState, Info]:
@@ -268,7 +258,8 @@ def _beyond_normal(state: ChainState) -> Tensor:
     return state.energy - 0.5 * state.u.square().sum(1)
 
 
-def _always(state: ChainState) -> Info:
+def always(state: ChainState) -> Info:
+    """Every proposal is accepted."""
     return Info(torch.ones_like(state.energy), torch.ones_like(state.energy, dtype=torch.bool))
 
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from genreg.operators.bridge.arguments import integer, number
-from genreg.sampling.kernels.metropolis import ChainState, Info, Target
+from genreg.sampling.kernels.metropolis import ChainState, Info, Target, always
 from genreg.sampling.random_numbers import RandomNumbers
-
-__all__ = ["SKROCK"]
 
 
 @dataclass(frozen=True)
@@ -83,5 +80,4 @@ class SKROCK:
         for j in range(2, s + 1):
             mu, nu = 2 * w1 * T[j - 1] / T[j], 2 * w0 * T[j - 1] / T[j]
             before, u = u, -mu * half * target(u)[1] + nu * u + (1 - nu) * before
-        always = torch.ones_like(state.energy)
-        return ChainState.at(target, u), Info(always, always.bool())
+        return ChainState.at(target, u), always(state)

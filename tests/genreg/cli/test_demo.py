@@ -6,6 +6,8 @@ import pytest
 
 from genreg.cli.demo import demo
 
+from ...refusals import refuses
+
 
 @pytest.fixture(scope="module", name="result")
 def quick_demo(tmp_path_factory):
@@ -39,17 +41,14 @@ def test_figure(result):
     assert [path.name for path in folder.glob("*figure*")] == ["figure.png"]  # no temporary file
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"images": 0}, "images must be a positive integer, got 0"),
-        ({"images": -1}, "images must be a positive integer, got -1"),
-        ({"angles": -4}, "angles must be a positive integer, got -4"),
-        ({"noise": 0.0}, "noise must be positive and finite, got 0.0"),
-        ({"noise": math.nan}, "noise must be positive and finite, got nan"),
-        ({"output": "figure.jpeg"}, "output must end in .png or .pdf, got 'figure.jpeg'"),
-    ],
+@refuses(
+    ({"images": 0}, "images must be a positive integer, got 0"),
+    ({"images": -1}, "images must be a positive integer, got -1"),
+    ({"angles": -4}, "angles must be a positive integer, got -4"),
+    ({"noise": 0.0}, "noise must be positive and finite, got 0.0"),
+    ({"noise": math.nan}, "noise must be positive and finite, got nan"),
+    ({"output": "figure.jpeg"}, "output must end in .png or .pdf, got 'figure.jpeg'"),
+    error=ValueError,
 )
-def test_wrong_arguments(options, message):
-    with pytest.raises(ValueError, match=message):
-        demo(quick=True, **options)
+def test_wrong_arguments(options):
+    demo(quick=True, **options)

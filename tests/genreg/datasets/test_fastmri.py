@@ -189,9 +189,8 @@ def test_a_slice_without_signal_is_an_image_of_zeros(tmp_path):
     write(tmp_path / "a.h5", kspace)
     images = read(tmp_path).images
     assert not images[1].any() and images[0].any()
-    ratio = (
-        expected[3].abs().max() / images[3].abs().max()
-    )  # the largest of the volume may have been the empty one
+    # the largest of the volume may have been the empty one
+    ratio = expected[3].abs().max() / images[3].abs().max()
     torch.testing.assert_close(ratio * images[2:], expected[2:])
 
 

@@ -11,11 +11,10 @@ from genreg.empirical_bayes.priors import PosteriorDraws
 from genreg.operators import derivative_test, dot_test, gaussian_measurements, to_torch
 from genreg.operators.bridge.tensor_operator import TensorOperator
 
+from ...draws import gaussian
+from ...refusals import refuses
+
 DENSE = GraphicalLasso(lam=0.0, refit=False)
-
-
-def gaussian(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def images(dtype="float64"):
@@ -146,31 +145,27 @@ X = odl.rn(3)
 EYE = torch.eye(3, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(
-    ("space", "options", "error", "message"),
-    [
-        (X, {"precision": -EYE}, ValueError, "precision must be positive definite"),
-        (X, {"precision": EYE + 0.1 * EYE.roll(1, 0)}, ValueError, "precision must be symmetric"),
-        (X, {"precision": EYE[:2, :2]}, ValueError, r"precision must have the shape \(3, 3\)"),
-        (X, {"precision": EYE.expand(2, 3, 3)}, ValueError, r"precision must have the shape \(3, 3\)"),
-        (X, {"precision": EYE * torch.nan}, ValueError, "precision must be finite"),
-        (X, {"precision": "eye"}, TypeError, "precision must be"),
-        (X, {"components": 0}, ValueError, "components must be a positive integer, got 0"),
-        (X, {"components": True}, TypeError, "components must be an integer, got True"),
-        (X, {"mean": "x"}, ValueError, r"mean must be one of \['zero', 'learned'\], got 'x'"),
-        (X, {"means": torch.zeros(1, 3)}, ValueError, "means must not be given where mean is 'zero'"),
-        (X, {"mean": "learned", "means": torch.zeros(3)}, ValueError, r"of the shape \(1, 3\)"),
-        (X, {"mean": "learned", "means": [0.0]}, TypeError, "means must be a real tensor"),
-        (X, {"weights": torch.tensor([-1.0])}, ValueError, "weights must be positive"),
-        (X, {"weights": torch.tensor([torch.nan])}, ValueError, "weights must be finite"),
-        (X, {"estimator": "bic"}, TypeError, "estimator must be a GraphicalLasso, got str"),
-        (odl.cn(3), {}, TypeError, "space must be a real tensor space"),
-        (3, {}, TypeError, "space must be a real tensor space"),
-    ],
+@refuses(
+    (X, {"precision": -EYE}, ValueError, "precision must be positive definite"),
+    (X, {"precision": EYE + 0.1 * EYE.roll(1, 0)}, ValueError, "precision must be symmetric"),
+    (X, {"precision": EYE[:2, :2]}, ValueError, r"precision must have the shape \(3, 3\)"),
+    (X, {"precision": EYE.expand(2, 3, 3)}, ValueError, r"precision must have the shape \(3, 3\)"),
+    (X, {"precision": EYE * torch.nan}, ValueError, "precision must be finite"),
+    (X, {"precision": "eye"}, TypeError, "precision must be"),
+    (X, {"components": 0}, ValueError, "components must be a positive integer, got 0"),
+    (X, {"components": True}, TypeError, "components must be an integer, got True"),
+    (X, {"mean": "x"}, ValueError, r"mean must be one of \['zero', 'learned'\], got 'x'"),
+    (X, {"means": torch.zeros(1, 3)}, ValueError, "means must not be given where mean is 'zero'"),
+    (X, {"mean": "learned", "means": torch.zeros(3)}, ValueError, r"of the shape \(1, 3\)"),
+    (X, {"mean": "learned", "means": [0.0]}, TypeError, "means must be a real tensor"),
+    (X, {"weights": torch.tensor([-1.0])}, ValueError, "weights must be positive"),
+    (X, {"weights": torch.tensor([torch.nan])}, ValueError, "weights must be finite"),
+    (X, {"estimator": "bic"}, TypeError, "estimator must be a GraphicalLasso, got str"),
+    (odl.cn(3), {}, TypeError, "space must be a real tensor space"),
+    (3, {}, TypeError, "space must be a real tensor space"),
 )
-def test_bad_priors(space, options, error, message):
-    with pytest.raises(error, match=message):
-        GaussianGraphicalModel(space, **options)
+def test_bad_priors(space, options):
+    GaussianGraphicalModel(space, **options)
 
 
 def test_a_component_that_nothing_comes_from_stays():

@@ -21,6 +21,7 @@ from genreg.empirical_bayes import (
 from genreg.empirical_bayes.priors import Prior
 from genreg.operators import gaussian_measurements
 
+from ...refusals import refuses
 from .test_empirical_bayes import DENSE, Identity, chain, gaussian, noisy
 from .test_fit import Independents, problem
 
@@ -177,28 +178,20 @@ def test_smallest_problems():
 GOOD = problem("few", n=20)
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"fidelity": gaussian(5, 3)}, TypeError, "fidelity must be a genreg Fidelity, got Tensor"),
-        (
-            {"prior": Independents(5)},
-            TypeError,
-            "prior must be a genreg.empirical_bayes.Prior, got Independents",
-        ),
-        ({"encoder": "full"}, TypeError, "encoder must be an EncoderConfig such as FullCovariance"),
-        ({"prior": GaussianGraphicalModel(odl.rn(4))}, ValueError, "A must act on the space of the prior"),
-        ({"validation": gaussian(5, 3)}, TypeError, "fidelity must be a genreg Fidelity"),
-        ({"n_critic": 0}, ValueError, "n_critic must be a positive integer"),
-        ({"memory": 0}, ValueError, "memory must be a positive integer"),
-        ({"draws": 0}, ValueError, "draws must be a positive integer"),
-        ({"dense": -1}, ValueError, "dense must be a non-negative integer"),
-    ],
+@refuses(
+    ({"fidelity": gaussian(5, 3)}, TypeError, "fidelity must be a genreg Fidelity, got Tensor"),
+    ({"prior": Independents(5)}, TypeError, "prior must be a genreg.empirical_bayes.Prior, got Independents"),
+    ({"encoder": "full"}, TypeError, "encoder must be an EncoderConfig such as FullCovariance"),
+    ({"prior": GaussianGraphicalModel(odl.rn(4))}, ValueError, "A must act on the space of the prior"),
+    ({"validation": gaussian(5, 3)}, TypeError, "fidelity must be a genreg Fidelity"),
+    ({"n_critic": 0}, ValueError, "n_critic must be a positive integer"),
+    ({"memory": 0}, ValueError, "memory must be a positive integer"),
+    ({"draws": 0}, ValueError, "draws must be a positive integer"),
+    ({"dense": -1}, ValueError, "dense must be a non-negative integer"),
 )
-def test_bad_arguments(change, error, message):
+def test_bad_arguments(change):
     arguments = {"fidelity": GOOD, "prior": graphical()} | change
-    with pytest.raises(error, match=message):
-        fit(arguments.pop("fidelity"), arguments.pop("prior"), **{"steps": 1, **QUIET} | arguments)
+    fit(arguments.pop("fidelity"), arguments.pop("prior"), **{"steps": 1, **QUIET} | arguments)
 
 
 def test_bad_observations():

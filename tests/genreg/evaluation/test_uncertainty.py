@@ -11,11 +11,9 @@ from genreg.evaluation import image_moments, log_likelihood, sparsification
 from genreg.networks.links import LINKS, Identity, Link, Log, Logit
 from genreg.operators import DiagonalPrecision, IsotropicPrecision, SparseCholeskyPrecision
 
+from ...draws import gaussian
+
 ALL = [Identity(), Log(), Logit(), Logit(lower=-1.0, upper=3.0, eps=1e-5)]
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 # sparsification
@@ -55,8 +53,8 @@ def brute_force(error, uncertainty, steps, power):
 @pytest.mark.parametrize(("measure", "power"), [("rmse", 2), ("mae", 1)])
 @pytest.mark.parametrize("steps", [1, 7, 30])
 def test_curves_agree_with_brute_force(measure, power, steps):
-    error = draw(3, 5, 6)
-    uncertainty = (3 * draw(3, 5, 6, seed=1)).round()  # with ties
+    error = gaussian(3, 5, 6)
+    uncertainty = (3 * gaussian(3, 5, 6, seed=1)).round()  # with ties
     found = sparsification(error, uncertainty, steps=steps, measure=measure)
     for k in range(3):
         e, u = error[k].flatten().tolist(), uncertainty[k].flatten().tolist()
@@ -67,7 +65,7 @@ def test_curves_agree_with_brute_force(measure, power, steps):
 
 
 def test_limits_of_the_areas():
-    error = draw(4, 8, 8)
+    error = gaussian(4, 8, 8)
     best = sparsification(error, error.abs() * 7)
     np.testing.assert_array_equal(best.ause, np.zeros(4))
     constant = sparsification(error, torch.ones(4, 8, 8))
@@ -75,16 +73,18 @@ def test_limits_of_the_areas():
     np.testing.assert_allclose(constant.error, constant.random[:, None].expand(-1, 50))
     np.testing.assert_allclose(constant.random, error.square().mean((1, 2)).sqrt())
     worst = sparsification(error, -error.abs())
-    some = sparsification(error, error.abs() + 0.3 * draw(4, 8, 8, seed=1))
+    some = sparsification(error, error.abs() + 0.3 * gaussian(4, 8, 8, seed=1))
     assert (some.ause > 0).all() and (some.ause < worst.ause).all() and (some.aurg > 0).all()
     assert (worst.aurg < 0).all()
     np.testing.assert_allclose(some.ause + some.aurg, best.aurg)
-    same = sparsification(error, (error.abs() + 0.3 * draw(4, 8, 8, seed=1)).exp())  # only the order counts
+    same = sparsification(
+        error, (error.abs() + 0.3 * gaussian(4, 8, 8, seed=1)).exp()
+    )  # only the order counts
     np.testing.assert_array_equal(same.ause, some.ause)
 
 
 def test_normalised_curves_do_not_depend_on_the_scale():
-    error, uncertainty = draw(2, 40), draw(2, 40, seed=1)
+    error, uncertainty = gaussian(2, 40), gaussian(2, 40, seed=1)
     one = sparsification(error, uncertainty, steps=40, normalise=True)
     other = sparsification(1e-3 * error, uncertainty, steps=40, normalise=True)
     np.testing.assert_allclose(one.error[:, 0], 1)
@@ -118,7 +118,7 @@ def test_bad_input_of_sparsification():
 
 @pytest.mark.parametrize("link", ALL)
 def test_links_invert_and_know_their_derivative(link):
-    v = 2 * draw(50)
+    v = 2 * gaussian(50)
     y = link.inverse(v).requires_grad_()
     torch.testing.assert_close(link.forward(y), v, rtol=1e-10, atol=1e-12)
     (slope,) = torch.autograd.grad(link.forward(y).sum(), y)
@@ -158,9 +158,9 @@ def precisions(batch, shape=(3, 4)):
     X = odl.rn(shape)
     return [
         IsotropicPrecision(X, torch.rand(batch, dtype=torch.float64) + 0.5),
-        DiagonalPrecision(X, draw(*batch, *shape)),
+        DiagonalPrecision(X, gaussian(*batch, *shape)),
         SparseCholeskyPrecision(
-            X, 0.3 * draw(*batch, *shape), 0.1 * draw(*batch, 4, *shape, seed=1), distance=1
+            X, 0.3 * gaussian(*batch, *shape), 0.1 * gaussian(*batch, 4, *shape, seed=1), distance=1
         ),
     ]
 
@@ -169,7 +169,7 @@ def precisions(batch, shape=(3, 4)):
 @pytest.mark.parametrize("link", ALL)
 def test_likelihood_agrees_with_the_transformed_density(kind, link):
     precision = precisions((5,))[kind]
-    mean, v = draw(5, 3, 4, seed=2), draw(2, 5, 3, 4, seed=3)
+    mean, v = gaussian(5, 3, 4, seed=2), gaussian(2, 5, 3, 4, seed=3)
     y = link.inverse(v)
     found = log_likelihood(y, mean, precision, link=link)
     assert found.shape == (2, 5)
@@ -197,7 +197,7 @@ def test_the_density_of_an_image_integrates_to_one():
 
 @pytest.mark.parametrize("kind", range(3))
 def test_moments_of_images(kind):
-    precision, mean = precisions((2,))[kind], draw(2, 3, 4)
+    precision, mean = precisions((2,))[kind], gaussian(2, 3, 4)
     variance = torch.linalg.inv(precision.to_dense()).diagonal(dim1=1, dim2=2).unflatten(1, (3, 4))
     found, std = image_moments(mean, precision)
     torch.testing.assert_close(found, mean)
@@ -217,13 +217,13 @@ def test_moments_of_images(kind):
 
 
 def test_bad_input_of_likelihood_and_moments():
-    precision, mean = precisions((2,))[1], draw(2, 3, 4)
+    precision, mean = precisions((2,))[1], gaussian(2, 3, 4)
     with pytest.raises(TypeError, match=r"precision must be a genreg\.operators\.Precision, got float"):
         log_likelihood(mean, mean, 1.0)
     with pytest.raises(ValueError, match=r"y must have the shape \(\*batch, 3, 4\)"):
-        log_likelihood(draw(3, 3, 4), mean, precision)
+        log_likelihood(gaussian(3, 3, 4), mean, precision)
     with pytest.raises(ValueError, match=r"mean must have the shape \(\*batch, 3, 4\)"):
-        log_likelihood(mean, draw(2, 4, 3), precision)
+        log_likelihood(mean, gaussian(2, 4, 3), precision)
     with pytest.raises(ValueError, match=r"mean must have the shape \(2, 3, 4\) of the precision"):
         image_moments(mean[0], precision)
     with pytest.raises(ValueError, match="nodes must be an integer of at least 2, got 1"):

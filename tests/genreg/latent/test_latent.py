@@ -14,6 +14,9 @@ from genreg.latent import Box, Discriminator, ImageVariation, Power, Sphere, Sta
 from genreg.operators import derivative_test, to_tensor
 from genreg.solvers import split
 
+from ...draws import gaussian
+from ...refusals import refuses
+
 ARRAY = [0.5, 1.0, 2.0, 4.0, 8.0]
 SPACES = {
     "plain": odl.rn(5),
@@ -78,10 +81,6 @@ def image_space():
 @pytest.fixture(name="G")
 def generator(X):
     return Generator(LinearModel(), X)
-
-
-def gaussian(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def element(space, seed=0):
@@ -363,34 +362,30 @@ def test_representations(terms):
     assert repr(Box(odl.rn(2), 3)) == "Box(rn(2), radius=3)"
 
 
-@pytest.mark.parametrize(
-    ("make", "error", "message"),
-    [
-        (lambda Z, G: Power(Z, 0), ValueError, "q must be a number between 0 and 2, got 0"),
-        (lambda Z, G: Power(Z, 2.5), ValueError, r"q must be a number between 0 and 2, got 2.5"),
-        (lambda Z, G: Power(Z, "1"), TypeError, "q must be a number"),
-        (lambda Z, G: Power(odl.rn(2) ** 2, 1), TypeError, "Z must be an ODL tensor space"),
-        (lambda Z, G: StandardNormal(3), TypeError, "Z must be an ODL tensor space"),
-        (lambda Z, G: StandardNormal(odl.cn(3)), TypeError, "real"),
-        (lambda Z, G: Box(Z, 0), ValueError, "radius must be positive"),
-        (lambda Z, G: Box(Z, math.inf), ValueError, "radius must be positive and finite"),
-        (lambda Z, G: Box(odl.cn(3), 1), TypeError, "real"),
-        (lambda Z, G: Sphere(Z, -1.0), ValueError, "radius must be positive"),
-        (lambda Z, G: Sphere(Z, True), TypeError, "radius must be a number"),
-        (lambda Z, G: Sphere(Z).proximal(-1.0), ValueError, "sigma must be positive"),
-        (lambda Z, G: Power(Z, 1.5).gradient, NotImplementedError, "gradient"),
-        (lambda Z, G: ImageVariation(G, 0.0), ValueError, "smoothing must be positive"),
-        (lambda Z, G: ImageVariation(odl.IdentityOperator(Z), 1.0), TypeError, "discretised"),
-        (lambda Z, G: ImageVariation("G", 1.0), TypeError, "G must be"),
-        (lambda Z, G: Discriminator("G", Verdict()), TypeError, "G must be"),
-        (lambda Z, G: Discriminator(G, lambda x: x), TypeError, "D must be"),
-        (lambda Z, G: Discriminator(G, Verdict((3, 3))), ValueError, r"\(1, 4, 5\); it says.*1x20 and 9x6"),
-        (lambda Z, G: Discriminator(G, Critic((8, 8))), ValueError, r"\(4, 5\).*got one for \(8, 8\)"),
-        (lambda Z, G: Discriminator(G, Verdict(outputs=2)), ValueError, r"one number.*got \(1, 2\)"),
-        (lambda Z, G: Discriminator(G, nn.Identity()), ValueError, r"one number.*got \(1, 4, 5\)"),
-        (lambda Z, G: Discriminator(G, Verdict(), logits=False), ValueError, "probabilities"),
-    ],
+@refuses(
+    (lambda Z, G: Power(Z, 0), ValueError, "q must be a number between 0 and 2, got 0"),
+    (lambda Z, G: Power(Z, 2.5), ValueError, r"q must be a number between 0 and 2, got 2.5"),
+    (lambda Z, G: Power(Z, "1"), TypeError, "q must be a number"),
+    (lambda Z, G: Power(odl.rn(2) ** 2, 1), TypeError, "Z must be an ODL tensor space"),
+    (lambda Z, G: StandardNormal(3), TypeError, "Z must be an ODL tensor space"),
+    (lambda Z, G: StandardNormal(odl.cn(3)), TypeError, "real"),
+    (lambda Z, G: Box(Z, 0), ValueError, "radius must be positive"),
+    (lambda Z, G: Box(Z, math.inf), ValueError, "radius must be positive and finite"),
+    (lambda Z, G: Box(odl.cn(3), 1), TypeError, "real"),
+    (lambda Z, G: Sphere(Z, -1.0), ValueError, "radius must be positive"),
+    (lambda Z, G: Sphere(Z, True), TypeError, "radius must be a number"),
+    (lambda Z, G: Sphere(Z).proximal(-1.0), ValueError, "sigma must be positive"),
+    (lambda Z, G: Power(Z, 1.5).gradient, NotImplementedError, "gradient"),
+    (lambda Z, G: ImageVariation(G, 0.0), ValueError, "smoothing must be positive"),
+    (lambda Z, G: ImageVariation(odl.IdentityOperator(Z), 1.0), TypeError, "discretised"),
+    (lambda Z, G: ImageVariation("G", 1.0), TypeError, "G must be"),
+    (lambda Z, G: Discriminator("G", Verdict()), TypeError, "G must be"),
+    (lambda Z, G: Discriminator(G, lambda x: x), TypeError, "D must be"),
+    (lambda Z, G: Discriminator(G, Verdict((3, 3))), ValueError, r"\(1, 4, 5\); it says.*1x20 and 9x6"),
+    (lambda Z, G: Discriminator(G, Critic((8, 8))), ValueError, r"\(4, 5\).*got one for \(8, 8\)"),
+    (lambda Z, G: Discriminator(G, Verdict(outputs=2)), ValueError, r"one number.*got \(1, 2\)"),
+    (lambda Z, G: Discriminator(G, nn.Identity()), ValueError, r"one number.*got \(1, 4, 5\)"),
+    (lambda Z, G: Discriminator(G, Verdict(), logits=False), ValueError, "probabilities"),
 )
-def test_bad_arguments(G, make, error, message):
-    with pytest.raises(error, match=message):
-        make(G.domain, G)
+def test_bad_arguments(G, make):
+    make(G.domain, G)

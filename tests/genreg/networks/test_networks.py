@@ -16,6 +16,8 @@ from genreg.networks import (
     build,
 )
 
+from ...refusals import refuses
+
 SMALL = [
     DenseConfig(image_shape=(6, 5), latent_dim=3, encoder=(7,), decoder=(8, 9)),
     DenseConfig(image_shape=(6, 5), latent_dim=3, variational=False, maximum=None, activation="silu"),
@@ -105,29 +107,23 @@ def test_parameter_count_of_the_dense_vae():
     assert parameters(model.decoder) == 8 * 512 + 512 + 512 * 512 + 512 + 512 * 784 + 784
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"name": "magic"}, "architecture name must be one of"),
-        ({}, "got None"),
-        ({"name": "dense", "image_shape": [4, 4]}, "latent_dim"),
-        ({"name": "dense", "image_shape": [4, 4], "latent_dim": 2, "depth": 3}, "depth"),
-        ({"name": "dense", "image_shape": [4], "latent_dim": 2}, "image_shape must be two positive integers"),
-        (
-            {"name": "dense", "image_shape": [4, 4], "latent_dim": 0},
-            "latent_dim must be a positive integer, got 0",
-        ),
-        ({"name": "dense", "image_shape": [4, 4], "latent_dim": 2, "activation": "x"}, "activation must be"),
-        (
-            {"name": "dense", "image_shape": [4, 4], "latent_dim": 2, "maximum": -1.0},
-            "maximum must be positive",
-        ),
-        ({"name": "conv", "image_shape": [28, 28], "latent_dim": 2}, "divisible by .* = 8, got \\(28, 28\\)"),
-    ],
+@refuses(
+    ({"name": "magic"}, "architecture name must be one of"),
+    ({}, "got None"),
+    ({"name": "dense", "image_shape": [4, 4]}, "latent_dim"),
+    ({"name": "dense", "image_shape": [4, 4], "latent_dim": 2, "depth": 3}, "depth"),
+    ({"name": "dense", "image_shape": [4], "latent_dim": 2}, "image_shape must be two positive integers"),
+    (
+        {"name": "dense", "image_shape": [4, 4], "latent_dim": 0},
+        "latent_dim must be a positive integer, got 0",
+    ),
+    ({"name": "dense", "image_shape": [4, 4], "latent_dim": 2, "activation": "x"}, "activation must be"),
+    ({"name": "dense", "image_shape": [4, 4], "latent_dim": 2, "maximum": -1.0}, "maximum must be positive"),
+    ({"name": "conv", "image_shape": [28, 28], "latent_dim": 2}, "divisible by .* = 8, got \\(28, 28\\)"),
+    error=ValueError,
 )
-def test_bad_configurations(config, message):
-    with pytest.raises(ValueError, match=message):
-        build(config)
+def test_bad_configurations(config):
+    build(config)
 
 
 def test_every_architecture_is_listed():
@@ -164,24 +160,20 @@ def test_parameter_count_of_the_papers_gan():
     assert parameters(model.critic) == conv + 64 * 14**2 + 1
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"generator": "dense"}, TypeError, "generator must be a configuration of an autoencoder .* got str"),
-        ({"generator": GanConfig(generator=SMALL[0])}, TypeError, "generator must be .* got GanConfig"),
-        ({"critic": 3}, TypeError, "critic must be a configuration of an autoencoder .* got int"),
-        ({"critic": SMALL[0]}, ValueError, r"critic must have latent_dim 1, .*, got 3, True and \(6, 5\)"),
-        (
-            {"critic": DenseConfig(image_shape=(5, 6), latent_dim=1, variational=False)},
-            ValueError,
-            r"image_shape \(6, 5\), got 1, False and \(5, 6\)",
-        ),
-        ({"generator": {"name": "magic"}}, ValueError, "architecture name must be one of .* got 'magic'"),
-    ],
+@refuses(
+    ({"generator": "dense"}, TypeError, "generator must be a configuration of an autoencoder .* got str"),
+    ({"generator": GanConfig(generator=SMALL[0])}, TypeError, "generator must be .* got GanConfig"),
+    ({"critic": 3}, TypeError, "critic must be a configuration of an autoencoder .* got int"),
+    ({"critic": SMALL[0]}, ValueError, r"critic must have latent_dim 1, .*, got 3, True and \(6, 5\)"),
+    (
+        {"critic": DenseConfig(image_shape=(5, 6), latent_dim=1, variational=False)},
+        ValueError,
+        r"image_shape \(6, 5\), got 1, False and \(5, 6\)",
+    ),
+    ({"generator": {"name": "magic"}}, ValueError, "architecture name must be one of .* got 'magic'"),
 )
-def test_bad_gans(change, error, message):
-    with pytest.raises(error, match=message):
-        GanConfig(**{"generator": SMALL[0]} | change)
+def test_bad_gans(change):
+    GanConfig(**{"generator": SMALL[0]} | change)
 
 
 def test_a_grid_generator_needs_a_critic_of_its_own():

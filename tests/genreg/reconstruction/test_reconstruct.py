@@ -8,6 +8,8 @@ import torch
 from genreg import GaussianFidelity, HardConstraint, Tikhonov, TotalVariation, reconstruct, solvers, to_torch
 from genreg.solvers import Status
 
+from ...refusals import refuses
+
 SIGMA = 0.3
 QUIET = {"noise_std": SIGMA, "progress": False}
 
@@ -129,38 +131,34 @@ def test_show_draws_images_and_errors(A, G, y):
     assert len(single.show().axes) == 1
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"noise_std": 0.0}, ValueError, "noise_std"),
-        ({"noise_std": torch.ones(2)}, ValueError, r"noise_std .* \(3,\)"),
-        ({"lam": -1.0}, ValueError, "lam must be non-negative"),
-        ({"lam": float("nan")}, ValueError, "lam must be non-negative"),
-        ({"lam": "lcurve"}, ValueError, "lam must be a number"),
-        ({"lam": torch.ones(2)}, ValueError, r"lam .* \(3,\)"),
-        ({"restarts": 0}, ValueError, "restarts"),
-        ({"restarts": 2.0}, TypeError, "restarts"),
-        ({"factor": 0.0}, ValueError, "factor"),
-        ({"init": "best"}, ValueError, "init must be"),
-        ({"init": 3}, ValueError, "init. must have shape"),
-        ({"init": {"z": torch.zeros(2, 3, dtype=torch.float64)}}, ValueError, "batch of 1 or 3"),
-        ({"init": {"x": torch.zeros(3)}}, ValueError, "blocks"),
-        ({"max_iter": -1}, ValueError, "max_iter"),
-        ({"tol": -1.0}, ValueError, "tol"),
-        ({"y": torch.zeros(3, 11, dtype=torch.float64)}, ValueError, "y.*shape"),
-        ({"y": torch.full((12,), torch.nan, dtype=torch.float64)}, ValueError, "finite"),
-        ({"y": torch.zeros(12, dtype=torch.complex128)}, TypeError, "real"),
-        ({"y": "data"}, TypeError, "y must be an ODL element, a tensor or an array of numbers, got 'data'"),
-        ({"y": odl.rn(11).zero()}, ValueError, "element of"),
-        ({"A": "A"}, TypeError, "A must be"),
-        ({"A": odl.IdentityOperator(odl.rn(12))}, ValueError, "share the image space"),
-        ({"regulariser": "tv"}, TypeError, "regulariser"),
-    ],
+@refuses(
+    ({"noise_std": 0.0}, ValueError, "noise_std"),
+    ({"noise_std": torch.ones(2)}, ValueError, r"noise_std .* \(3,\)"),
+    ({"lam": -1.0}, ValueError, "lam must be non-negative"),
+    ({"lam": float("nan")}, ValueError, "lam must be non-negative"),
+    ({"lam": "lcurve"}, ValueError, "lam must be a number"),
+    ({"lam": torch.ones(2)}, ValueError, r"lam .* \(3,\)"),
+    ({"restarts": 0}, ValueError, "restarts"),
+    ({"restarts": 2.0}, TypeError, "restarts"),
+    ({"factor": 0.0}, ValueError, "factor"),
+    ({"init": "best"}, ValueError, "init must be"),
+    ({"init": 3}, ValueError, "init. must have shape"),
+    ({"init": {"z": torch.zeros(2, 3, dtype=torch.float64)}}, ValueError, "batch of 1 or 3"),
+    ({"init": {"x": torch.zeros(3)}}, ValueError, "blocks"),
+    ({"max_iter": -1}, ValueError, "max_iter"),
+    ({"tol": -1.0}, ValueError, "tol"),
+    ({"y": torch.zeros(3, 11, dtype=torch.float64)}, ValueError, "y.*shape"),
+    ({"y": torch.full((12,), torch.nan, dtype=torch.float64)}, ValueError, "finite"),
+    ({"y": torch.zeros(12, dtype=torch.complex128)}, TypeError, "real"),
+    ({"y": "data"}, TypeError, "y must be an ODL element, a tensor or an array of numbers, got 'data'"),
+    ({"y": odl.rn(11).zero()}, ValueError, "element of"),
+    ({"A": "A"}, TypeError, "A must be"),
+    ({"A": odl.IdentityOperator(odl.rn(12))}, ValueError, "share the image space"),
+    ({"regulariser": "tv"}, TypeError, "regulariser"),
 )
-def test_bad_arguments(A, G, y, change, error, message):
+def test_bad_arguments(A, G, y, change):
     arguments = {"A": A, "y": y, "regulariser": HardConstraint(G), "lam": 1.0, **QUIET, **change}
-    with pytest.raises(error, match=message):
-        reconstruct(arguments.pop("A"), arguments.pop("y"), arguments.pop("regulariser"), **arguments)
+    reconstruct(arguments.pop("A"), arguments.pop("y"), arguments.pop("regulariser"), **arguments)
 
 
 def test_wrong_backend_and_device(A, G, y):

@@ -38,10 +38,8 @@ from genreg.solvers import Status
 
 from ..sampling.test_units import SIGMA, StructuredModel, in_units, noisy, truth
 
-SCALES = (
-    1e-6,
-    1e6,
-)  # compared with each other: a constant that ought to have a unit shows at one end of them
+# compared with each other: a constant that ought to have a unit shows at one end of them
+SCALES = (1e-6, 1e6)
 BINARY = (2.0**-20, 2.0**20)  # where rounding decides on the way, as choices of λ and unfinished descents do
 QUIET = {"progress": False}
 

@@ -18,6 +18,7 @@ from genreg import (
 )
 from genreg.operators import IsotropicPrecision, derivative_test
 
+from ...refusals import refuses
 from ..conftest import LinearModel
 
 SIGMA = 0.3
@@ -102,19 +103,15 @@ def test_generator_without_encoder(X):
         G.encode(torch.zeros(1, 20))
 
 
-@pytest.mark.parametrize(
-    ("model", "options", "error", "message"),
-    [
-        (lambda z: z, {}, TypeError, "model must be"),
-        (LinearModel((3, 3)), {}, ValueError, "range"),
-        (LinearModel().linear, {}, ValueError, "latent_dim"),
-        (LinearModel(), {"latent_dim": 0}, ValueError, "latent_dim"),
-        (LinearModel(), {"range": odl.rn(3) ** 2}, TypeError, "range must be"),
-    ],
+@refuses(
+    (lambda z: z, {}, TypeError, "model must be"),
+    (LinearModel((3, 3)), {}, ValueError, "range"),
+    (LinearModel().linear, {}, ValueError, "latent_dim"),
+    (LinearModel(), {"latent_dim": 0}, ValueError, "latent_dim"),
+    (LinearModel(), {"range": odl.rn(3) ** 2}, TypeError, "range must be"),
 )
-def test_bad_generators(X, model, options, error, message):
-    with pytest.raises(error, match=message):
-        Generator(model, **{"range": X, **options})
+def test_bad_generators(X, model, options):
+    Generator(model, **{"range": X, **options})
 
 
 def test_hard_constraint_functional_and_its_algebra(A, G, y, closed_form):
@@ -130,9 +127,8 @@ def test_hard_constraint_functional_and_its_algebra(A, G, y, closed_form):
     exact = closed_form(y[:1], SIGMA, 0.3)
     assert np.allclose(solution.blocks["z"].asarray(), exact[0], atol=1e-7)
     iterate = G.domain.zero()
-    odl.solvers.steepest_descent(
-        J, iterate, line_search=4e-3, maxiter=1200
-    )  # ODL's own solver on our functional
+    # ODL's own solver on our functional
+    odl.solvers.steepest_descent(J, iterate, line_search=4e-3, maxiter=1200)
     assert np.allclose(iterate.asarray(), exact[0], atol=1e-5)
 
 
@@ -167,42 +163,38 @@ def test_tikhonov_and_total_variation_are_functionals_of_odl(X):
     assert TotalVariation(X)(x) == pytest.approx(odl.functionals.GroupL1Norm(D.range)(D(x)))
 
 
-@pytest.mark.parametrize(
-    ("make", "error", "message"),
-    [
-        (lambda X: HardConstraint(odl.IdentityOperator(X)), TypeError, "G must be"),
-        (lambda X: TotalVariation(odl.rn(5)), TypeError, "uniform_discr"),
-        (lambda X: TotalVariation(X, lower=1, upper=0), ValueError, "lower"),
-        (lambda X: Tikhonov(X, odl.PowerOperator(X, 2)), ValueError, "linear"),
-        (lambda X: Tikhonov(X**2), TypeError, "space"),
-        (
-            lambda X: GaussianFidelity(odl.IdentityOperator(X), X.zero(), 0.0),
-            ValueError,
-            "noise_std must be positive",
-        ),
-        (
-            lambda X: GaussianFidelity(odl.IdentityOperator(X), X.zero(), -1.0),
-            ValueError,
-            "noise_std must be positive",
-        ),
-        (
-            lambda X: GaussianFidelity(odl.IdentityOperator(X), odl.rn(3).zero(), 1.0),
-            ValueError,
-            "y must be an element",
-        ),
-        (
-            lambda X: GaussianFidelity(odl.IdentityOperator(X), torch.zeros(2, 3), 1.0),
-            ValueError,
-            "y.* must have shape",
-        ),
-        (
-            lambda X: GaussianFidelity(odl.IdentityOperator(X), torch.full((4, 5), torch.inf), 1.0),
-            ValueError,
-            "finite",
-        ),
-        (lambda X: GaussianFidelity("A", X.zero(), 1.0), TypeError, "A must be"),
-    ],
+@refuses(
+    (lambda X: HardConstraint(odl.IdentityOperator(X)), TypeError, "G must be"),
+    (lambda X: TotalVariation(odl.rn(5)), TypeError, "uniform_discr"),
+    (lambda X: TotalVariation(X, lower=1, upper=0), ValueError, "lower"),
+    (lambda X: Tikhonov(X, odl.PowerOperator(X, 2)), ValueError, "linear"),
+    (lambda X: Tikhonov(X**2), TypeError, "space"),
+    (
+        lambda X: GaussianFidelity(odl.IdentityOperator(X), X.zero(), 0.0),
+        ValueError,
+        "noise_std must be positive",
+    ),
+    (
+        lambda X: GaussianFidelity(odl.IdentityOperator(X), X.zero(), -1.0),
+        ValueError,
+        "noise_std must be positive",
+    ),
+    (
+        lambda X: GaussianFidelity(odl.IdentityOperator(X), odl.rn(3).zero(), 1.0),
+        ValueError,
+        "y must be an element",
+    ),
+    (
+        lambda X: GaussianFidelity(odl.IdentityOperator(X), torch.zeros(2, 3), 1.0),
+        ValueError,
+        "y.* must have shape",
+    ),
+    (
+        lambda X: GaussianFidelity(odl.IdentityOperator(X), torch.full((4, 5), torch.inf), 1.0),
+        ValueError,
+        "finite",
+    ),
+    (lambda X: GaussianFidelity("A", X.zero(), 1.0), TypeError, "A must be"),
 )
-def test_bad_arguments(X, make, error, message):
-    with pytest.raises(error, match=message):
-        make(X)
+def test_bad_arguments(X, make):
+    make(X)

@@ -8,6 +8,7 @@ from genreg.sampling import ChainStatus, diagnose, gibbs, resume
 from genreg.sampling.joint_posterior import JointPosterior
 from genreg.solvers.checkpoints import load_state, save_state
 
+from ...refusals import refuses
 from ..regularisers.test_structured_prior import SIGMA, dense, structured
 
 
@@ -245,29 +246,25 @@ def test_checkpoints_of_other_runs_and_longer_ones(A, X, y, tmp_path):
             gibbs(**given)
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"draws": 0}, ValueError, "draws must be a positive integer, got 0"),
-        ({"burn_in": -1}, ValueError, "burn_in must be a non-negative integer, got -1"),
-        ({"chains": 1.5}, TypeError, "chains must be an integer, got 1.5"),
-        ({"step": 0.0}, ValueError, "step must be positive and finite, got 0.0"),
-        (
-            {"z": torch.tensor([[0.0] * 3, [torch.nan, 0, 0], [0.0] * 3], dtype=torch.float64)},
-            ValueError,
-            "z must be finite, got 1 NaN or infinite values in sample 1 of 3",
-        ),
-        ({"resume": True}, ValueError, "resume needs the file to resume from: give checkpoint"),
-        ({"prior": 3}, TypeError, "prior must be a JointPrior, got int"),
-        ({"fidelity": 3}, TypeError, "fidelity must be a GaussianFidelity, got int"),
-        ({"z": torch.zeros(3, 2)}, ValueError, r"`z` must have shape \(\*batch, \*\(3,\)\), got \(3, 2\)"),
-    ],
+@refuses(
+    ({"draws": 0}, ValueError, "draws must be a positive integer, got 0"),
+    ({"burn_in": -1}, ValueError, "burn_in must be a non-negative integer, got -1"),
+    ({"chains": 1.5}, TypeError, "chains must be an integer, got 1.5"),
+    ({"step": 0.0}, ValueError, "step must be positive and finite, got 0.0"),
+    (
+        {"z": torch.tensor([[0.0] * 3, [torch.nan, 0, 0], [0.0] * 3], dtype=torch.float64)},
+        ValueError,
+        "z must be finite, got 1 NaN or infinite values in sample 1 of 3",
+    ),
+    ({"resume": True}, ValueError, "resume needs the file to resume from: give checkpoint"),
+    ({"prior": 3}, TypeError, "prior must be a JointPrior, got int"),
+    ({"fidelity": 3}, TypeError, "fidelity must be a GaussianFidelity, got int"),
+    ({"z": torch.zeros(3, 2)}, ValueError, r"`z` must have shape \(\*batch, \*\(3,\)\), got \(3, 2\)"),
 )
-def test_bad_input(A, X, y, change, error, message):
+def test_bad_input(A, X, y, change):
     given = {
         "prior": JointPrior(structured(X)),
         "fidelity": GaussianFidelity(A, y, SIGMA),
         "z": torch.zeros(3, 3, dtype=torch.float64),
     } | change
-    with pytest.raises(error, match=message):
-        gibbs(**given, progress=False)
+    gibbs(**given, progress=False)

@@ -24,6 +24,7 @@ from genreg.sampling import (
 from genreg.sampling.kernels import ChainState
 from genreg.sampling.random_numbers import RandomNumbers
 
+from ...refusals import refuses
 from ..conftest import LinearModel
 
 SIGMA = 0.3
@@ -481,31 +482,25 @@ def test_no_more_draws_are_kept_than_wanted(posterior, monkeypatch):
     assert found.z.shape[0] == 9  # every fifth of 45
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"chains": 0}, "chains must be a positive integer, got 0"),
-        ({"steps": 0}, "steps must be a positive integer, got 0"),
-        ({"burn_in": 20}, "burn_in must be smaller than steps, 20, got 20"),
-        ({"burn_in": -1}, "burn_in must be a non-negative integer, got -1"),
-        ({"thin": 0}, "thin must be a positive integer, got 0"),
-        ({"thin": 11}, "thin must be at most steps - burn_in, 10, got 11"),
-        ({"step": 0.0}, "step must be positive and finite, got 0.0"),
-        ({"step": torch.ones(2)}, r"step must be a number or have the shape \(3,\), got \(2,\)"),
-        ({"metric": "full"}, "metric must be one of .*, got 'full'"),
-        ({"init": "zero"}, r"init must be one of .*, got 'zero'"),
-        (
-            {"init": torch.zeros(2, 3).double()},
-            r"init must have the shape \(3, 3\) or \(4, 3, 3\)",
-        ),
-        ({"seed": -1}, "seed must be a non-negative integer, got -1"),
-        ({"max_seconds": 0.0}, "max_seconds must be positive, got 0.0"),
-        ({"map_iterations": 0}, "map_iterations must be a positive integer, got 0"),
-    ],
+@refuses(
+    ({"chains": 0}, "chains must be a positive integer, got 0"),
+    ({"steps": 0}, "steps must be a positive integer, got 0"),
+    ({"burn_in": 20}, "burn_in must be smaller than steps, 20, got 20"),
+    ({"burn_in": -1}, "burn_in must be a non-negative integer, got -1"),
+    ({"thin": 0}, "thin must be a positive integer, got 0"),
+    ({"thin": 11}, "thin must be at most steps - burn_in, 10, got 11"),
+    ({"step": 0.0}, "step must be positive and finite, got 0.0"),
+    ({"step": torch.ones(2)}, r"step must be a number or have the shape \(3,\), got \(2,\)"),
+    ({"metric": "full"}, "metric must be one of .*, got 'full'"),
+    ({"init": "zero"}, r"init must be one of .*, got 'zero'"),
+    ({"init": torch.zeros(2, 3).double()}, r"init must have the shape \(3, 3\) or \(4, 3, 3\)"),
+    ({"seed": -1}, "seed must be a non-negative integer, got -1"),
+    ({"max_seconds": 0.0}, "max_seconds must be positive, got 0.0"),
+    ({"map_iterations": 0}, "map_iterations must be a positive integer, got 0"),
+    error=ValueError,
 )
-def test_bad_arguments(posterior, options, message):
-    with pytest.raises(ValueError, match=message):
-        sample(posterior, **{"steps": 20, "progress": False, **options})
+def test_bad_arguments(posterior, options):
+    sample(posterior, **{"steps": 20, "progress": False, **options})
 
 
 class Plain(torch.nn.Module):

@@ -144,9 +144,8 @@ def test_units_of_length():
 
 
 def test_counts_of_images_in_other_units(X):
-    counts = torch.poisson(
-        50.0 + 0 * truth(X), generator=torch.Generator().manual_seed(0)
-    )  # a detector that knows the unit
+    # a detector that knows the unit
+    counts = torch.poisson(50.0 + 0 * truth(X), generator=torch.Generator().manual_seed(0))
 
     def run(s):
         fidelity = PoissonFidelity(odl.ScalingOperator(X, 1 / s), counts, background=50.0)

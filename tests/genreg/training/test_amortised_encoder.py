@@ -4,6 +4,8 @@ import torch
 from genreg.networks import ConvConfig, GridConfig
 from genreg.training.amortised_encoder import fit_encoder
 
+from ...refusals import refuses
+
 GRID = GridConfig(
     image_shape=(8, 8), latent_dim=8, encoder=(8, 8), decoder=(8, 8), encoder_blocks=1, decoder_blocks=1
 )
@@ -42,16 +44,13 @@ def test_encoder_learns_to_read_rough_reconstructions():
     assert card["steps"] == 120
 
 
-@pytest.mark.parametrize(
-    ("keywords", "message"),
-    [
-        ({"clean": 1.0}, r"clean must be a number between 0 and 1, got 1.0"),
-        ({"latent_weight": -1.0}, "latent_weight must be non-negative and finite, got -1"),
-    ],
+@refuses(
+    ({"clean": 1.0}, r"clean must be a number between 0 and 1, got 1.0"),
+    ({"latent_weight": -1.0}, "latent_weight must be non-negative and finite, got -1"),
+    error=ValueError,
 )
-def test_bad_settings(keywords, message):
-    with pytest.raises(ValueError, match=message):
-        fit_encoder(GRID.build(), blurred_squares, **{"steps": 1, "progress": False} | keywords)
+def test_bad_settings(keywords):
+    fit_encoder(GRID.build(), blurred_squares, **{"steps": 1, "progress": False} | keywords)
 
 
 def test_pairs_of_the_wrong_shape():

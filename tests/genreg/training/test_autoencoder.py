@@ -13,6 +13,9 @@ from genreg.training.autoencoder import Options
 from genreg.training.batches import Batches
 from genreg.training.settings import Optimisation
 
+from ...draws import same_weights
+from ...refusals import refuses
+
 VAE = DenseConfig(image_shape=(4, 6), latent_dim=2, encoder=(8,), decoder=(8,))
 AE = dataclasses.replace(VAE, variational=False)
 
@@ -32,10 +35,6 @@ def trained(config=VAE, images=blobs, steps=12, **settings):
     model = config.build()
     settings = {"batch_size": 16, "progress": False} | settings
     return model, training.fit(model, images, steps=steps, **settings)
-
-
-def same(one, other):
-    return all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +95,7 @@ def test_loss_is_the_negative_evidence_lower_bound():
 def test_ema_and_fixed_gamma():
     plain, _ = trained(steps=20)
     averaged, _ = trained(steps=20, ema=0.99, gamma=0.3)
-    assert not same(plain, averaged)
+    assert not same_weights(plain, averaged)
     assert averaged.log_gamma.exp().item() == pytest.approx(0.3)
 
 
@@ -111,32 +110,24 @@ def test_weights_shrink_by_weight_decay():
 GOOD = {"images": blobs, "steps": 1, "batch_size": 2}
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        (
-            {"images": blobs(3, seed=0).double() / 0},
-            ValueError,
-            "images must be finite, got 72 NaN or infinite",
-        ),
-        (
-            {"images": torch.zeros(3, 6, 4)},
-            ValueError,
-            r"images must have the shape \(N, 4, 6\), got \(3, 6, 4\)",
-        ),
-        ({"images": torch.zeros(0, 4, 6)}, ValueError, r"got \(0, 4, 6\)"),
-        ({"images": torch.zeros(3, 4, 6, dtype=torch.uint8)}, TypeError, "floating point, got torch.uint8"),
-        ({"images": [1, 2]}, TypeError, r"images must be a tensor or a function .* got list"),
-        ({"images": shapes}, ValueError, r"sampler in images returns must have .* got \(1, 56, 56\)"),
-        ({"validation": torch.full((2, 4, 6), math.nan)}, ValueError, "validation must be finite"),
-        ({"gamma": -0.1}, ValueError, "gamma must be positive"),
-        ({"input_noise": -1.0}, ValueError, "input_noise must be non-negative"),
-        ({"kl_weight": math.inf}, ValueError, "kl_weight must be non-negative and finite"),
-    ],
+@refuses(
+    ({"images": blobs(3, seed=0).double() / 0}, ValueError, "images must be finite, got 72 NaN or infinite"),
+    (
+        {"images": torch.zeros(3, 6, 4)},
+        ValueError,
+        r"images must have the shape \(N, 4, 6\), got \(3, 6, 4\)",
+    ),
+    ({"images": torch.zeros(0, 4, 6)}, ValueError, r"got \(0, 4, 6\)"),
+    ({"images": torch.zeros(3, 4, 6, dtype=torch.uint8)}, TypeError, "floating point, got torch.uint8"),
+    ({"images": [1, 2]}, TypeError, r"images must be a tensor or a function .* got list"),
+    ({"images": shapes}, ValueError, r"sampler in images returns must have .* got \(1, 56, 56\)"),
+    ({"validation": torch.full((2, 4, 6), math.nan)}, ValueError, "validation must be finite"),
+    ({"gamma": -0.1}, ValueError, "gamma must be positive"),
+    ({"input_noise": -1.0}, ValueError, "input_noise must be non-negative"),
+    ({"kl_weight": math.inf}, ValueError, "kl_weight must be non-negative and finite"),
 )
-def test_bad_input(change, error, message):
-    with pytest.raises(error, match=message):
-        trained(**GOOD | change)
+def test_bad_input(change):
+    trained(**GOOD | change)
 
 
 def test_a_diverging_run_stops():

@@ -26,6 +26,9 @@ from genreg.networks import Critic, CriticConfig, DenseConfig, GanConfig
 from genreg.operators import derivative_test, to_tensor
 from genreg.training.settings import Optimisation
 
+from ...draws import same_weights
+from ...refusals import refuses
+
 SHAPE = (1, 2)
 SMALL = DenseConfig(image_shape=SHAPE, latent_dim=1, encoder=(), activation="softplus")
 QUICK = {"batch_size": 8, "progress": False}
@@ -79,10 +82,6 @@ def true_ratio(mean, std, scale, shift):
     b = mean / std**2 - shift / scale**2
     c = shift**2 / scale**2 - mean**2 / std**2 + 2 * math.log(scale / std)
     return Quadratic(a, (b, b), c)
-
-
-def same(one, other):
-    return all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
 
 
 # the latent term
@@ -262,7 +261,7 @@ def test_fine_tuning_is_gradient_descent_with_momentum_on_a_copy():
     kept = copy.deepcopy(D)
     DensityRatio(G, D)  # freezes the given one
     new = training.fine_tune(D, G, x, batch_size=8, seed=4)
-    assert same(D, kept) and not same(D, new) and not new.training
+    assert same_weights(D, kept) and not same_weights(D, new) and not new.training
     assert all(p.requires_grad for p in new.parameters())
 
     reference = copy.deepcopy(kept)
@@ -294,7 +293,7 @@ def test_fine_tuning_takes_any_module_and_the_critic_of_a_gan():
     gan = GanConfig(generator=dataclasses.replace(SMALL, latent_dim=2)).build().double()
     kept = copy.deepcopy(gan)
     tuned = training.fine_tune(gan, G, data)
-    assert isinstance(tuned, Critic) and same(gan, kept) and not same(tuned, Critic.of(gan))
+    assert isinstance(tuned, Critic) and same_weights(gan, kept) and not same_weights(tuned, Critic.of(gan))
     x = gaussian(3, seed=2)
     torch.testing.assert_close(Critic.of(gan)(x), gan.discriminate(x))
 
@@ -316,7 +315,7 @@ def test_critics_are_kept_in_files(tmp_path):
     card = training.fit_discriminator(D, made(dtype="float32"), torch.rand(20, *SHAPE), steps=2, **QUICK)
     weights.save(tmp_path / "ratio", D, card)
     again, read = weights.load(tmp_path / "ratio")
-    assert isinstance(again, Critic) and same(D, again) and read["training"]["steps"] == 2
+    assert isinstance(again, Critic) and same_weights(D, again) and read["training"]["steps"] == 2
     assert networks.build(D.config.to_dict()).config == D.config
 
 
@@ -332,72 +331,52 @@ def test_data_types_of_generator_and_discriminator_may_differ():
 X8 = torch.zeros(8, *SHAPE, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: DensityRatio("G", critic()), TypeError, "G must be an ODL operator"),
-        (lambda: DensityRatio(made(), torch.sin), TypeError, "D must be a torch.nn.Module"),
-        (lambda: DensityRatio(made(), nn.Identity()), ValueError, r"one number.*got \(1, 1, 2\)"),
-        (
-            lambda: DensityRatio(made(), critic(dataclasses.replace(SMALL, image_shape=(2, 2)))),
-            ValueError,
-            r"shape \(1, 2\).*got one for \(2, 2\)",
-        ),
-        (lambda: CriticConfig(body="dense"), TypeError, "body must be a configuration"),
-        (
-            lambda: training.fit_discriminator(Quadratic(), made(), X8, steps=1),
-            TypeError,
-            "D must be a Critic",
-        ),
-        (
-            lambda: training.fit_discriminator(critic(), made().module, X8, steps=1),
-            TypeError,
-            "G must be an ODL",
-        ),
-        (
-            lambda: training.fit_discriminator(critic(), made(), X8, steps=1, noise_std=-1.0),
-            ValueError,
-            "noise_std must be non-negative",
-        ),
-        (
-            lambda: training.fit_discriminator(critic(), made(), X8[0], steps=1),
-            ValueError,
-            r"images must have the shape \(N",
-        ),
-        (
-            lambda: training.fit_discriminator(critic(), made(), X8[:0], steps=1),
-            ValueError,
-            r"got \(0, 1, 2\)",
-        ),
-        (
-            lambda: training.fit_discriminator(critic(), made(), X8 / 0, steps=1),
-            ValueError,
-            "images must be finite",
-        ),
-        (
-            lambda: training.fit_discriminator(critic(), made(), X8, steps=1, validation=X8.long()),
-            TypeError,
-            "validation must be floating point",
-        ),
-        (
-            lambda: training.fine_tune(critic(), made(), X8, momentum=1.0),
-            ValueError,
-            r"momentum must lie in",
-        ),
-        (lambda: training.fine_tune(nn.Flatten(), made(), X8), ValueError, "D must have parameters"),
-        (lambda: training.fine_tune("D", made(), X8), TypeError, "D must be a torch.nn.Module"),
-        (
-            lambda: training.discriminator_scores(critic(), made(), X8, draws=0),
-            ValueError,
-            "draws must be a positive",
-        ),
-        (
-            lambda: training.discriminator_scores(critic(), made(), X8, noise_std=math.nan),
-            ValueError,
-            "noise_std must be non-negative",
-        ),
-    ],
+@refuses(
+    (lambda: DensityRatio("G", critic()), TypeError, "G must be an ODL operator"),
+    (lambda: DensityRatio(made(), torch.sin), TypeError, "D must be a torch.nn.Module"),
+    (lambda: DensityRatio(made(), nn.Identity()), ValueError, r"one number.*got \(1, 1, 2\)"),
+    (
+        lambda: DensityRatio(made(), critic(dataclasses.replace(SMALL, image_shape=(2, 2)))),
+        ValueError,
+        r"shape \(1, 2\).*got one for \(2, 2\)",
+    ),
+    (lambda: CriticConfig(body="dense"), TypeError, "body must be a configuration"),
+    (lambda: training.fit_discriminator(Quadratic(), made(), X8, steps=1), TypeError, "D must be a Critic"),
+    (lambda: training.fit_discriminator(critic(), made().module, X8, steps=1), TypeError, "G must be an ODL"),
+    (
+        lambda: training.fit_discriminator(critic(), made(), X8, steps=1, noise_std=-1.0),
+        ValueError,
+        "noise_std must be non-negative",
+    ),
+    (
+        lambda: training.fit_discriminator(critic(), made(), X8[0], steps=1),
+        ValueError,
+        r"images must have the shape \(N",
+    ),
+    (lambda: training.fit_discriminator(critic(), made(), X8[:0], steps=1), ValueError, r"got \(0, 1, 2\)"),
+    (
+        lambda: training.fit_discriminator(critic(), made(), X8 / 0, steps=1),
+        ValueError,
+        "images must be finite",
+    ),
+    (
+        lambda: training.fit_discriminator(critic(), made(), X8, steps=1, validation=X8.long()),
+        TypeError,
+        "validation must be floating point",
+    ),
+    (lambda: training.fine_tune(critic(), made(), X8, momentum=1.0), ValueError, r"momentum must lie in"),
+    (lambda: training.fine_tune(nn.Flatten(), made(), X8), ValueError, "D must have parameters"),
+    (lambda: training.fine_tune("D", made(), X8), TypeError, "D must be a torch.nn.Module"),
+    (
+        lambda: training.discriminator_scores(critic(), made(), X8, draws=0),
+        ValueError,
+        "draws must be a positive",
+    ),
+    (
+        lambda: training.discriminator_scores(critic(), made(), X8, noise_std=math.nan),
+        ValueError,
+        "noise_std must be non-negative",
+    ),
 )
-def test_bad_arguments(call, error, message):
-    with pytest.raises(error, match=message):
-        call()
+def test_bad_arguments(call):
+    call()

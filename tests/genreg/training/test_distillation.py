@@ -13,6 +13,8 @@ from genreg.networks.links import Log, Logit
 from genreg.operators import DiagonalPrecision, SparseCholeskyPrecision
 from genreg.training.distillation import GaussianRegressor, GaussianRegressorConfig, distil
 
+from ...draws import same_weights
+
 SHAPE = (8, 8)
 
 
@@ -116,10 +118,6 @@ def test_draws_of_a_structured_regressor_have_the_stripes():
     assert along > 0.75 and abs(across) < 0.15  # 1 / 1.09 and 0
 
 
-def same(a, b):
-    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
-
-
 def test_a_regressor_is_kept_in_a_file(tmp_path):
     model = made(2, link=Log(eps=1e-3))
     card = distil(model, *stripes(4, 2, 0), steps=2, progress=False)
@@ -127,7 +125,7 @@ def test_a_regressor_is_kept_in_a_file(tmp_path):
     weights.save(tmp_path / "regressor", model, card)
     loaded, _ = weights.load(tmp_path / "regressor")
     assert isinstance(loaded, GaussianRegressor) and loaded.link == Log(eps=1e-3)
-    assert same(loaded, model) and loaded.config == model.config
+    assert same_weights(loaded, model) and loaded.config == model.config
     assert build(json.loads(json.dumps(model.config.to_dict()))).config == model.config
 
 

@@ -13,11 +13,10 @@ from genreg.operators import derivative_test
 from genreg.training import flow as flow_training
 from genreg.training.flow import Flow, FlowConfig, fit_flow
 
+from ...draws import gaussian, same_weights
+from ...refusals import refuses
+
 SMALL = {"transforms": 2, "hidden": (12,), "bins": 4, "dequantise": 0.0, "progress": False}
-
-
-def gaussian(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def banana(n, seed):
@@ -94,9 +93,8 @@ def test_the_likelihood_of_gaussian_images_is_close_to_their_entropy(noise):
     entropy = 0.5 * torch.logdet(2 * math.pi * math.e * covariance).item()
     settings = SMALL | {"dequantise": 0.2, "noise": noise, "validation": draw(2000, 2)}
     flow = fit_flow(draw(10000, 1), steps=1, **settings)
-    assert flow.card["score"]["nll"] == pytest.approx(
-        entropy, abs=4 * math.sqrt(32 / 2000)
-    )  # 4 standard errors
+    # 4 standard errors
+    assert flow.card["score"]["nll"] == pytest.approx(entropy, abs=4 * math.sqrt(32 / 2000))
     fresh = draw(2000, 3) + 0.2 * math.sqrt(flow_training.NOISES[noise]) * gaussian(2000, 8, 8, seed=4)
     density = torch.distributions.MultivariateNormal(torch.full((64,), 0.5, dtype=torch.float64), covariance)
     excess = (density.log_prob(fresh.flatten(1)) - flow.log_prob(fresh)).mean().item()
@@ -123,18 +121,12 @@ def test_training_finds_a_density_that_is_not_gaussian():
     assert flow.card["architecture"]["hidden"] == [24, 24] and flow.card["training"]["steps"] == 60
 
 
-def same(a, b):
-    return all(
-        torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
-    )
-
-
 def test_flows_are_kept_in_files(tmp_path):
     flow = fit_flow(banana(50, 0).double(), steps=2, batch_size=8, **SMALL)
     file, card = weights.save(tmp_path / "banana", flow, flow.card)
     assert json.loads(card.read_text())["architecture"]["name"] == "flow"
     loaded, read = weights.load(file)
-    assert isinstance(loaded, Flow) and same(flow, loaded) and not loaded.training
+    assert isinstance(loaded, Flow) and same_weights(flow, loaded) and not loaded.training
     assert read["training"] == flow.card["training"]
     x = banana(5, 1).double()
     torch.testing.assert_close(loaded(x), flow(x), rtol=0, atol=0)
@@ -158,36 +150,32 @@ def test_a_missing_library_is_named(monkeypatch):
         fit_flow(banana(5, 0), steps=1)
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"images": [1.0]}, TypeError, "images must be a floating point tensor, got list"),
-        (
-            {"images": torch.zeros(3, 2, 2, dtype=torch.int64)},
-            TypeError,
-            "floating point tensor, got torch.int64",
-        ),
-        (
-            {"images": torch.zeros(3, 4)},
-            ValueError,
-            r"images must have the shape \(N, rows, columns\), got \(3, 4\)",
-        ),
-        ({"images": torch.zeros(3, 1, 1)}, ValueError, "image_shape must be"),
-        ({"images": torch.full((3, 2, 2), torch.nan)}, ValueError, "images must be finite, got 12 NaN"),
-        ({"validation": torch.zeros(3, 4, 4)}, ValueError, r"validation must have the shape \(N, 1, 2\)"),
-        ({"steps": 0}, ValueError, "steps must be a positive integer"),
-        ({"dequantise": -1.0}, ValueError, "dequantise must be non-negative"),
-        ({"noise": "poisson"}, ValueError, r"noise must be one of \['gaussian', 'uniform'\], got 'poisson'"),
-        ({"whitening": "half"}, ValueError, "whitening must be one of"),
-        ({"transforms": 0}, ValueError, "transforms must be a positive integer"),
-        ({"hidden": ()}, ValueError, "hidden must be integers"),
-        ({"bins": 1}, ValueError, "bins must be an integer of at least 2"),
-        ({"resume": True}, ValueError, "resume needs the file"),
-    ],
+@refuses(
+    ({"images": [1.0]}, TypeError, "images must be a floating point tensor, got list"),
+    (
+        {"images": torch.zeros(3, 2, 2, dtype=torch.int64)},
+        TypeError,
+        "floating point tensor, got torch.int64",
+    ),
+    (
+        {"images": torch.zeros(3, 4)},
+        ValueError,
+        r"images must have the shape \(N, rows, columns\), got \(3, 4\)",
+    ),
+    ({"images": torch.zeros(3, 1, 1)}, ValueError, "image_shape must be"),
+    ({"images": torch.full((3, 2, 2), torch.nan)}, ValueError, "images must be finite, got 12 NaN"),
+    ({"validation": torch.zeros(3, 4, 4)}, ValueError, r"validation must have the shape \(N, 1, 2\)"),
+    ({"steps": 0}, ValueError, "steps must be a positive integer"),
+    ({"dequantise": -1.0}, ValueError, "dequantise must be non-negative"),
+    ({"noise": "poisson"}, ValueError, r"noise must be one of \['gaussian', 'uniform'\], got 'poisson'"),
+    ({"whitening": "half"}, ValueError, "whitening must be one of"),
+    ({"transforms": 0}, ValueError, "transforms must be a positive integer"),
+    ({"hidden": ()}, ValueError, "hidden must be integers"),
+    ({"bins": 1}, ValueError, "bins must be an integer of at least 2"),
+    ({"resume": True}, ValueError, "resume needs the file"),
 )
-def test_bad_arguments(change, error, message):
-    with pytest.raises(error, match=message):
-        fit_flow(**SMALL | {"images": banana(5, 0), "steps": 1} | change)
+def test_bad_arguments(change):
+    fit_flow(**SMALL | {"images": banana(5, 0), "steps": 1} | change)
 
 
 def test_images_of_another_size_are_refused():

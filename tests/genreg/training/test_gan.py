@@ -12,6 +12,9 @@ from genreg.networks import DenseConfig, GanConfig
 from genreg.training import range_error
 from genreg.training.settings import Optimisation
 
+from ...draws import same_weights
+from ...refusals import refuses
+
 PART = DenseConfig(image_shape=(4, 6), latent_dim=2, encoder=(8,), decoder=(8,), activation="silu")
 GAN = GanConfig(generator=PART)
 
@@ -35,10 +38,6 @@ def trained(config=GAN, images=blobs, steps=6, **settings):
     model = built(config)
     settings = {"batch_size": 8, "critic_steps": 2, "progress": False} | settings
     return model, training.fit_gan(model, images, steps=steps, **settings)
-
-
-def same(one, other):
-    return all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
 
 
 # the penalty
@@ -179,7 +178,7 @@ def test_every_step_of_the_critic_sees_new_images():
 def test_the_average_is_of_the_generator_alone():
     plain, _ = trained()
     averaged, _ = trained(ema=0.99)
-    assert same(plain.critic, averaged.critic) and not same(plain.decoder, averaged.decoder)
+    assert same_weights(plain.critic, averaged.critic) and not same_weights(plain.decoder, averaged.decoder)
 
 
 def test_a_diverging_run_stops():
@@ -190,22 +189,18 @@ def test_a_diverging_run_stops():
         trained(config, steps=40, lr=1e25, validate_every=10)
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"images": torch.zeros(3, 6, 4)}, ValueError, r"images must have the shape \(N, 4, 6\)"),
-        ({"images": torch.full((3, 4, 6), math.nan)}, ValueError, "images must be finite, got 72"),
-        ({"images": [1]}, TypeError, r"images must be a tensor or a function .* got list"),
-        ({"validation": torch.zeros(3, 2, 2)}, ValueError, "validation must have the shape"),
-        ({"critic_steps": 0}, ValueError, "critic_steps must be a positive integer, got 0"),
-        ({"critic_steps": 1.5}, TypeError, "critic_steps must be an integer, got"),
-        ({"penalty": -1.0}, ValueError, "penalty must be non-negative and finite, got -1"),
-        ({"betas": (0.0, 1.0)}, ValueError, r"betas must be two numbers in \[0, 1\), got \(0\.0, 1\.0\)"),
-    ],
+@refuses(
+    ({"images": torch.zeros(3, 6, 4)}, ValueError, r"images must have the shape \(N, 4, 6\)"),
+    ({"images": torch.full((3, 4, 6), math.nan)}, ValueError, "images must be finite, got 72"),
+    ({"images": [1]}, TypeError, r"images must be a tensor or a function .* got list"),
+    ({"validation": torch.zeros(3, 2, 2)}, ValueError, "validation must have the shape"),
+    ({"critic_steps": 0}, ValueError, "critic_steps must be a positive integer, got 0"),
+    ({"critic_steps": 1.5}, TypeError, "critic_steps must be an integer, got"),
+    ({"penalty": -1.0}, ValueError, "penalty must be non-negative and finite, got -1"),
+    ({"betas": (0.0, 1.0)}, ValueError, r"betas must be two numbers in \[0, 1\), got \(0\.0, 1\.0\)"),
 )
-def test_bad_input(change, error, message):
-    with pytest.raises(error, match=message):
-        trained(**{"steps": 1} | change)
+def test_bad_input(change):
+    trained(**{"steps": 1} | change)
 
 
 def test_each_loop_refuses_the_other_kind_of_model():

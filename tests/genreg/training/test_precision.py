@@ -19,6 +19,8 @@ from genreg.operators import SparseCholeskyPrecision
 from genreg.training.gaussian_likelihood import fit_scale
 from genreg.training.precision import fit_gamma, fit_precision, likelihood, log_likelihoods, precision_of
 
+from ...refusals import refuses
+
 VAE = DenseConfig(image_shape=(4, 6), latent_dim=2, encoder=(8,), decoder=(8,))
 AE = dataclasses.replace(VAE, variational=False)
 COMPLEX = dataclasses.replace(VAE, image_shape=(2, 4, 6), maximum=None)
@@ -297,20 +299,16 @@ def test_stage_one_trains_a_structured_model_too():
     assert changed == {"encoder", "decoder", "log_gamma"}
 
 
-@pytest.mark.parametrize(
-    ("settings", "error", "message"),
-    [
-        ({"weight_prior": -1.0}, ValueError, "weight_prior must be non-negative and finite, got -1.0"),
-        ({"kl_weight": math.nan}, ValueError, "kl_weight must be non-negative"),
-        ({"validation": torch.zeros(3, 6, 4)}, ValueError, r"validation must have the shape \(N, 4, 6\)"),
-        ({"images": torch.full((3, 4, 6), math.nan)}, ValueError, "images must be finite, got 72 NaN"),
-        ({"images": "mnist"}, TypeError, "images must be a tensor or a function"),
-    ],
+@refuses(
+    ({"weight_prior": -1.0}, ValueError, "weight_prior must be non-negative and finite, got -1.0"),
+    ({"kl_weight": math.nan}, ValueError, "kl_weight must be non-negative"),
+    ({"validation": torch.zeros(3, 6, 4)}, ValueError, r"validation must have the shape \(N, 4, 6\)"),
+    ({"images": torch.full((3, 4, 6), math.nan)}, ValueError, "images must be finite, got 72 NaN"),
+    ({"images": "mnist"}, TypeError, "images must be a tensor or a function"),
 )
-def test_bad_settings(settings, error, message):
+def test_bad_settings(settings):
     arguments = {"images": images_of(VAE, dtype=torch.float32), "steps": 1, "progress": False} | settings
-    with pytest.raises(error, match=message):
-        fit_precision(made(dtype=torch.float32), **arguments)
+    fit_precision(made(dtype=torch.float32), **arguments)
 
 
 def test_divergence_is_reported():
@@ -322,26 +320,22 @@ def test_divergence_is_reported():
         fit_precision(model, images_of(VAE, dtype=torch.float32), steps=2, progress=False)
 
 
-@pytest.mark.parametrize(
-    ("fields", "error", "message"),
-    [
-        ({"mean": 3}, TypeError, "mean must be a configuration of an autoencoder .* got int"),
-        ({"mean": {"name": "flow"}}, ValueError, "architecture name must be one of"),
-        ({"channels": ()}, ValueError, "channels must be positive integers, at least one"),
-        ({"distance": -1}, ValueError, "distance must be a non-negative integer"),
-        ({"distance": 1.5}, TypeError, "distance must be an integer"),
-        ({"dilation": 0}, ValueError, "dilation must be a positive integer"),
-        ({"distance": 4}, ValueError, "neighbourhood smaller than the image"),
-        ({"distance": 2, "dilation": 2}, ValueError, "neighbourhood smaller than the image"),
-        ({"bounds": (1.0, 1.0)}, ValueError, "bounds must be two finite, increasing numbers"),
-        ({"bounds": (-math.inf, 1.0)}, ValueError, "bounds must be two finite"),
-        ({"limit": 0.0}, ValueError, "limit must be positive and finite"),
-        ({"activation": "sine"}, ValueError, "activation must be one of"),
-    ],
+@refuses(
+    ({"mean": 3}, TypeError, "mean must be a configuration of an autoencoder .* got int"),
+    ({"mean": {"name": "flow"}}, ValueError, "architecture name must be one of"),
+    ({"channels": ()}, ValueError, "channels must be positive integers, at least one"),
+    ({"distance": -1}, ValueError, "distance must be a non-negative integer"),
+    ({"distance": 1.5}, TypeError, "distance must be an integer"),
+    ({"dilation": 0}, ValueError, "dilation must be a positive integer"),
+    ({"distance": 4}, ValueError, "neighbourhood smaller than the image"),
+    ({"distance": 2, "dilation": 2}, ValueError, "neighbourhood smaller than the image"),
+    ({"bounds": (1.0, 1.0)}, ValueError, "bounds must be two finite, increasing numbers"),
+    ({"bounds": (-math.inf, 1.0)}, ValueError, "bounds must be two finite"),
+    ({"limit": 0.0}, ValueError, "limit must be positive and finite"),
+    ({"activation": "sine"}, ValueError, "activation must be one of"),
 )
-def test_bad_configurations(fields, error, message):
-    with pytest.raises(error, match=message):
-        StructuredConfig(**({"mean": VAE, "channels": (4,)} | fields))
+def test_bad_configurations(fields):
+    StructuredConfig(**({"mean": VAE, "channels": (4,)} | fields))
 
 
 def test_grow_wants_the_model_of_the_configuration():

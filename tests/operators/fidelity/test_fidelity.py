@@ -29,6 +29,7 @@ from genreg.operators.fidelity.transmission import transmission_prox
 from genreg.solvers import Objective, SaddlePoint, Status
 
 from ...genreg.conftest import LinearModel
+from ...refusals import refuses
 
 INTENSITY, BACKGROUND = 40.0, 3.0
 KINDS = [
@@ -638,80 +639,64 @@ def test_representation_and_single_values(fidelity, kind):
 COUNTS = torch.full((3, 12), 4.0, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(
-    ("make", "error", "message"),
-    [
-        (lambda A: PoissonFidelity("A", COUNTS), TypeError, "A must be an ODL operator, got str"),
-        (lambda A: PoissonFidelity(A, COUNTS[:, :5]), ValueError, "y"),
-        (lambda A: PoissonFidelity(A, COUNTS - 5), ValueError, "y must be counts, >= 0, got 36 negative"),
-        (lambda A: PoissonFidelity(A, COUNTS * torch.nan), ValueError, "y must be finite"),
-        (lambda A: PoissonFidelity(A, COUNTS, background=-1), ValueError, "background must be >= 0, got -1"),
-        (lambda A: PoissonFidelity(A, COUNTS, background=torch.nan), ValueError, "background must be finite"),
-        (
-            lambda A: PoissonFidelity(A, COUNTS, intensity=0.0),
-            ValueError,
-            "intensity must be positive, got 0",
-        ),
-        (lambda A: PoissonFidelity(A, COUNTS, intensity=np.inf), ValueError, "intensity must be finite"),
-        (
-            lambda A: PoissonFidelity(A, COUNTS, intensity=torch.ones(5)),
-            ValueError,
-            r"intensity must be a number or have the shape \(3,\), \(12,\) or \(3, 12\), got \(5,\)",
-        ),
-        (lambda A: PoissonFidelity(A, COUNTS, background=torch.ones(2, 12)), ValueError, "background must"),
-        (
-            lambda A: PoissonFidelity(odl.IdentityOperator(odl.cn(3)), odl.cn(3).one()),
-            TypeError,
-            "A must have a real range",
-        ),
-        (
-            lambda A: GaussianFidelity(A, COUNTS, torch.inf),
-            ValueError,
-            "noise_std must be positive and finite",
-        ),
-        (lambda A: GaussianFidelity(A, COUNTS, "1"), TypeError, "noise_std must be a number or a tensor"),
-        (
-            lambda A: GaussianFidelity(A, COUNTS, torch.zeros(12)),
-            ValueError,
-            "noise_std must be positive, got 0",
-        ),
-        (
-            lambda A: GaussianFidelity(A, COUNTS, torch.full((12,), torch.nan)),
-            ValueError,
-            r"noise_std must be finite or \+inf, got 12 NaN",
-        ),
-        (
-            lambda A: GaussianFidelity(A, COUNTS, torch.ones(5)),
-            ValueError,
-            r"noise_std must be a number or have the shape \(3,\), \(12,\) or \(3, 12\), got \(5,\)",
-        ),
-        (
-            lambda A: GaussianFidelity(A, COUNTS, torch.ones(12, dtype=torch.complex64)),
-            TypeError,
-            "noise_std must be real",
-        ),
-        (lambda A: FunctionalFidelity("A", odl.functionals.L1Norm(odl.rn(3))), TypeError, "A must be"),
-        (lambda A: FunctionalFidelity(A, "L1", COUNTS), TypeError, "functional must be an ODL functional"),
-        (
-            lambda A: FunctionalFidelity(A, odl.functionals.L1Norm(A.domain), COUNTS),
-            ValueError,
-            "functional must be defined on the range of A",
-        ),
-        (
-            lambda A: FunctionalFidelity(A, odl.functionals.L1Norm(A.range), COUNTS, level=-1.0),
-            ValueError,
-            "level must be positive",
-        ),
-        (
-            lambda A: FunctionalFidelity(A, odl.functionals.L1Norm(A.range), COUNTS, level=torch.ones(2)),
-            ValueError,
-            "level must be a number or have the shape",
-        ),
-    ],
+@refuses(
+    (lambda A: PoissonFidelity("A", COUNTS), TypeError, "A must be an ODL operator, got str"),
+    (lambda A: PoissonFidelity(A, COUNTS[:, :5]), ValueError, "y"),
+    (lambda A: PoissonFidelity(A, COUNTS - 5), ValueError, "y must be counts, >= 0, got 36 negative"),
+    (lambda A: PoissonFidelity(A, COUNTS * torch.nan), ValueError, "y must be finite"),
+    (lambda A: PoissonFidelity(A, COUNTS, background=-1), ValueError, "background must be >= 0, got -1"),
+    (lambda A: PoissonFidelity(A, COUNTS, background=torch.nan), ValueError, "background must be finite"),
+    (lambda A: PoissonFidelity(A, COUNTS, intensity=0.0), ValueError, "intensity must be positive, got 0"),
+    (lambda A: PoissonFidelity(A, COUNTS, intensity=np.inf), ValueError, "intensity must be finite"),
+    (
+        lambda A: PoissonFidelity(A, COUNTS, intensity=torch.ones(5)),
+        ValueError,
+        r"intensity must be a number or have the shape \(3,\), \(12,\) or \(3, 12\), got \(5,\)",
+    ),
+    (lambda A: PoissonFidelity(A, COUNTS, background=torch.ones(2, 12)), ValueError, "background must"),
+    (
+        lambda A: PoissonFidelity(odl.IdentityOperator(odl.cn(3)), odl.cn(3).one()),
+        TypeError,
+        "A must have a real range",
+    ),
+    (lambda A: GaussianFidelity(A, COUNTS, torch.inf), ValueError, "noise_std must be positive and finite"),
+    (lambda A: GaussianFidelity(A, COUNTS, "1"), TypeError, "noise_std must be a number or a tensor"),
+    (lambda A: GaussianFidelity(A, COUNTS, torch.zeros(12)), ValueError, "noise_std must be positive, got 0"),
+    (
+        lambda A: GaussianFidelity(A, COUNTS, torch.full((12,), torch.nan)),
+        ValueError,
+        r"noise_std must be finite or \+inf, got 12 NaN",
+    ),
+    (
+        lambda A: GaussianFidelity(A, COUNTS, torch.ones(5)),
+        ValueError,
+        r"noise_std must be a number or have the shape \(3,\), \(12,\) or \(3, 12\), got \(5,\)",
+    ),
+    (
+        lambda A: GaussianFidelity(A, COUNTS, torch.ones(12, dtype=torch.complex64)),
+        TypeError,
+        "noise_std must be real",
+    ),
+    (lambda A: FunctionalFidelity("A", odl.functionals.L1Norm(odl.rn(3))), TypeError, "A must be"),
+    (lambda A: FunctionalFidelity(A, "L1", COUNTS), TypeError, "functional must be an ODL functional"),
+    (
+        lambda A: FunctionalFidelity(A, odl.functionals.L1Norm(A.domain), COUNTS),
+        ValueError,
+        "functional must be defined on the range of A",
+    ),
+    (
+        lambda A: FunctionalFidelity(A, odl.functionals.L1Norm(A.range), COUNTS, level=-1.0),
+        ValueError,
+        "level must be positive",
+    ),
+    (
+        lambda A: FunctionalFidelity(A, odl.functionals.L1Norm(A.range), COUNTS, level=torch.ones(2)),
+        ValueError,
+        "level must be a number or have the shape",
+    ),
 )
-def test_errors(A, make, error, message):
-    with pytest.raises(error, match=message):
-        make(A)
+def test_errors(A, make):
+    make(A)
 
 
 @pytest.mark.parametrize("few", [False, True], ids=["nonlinear", "fewer data than latents"])

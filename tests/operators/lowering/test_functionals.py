@@ -342,11 +342,8 @@ def test_kullback_leibler_outside_its_domain():
     g.data[0] = 1.0
     f = to_torch(F.KullbackLeibler(X, g))
     t = torch.ones(4, 4, 5, dtype=torch.float64)
-    t[1, 0, 0], t[2, 1, 0], t[3, 1, 0] = (
-        0.0,
-        -1.0,
-        0.0,
-    )  # 0 where 1 was counted; negative; 0 where 0 was counted
+    # 0 where 1 was counted; negative; 0 where 0 was counted
+    t[1, 0, 0], t[2, 1, 0], t[3, 1, 0] = (0.0, -1.0, 0.0)
     assert f(t).isinf().tolist() == [False, True, True, False]
     assert (f.prox(random(X, (3,)), 0.5) >= 0).all()
     t = t[3:].requires_grad_()

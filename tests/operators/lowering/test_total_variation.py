@@ -8,6 +8,8 @@ from genreg import TotalVariation
 from genreg.operators import to_torch
 from genreg.operators.lowering.total_variation import total_variation
 
+from ...refusals import refuses
+
 SPACES = [
     odl.uniform_discr([0, 0], [1, 3], (6, 5)),  # cells of 1/6 x 3/5
     odl.uniform_discr(0, 4, 9),
@@ -83,16 +85,12 @@ def test_calls_go_on_where_the_last_one_ended():
     assert (few.prox(t[:1], step) - exact[:1]).norm() > 0.1 * errors[0]  # another batch starts from zero
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"space": odl.rn(4)}, TypeError, "space must be a discretised function space"),
-        ({"space": SPACES[1], "iterations": 0}, ValueError, "iterations must be a positive integer, got 0"),
-    ],
+@refuses(
+    ({"space": odl.rn(4)}, TypeError, "space must be a discretised function space"),
+    ({"space": SPACES[1], "iterations": 0}, ValueError, "iterations must be a positive integer, got 0"),
 )
-def test_bad_arguments(arguments, error, message):
-    with pytest.raises(error, match=message):
-        total_variation(**arguments)
+def test_bad_arguments(arguments):
+    total_variation(**arguments)
 
 
 def test_the_proximal_operator_is_a_function(X):

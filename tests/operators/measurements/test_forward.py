@@ -295,9 +295,8 @@ def test_norm_between_weighted_spaces():
     X, Y = odl.uniform_discr(0, 6, 12), odl.uniform_discr(0, 2, 12)  # weights 1/2 and 1/6
     D = odl.Gradient(odl.uniform_discr([0, 0], [1, 2], (7, 5)), pad_mode="symmetric")
     matrix = odl.matrix_representation(D).reshape(2 * 35, 35)
-    assert operator_norm(D) == pytest.approx(
-        np.linalg.norm(matrix, 2), rel=1e-7
-    )  # both weights are the cell volume
+    # both weights are the cell volume
+    assert operator_norm(D) == pytest.approx(np.linalg.norm(matrix, 2), rel=1e-7)
     scale = odl.MultiplyOperator(Y.element(np.linspace(1, 3, 12)), domain=X, range=Y)
     assert operator_norm(scale) == pytest.approx(3 * np.sqrt(1 / 3), rel=1e-7)
     assert operator_norm(scale, weighted=False) == pytest.approx(3, rel=1e-7)

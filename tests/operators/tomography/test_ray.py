@@ -648,9 +648,8 @@ def test_cuda_order_of_axes_without_a_device(monkeypatch):
     assert A.method == "cuda" and A.range.shape == (3, 5, 6)
     T = to_torch(A)
     x, y = torch.rand(2, *space.shape), torch.rand(2, 3, 5, 6)
-    scale = (
-        torch.arange(1.0, 91).reshape(5, 3, 6).transpose(0, 1)
-    )  # ASTRA's (row, angle, column) in ODL's order
+    # ASTRA's (row, angle, column) in ODL's order
+    scale = torch.arange(1.0, 91).reshape(5, 3, 6).transpose(0, 1)
     weights = torch.arange(1.0, 1 + space.size).reshape(space.shape)
     sums = (x * weights).sum((1, 2, 3), keepdim=True)
     torch.testing.assert_close(T(x), scale * sums)

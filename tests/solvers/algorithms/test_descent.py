@@ -20,6 +20,8 @@ from genreg.solvers import (
 )
 from genreg.solvers.driver.loop import run
 
+from ...refusals import refuses
+
 B, M, N = 5, 12, 6
 
 
@@ -217,37 +219,33 @@ def test_proximal_gradient_on_a_weighted_space_is_a_projection():
     )
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"init": torch.zeros(4)}, ValueError, "must have shape"),
-        ({"init": torch.zeros(2, 2, N)}, ValueError, "at most one batch axis"),
-        ({"init": torch.full((N,), torch.nan)}, ValueError, "must be finite"),
-        ({"init": ["0"] * N}, TypeError, "init must be an ODL element, a tensor or an array"),
-        (
-            {"init": torch.zeros(N, dtype=torch.bool)},
-            TypeError,
-            "init must be an ODL element, a tensor or an array",
-        ),
-        ({"init": torch.zeros(0, N)}, ValueError, "init must hold at least one sample"),
-        ({"init": torch.zeros(N, dtype=torch.complex128)}, TypeError, "real"),
-        ({"init": {"x": torch.zeros(N), "z": torch.zeros(N)}}, ValueError, "blocks|one block"),
-        ({"init": odl.rn(N + 1).zero()}, ValueError, "element of"),
-        ({"max_iter": -1}, ValueError, "max_iter"),
-        ({"max_iter": 1.5}, TypeError, "max_iter"),
-        ({"tol": -1.0}, ValueError, "tol must be non-negative and finite"),
-        ({"tol": math.inf}, ValueError, "tol must be non-negative and finite"),
-        ({"tol": None}, TypeError, "tol must be a number, got None"),
-        ({"callback": 3}, TypeError, "callback must be a function of an Iterate, got 3"),
-        ({"objective": "x"}, TypeError, "ODL functional"),
-        ({"objective": odl.functionals.L1Norm(odl.rn(N))}, NotImplementedError, "gradient"),
-        ({"objective": odl.functionals.IndicatorBox(odl.rn(N), 0, 1)}, NotImplementedError, "gradient"),
-    ],
+@refuses(
+    ({"init": torch.zeros(4)}, ValueError, "must have shape"),
+    ({"init": torch.zeros(2, 2, N)}, ValueError, "at most one batch axis"),
+    ({"init": torch.full((N,), torch.nan)}, ValueError, "must be finite"),
+    ({"init": ["0"] * N}, TypeError, "init must be an ODL element, a tensor or an array"),
+    (
+        {"init": torch.zeros(N, dtype=torch.bool)},
+        TypeError,
+        "init must be an ODL element, a tensor or an array",
+    ),
+    ({"init": torch.zeros(0, N)}, ValueError, "init must hold at least one sample"),
+    ({"init": torch.zeros(N, dtype=torch.complex128)}, TypeError, "real"),
+    ({"init": {"x": torch.zeros(N), "z": torch.zeros(N)}}, ValueError, "blocks|one block"),
+    ({"init": odl.rn(N + 1).zero()}, ValueError, "element of"),
+    ({"max_iter": -1}, ValueError, "max_iter"),
+    ({"max_iter": 1.5}, TypeError, "max_iter"),
+    ({"tol": -1.0}, ValueError, "tol must be non-negative and finite"),
+    ({"tol": math.inf}, ValueError, "tol must be non-negative and finite"),
+    ({"tol": None}, TypeError, "tol must be a number, got None"),
+    ({"callback": 3}, TypeError, "callback must be a function of an Iterate, got 3"),
+    ({"objective": "x"}, TypeError, "ODL functional"),
+    ({"objective": odl.functionals.L1Norm(odl.rn(N))}, NotImplementedError, "gradient"),
+    ({"objective": odl.functionals.IndicatorBox(odl.rn(N), 0, 1)}, NotImplementedError, "gradient"),
 )
-def test_bad_arguments(change, error, message):
+def test_bad_arguments(change):
     arguments = {"objective": odl.functionals.L2NormSquared(odl.rn(N)), "init": torch.zeros(N), **change}
-    with pytest.raises(error, match=message):
-        gradient_descent(progress=False, **arguments)
+    gradient_descent(progress=False, **arguments)
 
 
 @pytest.mark.parametrize("settings", [{"initial_step": 0}, {"grow": 0.5}, {"shrink": 1.0}, {"max_trials": 0}])

@@ -419,9 +419,8 @@ def test_nonlinear_forward_operators():
     G = network()
     power = odl.PowerOperator(G.range, 2)
     net = NetworkOperator(_Squares(), G.range, odl.rn(N + 2))
-    small = (
-        odl.MatrixOperator(torch.ones(2, N + 2, dtype=torch.float64).numpy(), net.range) @ net
-    )  # fewer rows
+    # fewer rows
+    small = odl.MatrixOperator(torch.ones(2, N + 2, dtype=torch.float64).numpy(), net.range) @ net
     for A in (power, net, small):
         y, _ = data(A, G, std=0.01)
         with debugging():

@@ -109,9 +109,8 @@ def test_rough_reconstruction_is_a_krylov_solution_on_weighted_spaces():
     rough = rough_reconstruction(A, y, iterations=3)
     assert ((rough - x).norm(dim=1) < x.norm(dim=1)).all()
     square = odl.PowerOperator(X, 2)
-    assert (
-        rough_reconstruction(square, torch.ones(2, 6, dtype=torch.float64)).abs().max() == 0
-    )  # derivative 0 at 0
+    # derivative 0 at 0
+    assert rough_reconstruction(square, torch.ones(2, 6, dtype=torch.float64)).abs().max() == 0
 
 
 def test_rough_reconstruction_of_a_projection_stays_in_single_precision():
