@@ -46,6 +46,7 @@ from genreg.operators.mri import (
     radial_trajectory,
 )
 from genreg.operators.precision import (
+    ComplexPrecision,
     Conditional,
     DenseCholeskyPrecision,
     DiagonalPrecision,
@@ -68,6 +69,7 @@ from genreg.operators.tomography import ray_transform
 from genreg.operators import lowering  # noqa: F401  # isort: skip  # its rules register in `lower`
 
 __all__ = [
+    "ComplexPrecision",
     "Conditional",
     "DataProx",
     "DenseCholeskyPrecision",

@@ -166,6 +166,9 @@ class StructuredConfig:
         Bound on the size of the coefficients a.
     activation
         Name of the activation of the head; a smooth one makes the precision smooth in z.
+    coupled
+        Whether L connects different channels of neighbouring pixels, too, see `operators.SparseCholeskyPrecision`: what
+        is known of the real part at a pixel then tells of the imaginary part at the next.
 
     Raises
     ------
@@ -192,6 +195,7 @@ class StructuredConfig:
     bounds: tuple[float, float] = (-5.0, 5.0)
     limit: float = 2.0
     activation: str = "silu"
+    coupled: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.mean, Mapping):  # from the JSON of a card
@@ -224,7 +228,9 @@ class StructuredConfig:
     def stencil(self) -> Stencil:
         """The neighbours of a pixel that have an entry in its column of L."""
         channels = 1 if len(self.image_shape) == 2 else self.image_shape[0]
-        return Stencil.of(channels, self.distance, self.dilation) if self.distance else Stencil()
+        return (
+            Stencil.of(channels, self.distance, self.dilation, self.coupled) if self.distance else Stencil()
+        )
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -293,4 +299,4 @@ class StructuredConfig:
             "bounds": list(self.bounds),
             "limit": self.limit,
             "activation": self.activation,
-        }
+        } | ({"coupled": True} if self.coupled else {})

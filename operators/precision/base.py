@@ -152,6 +152,11 @@ class Precision(TensorOperator):
         return self.with_parameters(**{name: p.detach() for name, p in self.parameters.items()})
 
     @property
+    def size(self) -> int:
+        """Number of real numbers of an image: its entries, twice as many of a complex one."""
+        return self.domain.size * (2 if torch_dtype(self.domain).is_complex else 1)
+
+    @property
     def _axes(self) -> tuple[int, ...]:
         return tuple(range(-self.domain.ndim, 0))
 
@@ -195,7 +200,7 @@ class Precision(TensorOperator):
 
     def log_density(self, r: Tensor) -> Tensor:
         r""":math:`\log N(r; 0, \Lambda^{-1})`, ``(*batch,)``, with its constant."""
-        return 0.5 * (self.logdet() - self.quadratic(r) - self.domain.size * math.log(2 * math.pi))
+        return 0.5 * (self.logdet() - self.quadratic(r) - self.size * math.log(2 * math.pi))
 
     def sample(self, n: int, generator: torch.Generator | int | None = None) -> Tensor:
         r"""Draws of :math:`N(0, \Lambda^{-1})`, ``(n, *batch, *shape)``, differentiable in the parameters.

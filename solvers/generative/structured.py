@@ -125,7 +125,7 @@ class StructuredProblem(Profiled):
     def profile(self) -> Objective:
         """φ, an objective of the block z. Every evaluation seeks the image from μ(z): φ is a function of z alone."""
         forward = to_torch(self.operator)
-        single = torch_dtype(self.operator.domain) == torch.float32
+        single = torch_dtype(self.operator.domain).to_real() == torch.float32
         tol = (0.01 if single else 1e-8) if self.tol is None else self.tol
 
         def value(blocks: Blocks, y: Tensor, inverse_variance: Tensor, weight: Tensor) -> Tensor:
