@@ -10,6 +10,7 @@ from genreg.datasets.gradients import add_gradients, gradient_digits, intensity_
 from genreg.datasets.helsinki_challenge import htc2022
 from genreg.datasets.limited_angle import LimitedAngleDiscs, solid_disc
 from genreg.datasets.occlusion import dead_leaves
+from genreg.datasets.phases import complex_images
 from genreg.datasets.synthetic import shapes, shapes_plus
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "LimitedAngleDiscs",
     "add_gradients",
     "brain_slices",
+    "complex_images",
     "dead_leaves",
     "discs_with_holes",
     "fastmri",
