@@ -201,6 +201,20 @@ class Generator(NetworkOperator):
         with torch.no_grad():
             return self._mean_encoder()(x)
 
+    def encode_distribution(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of q(z | x), ``(B, latent_dim)``, for images ``(B, *range.shape)``.
+
+        Raises
+        ------
+        NotImplementedError
+            If the model is not variational.
+        """
+        if not getattr(self.model, "variational", False):
+            raise NotImplementedError(f"the model {type(self.model).__name__} is not variational")
+        model: Any = self.model
+        with torch.no_grad(), without_autocast():
+            return model.encode_distribution(self._mean_encoder().of_model(x))
+
     def _mean_encoder(self) -> MeanEncoder:
         return MeanEncoder(self.model, tuple(self.range.shape), self.module.of_parts)
 

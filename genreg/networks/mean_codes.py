@@ -28,7 +28,12 @@ class MeanDecoder(nn.Module):
         with without_autocast():
             x = self.decode(z)
         if self.of_parts:
-            return from_channels(x) if x.shape[1:] == (2, *self.shape) else x
+            if tuple(x.shape[1:]) != (2, *self.shape):
+                raise ValueError(
+                    "model must make two channels, the parts of complex images, "
+                    f"{(2, *self.shape)}, got {tuple(x.shape[1:])}"
+                )
+            return from_channels(x)
         return x.squeeze(1) if x.ndim == len(self.shape) + 2 and x.shape[1] == 1 else x
 
 
@@ -41,9 +46,13 @@ class MeanEncoder(nn.Module):
         self.of_parts = of_parts
         self.one_channel = getattr(model, "image_shape", shape) == (1, *shape)
 
+    def of_model(self, x: Tensor) -> Tensor:
+        """Return images as the model takes them."""
+        if self.of_parts:
+            return to_channels(x)
+        return x[:, None] if self.one_channel else x
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean latent vectors."""
         with without_autocast():
-            if self.of_parts:
-                x = to_channels(x)
-            return self.model.encode(x[:, None] if self.one_channel else x)  # type: ignore[operator]
+            return self.model.encode(self.of_model(x))  # type: ignore[operator]

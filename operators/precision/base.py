@@ -67,7 +67,7 @@ def _is_finite(t: Tensor) -> bool:
 def white_noise(
     space: TensorSpace, n: int, batch: tuple[int, ...], generator: torch.Generator | int | None
 ) -> Tensor:
-    """Independent standard normal images, ``(n, *batch, *shape)``.
+    """Independent standard normal images, ``(n, *batch, *shape)``; both parts of complex ones have variance 1.
 
     Raises
     ------
@@ -80,9 +80,8 @@ def white_noise(
     device = torch_device(space) if generator is None else generator.device
     shape = (n, *batch, *space.shape)
     check_memory(shape, torch_dtype(space), "n", n, device)
-    return torch.randn(shape, generator=generator, dtype=torch_dtype(space), device=device).to(
-        torch_device(space)
-    )
+    noise = torch.randn(shape, generator=generator, dtype=torch_dtype(space), device=device)
+    return (math.sqrt(2) * noise if noise.is_complex() else noise).to(torch_device(space))
 
 
 class Precision(TensorOperator):
