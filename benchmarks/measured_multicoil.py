@@ -34,7 +34,7 @@ from pathlib import Path
 
 import torch
 from _measured import Data, Errors, Method, Split, load, measured_file
-from _measured_learned import Learned
+from _measured_learned import Learned, LearnedComplex, convolutional, phased
 from _study import arguments, figure, picture, save, skipped_without_data
 from torch import Tensor
 
@@ -100,6 +100,7 @@ def methods(quick: bool) -> dict[str, Method]:
     reference = functools.partial(phase_image, iterations)
     effort = {"max_iter": 1, "tol": 0.3} if quick else {}
     learned = functools.partial(Learned, reference=reference, **effort)
+    of_parts = functools.partial(LearnedComplex, reference=reference, **effort)
     grid = LEARNED_GRID[-2:] if quick else LEARNED_GRID
     return {
         "zero-filled": Method(zero_filled),
@@ -110,6 +111,9 @@ def methods(quick: bool) -> dict[str, Method]:
         "isotropic": Method(learned("brain-supn", isotropic=True), grid),
         "diagonal": Method(learned("brain-diagonal"), grid),
         "SUPN": Method(learned("brain-supn"), grid),
+        "SUPN, own phase": Method(of_parts("brain-supn", phased), grid),
+        "isotropic, complex": Method(of_parts("brain-supn-complex", convolutional, isotropic=True), grid),
+        "SUPN, complex": Method(of_parts("brain-supn-complex", convolutional), grid),
     }
 
 

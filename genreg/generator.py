@@ -255,6 +255,10 @@ def _fitted(model: nn.Module, space: StackedSpace, makes: str) -> nn.Module:
     shape = tuple(getattr(model, "image_shape", wanted))
     if wanted in (shape, shape[1:] if shape[0] == 1 else shape):
         return model
+    if torch_dtype(space).is_complex and len(shape) == 2:
+        raise ValueError(
+            f"{makes} images of magnitudes, range is complex: networks.with_phase gives such a model a phase"
+        )
     if getattr(model, "any_size", False):
         return cast(nn.Module, model.at(wanted))  # type: ignore[operator]
     given, asked = (" x ".join(map(str, s)) for s in (shape, wanted))

@@ -1,8 +1,9 @@
 """The recipes of the shipped weights, and of the paper's own models: ``genreg train NAME`` makes them.
 
-A recipe of shipped weights takes 2 to 8 minutes of one CPU core, "disc-vae" half an hour. Those whose names
-end in "-duff" have the architectures and settings of Duff, Campbell and Ehrhardt (2021), "celeba" those of
-González, Almansa and Tan (2021) for faces, whose images have to lie in ``$GENREG_DATA/celeba``; they want a GPU.
+A recipe of shipped weights takes 2 to 8 minutes of one CPU core, "disc-vae" half an hour, "brain-supn-complex" with its
+mean, "brain-vae-complex", about as long. Those whose names end in "-duff" have the architectures and settings of Duff,
+Campbell and Ehrhardt (2021), "celeba" those of González, Almansa and Tan (2021) for faces, whose images have to lie in
+``$GENREG_DATA/celeba``; they want a GPU.
 Other models are trained by the same calls: build a configuration of `genreg.networks`, and give it to
 `genreg.training.fit` or `genreg.training.fit_gan`, on a GPU if there is one (put the model there; the images
 follow).
@@ -10,6 +11,7 @@ follow).
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,20 @@ from genreg.networks import (
     StructuredConfig,
 )
 from genreg.networks.borrowed import seeded
-from genreg.recipes import brain, discs, gradients
+from genreg.recipes import brain, complex_brain, discs, gradients
 from genreg.recipes.papers import PAPER
-from genreg.recipes.recipe import BRAIN, BRAIN_HEAD, DISCS, GRADIENTS, MNIST, SHAPES, Data, Recipe
+from genreg.recipes.recipe import (
+    BRAIN,
+    BRAIN_HEAD,
+    COMPLEX_BRAIN,
+    COMPLEX_BRAIN_HEAD,
+    DISCS,
+    GRADIENTS,
+    MNIST,
+    SHAPES,
+    Data,
+    Recipe,
+)
 from genreg.recipes.structured import StructuredRecipe, train_precision
 from genreg.training.autoencoder import fit
 from genreg.training.gan import fit_gan
@@ -63,6 +76,15 @@ _BRAIN_SUPN = StructuredRecipe(
     architecture=StructuredConfig(mean=brain.ARCHITECTURE, channels=(16, 32, 48), distance=2),
     settings={"steps": 1500, "batch_size": 8, "lr": 2e-3, "warmup": 100},
     data=BRAIN_HEAD,
+    mixed=True,
+)
+_COMPLEX_SUPN = StructuredRecipe(
+    mean="brain-vae-complex",
+    architecture=StructuredConfig(
+        mean=complex_brain.ARCHITECTURE, channels=(16, 32, 48), distance=2, coupled=True
+    ),
+    settings={"steps": 800, "batch_size": 8, "lr": 2e-3, "warmup": 100, "keep_best": True},
+    data=COMPLEX_BRAIN_HEAD,
     mixed=True,
 )
 
@@ -159,6 +181,26 @@ RECIPES: dict[str, Recipe | StructuredRecipe] = {
     "mnist-diagonal": _MNIST_SUPN.diagonal(),
     "brain-supn": _BRAIN_SUPN,
     "brain-diagonal": _BRAIN_SUPN.diagonal(),
+    "brain-vae-complex": Recipe(
+        architecture=complex_brain.ARCHITECTURE,
+        settings={
+            "steps": 2500,
+            "batch_size": 8,
+            "lr": 2e-3,
+            "warmup": 200,
+            "kl_warmup": 300,
+            "clip": 4000.0,
+            "weight_decay": 1e-4,
+            "keep_best": True,
+        },
+        data=COMPLEX_BRAIN,
+        mixed=True,
+        range_images=2,
+        start=complex_brain.lay_out,
+        refine=partial(brain.fit_noise, images_from=complex_brain.head_images),
+    ),
+    "brain-supn-complex": _COMPLEX_SUPN,
+    "brain-diagonal-complex": _COMPLEX_SUPN.diagonal(),
 }
 """The recipes by the name of the weights."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import odl
 import torch
@@ -192,7 +193,7 @@ class SparseDeviation(_Deviating):
         Every :math:`|t|` becomes :math:`\sqrt{t^2 + \epsilon^2} - \epsilon`.
         """
         X, u = self.generator.range, x - self.generate(z)
-        square = squared_modulus(u)
+        square: Any = squared_modulus(u)
         if self.sparsity == "tv":
             derivative = to_torch(odl.Gradient(X, method="forward", pad_mode="symmetric"))
             square = sum(squared_modulus(part) for part in spaces.split(derivative.range, derivative(u)))

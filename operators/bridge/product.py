@@ -6,8 +6,6 @@ from typing import Any
 
 import odl
 
-from genreg.operators.bridge.protocols import Space
-
 __all__ = ["product_space"]
 
 
@@ -35,7 +33,7 @@ class _OverTheReals(odl.ProductSpace):
         return type(self), self.spaces
 
 
-def product_space(*spaces: Space) -> odl.ProductSpace:
+def product_space(*spaces: Any) -> odl.ProductSpace:
     """The product of ODL spaces, over the real numbers where some of them are complex and others real."""
     if all(s.field == spaces[0].field for s in spaces):
         return odl.ProductSpace(*spaces)

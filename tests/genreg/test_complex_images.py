@@ -210,7 +210,7 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="offset must be 0 for complex images"):
         Generator(model, X, offset=1.0)
     grey = FullyConvolutionalConfig(image_shape=(8, 8), channels=(3,), latent_channels=2).build().double()
-    with pytest.raises(ValueError, match="channels of those of the model"):
+    with pytest.raises(ValueError, match="makes images of magnitudes, range is complex: networks"):
         Generator(grey, X)
     with pytest.raises(TypeError, match="range must be a real or complex space of floating type"):
         Generator(model, odl.tensor_space((2, 8, 8), dtype=int))
