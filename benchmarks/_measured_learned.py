@@ -231,7 +231,7 @@ class LearnedComplex:
     make: Callable[[str, Tensor, Any, float], genreg.Generator]
     reference: Callable[[Data, Tensor], Tensor]
     isotropic: bool = False
-    max_iter: int = 12
+    max_iter: int = 8
     tol: float = 0.05
 
     def __call__(self, data: Data, mask: Tensor, parameters: Sequence[float]) -> Tensor:

@@ -13,7 +13,11 @@ the image is reconstructed once more, from all but the 20 %.
  - |TV|, phase: the same with the phase of a complex TV image;
  - isotropic, diagonal, SUPN: the joint posterior of image and latent vector, maximised, with a generator of brains and
    its precision, to the power lambda. These are priors of magnitude images: phase as above. They were trained on
-   slices of 128 x 128 pixels and are applied at the resolution of the data, see `_measured_learned.py`.
+   slices of 128 x 128 pixels and are applied at the resolution of the data, see `_measured_learned.py`;
+ - SUPN, own phase: the same model, whose phase is a polynomial of which the latent vector has the coefficients
+   (`networks.with_phase`);
+ - isotropic, complex and SUPN, complex: a fully convolutional model of complex images, at the size of the data, which
+   was trained on crops of another person's magnitudes with synthetic phases. No phase is given to these.
 
 The error is ||A' x - y'|| / ||y'|| for the held-out samples y', in all, below and above a quarter of a cycle per pixel.
 "noise" is the error that the true image would have at most.
@@ -91,6 +95,7 @@ def phase_image(iterations: int, data: Data, mask: Tensor) -> Tensor:
 SENSE_GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 TV_GRID = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
 LEARNED_GRID = (0.1, 0.3, 1.0, 3.0)
+COMPLEX_GRID = (0.3, 1.0)  # of the models of complex images, which take longer
 PHASE_LAM = 2e-3  # of the TV image whose phase is taken
 
 
@@ -111,9 +116,11 @@ def methods(quick: bool) -> dict[str, Method]:
         "isotropic": Method(learned("brain-supn", isotropic=True), grid),
         "diagonal": Method(learned("brain-diagonal"), grid),
         "SUPN": Method(learned("brain-supn"), grid),
-        "SUPN, own phase": Method(of_parts("brain-supn", phased), grid),
-        "isotropic, complex": Method(of_parts("brain-supn-complex", convolutional, isotropic=True), grid),
-        "SUPN, complex": Method(of_parts("brain-supn-complex", convolutional), grid),
+        "SUPN, own phase": Method(of_parts("brain-supn", phased), COMPLEX_GRID),
+        "isotropic, complex": Method(
+            of_parts("brain-supn-complex", convolutional, isotropic=True), COMPLEX_GRID
+        ),
+        "SUPN, complex": Method(of_parts("brain-supn-complex", convolutional), COMPLEX_GRID),
     }
 
 

@@ -15,6 +15,7 @@ from genreg.networks.autoencoder import Autoencoder
 from genreg.networks.config import ACTIVATIONS, Config
 from genreg.networks.factor import check_head, factor_entries
 from genreg.networks.gan import AUTOENCODERS, from_dict
+from genreg.operators.bridge.arguments import flag
 from genreg.operators.precision.stencil import Stencil
 
 __all__ = ["Structured", "StructuredConfig"]
@@ -209,6 +210,7 @@ class StructuredConfig:
             value = getattr(self, name)
             if isinstance(value, Sequence) and not isinstance(value, str | tuple):
                 object.__setattr__(self, name, tuple(value))
+        flag(self.coupled, "coupled")
         check_head(
             self.image_shape,
             self.channels,

@@ -16,7 +16,7 @@ class _OverTheReals(odl.ProductSpace):
     """
 
     def __init__(self, *spaces: Any) -> None:
-        super().__init__(*(s.real_space for s in spaces))
+        super().__init__(*(s.real_space for s in spaces))  # which have one field
         self._ProductSpace__spaces = spaces
         self._ProductSpace__is_power_space = False
 

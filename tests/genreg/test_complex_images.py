@@ -60,7 +60,7 @@ def operator():
     return fourier_sampling(X, mask)
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", ["isotropic", "structured"])
 def test_operator(kind):
     G = generator(kind)
     assert G.range == X and G.domain.field == odl.RealNumbers() and G.has_encoder
@@ -108,7 +108,7 @@ def test_reconstructions_are_those_of_the_parts(kind):
     truth = G.decode(draw(2, *G.domain.shape, seed=5)).mean
     y = to_torch(A)(truth) + 0.05 * torch.complex(draw(2, *A.range.shape), draw(2, *A.range.shape, seed=2))
     R = REGULARISERS[kind](G)
-    options = OPTIONS | {"max_iter": 100 if kind == "hard" else 3}
+    options = OPTIONS | {"max_iter": 100 if kind == "hard" else 2}
     rec = reconstruct(A, y, R, noise_std=0.05, **options)
     assert rec.image.shape == truth.shape and rec.image.dtype == torch.complex128
     one = reconstruct(A, y[1], R, noise_std=0.05, **options)
@@ -133,14 +133,14 @@ def test_the_joint_minimum_over_the_image_is_exact():
     assert float(torch.autograd.grad(J, x)[0].abs().max()) < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["isotropic", "structured"])
-@pytest.mark.parametrize("regulariser", [HardConstraint, JointPrior])
+@pytest.mark.parametrize(("kind", "regulariser"), [("isotropic", HardConstraint), ("structured", JointPrior)])
 def test_rescaled_data_have_the_rescaled_image(kind, regulariser):
     G, H, s = generator(kind), generator(kind, scale=3e-5), 3e-5
     A = operator()
     y = to_torch(A)(G.decode(draw(2, *G.domain.shape, seed=5)).mean) + 0.1
-    a = reconstruct(A, y, regulariser(G), noise_std=0.1, **OPTIONS)
-    b = reconstruct(A, s * y, regulariser(H), noise_std=s * 0.1, **OPTIONS)
+    options = OPTIONS | {"max_iter": 4}
+    a = reconstruct(A, y, regulariser(G), noise_std=0.1, **options)
+    b = reconstruct(A, s * y, regulariser(H), noise_std=s * 0.1, **options)
     torch.testing.assert_close(b.image / s, a.image, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(b.blocks["z"], a.blocks["z"], rtol=1e-3, atol=1e-3)
 
