@@ -5,14 +5,17 @@ cannot explain k-space beyond its own resolution, so only the mean is resampled.
 head of the model from the resampled mean: the head is convolutional, so that it takes images of any size. That the
 details of pixels of another size are alike is an assumption, and the model has never seen such images.
 
-The models know magnitudes in [0, 1] only. The phase is that of a complex TV image, which is put into the coil maps,
+These models know magnitudes in [0, 1] only. The phase is that of a complex TV image, which is put into the coil maps,
 and its 99.8th percentile is the unit of grey values. The mean is placed where that image shows the subject.
+
+`LearnedComplex` needs neither: its model is fully convolutional and makes complex images of any size, at the resolution
+of the scanner as it is. `phased` gives a model of magnitudes a phase, which is fitted with the latent vector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,8 +25,22 @@ from _mri_generative import quasi_newton_solver
 from torch import Tensor, nn
 
 import genreg
+from genreg import solvers
+from genreg.networks import with_phase
+from genreg.solvers.generative.profiled import maximise_profile
+from genreg.solvers.generative.structured import StructuredProblem
 
-__all__ = ["BRIGHT", "HEIGHT", "Learned", "Placement", "Resampled", "cubic"]
+__all__ = [
+    "BRIGHT",
+    "HEIGHT",
+    "Learned",
+    "LearnedComplex",
+    "Placement",
+    "Resampled",
+    "convolutional",
+    "cubic",
+    "phased",
+]
 
 BRIGHT = 0.998  # share of the pixels that are at most 1, much as in the training images
 HEIGHT = 100.0  # rows of the subject in the training slices at the level of the ventricles
@@ -176,3 +193,74 @@ class Learned:
         model, _ = genreg.weights.load(self.weights)
         place = Placement.of(magnitude, HEIGHT)
         return genreg.Generator(Resampled(model, tuple(magnitude.shape), place), space)
+
+
+def convolutional(weights: str, image: Tensor, space: Any, unit: float) -> genreg.Generator:
+    """A fully convolutional model of complex images, at the size and in the units of the data."""
+    return genreg.load_generator(weights, space, scale=unit)
+
+
+def phased(weights: str, image: Tensor, space: Any, unit: float) -> genreg.Generator:
+    """A model of small magnitude images at the resolution of the data, with a phase in its latent vector."""
+    model, _ = genreg.weights.load(weights)
+    resampled = Resampled(model, tuple(image.shape), Placement.of(image.abs() / unit, HEIGHT))
+    return genreg.Generator(with_phase(resampled), space, scale=unit)
+
+
+@dataclass(frozen=True)
+class LearnedComplex:
+    r"""The maximum of the joint posterior of a complex image and a latent vector, from the code of a TV image.
+
+    Attributes
+    ----------
+    weights : str
+        Name of the model.
+    make : callable
+        `convolutional` or `phased`.
+    reference : callable
+        ``reference(data, mask)``: the complex image ``(n, m)`` that gives unit and first code.
+    isotropic : bool
+        Whether the one standard deviation of the mean takes the place of the precision of the head.
+    max_iter : int
+        Steps at most.
+    tol : float
+        Error of an image given z, in posterior standard deviations.
+    """
+
+    weights: str
+    make: Callable[[str, Tensor, Any, float], genreg.Generator]
+    reference: Callable[[Data, Tensor], Tensor]
+    isotropic: bool = False
+    max_iter: int = 8
+    tol: float = 0.05
+
+    def __call__(self, data: Data, mask: Tensor, parameters: Sequence[float]) -> Tensor:
+        """Reconstruct with the prior to the power of each parameter; to be the ``solve`` of a `Method`."""
+        image = self.reference(data, mask)
+        A, y = data.sampled(mask)
+        G = self.make(self.weights, image, A.domain, float(image.abs().quantile(BRIGHT)))
+        count = len(parameters)
+        rec = genreg.reconstruct(
+            A,
+            y.expand(count, *y.shape).contiguous(),
+            self.prior(G),
+            noise_std=data.noise_std,
+            lam=torch.tensor(parameters),
+            init={"x": image.expand(count, -1, -1), "z": G.encode(image[None]).expand(count, -1)},
+            solver=self._solve(G),
+            max_iter=self.max_iter,
+            progress=False,
+        )
+        return rec.image
+
+    def prior(self, G: genreg.Generator) -> genreg.JointPrior:
+        """The prior of image and latent vector: the one place that says what is estimated."""
+        return genreg.JointPrior(G, float(G.std) ** -2 if self.isotropic else None)  # type: ignore[arg-type]
+
+    def _solve(self, G: genreg.Generator) -> Callable[..., solvers.Solution]:
+        def solve(problem: Any, init: Mapping[str, Tensor], **settings: Any) -> solvers.Solution:
+            if isinstance(problem, StructuredProblem):
+                problem = replace(problem, tol=self.tol)
+            return maximise_profile(problem, init, G.encode, **settings)
+
+        return solve

@@ -18,8 +18,8 @@ from genreg import weights
 from genreg.networks.affine import Affine
 from genreg.networks.mean_codes import MeanDecoder, MeanEncoder
 from genreg.operators import (
+    ComplexPrecision,
     DiagonalPrecision,
-    IsotropicPrecision,
     NetworkOperator,
     Precision,
     SparseCholeskyPrecision,
@@ -28,8 +28,10 @@ from genreg.operators import (
 )
 from genreg.operators.bridge.arguments import described, integer, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
+from genreg.operators.bridge.complex_parts import to_channels
 from genreg.operators.bridge.modes import undisturbed, without_autocast
 from genreg.operators.bridge.protocols import StackedSpace
+from genreg.operators.precision.complex_images import channel_space, isotropic_precision
 
 
 @dataclass(frozen=True)
@@ -73,20 +75,23 @@ class Generator(NetworkOperator):
         logarithmic diagonal and weights of the factor L of the precision, see `SparseCholeskyPrecision`.
     range : ODL space
         The image space X, for example a `uniform_discr`, with a first axis of channels for colour images:
-        ``odl.rn((3, n, m))``; of any size for fully convolutional models. Images are in the model's units, [0, 1] for
-        the shipped models.
+        ``odl.rn((3, n, m))``; of any size for fully convolutional models. On a complex space, such as a `uniform_discr`
+        with ``dtype="complex64"``, the two channels of the model are real and imaginary part. Images are in the model's
+        units, [0, 1] for the shipped models.
     latent_dim : int, optional
         dim Z, where the model has no attribute of that name.
     scale, offset : float
         s > 0 and a: the images of G are a + s times those of the model, for images in Hounsfield units, in 1/mm, or of
-        any scale of k-space. Encoder, γ, precision, and the critic of a GAN go with them.
+        any scale of k-space. Encoder, γ, precision, and the critic of a GAN go with them. Complex images, whose phase
+        is arbitrary, have no offset.
 
     Raises
     ------
     TypeError
         If `model` is no module or `range` no tensor space.
     ValueError
-        If the latent dimension is unknown or not positive, or the model's images do not fit the space.
+        If the latent dimension is unknown or not positive, the model's images do not fit the space, or complex images
+        are given an offset.
     """
 
     module: MeanDecoder
@@ -106,23 +111,24 @@ class Generator(NetworkOperator):
         if not isinstance(range, TensorSpace):
             raise TypeError(f"range must be an ODL tensor or function space, got {described(range)}")
         model = _fitted(model, range, f"the model {type(model).__name__} makes")
-        if not torch_dtype(range).is_floating_point:
-            raise TypeError(
-                f"range must be a real space, for complex images odl.rn((2, n, m)) of their parts, got {range!r}"
-            )
+        if not (torch_dtype(range).is_floating_point or torch_dtype(range).is_complex):
+            raise TypeError(f"range must be a real or complex space of floating type, got {range!r}")
         dim = getattr(model, "latent_dim", None) if latent_dim is None else latent_dim
         if dim is None:
             raise ValueError(f"latent_dim must be given: {type(model).__name__} has no such attribute")
         dim = integer(dim, "latent_dim", minimum=1)
-        check_memory((dim,), torch_dtype(range), "latent_dim", dim)
-        dtype, device = torch_dtype(range), torch_device(range)
+        of_parts = torch_dtype(range).is_complex
+        dtype, device = torch_dtype(range).to_real(), torch_device(range)
+        check_memory((dim,), dtype, "latent_dim", dim)
         parameter = next(iter(model.parameters()), None)
         if parameter is not None and (parameter.dtype != dtype or parameter.device != device):
             model = copy.deepcopy(model).to(device=device, dtype=dtype)
+        if of_parts and offset != 0.0:
+            raise ValueError(f"offset must be 0 for complex images, got {offset}")
         if scale != 1.0 or offset != 0.0:
             model = Affine(model, scale, offset)
-        domain = odl.rn(dim, dtype=range.dtype_identifier, impl=range.impl, device=range.device)
-        super().__init__(MeanDecoder(model, tuple(range.shape)), domain, range)
+        domain = odl.rn(dim, dtype=_identifier(dtype), impl=range.impl, device=range.device)
+        super().__init__(MeanDecoder(model, tuple(range.shape), of_parts), domain, range)
 
         self.card: dict[str, Any] = {}
         self._factor = _factor_like(self.model, range)
@@ -165,14 +171,15 @@ class Generator(NetworkOperator):
 
     def _precision(self, z: Tensor, mean: Tensor) -> Precision | None:
         if self._factor is None:
-            return None if self.std is None else IsotropicPrecision(self.range, self.std**-2)
+            return None if self.std is None else isotropic_precision(self.range, self.std**-2)
         model: Any = self.model
         with without_autocast():
             if hasattr(model, "factor_of"):  # what z says, it says by way of the mean
+                mean = to_channels(mean) if mean.is_complex() else mean
                 log_diag, weights = model.factor_of(mean.reshape(len(z), *model.image_shape))
             else:
                 log_diag, weights = model.decode_factor(z)
-        log_diag = log_diag.reshape(len(z), *self.range.shape)
+        log_diag = log_diag.reshape(len(z), *_real_space(self.range).shape)
         if weights is None:
             return self._factor.with_parameters(log_precision=2 * log_diag)
         return self._factor.with_parameters(log_diag=log_diag, weights=weights)
@@ -190,7 +197,24 @@ class Generator(NetworkOperator):
                 f"the model {type(self.model).__name__} has no encoder (a method encode)"
             )
         with torch.no_grad():
-            return MeanEncoder(self.model, tuple(self.range.shape))(x)
+            return self._mean_encoder()(x)
+
+    def encode_distribution(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of q(z | x), ``(B, latent_dim)``, for images ``(B, *range.shape)``.
+
+        Raises
+        ------
+        NotImplementedError
+            If the model is not variational.
+        """
+        if not getattr(self.model, "variational", False):
+            raise NotImplementedError(f"the model {type(self.model).__name__} is not variational")
+        model: Any = self.model
+        with torch.no_grad(), without_autocast():
+            return model.encode_distribution(self._mean_encoder().of_model(x))
+
+    def _mean_encoder(self) -> MeanEncoder:
+        return MeanEncoder(self.model, tuple(self.range.shape), self.module.of_parts)
 
     @property
     def encoder(self) -> NetworkOperator:
@@ -203,7 +227,7 @@ class Generator(NetworkOperator):
         """
         if not self.has_encoder:
             raise ValueError(f"G must have an encoder (a method encode of its model), got {self!r}")
-        return NetworkOperator(MeanEncoder(self.model, tuple(self.range.shape)), self.range, self.domain)
+        return NetworkOperator(self._mean_encoder(), self.range, self.domain)
 
     def sample(self, n: int, *, seed: int) -> Tensor:
         """Mean images ``(n, *range.shape)`` of n draws of z ~ N(0, I)."""
@@ -225,19 +249,38 @@ def _fitted(model: nn.Module, space: StackedSpace, makes: str) -> nn.Module:
     ValueError
         If it makes other images, and not those of any size.
     """
-    shape, wanted = tuple(getattr(model, "image_shape", space.shape)), tuple(space.shape)
+    wanted = tuple(_real_space(space).shape)
+    shape = tuple(getattr(model, "image_shape", wanted))
     if wanted in (shape, shape[1:] if shape[0] == 1 else shape):
         return model
+    if torch_dtype(space).is_complex and len(shape) == 2:
+        raise ValueError(
+            f"{makes} images of magnitudes, range is complex: networks.with_phase gives such a model a phase"
+        )
     if getattr(model, "any_size", False):
         return cast(nn.Module, model.at(wanted))  # type: ignore[operator]
     given, asked = (" x ".join(map(str, s)) for s in (shape, wanted))
-    raise ValueError(f"{makes} {given} images, range is {asked}")
+    parts = ", of real and imaginary parts" if torch_dtype(space).is_complex else ""
+    raise ValueError(f"{makes} {given} images, range is {asked}{parts}")
+
+
+def _real_space(space: StackedSpace) -> StackedSpace:
+    """The space of the images as the model makes them: of two channels, where they are complex."""
+    return channel_space(space) if torch_dtype(space).is_complex else space
+
+
+def _identifier(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _factor_like(model: nn.Module, space: StackedSpace) -> Precision | None:
     """A precision of the kind that a structured model predicts, to be given its parameters; None of others."""
     if not hasattr(model, "decode_factor"):
         return None
+    if torch_dtype(space).is_complex:
+        channels = _factor_like(model, channel_space(space))
+        assert channels is not None
+        return ComplexPrecision(space, channels)
     with torch.no_grad():
         z = torch.zeros(1, model.latent_dim, dtype=torch_dtype(space), device=torch_device(space))  # type: ignore[call-overload]
         log_diag, weights = model.decode_factor(z)  # type: ignore[operator]
@@ -245,8 +288,14 @@ def _factor_like(model: nn.Module, space: StackedSpace) -> Precision | None:
     if weights is None:
         return DiagonalPrecision(space, 2 * log_diag)
     config: Any = model.config
-    reach = {"distance": config.distance, "dilation": config.dilation}
-    return SparseCholeskyPrecision(space, log_diag, weights, **reach)
+    return SparseCholeskyPrecision(
+        space,
+        log_diag,
+        weights,
+        distance=config.distance,
+        dilation=config.dilation,
+        coupled=getattr(config, "coupled", False),
+    )
 
 
 @undisturbed
@@ -265,12 +314,13 @@ def load_generator(
         Name of shipped weights (``"shapes-vae"``, ``"shapes-ae"``, ``"shapes-gan"``, ``"mnist-vae"``,
         ``"mnist-ae"``, ``"mnist-gan"``, ``"mnist-vae-dense"``, ``"gradients-2-vae"``, ``"gradients-4-vae"``,
         ``"disc-vae"``, ``"brain-vae"``; with a diagonal or structured precision ``"mnist-diagonal"``,
-        ``"mnist-supn"``, ``"brain-diagonal"``, ``"brain-supn"``), or the path of a ``.safetensors`` file with its
-        card beside it, as `genreg.weights.save` writes it.
+        ``"mnist-supn"``, ``"brain-diagonal"``, ``"brain-supn"``, ``"brain-supn-complex"``), or the path of a
+        ``.safetensors`` file with its card beside it, as `genreg.weights.save` writes it.
     range : ODL space, optional
         The image space X; its shape must be that of the model's images, or is any for a fully convolutional model. By
         default a `uniform_discr` of that shape from the origin with pixels of size 1, ``uniform_discr([0, 0], shape,
-        shape, dtype="float32")``.
+        shape, dtype="float32")``,
+        complex for a model of two channels.
     scale, offset : float, optional
         Units of the images, see `Generator`; by default those on the card, of the files that a prior of own images was
         made of (`genreg.own_images.train_prior`), and otherwise 1 and 0.
@@ -291,7 +341,11 @@ def load_generator(
         shape = tuple(getattr(model, "image_shape", ()))
         if not shape:
             raise ValueError(f"range must be given: the weights {name_or_path} make no images")
-        range = odl.uniform_discr([0] * len(shape), shape, shape, dtype="float32")
+        of_parts = len(shape) == 3 and shape[0] == 2
+        shape = shape[1:] if of_parts else shape
+        range = odl.uniform_discr(
+            [0] * len(shape), shape, shape, dtype="complex64" if of_parts else "float32"
+        )
     elif hasattr(range, "shape") and not isinstance(range, odl.ProductSpace):
         model = _fitted(model, range, f"weights {name_or_path} make")
     units = {"scale": 1.0, "offset": 0.0} | card.get("units", {})

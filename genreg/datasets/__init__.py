@@ -11,6 +11,7 @@ from genreg.datasets.helsinki_challenge import htc2022
 from genreg.datasets.limited_angle import LimitedAngleDiscs, solid_disc
 from genreg.datasets.mixed_images import MixedImages, read_images
 from genreg.datasets.occlusion import dead_leaves
+from genreg.datasets.phases import complex_images
 from genreg.datasets.random_crops import RandomCrops
 from genreg.datasets.synthetic import shapes, shapes_plus
 
@@ -23,6 +24,7 @@ __all__ = [
     "RandomCrops",
     "add_gradients",
     "brain_slices",
+    "complex_images",
     "dead_leaves",
     "discs_with_holes",
     "fastmri",

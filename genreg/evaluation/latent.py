@@ -142,11 +142,11 @@ def encodings(G: Generator, images: Tensor, *, seed: int = 0) -> tuple[Tensor, s
     NotImplementedError
         If the model has no encoder.
     """
-    images = images.to(device=torch_device(G.domain), dtype=torch_dtype(G.domain))
+    images = images.to(device=torch_device(G.range), dtype=torch_dtype(G.range))
     if not getattr(G.model, "variational", False):
         return torch.cat([G.encode(x) for x in images.split(500)]), "codes E(x)"
     with torch.no_grad():
-        parts = [G.model.encode_distribution(x) for x in images.split(500)]  # type: ignore[operator]
+        parts = [G.encode_distribution(x) for x in images.split(500)]
     mean, std = (torch.cat(part) for part in zip(*parts, strict=True))
     return mean + std * _normal(G, len(mean), seed), "draws from q(z | x), one for every image"
 

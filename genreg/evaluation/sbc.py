@@ -11,6 +11,7 @@ from torch import Tensor
 from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
 from genreg.operators.bridge.arguments import integer, seeded_generator
+from genreg.operators.precision.base import white_noise
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
@@ -102,12 +103,12 @@ def calibration(
     scores = []
     for n in [500] * (draws // 500) + [draws % 500] * bool(draws % 500):
         z = torch.randn((n, *G.domain.shape), generator=random, dtype=dtype)
-        epsilon = torch.randn((n, *G.range.shape), generator=random, dtype=dtype).to(device)
+        epsilon = white_noise(G.range, n, (), random)
         with torch.no_grad():
             decoded = G.decode(z.to(device))
             assert decoded.precision is not None
             x = decoded.mean + noise * decoded.precision.colour(epsilon)
-            mean, std = G.model.encode_distribution(x)  # type: ignore[operator]
+            mean, std = G.encode_distribution(x)
         scores.append(((z.to(device) - mean) / std).cpu().double())
     score = torch.cat(scores)
     pit = torch.special.ndtr(score)

@@ -9,7 +9,8 @@ colour images ``(B, 3, n, m)``, both in [0, 1]; latent vectors are ``(B, latent_
 dataclasses with a method ``build``; `build` makes a model from the dictionary that a card of trained weights
 stores. A `Structured` model has the inverse of L(z) L(z)', with a sparse L, in the place of gamma^2 I. A `GAN` has
 the decoder of one autoencoder and, as its critic, the encoder of another; a `Critic` is such an encoder by itself. A
-`GaussianRegressor` maps an image to a Gaussian of images.
+`GaussianRegressor` maps an image to a Gaussian of images. `with_phase` makes a model of complex images of one of
+magnitudes.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from genreg.networks.fully_convolutional import FullyConvolutionalConfig
 from genreg.networks.gan import AUTOENCODERS, GAN, GanConfig, from_dict
 from genreg.networks.gaussian_regressor import GaussianRegressor, GaussianRegressorConfig
 from genreg.networks.latent_grid import GridConfig
+from genreg.networks.phase import Phased, with_phase
 from genreg.networks.regions import RegionsConfig
 from genreg.networks.strided import StridedConfig
 from genreg.networks.structured import Structured, StructuredConfig
@@ -45,11 +47,13 @@ __all__ = [
     "GaussianRegressor",
     "GaussianRegressorConfig",
     "GridConfig",
+    "Phased",
     "RegionsConfig",
     "StridedConfig",
     "Structured",
     "StructuredConfig",
     "build",
+    "with_phase",
 ]
 
 ARCHITECTURES: dict[

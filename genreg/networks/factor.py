@@ -58,13 +58,19 @@ def space_of(images: Tensor) -> Any:
 
 
 def precision_with(
-    log_diag: Tensor, weights: Tensor | None, distance: int, dilation: int | Sequence[int]
+    log_diag: Tensor,
+    weights: Tensor | None,
+    distance: int,
+    dilation: int | Sequence[int],
+    coupled: bool = False,
 ) -> Precision:
     """Return the batched precision with a factor of these entries, diagonal without weights."""
     space = space_of(log_diag)
     if weights is None:
         return DiagonalPrecision(space, 2 * log_diag)
-    return SparseCholeskyPrecision(space, log_diag, weights, distance=distance, dilation=dilation)
+    return SparseCholeskyPrecision(
+        space, log_diag, weights, distance=distance, dilation=dilation, coupled=coupled
+    )
 
 
 def factor_entries(

@@ -15,6 +15,7 @@ from genreg.networks.autoencoder import Autoencoder
 from genreg.networks.config import ACTIVATIONS, CardEntry, Config
 from genreg.networks.factor import check_head, factor_entries
 from genreg.networks.gan import autoencoder_config
+from genreg.operators.bridge.arguments import flag
 from genreg.operators.precision.stencil import Stencil
 
 
@@ -170,6 +171,9 @@ class StructuredConfig(CardEntry):
         Bound on the size of the coefficients a.
     activation
         Name of the activation of the head; a smooth one makes the precision smooth in z.
+    coupled
+        Whether L connects different channels of neighbouring pixels, too, see `operators.SparseCholeskyPrecision`: what
+        is known of the real part at a pixel then tells of the imaginary part at the next.
 
     Raises
     ------
@@ -196,11 +200,13 @@ class StructuredConfig(CardEntry):
     bounds: tuple[float, float] = (-5.0, 5.0)
     limit: float = 2.0
     activation: str = "silu"
+    coupled: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", autoencoder_config(self.mean, "mean"))
         self._with_tuples()
         check_head(self, padded=True)
+        flag(self.coupled, "coupled")
 
     @property
     def any_size(self) -> bool:
@@ -211,7 +217,9 @@ class StructuredConfig(CardEntry):
     def stencil(self) -> Stencil:
         """The neighbours of a pixel that have an entry in its column of L."""
         channels = 1 if len(self.image_shape) == 2 else self.image_shape[0]
-        return Stencil.of(channels, self.distance, self.dilation) if self.distance else Stencil()
+        return (
+            Stencil.of(channels, self.distance, self.dilation, self.coupled) if self.distance else Stencil()
+        )
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -267,3 +275,8 @@ class StructuredConfig(CardEntry):
         """
         mean: Any = self.mean
         return replace(self, mean=mean.at(image_shape))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-able dictionary that `genreg.networks.build` takes."""
+        entries = super().to_dict()
+        return entries if self.coupled else {k: v for k, v in entries.items() if k != "coupled"}

@@ -13,7 +13,7 @@ a smooth field like that of a receiving coil, which makes the rim bright), and a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from genreg.datasets import brain_slices
 from genreg.networks import Autoencoder, GridConfig
+from genreg.training.batches import Sampler
 from genreg.training.gaussian_likelihood import fit_gamma
 
 ARCHITECTURE = GridConfig(
@@ -190,9 +191,15 @@ def darken(model: Autoencoder) -> None:
 
 
 def fit_noise(
-    model: Autoencoder, quick: bool, progress: bool, checkpoint: Path, resume: bool
+    model: Autoencoder,
+    quick: bool,
+    progress: bool,
+    checkpoint: Path,
+    resume: bool,
+    *,
+    images_from: Callable[[], Sampler] = head_images,
 ) -> dict[str, Any]:
     """Fit gamma to images of which half are from slabs that the mean has not seen; the entries of the card."""
     images = 20 if quick else 1000
-    gamma = fit_gamma(model, head_images()(images, seed=2**40 + 3).to(model.log_gamma.device))
+    gamma = fit_gamma(model, images_from()(images, seed=2**40 + 3).to(model.log_gamma.device))
     return {"gamma": {"value": gamma, "images": images, "data": "those for the precision"}}

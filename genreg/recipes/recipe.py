@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genreg.datasets import mnist, shapes
 from genreg.networks import Architecture, Autoencoder, GanConfig
-from genreg.recipes import any_size, brain, celeba, discs, gradients
+from genreg.recipes import any_size, brain, celeba, complex_brain, discs, gradients
 from genreg.training.batches import Sampler
 
 
@@ -170,4 +170,23 @@ LEAVES = Data(
     training=any_size.leaves,
     validation=partial(any_size.leaves_held_out, False),
     test=partial(any_size.leaves_held_out, True),
+)
+
+_COMPLEX = (
+    "64 x 64 crops of axial T1-weighted slices of one adult's head (genreg.datasets.brain_slices, subject 1), cut "
+    "along bent surfaces, deformed, recoloured and enlarged at random, with synthetic phases and shading "
+    "(genreg.datasets.complex_images), real and imaginary part as channels; "
+)
+COMPLEX_BRAIN = Data(
+    description=_COMPLEX
+    + "224 of the 280 slices, slabs of neighbouring ones held out; tested on a child's head",
+    training=complex_brain.training_images,
+    validation=partial(complex_brain.held_out, test=False),
+    test=partial(complex_brain.held_out, test=True),
+)
+COMPLEX_BRAIN_HEAD = Data(
+    description=_COMPLEX + "half of them from 28 slices that the mean has not seen; tested on a child's head",
+    training=complex_brain.head_images,
+    validation=partial(complex_brain.held_out, test=False),
+    test=partial(complex_brain.held_out, test=True),
 )

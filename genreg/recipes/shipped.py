@@ -1,8 +1,9 @@
 """The recipes of the shipped weights, and of the paper's own models: ``genreg train NAME`` makes them.
 
-A recipe of shipped weights takes 2 to 8 minutes of one CPU core, "disc-vae" half an hour. Those whose names
-end in "-duff" have the architectures and settings of Duff, Campbell and Ehrhardt (2021), "celeba" those of
-González, Almansa and Tan (2021) for faces, whose images have to lie in ``$GENREG_DATA/celeba``; they want a GPU.
+A recipe of shipped weights takes 2 to 8 minutes of one CPU core, "disc-vae" half an hour, "brain-supn-complex" with its
+mean, "brain-vae-complex", about as long. Those whose names end in "-duff" have the architectures and settings of Duff,
+Campbell and Ehrhardt (2021), "celeba" those of González, Almansa and Tan (2021) for faces, whose images have to lie in
+``$GENREG_DATA/celeba``; they want a GPU.
 Other models are trained by the same calls: build a configuration of `genreg.networks`, and give it to
 `genreg.training.fit` or `genreg.training.fit_gan`, on a GPU if there is one (put the model there; the images
 follow).
@@ -10,6 +11,7 @@ follow).
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,15 @@ from genreg.networks import (
     StructuredConfig,
 )
 from genreg.networks.borrowed import seeded
-from genreg.recipes import any_size, brain, discs, gradients
+from genreg.recipes import any_size, brain, complex_brain, discs, gradients
 from genreg.recipes.papers import PAPER
 from genreg.recipes.recipe import (
     BRAIN,
     BRAIN_CROPS,
     BRAIN_HEAD,
     BRAIN_HEAD_CROPS,
+    COMPLEX_BRAIN,
+    COMPLEX_BRAIN_HEAD,
     DISCS,
     GRADIENTS,
     LEAVES,
@@ -75,6 +79,15 @@ _BRAIN_SUPN = StructuredRecipe(
     architecture=StructuredConfig(mean=brain.ARCHITECTURE, channels=(16, 32, 48), distance=2),
     settings={"steps": 1500, "batch_size": 8, "lr": 2e-3, "warmup": 100},
     data=BRAIN_HEAD,
+    mixed=True,
+)
+_COMPLEX_SUPN = StructuredRecipe(
+    mean="brain-vae-complex",
+    architecture=StructuredConfig(
+        mean=complex_brain.ARCHITECTURE, channels=(16, 32, 48), distance=2, coupled=True
+    ),
+    settings={"steps": 800, "batch_size": 8, "lr": 2e-3, "warmup": 100, "keep_best": True},
+    data=COMPLEX_BRAIN_HEAD,
     mixed=True,
 )
 
@@ -205,6 +218,26 @@ RECIPES: dict[str, Recipe | StructuredRecipe] = {
     "brain-supn-any": _any_size("brain-vae-any", any_size.BRAIN, BRAIN_HEAD_CROPS),
     "images-vae": _any_size_mean(any_size.LEAVES, LEAVES),
     "images-supn": _any_size("images-vae", any_size.LEAVES, LEAVES),
+    "brain-vae-complex": Recipe(
+        architecture=complex_brain.ARCHITECTURE,
+        settings={
+            "steps": 2500,
+            "batch_size": 8,
+            "lr": 2e-3,
+            "warmup": 200,
+            "kl_warmup": 300,
+            "clip": 4000.0,
+            "weight_decay": 1e-4,
+            "keep_best": True,
+        },
+        data=COMPLEX_BRAIN,
+        mixed=True,
+        range_images=2,
+        start=complex_brain.lay_out,
+        refine=partial(brain.fit_noise, images_from=complex_brain.head_images),
+    ),
+    "brain-supn-complex": _COMPLEX_SUPN,
+    "brain-diagonal-complex": _COMPLEX_SUPN.diagonal(),
 }
 """The recipes by the name of the weights."""
 

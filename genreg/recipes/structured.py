@@ -50,7 +50,7 @@ class StructuredRecipe:
 
     def diagonal(self) -> StructuredRecipe:
         """Return the recipe of the same model with a diagonal precision."""
-        return replace(self, architecture=replace(self.architecture, distance=0, dilation=1))
+        return replace(self, architecture=replace(self.architecture, distance=0, dilation=1, coupled=False))
 
 
 def train_precision(

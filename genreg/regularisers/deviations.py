@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import odl
 import torch
@@ -14,7 +15,9 @@ from genreg.generator import Generator
 from genreg.operators import TorchFunctional, to_torch, weight
 from genreg.operators.bridge import spaces
 from genreg.operators.bridge.arguments import choice
+from genreg.operators.bridge.complex_parts import squared_modulus
 from genreg.operators.bridge.keywords import documented_like
+from genreg.operators.bridge.product import product_space
 from genreg.operators.fidelity import Fidelity
 from genreg.operators.lowering.total_variation import total_variation
 from genreg.regularisers.base import checked_parameter
@@ -33,7 +36,7 @@ class _Deviating(Generative):
         check_generator(G)
         self.parameters = {"mu": checked_parameter(mu, "mu")}
         self.blocks = (name, "z")
-        domain = odl.ProductSpace(G.range, G.domain)
+        domain = product_space(G.range, G.domain)
         image = odl.ComponentProjection(domain, 0)
         if name == "u":
             image = image + G * odl.ComponentProjection(domain, 1)
@@ -184,9 +187,9 @@ class SparseDeviation(_Deviating):
         Every :math:`|t|` becomes :math:`\sqrt{t^2 + \epsilon^2} - \epsilon`.
         """
         X, u = self.generator.range, x - self.generate(z)
-        square = u.square()
+        square: Any = squared_modulus(u)
         if self.sparsity == "tv":
             derivative = to_torch(odl.Gradient(X, method="forward", pad_mode="symmetric"))
-            square = sum(part.square() for part in spaces.split(derivative.range, derivative(u)))
+            square = sum(squared_modulus(part) for part in spaces.split(derivative.range, derivative(u)))
         size = (square + smoothing**2).sqrt() - smoothing
         return float(weight(X)) * size.flatten(1).sum(1) + mu * self.latent_value(z)

@@ -12,10 +12,13 @@ from odl.functionals import Functional
 from torch import Tensor
 
 from genreg.generator import Decoded, Generator
-from genreg.operators import GaussianPosterior, IsotropicPrecision, Precision
+from genreg.operators import GaussianPosterior, Precision
 from genreg.operators.bridge.arguments import choice
 from genreg.operators.bridge.caller_data import to_batch
+from genreg.operators.bridge.complex_parts import squared_modulus
+from genreg.operators.bridge.product import product_space
 from genreg.operators.fidelity import Fidelity, GaussianFidelity
+from genreg.operators.precision.complex_images import isotropic_precision
 from genreg.operators.precision.information import InformationGain
 from genreg.regularisers.base import checked_parameter
 from genreg.regularisers.deviations import deviation_for_image
@@ -118,7 +121,7 @@ class JointPrior(Generative):
         if beta is not None and not bool((torch.as_tensor(checked_parameter(beta, "beta")) > 0).all()):
             raise ValueError(f"beta must be positive, got {beta}")
         self.parameters = {} if beta is None else {"beta": beta}
-        domain = odl.ProductSpace(G.range, G.domain)
+        domain = product_space(G.range, G.domain)
         half_square = 0.5 * odl.functionals.L2NormSquared(G.domain)
         super().__init__(G, domain, odl.ComponentProjection(domain, 0), half_square)
         self.solver = self._solve
@@ -142,7 +145,7 @@ class JointPrior(Generative):
         if self.structured:
             return decoded
         beta = torch.as_tensor(self.beta, dtype=z.dtype, device=z.device)
-        made = functools.partial(IsotropicPrecision, self.generator.range, beta)
+        made = functools.partial(isotropic_precision, self.generator.range, beta)
         return replace(decoded, make_precision=made)
 
     def _given(self, z: Tensor) -> tuple[Tensor, Precision]:
@@ -168,7 +171,7 @@ class JointPrior(Generative):
             mean, precision = self._given(flat)
             return negative_log_prior(x.reshape(mean.shape) - mean, precision, flat).reshape(z.shape[:-1])
         u = (x - self.generate(z)).flatten(x.ndim - len(self.generator.range.shape))
-        return 0.5 * beta * u.square().sum(-1) + self.latent_value(z)
+        return 0.5 * beta * squared_modulus(u).sum(-1) + self.latent_value(z)
 
     def at_image(self, x: Tensor, z: Tensor, *, smoothing: float, **parameters: float | Tensor) -> Tensor:
         """R as a function of image and latent vector; nothing needs smoothing."""

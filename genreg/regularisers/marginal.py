@@ -74,7 +74,7 @@ class Marginal(Functional):
             of_gradient = getattr(regulariser, "sparsity", None) == "tv"
             smoothing = 1e-2 / float(min(X.cell_sides)) if of_gradient else 1e-2
         if tol is None:
-            tol = 1e-4 if torch_dtype(X) == torch.float32 else 1e-6
+            tol = 1e-4 if torch_dtype(X).to_real() == torch.float32 else 1e-6
         smoothing = number(smoothing, "smoothing", above=0)
         max_iter, tol = integer(max_iter, "max_iter", minimum=0), number(tol, "tol", minimum=0)
         super().__init__(space=X, linear=False)

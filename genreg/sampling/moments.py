@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from genreg.operators.bridge.complex_parts import squared_modulus
+
 
 class Moments:
-    """Mean and standard deviation over all draws and chains of every sample.
+    """Mean and standard deviation over all draws and chains of every sample; of complex images that of |x - mean|.
 
     Parameters
     ----------
@@ -21,19 +23,19 @@ class Moments:
     """
 
     def __init__(self, like: Tensor) -> None:
-        self.count = like.new_zeros(len(like), *(1,) * (like.ndim - 1))
-        self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
+        self.count = like.real.new_zeros(len(like), *(1,) * (like.ndim - 1))
+        self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like.real)
 
     def add(self, images: Tensor, counts: Tensor) -> None:
         """Take in an image of every chain, ``(chains, B, *X.shape)``, where `counts`, ``(chains, B)``, says so."""
         mask = counts.view(*counts.shape, *(1,) * (images.ndim - 2))
         images = torch.where(mask, images, 0.0)
-        n = mask.sum(0).to(images.dtype)
+        n = mask.sum(0).to(self.count.dtype)
         mean = images.sum(0) / n.clamp_min(1)
-        square = (torch.where(mask, images - mean, 0.0)).square().sum(0)
+        square = squared_modulus(torch.where(mask, images - mean, 0.0)).sum(0)
         total = (self.count + n).clamp_min(1)
         shift = mean - self.mean
-        self.square = self.square + square + shift.square() * (self.count * n / total)
+        self.square = self.square + square + squared_modulus(shift) * (self.count * n / total)
         self.mean = self.mean + shift * (n / total)
         self.count = self.count + n
 

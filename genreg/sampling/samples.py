@@ -13,6 +13,7 @@ from torch import Tensor
 
 from genreg.operators.bridge.arguments import number
 from genreg.operators.bridge.arrays import check_memory, samples_of
+from genreg.operators.bridge.spaces import torch_dtype
 from genreg.sampling.importance import kish_ess, self_normalised, weighted_mean_and_std
 from genreg.sampling.joint_posterior import JointPosterior
 from genreg.sampling.posterior import Posterior
@@ -94,11 +95,13 @@ class Samples:
 
     @property
     def std(self) -> Any:
-        """Posterior standard deviation of the pixels, as `mean`."""
+        """Posterior standard deviation of the pixels, as `mean`; real, of complex images that of |x - mean|."""
         return self._as_data(self.moments[1])
 
     def _as_data(self, images: Tensor) -> Any:
-        return self.posterior.fidelity.given_back(self.posterior.generator.range, images)
+        space: Any = self.posterior.generator.range
+        space = space if images.is_complex() else space.real_space
+        return self.posterior.fidelity.given_back(space, images)
 
     def images(self, index: int) -> Tensor:
         """All draws of the image of one sample that count, ``(n, *X.shape)``.
@@ -126,6 +129,8 @@ class Samples:
         ------
         ValueError
             If `level` is not in (0, 1).
+        TypeError
+            For complex images, which have no order.
         """
         level = number(level, "level", above=0, below=1)
         tails = (0.5 - level / 2, 0.5 + level / 2)
@@ -167,6 +172,10 @@ class Samples:
     def quantiles(self, index: int, levels: tuple[float, ...]) -> Tensor:
         """Quantiles of the pixels of one sample, ``(len(levels), *X.shape)``; NaN where no draw counts."""
         images = self.images(index)
+        if images.is_complex():
+            raise TypeError(
+                "images must be real to have quantiles, got complex ones; take those of a part of `images`"
+            )
         if not len(images) or (self.weights is not None and not bool(self.weights[:, :, index].sum() > 0)):
             return images.new_full((len(levels), *images.shape[1:]), torch.nan)
         w = self._weights_of(index)
@@ -283,9 +292,10 @@ class JointSamples(Samples):
         assert isinstance(posterior, JointPosterior)
         draws, chains, batch, _ = self.z.shape
         space, like = posterior.generator.range, self.z
-        check_memory((draws, chains, batch, space.size), like.dtype, "draws", draws, like.device)
+        dtype = torch_dtype(space)
+        check_memory((draws, chains, batch, space.size), dtype, "draws", draws, like.device)
         rows = posterior.take(torch.arange(batch, device=like.device).repeat(chains))
-        images = like.new_empty((draws, chains, batch, *space.shape))
+        images = like.new_empty((draws, chains, batch, *space.shape), dtype=dtype)
         for draw, seed in enumerate(self.state["tensors"]["seeds"][:draws].tolist()):
             z = torch.where(counts[draw, ..., None], self.z[draw], self.last)
             images[draw] = rows.image(z.flatten(0, 1), seed).view_as(images[draw])

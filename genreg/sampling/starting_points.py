@@ -2,8 +2,6 @@ r"""Where chains start."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -90,11 +88,10 @@ def starts(
 def _encoded(posterior: LatentPosterior, noise: Tensor) -> Tensor:
     """Draws of q(z | x) for a rough reconstruction x; its mean where the encoder says no more."""
     image = posterior.fidelity.rough()
-    model: Any = posterior.generator.model
-    if not getattr(model, "variational", False):
-        return posterior.generator.encode(image).expand_as(noise).clone()
-    with torch.no_grad():
-        mean, std = model.encode_distribution(image.reshape(posterior.batch, *model.image_shape))
+    G = posterior.generator
+    if not getattr(G.model, "variational", False):
+        return G.encode(image).expand_as(noise).clone()
+    mean, std = G.encode_distribution(image)
     return mean + std * noise
 
 

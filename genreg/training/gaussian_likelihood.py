@@ -34,7 +34,8 @@ def precision_of(model: Autoencoder, mean: Tensor) -> Precision:
     """
     if not isinstance(model, Structured):
         return IsotropicPrecision(space_of(mean), (-2 * model.log_gamma).exp().to(mean))
-    return precision_with(*model.factor_of(mean), model.config.distance, model.config.dilation)
+    config = model.config
+    return precision_with(*model.factor_of(mean), config.distance, config.dilation, config.coupled)
 
 
 def posterior(model: Autoencoder, x: Tensor, sampled: bool) -> tuple[Tensor, Tensor]:

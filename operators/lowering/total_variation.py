@@ -69,11 +69,11 @@ class _Dual:
             return t - s * self.backward(q)
 
     def _exact(self, t: Tensor, s: Any, q: Tensor) -> bool:
-        """Whether the duality gap, TV(u) - <q, ∇u>, is at most `rtol` TV(u) in every sample."""
+        """Whether the duality gap, TV(u) - Re <q, ∇u>, is at most `rtol` TV(u) in every sample."""
         axis = -self.ndim - 1
         difference = self.forward(t - s * self.backward(q))
         length = sum_of_squares(difference, axis).sqrt()
-        gap = self.total(length - (q * difference).sum(axis))
+        gap = self.total(length - (q.conj() * difference).real.sum(axis))
         return bool((gap <= self.rtol * self.total(length)).all())
 
 
@@ -90,7 +90,7 @@ def total_variation(
     Parameters
     ----------
     space : DiscretizedSpace
-        The real image space X.
+        The image space X, real or complex.
     iterations : int
         Largest number of dual steps of one prox.
     rtol : float

@@ -1,6 +1,7 @@
 """Precisions of Gaussians: isotropic, diagonal, dense, sparse Cholesky; conditional distributions, variances."""
 
 from genreg.operators.precision.base import Precision
+from genreg.operators.precision.complex_images import ComplexPrecision
 from genreg.operators.precision.conditioning import Conditional, condition
 from genreg.operators.precision.covariance import (
     Estimate,
@@ -14,6 +15,7 @@ from genreg.operators.precision.gaussian_posterior import GaussianPosterior
 from genreg.operators.precision.sparse_cholesky import SparseCholeskyPrecision, neighbourhood, soft_clip
 
 __all__ = [
+    "ComplexPrecision",
     "Conditional",
     "DenseCholeskyPrecision",
     "DiagonalPrecision",

@@ -65,7 +65,7 @@ def _is_finite(t: Tensor) -> bool:
 def white_noise(
     space: TensorSpace, n: int, batch: tuple[int, ...], generator: torch.Generator | int | None
 ) -> Tensor:
-    """Independent standard normal images, ``(n, *batch, *shape)``.
+    """Independent standard normal images, ``(n, *batch, *shape)``; both parts of complex ones have variance 1.
 
     Raises
     ------
@@ -78,9 +78,8 @@ def white_noise(
     device = torch_device(space) if generator is None else generator.device
     shape = (n, *batch, *space.shape)
     check_memory(shape, torch_dtype(space), "n", n, device)
-    return torch.randn(shape, generator=generator, dtype=torch_dtype(space), device=device).to(
-        torch_device(space)
-    )
+    noise = torch.randn(shape, generator=generator, dtype=torch_dtype(space), device=device)
+    return (math.sqrt(2) * noise if noise.is_complex() else noise).to(torch_device(space))
 
 
 class Precision(TensorOperator):
@@ -150,6 +149,11 @@ class Precision(TensorOperator):
         return self.with_parameters(**{name: p.detach() for name, p in self.parameters.items()})
 
     @property
+    def size(self) -> int:
+        """Number of real numbers of an image: its entries, twice as many of a complex one."""
+        return self.domain.size * (2 if torch_dtype(self.domain).is_complex else 1)
+
+    @property
     def _axes(self) -> tuple[int, ...]:
         return tuple(range(-self.domain.ndim, 0))
 
@@ -193,7 +197,7 @@ class Precision(TensorOperator):
 
     def log_density(self, r: Tensor) -> Tensor:
         r""":math:`\log N(r; 0, \Lambda^{-1})`, ``(*batch,)``, with its constant."""
-        return 0.5 * (self.logdet() - self.quadratic(r) - self.domain.size * math.log(2 * math.pi))
+        return 0.5 * (self.logdet() - self.quadratic(r) - self.size * math.log(2 * math.pi))
 
     def sample(self, n: int, generator: torch.Generator | int | None = None) -> Tensor:
         r"""Draws of :math:`N(0, \Lambda^{-1})`, ``(n, *batch, *shape)``, differentiable in the parameters.

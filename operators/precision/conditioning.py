@@ -29,6 +29,7 @@ from genreg.operators.bridge.arguments import choice, integer, number
 from genreg.operators.bridge.arrays import boolean_mask
 from genreg.operators.bridge.spaces import check_tensor, torch_device, torch_dtype
 from genreg.operators.precision.base import Precision, white_noise
+from genreg.operators.precision.complex_images import real_images
 from genreg.operators.precision.whitened_solve import whitened_solve
 
 _DIRECT = 2**14  # unknown pixels up to which a factorisation takes about a second
@@ -117,8 +118,7 @@ def condition(
     RuntimeWarning
         If conjugate gradients end before they reach `tol`.
     """
-    if not isinstance(precision, Precision):
-        raise TypeError(f"precision must be a Precision, got {type(precision).__name__}")
+    precision = real_images(precision)
     if method is not None:
         choice(method, "method", ("direct", "cg"))
     tol, max_iter = number(tol, "tol", above=0), integer(max_iter, "max_iter", minimum=1)

@@ -32,6 +32,7 @@ matrices, doi:10.1080/10618600.2018.1473782.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -42,6 +43,7 @@ from torch import Tensor
 from genreg.operators.bridge.arguments import choice, integer, seeded_generator
 from genreg.operators.bridge.keywords import documented_like
 from genreg.operators.precision.base import Precision, white_noise
+from genreg.operators.precision.complex_images import real_images
 from genreg.operators.precision.dense import DenseCholeskyPrecision
 from genreg.operators.precision.diagonal import DiagonalPrecision, IsotropicPrecision
 from genreg.operators.precision.factor_product import outer
@@ -87,8 +89,7 @@ def covariance_column(precision: Precision, index: Sequence[int]) -> Tensor:
     TypeError, ValueError
         If `precision` is not a precision, or there is no such pixel.
     """
-    if not isinstance(precision, Precision):
-        raise TypeError(f"precision must be a Precision, got {type(precision).__name__}")
+    precision = real_images(precision)
     unit = torch.zeros_like(precision.diagonal)
     unit[_place(precision, index)] = 1
     return precision.solve(unit)
@@ -164,8 +165,7 @@ def marginal_variance(
     TypeError, ValueError
         If `precision` is not a precision, or `method` or `samples` is wrong.
     """
-    if not isinstance(precision, Precision):
-        raise TypeError(f"precision must be a Precision, got {type(precision).__name__}")
+    precision = real_images(precision)
     if method is not None:
         choice(method, "method", ("exact", "sampling"))
     if method == "exact" or (method is None and _cost(precision) <= _EXACT):
@@ -189,14 +189,16 @@ def _cost(precision: Precision) -> int:
     """Multiplications of a selected inversion."""
     if not isinstance(precision, SparseCholeskyPrecision):
         return 0
-    return precision.log_diag.numel() * len(precision.stencil.offsets) * _band(precision)
+    rows, columns = precision.domain.shape[-2:]
+    return math.prod(precision.batch) * rows * columns * len(precision.stencil) * _band(precision)
 
 
 def _band(precision: SparseCholeskyPrecision) -> int:
     """Return the largest distance, in raster order, of pixels that L connects."""
-    down, right = precision.stencil.reach
-    channels = precision.domain.size // (precision.domain.shape[-2] * precision.domain.shape[-1])
-    return max((down * precision.domain.shape[-1] + right) * channels, channels - 1)
+    rows, columns = precision.domain.shape[-2:]
+    channels = precision.domain.size // (rows * columns)
+    places = ((t.down * columns + t.right) * channels + t.row - t.column for t in precision.stencil)
+    return max(places, default=0)
 
 
 @functools.singledispatch

@@ -99,6 +99,9 @@ def _product(d: Tensor | None, w: Tensor, v: Tensor, stencil: Stencil, transpose
         out = padded.image
         results, arguments = padded.shifted, [v] * count
     terms = [*zip(results, stencil.by_offset(w), arguments, strict=True)]
+    for (c, other, k), weight in zip(stencil.across, stencil.by_entry_across(w), strict=True):
+        into, of = (c, other) if transpose else (other, c)
+        terms.append((results[k][..., into, :, :], weight, arguments[k][..., of, :, :]))
     for (c, other), weight in zip(stencil.pairs, stencil.by_pair(w), strict=True):
         into, of = (c, other) if transpose else (other, c)
         terms.append((out[..., into, :, :], weight, v[..., of, :, :]))
@@ -113,8 +116,10 @@ def _product(d: Tensor | None, w: Tensor, v: Tensor, stencil: Stencil, transpose
 def _outer(u: Tensor, r: Tensor, stencil: Stencil, batch: torch.Size) -> Tensor:
     """The products, summed over the batch axes that the weights do not have."""
     out = u.new_empty((*batch, len(stencil), *u.shape[-2:]), dtype=torch.promote_types(u.dtype, r.dtype))
-    columns = [u] * len(stencil.offsets)
-    terms = [*zip(stencil.by_offset(out), columns, _Padded.of(r, stencil).shifted, strict=True)]
+    columns, rows = [u] * len(stencil.offsets), _Padded.of(r, stencil).shifted
+    terms = [*zip(stencil.by_offset(out), columns, rows, strict=True)]
+    for (c, other, k), part in zip(stencil.across, stencil.by_entry_across(out), strict=True):
+        terms.append((part, u[..., c, :, :], rows[k][..., other, :, :]))
     for (c, other), part in zip(stencil.pairs, stencil.by_pair(out), strict=True):
         terms.append((part, u[..., c, :, :], r[..., other, :, :]))
     summed = common_batch(u, r) != batch

@@ -45,7 +45,7 @@ class GaussianPosterior:
     Parameters
     ----------
     A : odl.Operator
-        Linear operator X -> Y with an adjoint, X real; complex images are images of two channels.
+        Linear operator X -> Y with an adjoint, X real, or complex with a `ComplexPrecision`.
     y : Tensor
         Data, ``(B, *Y.shape)``.
     prior_mean : Tensor
@@ -102,7 +102,7 @@ class GaussianPosterior:
                 raise ValueError(f"{name} must be (B, *{space.shape}), got {tuple(value.shape)}")
         self.operator, self.y, self.prior_mean = A, y, prior_mean
         self.precision, self.inverse_variance = precision, inverse_variance
-        single = torch_dtype(A.domain) == torch.float32
+        single = torch_dtype(A.domain).to_real() == torch.float32
         self.tol = (1e-3 if single else 1e-8) if tol is None else float(tol)
         self.max_iter = max_iter
         self._start = start
@@ -115,7 +115,8 @@ class GaussianPosterior:
 
     def _back(self, t: Tensor, power: float = 1.0) -> Tensor:
         """A^H t / σ^(2 power)."""
-        factor = torch.as_tensor(self.inverse_variance, dtype=self.prior_mean.dtype, device=t.device) ** power
+        dtype = self.prior_mean.dtype.to_real()
+        factor = torch.as_tensor(self.inverse_variance, dtype=dtype, device=t.device) ** power
         if factor.ndim > 1:  # one for every datum
             return self._transpose(factor * t)
         return append_axes(factor, self._ndim) * self._transpose(t)
@@ -167,8 +168,11 @@ class GaussianPosterior:
         return self.mean + self.solve(b)
 
     def std(self, n: int = 100, generator: torch.Generator | int | None = None) -> Tensor:
-        r"""Standard deviations of the pixels from n draws, ``(B, *X.shape)``, each to :math:`1 / \sqrt{2 n}`."""
-        return (self.sample(n, generator) - self.mean).square().mean(0).sqrt()
+        r"""Standard deviations of the pixels from n draws, ``(B, *X.shape)``, each to :math:`1 / \sqrt{2 n}`.
+
+        Those of complex images are :math:`\sqrt{E |x - \hat x|^2}`, of both parts together.
+        """
+        return (self.sample(n, generator) - self.mean).abs().square().mean(0).sqrt()
 
     @undisturbed
     @torch.no_grad()

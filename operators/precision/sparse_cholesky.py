@@ -11,6 +11,7 @@ import torch
 from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor
 
+from genreg.operators.bridge.arguments import flag
 from genreg.operators.precision.base import Precision, checked_parameter
 from genreg.operators.precision.factor_product import multiply_factor, outer
 from genreg.operators.precision.stencil import Stencil, neighbourhood
@@ -53,7 +54,8 @@ class SparseCholeskyPrecision(Precision):
 
     In raster order, with the channels of a pixel next to each other, column p of L has its diagonal entry
     :math:`e^{\ell_p}` and the weights :math:`L_{p + k,\, p} = w_k(p)` of the later pixels p + k in a neighbourhood of
-    :math:`(2 d + 1)^2` pixels and, for several channels, of the later channels of the same pixel. So
+    :math:`(2 d + 1)^2` pixels and, for several channels, of the later channels of the same pixel; where it is
+    *coupled*, of the other channels of the later pixels, too. So
 
     .. math:: (L^T r)_p = e^{\ell_p} r_p + \sum_k w_k(p)\, r_{p + k} , \qquad
               \log\det\Lambda = 2 \sum_p \ell_p ,
@@ -70,11 +72,15 @@ class SparseCholeskyPrecision(Precision):
     weights : Tensor
         w, ``(K, n, m)``, or ``(B, K, n, m)``: for each channel the offsets in the order of `neighbourhood`, then the
         pairs (0, 1), (0, 2), ..., (1, 2), ... of channels, so :math:`K = C ((2 d + 1)^2 - 1) / 2 + C (C - 1) / 2`
-        without several dilations.
+        without several dilations. Where it is coupled, the offsets for the channels (0, 1), (0, 2), ..., (1, 0), ... of
+        column and row come between them, :math:`C (C - 1) ((2 d + 1)^2 - 1) / 2` more.
     distance : int
         d.
     dilation : int or sequence of int
         Factor of the offsets, or several whose neighbourhoods are joined.
+    coupled : bool
+        Whether different channels of neighbouring pixels are connected, as those of complex images are, whose real and
+        imaginary parts a phase mixes.
     bounds : tuple of float, optional
         Bounds to which ℓ is softly clipped, see `soft_clip`.
 
@@ -101,6 +107,7 @@ class SparseCholeskyPrecision(Precision):
         *,
         distance: int,
         dilation: int | Sequence[int] = 1,
+        coupled: bool = False,
         bounds: tuple[float, float] | None = None,
     ) -> None:
         self._check_space(space)
@@ -109,7 +116,8 @@ class SparseCholeskyPrecision(Precision):
                 f"space must have images (n, m) or (C, n, m) as its elements, got the shape {space.shape}"
             )
         rows, columns = space.shape[-2:]
-        self.stencil = Stencil.of(1 if space.ndim == 2 else space.shape[0], distance, dilation)
+        channels = 1 if space.ndim == 2 else space.shape[0]
+        self.stencil = Stencil.of(channels, distance, dilation, flag(coupled, "coupled"))
         down, right = self.stencil.reach
         if down >= rows or right >= columns:
             raise ValueError(
@@ -119,8 +127,8 @@ class SparseCholeskyPrecision(Precision):
         count = len(self.stencil)
         if isinstance(weights, Tensor) and weights.ndim > 2 and weights.shape[-3] != count:
             raise ValueError(
-                f"weights must have {count} entries a pixel, for distance={distance}, dilation={dilation} and the "
-                f"images {tuple(space.shape)}, got the shape {tuple(weights.shape)}"
+                f"weights must have {count} entries a pixel, for distance={distance}, dilation={dilation}, "
+                f"coupled={coupled} and the images {tuple(space.shape)}, got the shape {tuple(weights.shape)}"
             )
         log_diag = checked_parameter(log_diag, "log_diag", space, tuple(space.shape))
         weights = checked_parameter(weights, "weights", space, (count, rows, columns))

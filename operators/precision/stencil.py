@@ -1,4 +1,4 @@
-"""The pixels that a sparse triangular factor connects: a neighbourhood of later pixels; channels of one pixel."""
+"""The pixels that a sparse triangular factor connects: later ones of a neighbourhood, within and across channels."""
 
 from __future__ import annotations
 
@@ -55,15 +55,23 @@ class Term(NamedTuple):
 
 
 class Stencil(tuple[Term, ...]):
-    """The off-diagonal entries of L: the neighbourhood in every channel, then the pairs of channels of a pixel."""
+    """The off-diagonal entries of L.
+
+    First those of the neighbourhood in every channel; then, of a coupled stencil, those of the neighbourhood in the
+    other channels; last the pairs of channels of a pixel.
+    """
 
     @classmethod
-    def of(cls, channels: int, distance: int, dilation: int | Sequence[int]) -> Stencil:
-        """The stencil of a neighbourhood, see `neighbourhood`."""
+    def of(
+        cls, channels: int, distance: int, dilation: int | Sequence[int], coupled: bool = False
+    ) -> Stencil:
+        """The stencil of a neighbourhood, see `neighbourhood`; `coupled` if it joins different channels, too."""
         near = neighbourhood(distance, dilation)
-        own = [Term(c, c, *offset) for c in range(channels) for offset in near]
-        cross = [Term(c, other, 0, 0) for c in range(channels) for other in range(c + 1, channels)]
-        return cls([*own, *cross])
+        every = range(channels)
+        own = [Term(c, c, *offset) for c in every for offset in near]
+        across = [Term(c, o, *offset) for c in every for o in every if o != c for offset in near]
+        pairs = [Term(c, other, 0, 0) for c in every for other in range(c + 1, channels)]
+        return cls([*own, *(across if coupled else []), *pairs])
 
     @functools.cached_property
     def offsets(self) -> list[tuple[int, int]]:
@@ -72,8 +80,15 @@ class Stencil(tuple[Term, ...]):
 
     @functools.cached_property
     def pairs(self) -> list[tuple[int, int]]:
-        """The pairs of channels."""
-        return [(t.column, t.row) for t in self if t.column != t.row]
+        """The pairs of channels of a pixel."""
+        return [(t.column, t.row) for t in self if (t.down, t.right) == (0, 0)]
+
+    @functools.cached_property
+    def across(self) -> list[tuple[int, int, int]]:
+        """The entries between different channels of different pixels: column, row, and the number of the offset."""
+        number = {offset: k for k, offset in enumerate(self.offsets)}
+        far = (t for t in self if t.column != t.row and (t.down, t.right) != (0, 0))
+        return [(t.column, t.row, number[t.down, t.right]) for t in far]
 
     @functools.cached_property
     def reach(self) -> tuple[int, int]:
@@ -81,11 +96,16 @@ class Stencil(tuple[Term, ...]):
         return max((a for a, _ in self.offsets), default=0), max((abs(b) for _, b in self.offsets), default=0)
 
     def by_offset(self, w: Tensor) -> tuple[Tensor, ...]:
-        """The weights of every offset, ``(*batch, C, n, m)``."""
+        """The weights of every offset within a channel, ``(*batch, C, n, m)``."""
         if not self.offsets:
             return ()
-        own = w.narrow(-3, 0, len(self) - len(self.pairs))
+        own = w.narrow(-3, 0, len(self) - len(self.across) - len(self.pairs))
         return own.unflatten(-3, (-1, len(self.offsets))).unbind(-3)
+
+    def by_entry_across(self, w: Tensor) -> tuple[Tensor, ...]:
+        """The weights of every entry of `across`, ``(*batch, n, m)``."""
+        count = len(self.across)
+        return w.narrow(-3, len(self) - count - len(self.pairs), count).unbind(-3) if count else ()
 
     def by_pair(self, w: Tensor) -> tuple[Tensor, ...]:
         """The weights of every pair of channels, ``(*batch, n, m)``."""

@@ -48,7 +48,7 @@ def whitened_solve(
         If a sample does not reach `tol`.
     """
     shape, ndim = b.shape, precision.domain.ndim
-    flat, root = (-1, *shape[len(shape) - ndim :]), math.sqrt(precision.domain.size)
+    flat, root = (-1, *shape[len(shape) - ndim :]), math.sqrt(precision.size)
 
     def normal(w: Tensor) -> Tensor:
         return w + precision.uncolour(rest(precision.colour(w.reshape(shape)))).reshape(w.shape)

@@ -139,7 +139,7 @@ class StructuredProblem(Profiled):
     def profile(self) -> Objective:
         """φ or the marginal, an objective of z. Every evaluation seeks the image from μ(z), so that z alone counts."""
         forward = to_torch(self.operator)
-        single = torch_dtype(self.operator.domain) == torch.float32
+        single = torch_dtype(self.operator.domain).to_real() == torch.float32
         tol = (0.01 if single else 1e-8) if self.tol is None else self.tol
 
         def value(blocks: Blocks, y: Tensor, inverse_variance: Tensor, weight: Tensor) -> Tensor:

@@ -225,8 +225,8 @@ TABLE = [
     (
         "Generator",
         {"range": C},
-        TypeError,
-        "range must be a real space, for complex images odl.rn((2, n, m))",
+        ValueError,
+        "model must make two channels, the parts of complex images, (2, 4, 5), got (4, 5)",
     ),
     ("Generator", {"range": np.zeros((4, 5))}, TypeError, "range must be an ODL tensor or function space"),
     ("Generator", {"latent_dim": 3.0}, TypeError, "latent_dim must be an integer, got 3.0"),

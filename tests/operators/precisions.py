@@ -25,7 +25,10 @@ SPARSE = {
     "two channels": (2, (4, 3), 1, 1),
     "three channels": (3, (4, 3), 1, (1, 2)),
     "channels only": (3, (2, 2), 0, 1),
+    "coupled": (2, (4, 3), 1, 1),
+    "coupled, dilations": (3, (3, 4), 1, (1, 2)),
 }
+COUPLED = {"coupled", "coupled, dilations"}
 NAMES = ["isotropic", "diagonal", "dense", *SPARSE]
 
 
@@ -54,7 +57,10 @@ class Case:
         generator = torch.Generator().manual_seed(len(name))
         draw = lambda *s: torch.randn((*batch, *s), dtype=torch.float64, generator=generator)  # noqa: E731
         self.channels, count = channels or 1, len(later(self.distance, self.dilation))
+        self.coupled = name in COUPLED
         entries = self.channels * count + self.channels * (self.channels - 1) // 2
+        if self.coupled:
+            entries += self.channels * (self.channels - 1) * count
         self.parameters = {
             "isotropic": lambda: (draw().exp(),),
             "diagonal": lambda: (0.6 * draw(*shape),),
@@ -73,7 +79,11 @@ class Case:
         if self.name in kinds:
             return kinds[self.name](self.space, *parameters)
         return SparseCholeskyPrecision(
-            self.space, *parameters, distance=self.distance, dilation=self.dilation
+            self.space,
+            *parameters,
+            distance=self.distance,
+            dilation=self.dilation,
+            coupled=self.coupled,
         )
 
     def images(self, *lead, seed=0):
@@ -97,12 +107,14 @@ class Case:
         place = np.arange(self.size).reshape(self.channels, *self.shape[-2:])
         n, m = self.shape[-2:]
         L = first.flatten().exp().diag()
-        k = 0
-        for c in range(self.channels):
+        k, every = 0, range(self.channels)
+        joined = [(c, c) for c in every]
+        joined += [(c, o) for c in every for o in every if c != o] if self.coupled else []
+        for c, other in joined:
             for a, b in later(self.distance, self.dilation):
                 for i, j in np.ndindex(n, m):
                     if i + a < n and 0 <= j + b < m:
-                        L[place[c, i + a, j + b], place[c, i, j]] = weights[k, i, j]
+                        L[place[other, i + a, j + b], place[c, i, j]] = weights[k, i, j]
                 k += 1
         for c in range(self.channels):
             for other in range(c + 1, self.channels):

@@ -103,6 +103,7 @@ def value(case, method, *arguments):
         ("d2", ()),
         ("dilations", ()),
         ("two channels", (2,)),
+        ("coupled", (2,)),
     ],
 )
 def test_derivatives_of_both_orders(name, batch):
@@ -221,7 +222,7 @@ def test_availability_of_the_native_solve(monkeypatch):
     triangular._native.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["d1", "d4", "two channels"])
+@pytest.mark.parametrize("name", ["d1", "d4", "two channels", "coupled"])
 def test_large_problems_are_cut_into_parts(name, monkeypatch):
     case = Case(name, (5,))
     P, r = case.make(), case.images(2)
