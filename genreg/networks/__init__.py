@@ -9,12 +9,13 @@ colour images ``(B, 3, n, m)``, both in [0, 1]; latent vectors are ``(B, latent_
 dataclasses with a method ``build``; `build` makes a model from the dictionary that a card of trained weights
 stores. A `Structured` model has the inverse of L(z) L(z)', with a sparse L, in the place of gamma^2 I. A `GAN` has
 the decoder of one autoencoder and, as its critic, the encoder of another; a `Critic` is such an encoder by itself. A
-`GaussianRegressor` maps an image to a Gaussian of images.
+`GaussianRegressor` maps an image to a Gaussian of images. `adapt` makes autoencoders of those of other libraries.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from genreg.networks.adapted import AdaptedConfig, adapt
 from genreg.networks.autoencoder import Architecture, Autoencoder
 from genreg.networks.critic import Critic, CriticConfig
 from genreg.networks.dense_and_convolutional import ConvConfig, DenseConfig
@@ -31,6 +32,7 @@ from genreg.networks.structured import Structured, StructuredConfig
 __all__ = [
     "ARCHITECTURES",
     "GAN",
+    "AdaptedConfig",
     "Architecture",
     "Autoencoder",
     "ConvConfig",
@@ -49,6 +51,7 @@ __all__ = [
     "StridedConfig",
     "Structured",
     "StructuredConfig",
+    "adapt",
     "build",
 ]
 

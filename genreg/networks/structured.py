@@ -201,6 +201,8 @@ class StructuredConfig:
                 f"mean must be a configuration of an autoencoder ({', '.join(sorted(AUTOENCODERS))}), "
                 f"got {type(self.mean).__name__}"
             )
+        if getattr(self.mean, "dimensions", 2) != 2:
+            raise ValueError(f"mean must make images of two axes, got one for {self.mean.image_shape}")
         for name in ("channels", "dilation", "bounds"):
             value = getattr(self, name)
             if isinstance(value, Sequence) and not isinstance(value, str | tuple):
@@ -258,10 +260,15 @@ class StructuredConfig:
         Raises
         ------
         ValueError
-            If it has another configuration.
+            If it has another configuration, or its γ is not known.
         """
         if mean.config != self.mean:
             raise ValueError(f"mean must be a model with the configuration {self.mean}, got {mean.config}")
+        if not mean.log_gamma.is_meta and not torch.isfinite(mean.log_gamma):
+            raise ValueError(
+                "mean must have a standard deviation γ, which genreg.training.fit_gamma finds from images, got "
+                f"log γ = {mean.log_gamma.item()}"
+            )
         channels = 1 if len(self.image_shape) == 2 else self.image_shape[0]
         head = _Head(channels, channels + len(self.stencil), self.channels, ACTIVATIONS[self.activation])
         bias: Tensor = head.last[1].bias  # type: ignore[assignment, union-attr]

@@ -1,4 +1,4 @@
-"""Products with Jacobians where forward differentiation works, and where it does not: attention, group normalisation."""
+"""Products with Jacobians, where forward differentiation works and where it does not."""
 
 import odl
 import pytest
