@@ -16,8 +16,9 @@ from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor, nn
 
 from genreg import weights
-from genreg.networks.adapted import adapt, has_latent_images
+from genreg.networks.adapted import adapt
 from genreg.networks.affine import Affine
+from genreg.networks.foreign import has_latent_images
 from genreg.networks.mean_codes import MeanDecoder, MeanEncoder
 from genreg.operators import (
     DiagonalPrecision,
