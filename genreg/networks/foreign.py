@@ -92,7 +92,7 @@ def looked_at(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _knownmoments_in(model: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
+def known_moments(model: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the latent images as far as the configuration of a model has them, ``(C,)``."""
     config: Any = getattr(model, "config", None)
     mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))

@@ -169,7 +169,7 @@ def test_derivatives_forwards_and_backwards(name):
 def test_any_size_and_number_of_channels(name, shape):
     model = made(name)
     if shape[0] == 3 and "MONAI" in name:
-        with pytest.raises(ValueError, match="image_shape must have 1 or 1 channels for .*, got 3"):
+        with pytest.raises(ValueError, match=r"image_shape must have 1 or 1 channels for .*, got 3"):
             Generator(model, odl.rn(shape))
         return
     G, x = Generator(model, odl.rn(shape)), images(2, *shape)
