@@ -14,7 +14,10 @@ from genreg.solvers.algorithms import (
     lbfgs,
     palm,
     pdhg,
+    plug_and_play,
+    plug_and_play_gradient,
     quasi_newton,
+    red,
 )
 from genreg.solvers.driver import Iterate, Solution, Status, debugging
 from genreg.solvers.generative import (
@@ -26,7 +29,7 @@ from genreg.solvers.generative import (
     projected_gradient,
 )
 from genreg.solvers.parameter_choice import Choice, Trial, l_curve, morozov
-from genreg.solvers.problem import Objective, SaddlePoint, split
+from genreg.solvers.problem import DenoisingProblem, Objective, SaddlePoint, split
 from genreg.solvers.updates import (
     Adam,
     Backtracking,
@@ -42,6 +45,7 @@ __all__ = [
     "Adam",
     "Backtracking",
     "Choice",
+    "DenoisingProblem",
     "Inertial",
     "Iterate",
     "JointProblem",
@@ -70,8 +74,11 @@ __all__ = [
     "morozov",
     "palm",
     "pdhg",
+    "plug_and_play",
+    "plug_and_play_gradient",
     "projected_gradient",
     "quasi_newton",
+    "red",
     "rough_reconstruction",
     "split",
 ]

@@ -59,7 +59,8 @@ class _Decoder(_Half):
         z = z.unflatten(1, (config.latent_channels, *config.latent_size))
         shift, scale = self.latents.parts(z)
         x = image_in(model.decode(shift + scale * z))  # type: ignore[operator]  # (B, channels, *padded_size)
-        x = x[(..., *(slice(side) for side in config.image_size))]
+        inside: Any = (..., *(slice(side) for side in config.image_size))
+        x = x[inside]
         if x.shape[1] != config.image_channels:
             x = x.mean(1, keepdim=True)
         return x if config.has_channels else x.squeeze(1)
