@@ -9,7 +9,8 @@ colour images ``(B, 3, n, m)``, both in [0, 1]; latent vectors are ``(B, latent_
 dataclasses with a method ``build``; `build` makes a model from the dictionary that a card of trained weights
 stores. A `Structured` model has the inverse of L(z) L(z)', with a sparse L, in the place of gamma^2 I. A `GAN` has
 the decoder of one autoencoder and, as its critic, the encoder of another; a `Critic` is such an encoder by itself. A
-`GaussianRegressor` maps an image to a Gaussian of images. `adapt` makes autoencoders of those of other libraries.
+`GaussianRegressor` maps an image to a Gaussian of images, a `Denoiser` one with noise to one without. `adapt` makes
+autoencoders of those of other libraries.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from typing import Any
 from genreg.networks.adapted import AdaptedConfig, adapt
 from genreg.networks.autoencoder import Architecture, Autoencoder
 from genreg.networks.critic import Critic, CriticConfig
+from genreg.networks.denoiser import Denoiser, DenoiserConfig
 from genreg.networks.dense_and_convolutional import ConvConfig, DenseConfig
 from genreg.networks.duff import DuffConfig
 from genreg.networks.flow import Flow, FlowConfig
@@ -38,6 +40,8 @@ __all__ = [
     "ConvConfig",
     "Critic",
     "CriticConfig",
+    "Denoiser",
+    "DenoiserConfig",
     "DenseConfig",
     "DuffConfig",
     "Flow",
@@ -56,7 +60,10 @@ __all__ = [
 ]
 
 ARCHITECTURES: dict[
-    str, Callable[..., Architecture | CriticConfig | FlowConfig | GanConfig | GaussianRegressorConfig]
+    str,
+    Callable[
+        ..., Architecture | CriticConfig | DenoiserConfig | FlowConfig | GanConfig | GaussianRegressorConfig
+    ],
 ] = {
     **AUTOENCODERS,
     StructuredConfig.name: StructuredConfig,
@@ -64,10 +71,11 @@ ARCHITECTURES: dict[
     GanConfig.name: GanConfig,
     GaussianRegressorConfig.name: GaussianRegressorConfig,
     CriticConfig.name: CriticConfig,
+    DenoiserConfig.name: DenoiserConfig,
 }
 
 
-def build(config: Mapping[str, Any]) -> Autoencoder | Critic | Flow | GAN | GaussianRegressor:
+def build(config: Mapping[str, Any]) -> Autoencoder | Critic | Denoiser | Flow | GAN | GaussianRegressor:
     """Build a model with random weights from the "architecture" entry of a card.
 
     Parameters
@@ -77,7 +85,7 @@ def build(config: Mapping[str, Any]) -> Autoencoder | Critic | Flow | GAN | Gaus
 
     Returns
     -------
-    Autoencoder, Critic, Flow, GAN or GaussianRegressor
+    Autoencoder, Critic, Denoiser, Flow, GAN or GaussianRegressor
         The model, in training mode.
 
     Raises

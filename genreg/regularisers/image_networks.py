@@ -20,8 +20,9 @@ class ImageNetwork(nn.Module):
     r"""A network for images of a space, :math:`x = a + s\, x_{\mathrm{network}}`.
 
     A network that has an ``image_shape`` is given images of that shape, which must be that of the space, but for an
-    axis of one channel. Another one is given grey images as ``(B, 1, n, m)``, as all public denoisers take them, and
-    other images as they are. Real and imaginary part of a complex image are two images.
+    axis of one channel; one for any size is taken at that of the space. Another one is given grey images as ``(B, 1, n,
+    m)``, as all public denoisers take them, and other images as they are. Real and imaginary part of a complex image
+    are two images.
 
     Parameters
     ----------
@@ -49,6 +50,9 @@ class ImageNetwork(nn.Module):
         if dtype.is_complex and self.offset:
             raise ValueError(f"offset must be 0 for complex images, got {offset}")
         own = getattr(module, "image_shape", None)
+        if own is not None and tuple(own) not in (shape, (1, *shape)) and getattr(module, "any_size", False):
+            wanted = (1, *shape) if len(own) == len(shape) + 1 else shape
+            module, own = module.at(wanted), wanted  # type: ignore[operator]
         if own is not None and tuple(own) not in (shape, (1, *shape)):
             raise ValueError(
                 f"module must take images of the shape {shape} of the space, got one for {tuple(own)}"

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg.networks import GAN, AdaptedConfig, Autoencoder, Critic, Flow, GaussianRegressor, build
+from genreg.networks import GAN, AdaptedConfig, Autoencoder, Critic, Denoiser, Flow, GaussianRegressor, build
 from genreg.operators.bridge.arguments import check_path
 from genreg.solvers.checkpoints import atomically
 
@@ -33,7 +33,7 @@ def shipped() -> list[str]:
 
 def save(
     path: str | os.PathLike[str],
-    model: Autoencoder | Critic | Flow | GAN | GaussianRegressor,
+    model: Autoencoder | Critic | Denoiser | Flow | GAN | GaussianRegressor,
     card: Mapping[str, Any],
     *,
     half: bool = False,
@@ -104,7 +104,7 @@ def save(
 
 def load(
     name_or_path: str | os.PathLike[str], *, device: torch.device | str = "cpu"
-) -> tuple[Autoencoder | Critic | Flow | GAN | GaussianRegressor, dict[str, Any]]:
+) -> tuple[Autoencoder | Critic | Denoiser | Flow | GAN | GaussianRegressor, dict[str, Any]]:
     """Read a model and its card.
 
     Parameters
@@ -117,7 +117,7 @@ def load(
 
     Returns
     -------
-    model : Autoencoder, Critic, Flow, GAN or GaussianRegressor
+    model : Autoencoder, Critic, Denoiser, Flow, GAN or GaussianRegressor
         The model in evaluation mode and in single precision, or in double where its card says so.
     card : dict
         Its card.
