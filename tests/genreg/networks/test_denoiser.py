@@ -60,13 +60,13 @@ def test_training_finds_the_posterior_mean_of_constant_images():
     """Constant images c ~ N(0, 1): with σ their posterior mean is that of the pixels, times 1 / (1 + σ² / n)."""
 
     def constant(n, *, seed):
-        return torch.randn(n, 1, 1, generator=torch.Generator().manual_seed(seed)).expand(n, 8, 8).clone()
+        return torch.randn(n, 1, 1, generator=torch.Generator().manual_seed(seed)).expand(n, 4, 4).clone()
 
     torch.manual_seed(0)
-    model = DenoiserConfig(image_shape=(8, 8), channels=(12, 12), blocks=1).build()
-    options = {"noise_min": 0.5, "noise_max": 0.5, "validation": constant(50, seed=99)}
-    card = training.fit_denoiser(model, constant, steps=100, batch_size=8, lr=5e-3, progress=False, **options)
-    assert card["score"]["mse"] < 0.15 * 0.25  # of the noise; 1 / 65 of it would be the best
+    model = DenoiserConfig(image_shape=(4, 4), channels=(16,), blocks=1).build()
+    options = {"noise_min": 0.5, "noise_max": 0.5, "validation": constant(50, seed=99), "progress": False}
+    card = training.fit_denoiser(model, constant, steps=60, batch_size=32, lr=1e-2, **options)
+    assert card["score"]["mse"] < 0.3 * 0.25  # of the noise, of which 1 / 17 is left at best
 
 
 @pytest.mark.parametrize("kind", [RegularisationByDenoising, PlugAndPlay])
