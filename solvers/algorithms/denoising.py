@@ -153,7 +153,7 @@ def plug_and_play_gradient(
 
 
 def _red(problem: DenoisingProblem, x: Tensor, gradient: Tensor, *, damping: float) -> Tensor:
-    return problem.data_step(x - (x - problem.denoise(x)) / damping, damping * problem.strength)
+    return problem.data_step(x - (x - problem.denoise(x)) / damping, damping * problem.strength, x)
 
 
 def _proximal_gradient(problem: DenoisingProblem, x: Tensor, gradient: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ def _proximal_gradient(problem: DenoisingProblem, x: Tensor, gradient: Tensor) -
 
 def _alternating_directions(problem: DenoisingProblem, x: Tensor, gradient: Tensor) -> Tensor:
     step = gradient / problem.strength.view(-1, *(1,) * (x.ndim - 1))
-    return problem.data_step(problem.denoise(x - step) + step, problem.strength)
+    return problem.data_step(problem.denoise(x - step) + step, problem.strength, x)
 
 
 def _iterated(

@@ -61,8 +61,18 @@ class DenoisingProblem(Objective):
         return self.per_sample["lam"] * self.weight("x")
 
     @torch.no_grad()
-    def data_step(self, p: Tensor, strength: Tensor) -> Tensor:
-        r"""The minimiser of :math:`f(x) + \frac{s}{2} \|x - p\|^2`, for points ``(B, *shape)`` and s, ``(B,)``."""
+    def data_step(self, p: Tensor, strength: Tensor, near: Tensor) -> Tensor:
+        r"""The minimiser of :math:`f(x) + \frac{s}{2} \|x - p\|^2`.
+
+        Parameters
+        ----------
+        p : Tensor
+            Points, ``(B, *shape)``.
+        strength : Tensor
+            s, ``(B,)``.
+        near : Tensor
+            Where an iteration starts, ``(B, *shape)``.
+        """
         assert self.data_prox is not None  # by `offers`
         step, root, shift = in_units_of_noise(self.data_prox, self.per_sample["inverse_variance"], strength)
-        return step(p, root * self.per_sample["y"], shift)
+        return step(p, root * self.per_sample["y"], shift, near)

@@ -94,7 +94,7 @@ def test_problems_with_denoisers(A, G, y):
     for way in WAYS.values():
         back = way(problem)
         assert same(back.denoise(x), problem.denoise(x)) and same(back({"x": x}), problem({"x": x}))
-        assert same(back.data_step(x, back.strength), problem.data_step(x, problem.strength))
+        assert same(back.data_step(x, back.strength, x), problem.data_step(x, problem.strength, x))
 
 
 def test_generators_and_fidelities(A, G, y):

@@ -389,6 +389,11 @@ X = odl.rn((4, 4), dtype="float32")
             ValueError,
             r"images must have the shape",
         ),
+        (
+            lambda: training.fit(adapt(Points(), (4, 4)), torch.zeros(3, 4, 4), steps=1),
+            ValueError,
+            "gamma must be given for a model that has none",
+        ),
         (lambda: training.fit_gamma(Points(), torch.zeros(3, 4, 4)), TypeError, "genreg.networks.adapt"),
         (
             lambda: AdaptedConfig(
