@@ -202,7 +202,9 @@ class PlugAndPlay(_OfDenoiser):
     Problems are the equation :math:`x = D(x - \nabla f(x) / \lambda)`, that of the minima of f + λ R where D is the
     prox of R in X. `solvers.plug_and_play` (ADMM) solves it for a Gaussian fidelity of a linear operator,
     `solvers.plug_and_play_gradient` (proximal gradient descent) for any differentiable one where λ is large. R has no
-    value: as a functional it cannot be called, and the value of a reconstruction is that of its fidelity.
+    value: as a functional it cannot be called, and the value of a reconstruction is that of its fidelity. With
+    a network that is not nonexpansive iterations may not converge, which their status says;
+    `RegularisationByDenoising` is less sensitive to that.
 
     Parameters
     ----------

@@ -1,6 +1,8 @@
 r"""Fixed points with a denoiser D: regularisation by denoising, and plug-and-play.
 
-Problems are those of `genreg.solvers.problem.denoising`, with a fidelity f and a strength s.
+Problems are those of `genreg.solvers.problem.denoising`, with a fidelity f and a strength s. Where the steps of an
+iteration grow, only a share of each is taken, see `genreg.solvers.updates.fixed_point`; that does not change its fixed
+points. A network that is not nonexpansive may have none that attracts: samples then end with MAX_ITER or NON_FINITE.
 
 References
 ----------
@@ -144,9 +146,9 @@ def plug_and_play_gradient(
 ) -> Solution:
     r"""Solve :math:`x = D(x - \nabla f(x) / s)` by iterating it: proximal gradient descent with D as the prox.
 
-    For any differentiable fidelity. The step size is 1 / s, so that it converges only for s of at least half the
-    largest curvature of f, for Gaussian noise :math:`\|A\|^2 / \sigma^2`; `plug_and_play` has the same solutions for
-    every s. Parameters are those of `red`, without the damping; results are those of `plug_and_play`.
+    For any differentiable fidelity. The step size is 1 / s, which is too long for s below half the largest curvature of
+    f, for Gaussian noise :math:`\|A\|^2 / \sigma^2`; `plug_and_play` has the same solutions for every s. Parameters are
+    those of `red`, without the damping; results are those of `plug_and_play`.
     """
     update = FixedPoint(_proximal_gradient)
     return _iterated("plug_and_play_gradient", problem, init, update, max_iter, tol, callback, progress)

@@ -245,6 +245,23 @@ def test_statuses_say_what_did_not_converge(A, X, y):
         )
 
 
+class Turning(nn.Module):
+    """A rotation of pairs of pixels that makes them longer: full steps turn away from the fixed point."""
+
+    def forward(self, x, sigma):
+        return 3.0 * torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2)
+
+
+def test_shares_of_steps_stop_oscillations_that_grow():
+    X = odl.rn((4, 6))
+    A, y = odl.IdentityOperator(X), torch.ones(2, 4, 6, dtype=torch.float64)
+    R = PlugAndPlay(Turning(), X, noise_std=STD)
+    rec = reconstruct(A, y, R, noise_std=1.0, lam=2.0, solver=solvers.plug_and_play_gradient, **EXACT)
+    assert bool((rec.status == Status.CONVERGED).all())
+    fixed = R.denoise(rec.image - (rec.image - y) / 2)
+    torch.testing.assert_close(rec.image, fixed, rtol=0, atol=1e-6)
+
+
 def test_a_denoiser_is_called_once_an_iteration(A, X, y):
     calls = []
 
