@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from odl.core.space.base_tensors import TensorSpace
 from torch import Tensor, nn
 
 from genreg import weights
+from genreg.networks.adapted import adapt
 from genreg.networks.affine import Affine
+from genreg.networks.foreign import has_latent_images
 from genreg.networks.mean_codes import MeanDecoder, MeanEncoder
 from genreg.operators import (
     ComplexPrecision,
@@ -72,7 +75,8 @@ class Generator(NetworkOperator):
         With ``decode(z)`` (or a plain decoder, called as it is) from ``(B, latent_dim)`` to ``(B,
         *range.shape)`` or ``(B, 1, *range.shape)``; optionally ``encode(x)`` back, and the logarithm
         ``log_gamma`` of the decoder's standard deviation. A structured model has ``decode_factor(z)``, too:
-        logarithmic diagonal and weights of the factor L of the precision, see `SparseCholeskyPrecision`.
+        logarithmic diagonal and weights of the factor L of the precision, see `SparseCholeskyPrecision`. Or an
+        autoencoder of MONAI or diffusers, whose latent variables are images, see `genreg.networks.adapt`.
     range : ODL space
         The image space X, for example a `uniform_discr`, with a first axis of channels for colour images:
         ``odl.rn((3, n, m))``; of any size for fully convolutional models. On a complex space, such as a `uniform_discr`
@@ -110,6 +114,8 @@ class Generator(NetworkOperator):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         if not isinstance(range, TensorSpace):
             raise TypeError(f"range must be an ODL tensor or function space, got {described(range)}")
+        if latent_dim is None and has_latent_images(model):
+            model = adapt(model, tuple(range.shape))
         model = _fitted(model, range, f"the model {type(model).__name__} makes")
         if not (torch_dtype(range).is_floating_point or torch_dtype(range).is_complex):
             raise TypeError(f"range must be a real or complex space of floating type, got {range!r}")
@@ -146,8 +152,8 @@ class Generator(NetworkOperator):
     @property
     def std(self) -> float | None:
         """Standard deviation γ of a pixel given z that the model has learned, or None."""
-        log_gamma = getattr(self.model, "log_gamma", None)
-        return None if log_gamma is None else float(torch.as_tensor(log_gamma).exp())
+        std = float(torch.as_tensor(getattr(self.model, "log_gamma", torch.nan)).exp())
+        return None if math.isnan(std) else std
 
     @property
     def scale(self) -> float:

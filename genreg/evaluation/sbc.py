@@ -131,4 +131,4 @@ def can_calibrate(G: Generator) -> bool:
     """Whether the model has what `calibration` needs."""
     if not isinstance(G, Generator):
         raise TypeError(f"G must be a genreg.Generator, got {type(G).__name__}")
-    return bool(getattr(G.model, "variational", False)) and hasattr(G.model, "log_gamma")
+    return bool(getattr(G.model, "variational", False)) and G.std is not None

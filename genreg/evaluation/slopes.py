@@ -12,6 +12,7 @@ from genreg.generator import Generator
 from genreg.operators import torch_device, torch_dtype
 from genreg.operators.bridge.arguments import integer, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
+from genreg.operators.bridge.forward_derivative import Pushforward
 from genreg.operators.bridge.modes import undisturbed
 
 _ENTRIES = 20_000_000  # of the Jacobians held at a time
@@ -52,11 +53,9 @@ def jacobian(G: Generator, z: Tensor) -> Tensor:
     Tensor
         ``(B, pixels, latent_dim)``.
     """
-    columns = [
-        torch.func.jvp(lambda z: G.decode(z).mean, (z,), (direction.expand_as(z),))[1].flatten(1)
-        for direction in torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-    ]
-    return torch.stack(columns, 2)
+    push = Pushforward(lambda z: G.decode(z).mean, z)
+    directions = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+    return torch.stack([push(direction.expand_as(z)).flatten(1) for direction in directions], 2)
 
 
 @undisturbed

@@ -9,15 +9,17 @@ colour images ``(B, 3, n, m)``, both in [0, 1]; latent vectors are ``(B, latent_
 dataclasses with a method ``build``; `build` makes a model from the dictionary that a card of trained weights
 stores. A `Structured` model has the inverse of L(z) L(z)', with a sparse L, in the place of gamma^2 I. A `GAN` has
 the decoder of one autoencoder and, as its critic, the encoder of another; a `Critic` is such an encoder by itself. A
-`GaussianRegressor` maps an image to a Gaussian of images. `with_phase` makes a model of complex images of one of
-magnitudes.
+`GaussianRegressor` maps an image to a Gaussian of images, a `Denoiser` one with noise to one without. `with_phase`
+makes a model of complex images of one of magnitudes, `adapt` autoencoders of those of other libraries.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from genreg.networks.adapted import AdaptedConfig, adapt
 from genreg.networks.autoencoder import Architecture, Autoencoder
 from genreg.networks.critic import Critic, CriticConfig
+from genreg.networks.denoiser import Denoiser, DenoiserConfig
 from genreg.networks.dense_and_convolutional import ConvConfig, DenseConfig
 from genreg.networks.duff import DuffConfig
 from genreg.networks.flow import Flow, FlowConfig
@@ -33,11 +35,14 @@ from genreg.networks.structured import Structured, StructuredConfig
 __all__ = [
     "ARCHITECTURES",
     "GAN",
+    "AdaptedConfig",
     "Architecture",
     "Autoencoder",
     "ConvConfig",
     "Critic",
     "CriticConfig",
+    "Denoiser",
+    "DenoiserConfig",
     "DenseConfig",
     "DuffConfig",
     "Flow",
@@ -52,12 +57,16 @@ __all__ = [
     "StridedConfig",
     "Structured",
     "StructuredConfig",
+    "adapt",
     "build",
     "with_phase",
 ]
 
 ARCHITECTURES: dict[
-    str, Callable[..., Architecture | CriticConfig | FlowConfig | GanConfig | GaussianRegressorConfig]
+    str,
+    Callable[
+        ..., Architecture | CriticConfig | DenoiserConfig | FlowConfig | GanConfig | GaussianRegressorConfig
+    ],
 ] = {
     **AUTOENCODERS,
     StructuredConfig.name: StructuredConfig,
@@ -65,10 +74,11 @@ ARCHITECTURES: dict[
     GanConfig.name: GanConfig,
     GaussianRegressorConfig.name: GaussianRegressorConfig,
     CriticConfig.name: CriticConfig,
+    DenoiserConfig.name: DenoiserConfig,
 }
 
 
-def build(config: Mapping[str, Any]) -> Autoencoder | Critic | Flow | GAN | GaussianRegressor:
+def build(config: Mapping[str, Any]) -> Autoencoder | Critic | Denoiser | Flow | GAN | GaussianRegressor:
     """Build a model with random weights from the "architecture" entry of a card.
 
     Parameters
@@ -78,7 +88,7 @@ def build(config: Mapping[str, Any]) -> Autoencoder | Critic | Flow | GAN | Gaus
 
     Returns
     -------
-    Autoencoder, Critic, Flow, GAN or GaussianRegressor
+    Autoencoder, Critic, Denoiser, Flow, GAN or GaussianRegressor
         The model, in training mode.
 
     Raises

@@ -204,6 +204,8 @@ class StructuredConfig(CardEntry):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", autoencoder_config(self.mean, "mean"))
+        if getattr(self.mean, "dimensions", 2) != 2:
+            raise ValueError(f"mean must make images of two axes, got one for {self.mean.image_shape}")
         self._with_tuples()
         check_head(self, padded=True)
         flag(self.coupled, "coupled")
@@ -253,10 +255,15 @@ class StructuredConfig(CardEntry):
         Raises
         ------
         ValueError
-            If it has another configuration.
+            If it has another configuration, or its γ is not known.
         """
         if mean.config != self.mean:
             raise ValueError(f"mean must be a model with the configuration {self.mean}, got {mean.config}")
+        if not mean.log_gamma.is_meta and not torch.isfinite(mean.log_gamma):
+            raise ValueError(
+                "mean must have a standard deviation γ, which genreg.training.fit_gamma finds from images, got "
+                f"log γ = {mean.log_gamma.item()}"
+            )
         channels = 1 if len(self.image_shape) == 2 else self.image_shape[0]
         head = _Head(channels, channels + len(self.stencil), self.channels, ACTIVATIONS[self.activation])
         bias: Tensor = head.last[1].bias  # type: ignore[assignment]

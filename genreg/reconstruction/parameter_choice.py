@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg.regularisers import Regulariser
+from genreg.regularisers import PlugAndPlay, Regulariser
 from genreg.solvers import Choice, Trial, l_curve, morozov
 from genreg.solvers.parameter_choice.discrepancy_principle import checked_range
 
@@ -22,7 +22,8 @@ def principle(name: str, otherwise: str, regulariser: Regulariser) -> Callable[.
     Raises
     ------
     ValueError
-        If there is none of this name, or the L-curve is asked of a density, whose logarithm has no zero.
+        If there is none of this name, or the L-curve is asked of a density, whose logarithm has no zero, or of what has
+        no value.
     """
     if name not in CHOICES:
         raise ValueError(f"lam must be {otherwise} or one of {sorted(CHOICES)}, got {name!r}")
@@ -30,6 +31,11 @@ def principle(name: str, otherwise: str, regulariser: Regulariser) -> Callable[.
         raise ValueError(
             "lam must be 'morozov' or given for a regulariser with a log-determinant, whose zero depends on the unit "
             f"of the image: the L-curve compares R with zero; got 'l-curve' with {type(regulariser).__name__}"
+        )
+    if name == "l-curve" and isinstance(regulariser, PlugAndPlay):
+        raise ValueError(
+            "lam must be 'morozov' or given for PlugAndPlay, which has no value that the L-curve could compare; got "
+            "'l-curve'"
         )
     return CHOICES[name]
 

@@ -220,7 +220,14 @@ class Regulariser(Functional):
         It has the units that λ must have. 1 where that is no positive number.
         """
         with torch.no_grad():
-            expected, R = fidelity.expected, self.value_of(blocks, **parameters)
+            R = self.value_of(blocks, **parameters)
+        return self._balance(fidelity, R)
+
+    @staticmethod
+    def _balance(fidelity: Fidelity, R: Tensor) -> Tensor:
+        """What is expected of the fidelity over numbers R, ``(B,)``; 1 where that is no positive number."""
+        with torch.no_grad():
+            expected = fidelity.expected
             if bool(expected.isnan().any()):  # the noise is not known
                 zero = torch.zeros_like(fidelity.rough())
                 expected = torch.where(expected.isnan(), to_torch(fidelity)(zero), expected)

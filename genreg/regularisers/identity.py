@@ -10,7 +10,7 @@ from torch import Tensor
 from genreg.generator import Generator
 from genreg.operators.fidelity import Fidelity
 from genreg.operators.fidelity.base import trailing
-from genreg.regularisers import Regulariser
+from genreg.regularisers import PlugAndPlay, Regulariser
 from genreg.solvers.checkpoints import digest, noise, of_generator, of_operator, of_setting
 from genreg.solvers.problem.objective import Blocks, block_spaces
 
@@ -63,5 +63,7 @@ def of_regulariser(regulariser: Regulariser, lam: Tensor) -> dict[str, Any]:
         "value of the regulariser": value,
         **{f"proximal point of {name}": point for name, point in nearest.items()},
     }
+    if isinstance(regulariser, PlugAndPlay):  # which has no value
+        found["denoised noise"] = regulariser.denoise(blocks["x"])
     G = getattr(regulariser, "generator", None)
     return found | of_generator(G) if isinstance(G, Generator) else found

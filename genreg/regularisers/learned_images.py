@@ -1,8 +1,10 @@
-"""Regularisers of the image made of an encoder or a flow."""
+"""Regularisers of the image made of an encoder, a flow, or any network with a value or a gradient."""
 
 from __future__ import annotations
 
+import numpy as np
 import odl
+import torch
 from torch import Tensor, nn
 
 from genreg.generator import Generator
@@ -10,12 +12,16 @@ from genreg.operators import (
     NetworkFunctional,
     NetworkOperator,
 )
-from genreg.operators.bridge.arguments import flag
+from genreg.operators.bridge.arguments import described, flag
 from genreg.operators.bridge.keywords import documented_like
 from genreg.operators.bridge.protocols import FlowLike, StackedSpace
+from genreg.operators.linear.conjugate_gradient import inner
+from genreg.regularisers.image_networks import ImageNetwork
 from genreg.regularisers.images import OnImages, check_space
-from genreg.solvers import gradient_descent
+from genreg.solvers import gradient_descent, lbfgs
 from genreg.solvers.problem.objective import Blocks
+
+_NODES = 8  # of the quadrature that finds values from gradients
 
 
 class AutoencoderResidual(OnImages):
@@ -120,6 +126,115 @@ class FlowPrior(OnImages):
 
     def __repr__(self) -> str:
         return f"FlowPrior({type(self.flow).__name__}, {self.domain!r})"
+
+
+class _NetworkValue(nn.Module):
+    """R of images ``(B, *shape)``, ``(B,)``, with the gradient that the network offers where it offers one."""
+
+    def __init__(self, network: ImageNetwork, value: str | None, gradient: str | None) -> None:
+        super().__init__()
+        self.network, self.value, self.gradient = network, value, gradient
+
+    def forward(self, x: Tensor) -> Tensor:
+        network, t = self.network, self.network.to_network(x)
+        if self.gradient is None:
+            total = _summed(network.called(str(self.value), t))
+        else:
+            with torch.no_grad():
+                g = network.called(self.gradient, t)
+                total = self._integral(t) if self.value is None else _summed(network.called(self.value, t))
+            slope = inner(t, g)
+            total = total + (slope - slope.detach())
+        return total.view(2, len(x)).sum(0) if x.is_complex() else total
+
+    def _integral(self, t: Tensor) -> Tensor:
+        """The integral of <g(s t), t> over s in [0, 1], ``(B,)``."""
+        nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+        parts = [
+            0.5 * w * inner(self.network.called(str(self.gradient), (0.5 + 0.5 * s) * t), t)
+            for s, w in zip(nodes.tolist(), weights.tolist(), strict=True)
+        ]
+        return torch.stack(parts).sum(0)
+
+
+def _summed(found: Tensor) -> Tensor:
+    """The sum of what a network says of every image, ``(B,)``."""
+    return found.flatten(1).sum(1) if found.ndim > 1 else found
+
+
+class LearnedRegulariser(OnImages):
+    r"""A network R with a number for every image, such as an energy, a field of experts, or a critic.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        R, called with images ``(B, 1, n, m)``, ``(B, C, n, m)`` or, where it has an ``image_shape``, of that shape. It
+        is given both parts of a complex image, whose values are added.
+    space : ODL space
+        The image space X.
+    value : str, optional
+        Name of the method with the values, by default the call of the module: ``(B,)``, or more numbers for each image,
+        such as an energy of every pixel, which are added. With None they are found from the gradient, see Notes.
+    gradient : str, optional
+        Name of a method with the gradients, images as it is given them; by default they are found by differentiation.
+    scale, offset : float
+        s > 0 and a: the images of X are a + s times those that R was trained on.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of another kind or does not fit.
+
+    Notes
+    -----
+    A network that is a gradient g has, up to a constant, the values :math:`\int_0^1 \langle g(t x), x \rangle\,dt`,
+    computed by Gauss-Legendre quadrature with 8 nodes, so with 8 more calls. Where g is no gradient, as for most
+    denoisers, no functional has it, and `RegularisationByDenoising` takes D = I - g.
+
+    References
+    ----------
+    E. Kobler, A. Effland, K. Kunisch, T. Pock (2020), Total deep variation for linear inverse problems,
+    arXiv:2001.05005; A. Goujon, S. Neumayer, P. Bohra, S. Ducotterd, M. Unser (2023), A neural-network-based convex
+    regularizer for inverse problems, arXiv:2211.12461.
+    """
+
+    solver = staticmethod(lbfgs)
+    _first = "rough"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        space: StackedSpace,
+        *,
+        value: str | None = "forward",
+        gradient: str | None = None,
+        scale: float = 1.0,
+        offset: float = 0.0,
+    ) -> None:
+        network = ImageNetwork(module, space, scale, offset)
+        if value is None and gradient is None:
+            raise ValueError("value or gradient must name a method of the module, got None for both")
+        for argument, name in (("value", value), ("gradient", gradient)):
+            if not (name is None or isinstance(name, str)):
+                raise TypeError(f"{argument} must be the name of a method, got {described(name)}")
+        if value is not None and (found := network.tried(value, wanted="one number for each")).shape[:1] != (
+            2,
+        ):
+            raise ValueError(
+                f"module must return one number for each image, got {tuple(found.shape)} for two"
+            )
+        if gradient is not None:
+            found = network.tried(gradient, wanted="as many images")
+            shape = (2, *((1,) if network.one_channel else ()), *space.shape)
+            if tuple(found.shape) != shape:
+                raise ValueError(
+                    f"module must return gradients of the shape {shape}, got {tuple(found.shape)}"
+                )
+        self.scale, self.offset_of_images = network.scale, network.offset
+        super().__init__(space, NetworkFunctional(_NetworkValue(network, value, gradient), space))
+
+    def __repr__(self) -> str:
+        return f"LearnedRegulariser({type(self.functional.module.network.module).__name__}, {self.domain!r})"
 
 
 def _encoder(G: Generator) -> NetworkOperator:

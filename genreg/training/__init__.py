@@ -1,4 +1,4 @@
-"""Training: autoencoders, GANs, flows, discriminators, precisions, encoders, and one model from many (distillation).
+"""Training: autoencoders, GANs, flows, discriminators, precisions, encoders, denoisers, and one model from many.
 
 One engine runs all of them (`genreg.training.engine`). They share how to optimise, `Optimisation`, and how the run is
 kept, `Bookkeeping`; either is given as an object, or by its fields as keywords.
@@ -7,6 +7,7 @@ kept, `Bookkeeping`; either is given as an object, or by its fields as keywords.
 from genreg.training.amortised_encoder import fit_encoder
 from genreg.training.autoencoder import fit, loss
 from genreg.training.batches import Sampler
+from genreg.training.denoiser import fit_denoiser
 from genreg.training.density_ratio import fine_tune, fit_discriminator
 from genreg.training.discriminator import RatioScores, discriminator_scores
 from genreg.training.distillation import distil
@@ -28,6 +29,7 @@ __all__ = [
     "evaluate",
     "fine_tune",
     "fit",
+    "fit_denoiser",
     "fit_discriminator",
     "fit_encoder",
     "fit_flow",

@@ -168,4 +168,8 @@ def fit(
             f"model must be an Autoencoder, got {type(model).__name__}; a GAN is trained by "
             "genreg.training.fit_gan"
         )
+    if gamma is None and torch.isnan(model.log_gamma):
+        raise ValueError(
+            "gamma must be given for a model that has none, or genreg.training.fit_gamma find one first"
+        )
     return AutoencoderTrainer.fit(model, images, validation, optimisation, options, bookkeeping)

@@ -8,6 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from genreg.generator import Generator
+from genreg.networks import Autoencoder
+from genreg.networks.affine import Affine
 from genreg.solvers.checkpoints import digest
 from genreg.training.settings import Optimisation
 
@@ -103,3 +106,36 @@ def checked(images: Any, model: Any, name: str) -> Tensor:
 def held_out_images(validation: Any, model: Any) -> Tensor | None:
     """Return the images for validation as `checked`, or None where there are none."""
     return None if validation is None else checked(validation, model, "validation")
+
+
+def in_units_of_model(model: Any, images: Any) -> tuple[Autoencoder, Tensor, float]:
+    """Return the autoencoder, images `checked` in its units, and how much larger those given are.
+
+    Parameters
+    ----------
+    model : Autoencoder or Generator
+        A model, or a generator of one, which forgets the value that it has kept.
+    images : Tensor
+        Images ``(N, *shape)`` in the units of whichever is given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is neither, or the images do not fit.
+    """
+    found, scale = model, 1.0
+    if isinstance(model, Generator):
+        model.forget()
+        found, scale = model.model, model.scale
+        if isinstance(found, Affine):
+            images = found.to_model(images) if isinstance(images, Tensor) else images
+            found = found.model
+    if not isinstance(found, Autoencoder):
+        raise TypeError(
+            f"model must be an Autoencoder, or a Generator of one, got {type(found).__name__}; genreg.networks.adapt "
+            "makes one of those of other libraries"
+        )
+    sides = [side for side in found.image_shape if side > 1]
+    if isinstance(images, Tensor) and [side for side in images.shape[1:] if side > 1] == sides:
+        images = images.reshape(len(images), *found.image_shape)  # with the axis of one channel, or without
+    return found, checked(images, found, "images"), scale

@@ -7,12 +7,14 @@ import math
 import torch
 from torch import Tensor
 
+from genreg.generator import Generator
 from genreg.networks import Autoencoder, Structured
 from genreg.networks.borrowed import evaluating, seeded
 from genreg.networks.factor import precision_with, space_of
 from genreg.operators import IsotropicPrecision, Precision
 from genreg.operators.bridge.arguments import seed_number
 from genreg.operators.bridge.keywords import documented_like
+from genreg.training.batches import in_units_of_model
 
 _LOG_SCALES, _TOLERANCE = (-1.5, 1.5), 2e-3  # of the factor of a precision
 
@@ -130,29 +132,41 @@ def likelihood(model: Autoencoder, images: Tensor, *, seed: int = 0) -> dict[str
 
 @documented_like(log_likelihoods)
 @torch.no_grad()
-def fit_gamma(model: Autoencoder, images: Tensor, *, sampled: bool = True, seed: int = 0) -> float:
+def fit_gamma(
+    model: Autoencoder | Generator, images: Tensor, *, sampled: bool = True, seed: int = 0
+) -> float:
     """Set gamma to the value under which images are most likely, the root of the mean squared residual.
 
     Parameters
     ----------
     model
-        The model, whose ``log_gamma`` changes.
+        The model, whose ``log_gamma`` changes, or a generator of one.
+    images
+        Images ``(N, *image_shape)`` that the model was not trained on, in the units of the model or the generator.
+    sampled
+        Whether z is drawn from q(z | x), or its mean.
+    seed
+        Seed of the draws.
 
     Returns
     -------
     float
-        Gamma.
+        Gamma, in the units of the images.
 
     Raises
     ------
-    ValueError
-        If the residual is zero.
+    TypeError, ValueError
+        If the model is no autoencoder, the images do not fit it, or the residual is zero.
     """
+    model, images, scale = in_units_of_model(model, images)
+    before = model.log_gamma.detach().clone()
+    model.log_gamma.nan_to_num_()  # a density needs one; the residuals do not depend on it
     error = log_likelihoods(model, images, sampled=sampled, seed=seed)["squared_error"].mean().item()
     if not error > 0:
+        model.log_gamma.copy_(before)
         raise ValueError(f"images must differ from their reconstructions, got a squared residual of {error}")
     model.log_gamma.fill_(0.5 * math.log(error))
-    return math.sqrt(error)
+    return scale * math.sqrt(error)
 
 
 @torch.no_grad()

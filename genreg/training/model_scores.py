@@ -5,10 +5,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from genreg.networks import GAN, Autoencoder, GridConfig
+from genreg.generator import Generator
+from genreg.networks import GAN, AdaptedConfig, Autoencoder, GridConfig
+from genreg.networks.adapted import standardise
 from genreg.networks.borrowed import evaluating
 from genreg.networks.latent_grid import normalise
 from genreg.operators.bridge.arguments import integer, seeded_generator
+from genreg.training.batches import in_units_of_model
 from genreg.training.settings import SCHEDULES
 
 
@@ -152,28 +155,37 @@ def range_error(
 
 
 @torch.no_grad()
-def whiten(model: Autoencoder, images: Tensor) -> None:
+def whiten(model: Autoencoder | Generator, images: Tensor) -> None:
     """Normalise the codes of images by an affine change of the latent space, in place; G(E(x)) is unchanged.
 
     The codes of an autoencoder have a mean m and a covariance L L'; the new encoder is L^{-1}(E(x) - m) and
     the new decoder G(L z + m), so that the codes have the mean 0 and the covariance I and the penalty ||z||^2
     is meaningful. For a variational model L is the diagonal matrix of the standard deviations of the
     aggregate posterior (see `latent_statistics`), which keeps q(z | x) diagonal. The change is absorbed in
-    the encoder's last layer and the decoder's first.
+    the encoder's last layer and the decoder's first. A model of another library (`genreg.networks.adapt`) has one mean
+    and one standard deviation for each channel of its latent images.
 
     Parameters
     ----------
     model
-        A model whose encoder ends and whose decoder begins with a dense layer, or a grid autoencoder, for
-        which L is always diagonal.
+        A model whose encoder ends and whose decoder begins with a dense layer, a grid autoencoder, for which L is
+        always diagonal, or one of another library; or a generator of one, which then is whitened.
     images
-        Images ``(N, *image_shape)`` on the device of the model, with N above the latent dimension.
+        Images ``(N, *image_shape)``, in the units of the model or the generator. For dense layers on the device of the
+        model, with N above the latent dimension.
 
     Raises
     ------
     TypeError
         If these layers are of another kind.
+    ValueError
+        If a channel of latent images is the same for all images.
     """
+    if isinstance(model, Generator) or isinstance(model.config, AdaptedConfig):
+        model, images, _ = in_units_of_model(model, images)
+    if isinstance(model.config, AdaptedConfig):
+        standardise(model, images)
+        return
     if isinstance(model.config, GridConfig):
         normalise(model, images)
         return

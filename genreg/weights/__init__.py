@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genreg.networks import GAN, Autoencoder, Critic, Flow, GaussianRegressor, build
+from genreg.networks import GAN, AdaptedConfig, Autoencoder, Critic, Denoiser, Flow, GaussianRegressor, build
 from genreg.operators.bridge.arguments import check_path
 from genreg.solvers.checkpoints import atomically
 
@@ -33,7 +33,7 @@ def shipped() -> list[str]:
 
 def save(
     path: str | os.PathLike[str],
-    model: Autoencoder | Critic | Flow | GAN | GaussianRegressor,
+    model: Autoencoder | Critic | Denoiser | Flow | GAN | GaussianRegressor,
     card: Mapping[str, Any],
     *,
     half: bool = False,
@@ -65,12 +65,18 @@ def save(
     TypeError
         If the card has an entry that JSON can't represent.
     ValueError
-        If a weight is NaN or infinite (or overflows in half precision), or a number of the card is not
-        finite.
+        If a weight is NaN or infinite (or overflows in half precision), a number of the card is not finite, or the
+        model is made by another library, wholly or in part.
     """
     from safetensors.torch import save as to_bytes
 
     file, card_file = _files(Path(path))
+    config: Any = model.config
+    if isinstance(getattr(config, "mean", config), AdaptedConfig):
+        raise ValueError(
+            "model must be one that genreg builds, to be made again from its card, got one of another library: keep "
+            "that as its library does, and a head of its precision as model.head.state_dict()"
+        )
     tensors = {}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     double = not half and all(t.dtype == torch.float64 for t in state.values() if t.is_floating_point())
@@ -98,7 +104,7 @@ def save(
 
 def load(
     name_or_path: str | os.PathLike[str], *, device: torch.device | str = "cpu"
-) -> tuple[Autoencoder | Critic | Flow | GAN | GaussianRegressor, dict[str, Any]]:
+) -> tuple[Autoencoder | Critic | Denoiser | Flow | GAN | GaussianRegressor, dict[str, Any]]:
     """Read a model and its card.
 
     Parameters
@@ -111,7 +117,7 @@ def load(
 
     Returns
     -------
-    model : Autoencoder, Critic, Flow, GAN or GaussianRegressor
+    model : Autoencoder, Critic, Denoiser, Flow, GAN or GaussianRegressor
         The model in evaluation mode and in single precision, or in double where its card says so.
     card : dict
         Its card.

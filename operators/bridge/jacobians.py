@@ -11,6 +11,7 @@ A. Griewank, A. Walther (2008), Evaluating derivatives, doi:10.1137/1.9780898717
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genreg.operators.bridge.forward_derivative import Pushforward, pushed_forward, pushed_twice
 from genreg.operators.bridge.lowered import TorchOperator
 from genreg.operators.bridge.spaces import Tensors, space_shape, tree_leaves, tree_map
 
@@ -46,7 +48,7 @@ def jacobian(op: TorchOperator, z: Tensor) -> Tensor:
 def columns(op: TorchOperator, z: Tensor) -> Tensor:
     """Columns :math:`J e_i` of every sample, ``(n, B, *Y.shape)``, by forward differentiation.
 
-    An operator that cannot be differentiated forwards gets them from its rows.
+    An operator that cannot be differentiated forwards gets them by two reverse differentiations, or from its rows.
     """
     count, n = len(z), z[0].numel()
     eye = torch.eye(n, dtype=z.dtype, device=z.device)
@@ -54,15 +56,17 @@ def columns(op: TorchOperator, z: Tensor) -> Tensor:
     with torch.no_grad():
         if op.linear:
             return op(basis)
-        size = count * math.prod(space_shape(op.range))
-        try:
-            return torch.func.vmap(
-                lambda p: torch.func.jvp(op.fn, (z,), (p,))[1], chunk_size=max(1, _ENTRIES // max(size, 1))
-            )(basis)
-        except torch.OutOfMemoryError:
-            raise
-        except (NotImplementedError, RuntimeError):
-            pass  # an operator without a forward derivative
+        chunk = max(1, _ENTRIES // max(count * math.prod(space_shape(op.range)), 1))
+        for push in (
+            lambda: functools.partial(pushed_forward, op.fn, z),
+            lambda: pushed_twice(op.fn, z),
+        ):
+            try:
+                return torch.func.vmap(push(), chunk_size=chunk)(basis)
+            except torch.OutOfMemoryError:
+                raise
+            except (NotImplementedError, RuntimeError):
+                continue  # without a forward derivative, or one that takes many directions at once
     return _rows(op, z).movedim(2, 0).reshape(n, count, *space_shape(op.range))
 
 
@@ -89,7 +93,7 @@ def linearise(
     Parameters
     ----------
     op : TorchOperator
-        F, which must be differentiable forwards and backwards.
+        F, which must be differentiable forwards and backwards, or backwards twice.
     z : Tensor
         Points, ``(B, *Z.shape)``.
     """
@@ -98,9 +102,11 @@ def linearise(
         recorded = op(leaf)
     value = tree_map(lambda t: t.detach(), recorded)
 
+    forward = Pushforward(op.fn, z)
+
     def push(p: Tensor) -> Any:
         with torch.no_grad():
-            return op(p) if op.linear else torch.func.jvp(op.fn, (z,), (p,))[1]
+            return op(p) if op.linear else forward(p)
 
     def pull(w: Any) -> Tensor:
         return torch.autograd.grad(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genreg.operators.bridge.forward_derivative import Pushforward
 from genreg.operators.bridge.modes import undisturbed, without_autocast
 from genreg.operators.bridge.protocols import Space
 from genreg.operators.bridge.spaces import (
@@ -28,6 +29,7 @@ class Evaluation:
         self.module = module
         self.point = point  # (1, *shape), our own copy
         self._graph: tuple[Tensors, Tensors] | None = None
+        self._push: Pushforward | None = None
 
     def _recorded(self) -> tuple[Tensors, Tensors]:
         if self._graph is None:
@@ -62,11 +64,12 @@ class Evaluation:
     def pushforward(self, h: Tensors) -> Tensors:
         """J h, without batch axis."""
         tangent = tree_map(lambda a, p: a.to(p.device)[None], h, self.point)
-        pushed = torch.func.jvp(lambda t: apply(self.module, t), (self.point,), (tangent,))[1]
-        return tree_map(lambda t: t[0], pushed)
+        if self._push is None:
+            self._push = Pushforward(lambda t: apply(self.module, t), self.point)
+        return tree_map(lambda t: t[0], self._push(tangent))
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_graph": None}
+        return self.__dict__ | {"_graph": None, "_push": None}
 
 
 class LastPoint:
@@ -84,6 +87,10 @@ class LastPoint:
         self.module = as_prior(module, domain)
         self.domain = domain
         self._last: Evaluation | None = None
+
+    def forget(self) -> None:
+        """Forget the last point, as its evaluation is another one once the module has changed."""
+        self._last = None
 
     @property
     def device(self) -> torch.device:

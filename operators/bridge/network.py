@@ -83,6 +83,10 @@ class NetworkOperator(odl.Operator):
     def _call(self, x: Any) -> Any:
         return to_element(self.range, tree_map(lambda t: t.detach()[0].clone(), self._at(x).value))
 
+    def forget(self) -> None:
+        """Forget the value at the last point; to be called where weights of the module have changed."""
+        self._at.forget()
+
     def derivative(self, point: Any) -> NetworkDerivative:
         """Return the derivative at `point`, a linear operator with an adjoint.
 

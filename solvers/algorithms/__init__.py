@@ -1,5 +1,6 @@
-"""Algorithms for any objective: descent, PALM, quasi-Newton, primal-dual, conjugate gradients."""
+"""Algorithms for any objective: descent, PALM, quasi-Newton, primal-dual, conjugate gradients; and with denoisers."""
 
+from genreg.solvers.algorithms.denoising import plug_and_play, plug_and_play_gradient, red
 from genreg.solvers.algorithms.descent import (
     alternating_gradient_descent,
     gauss_newton,
@@ -21,5 +22,8 @@ __all__ = [
     "lbfgs",
     "palm",
     "pdhg",
+    "plug_and_play",
+    "plug_and_play_gradient",
     "quasi_newton",
+    "red",
 ]

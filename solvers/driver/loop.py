@@ -38,7 +38,8 @@ def run(
     """Apply the updates in turn until every sample has ended.
 
     The result of a sample is its last iterate. If one of the updates may increase the objective (``monotone``
-    is false), it is the iterate with the smallest objective, unless the last one met the tolerance.
+    is false), it is the iterate with the smallest objective, unless the last one met the tolerance or the objective is
+    not what is minimised (``last`` is true).
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ def run(
         check_offers(objective, type(update).__name__, *update.needs, blocks=(block,))
     if saved is None:
         state = initial_state(objective, batch.blocks, updates)
-        monotone = all(update.monotone for update in updates.values())
+        monotone = all(update.monotone or update.last for update in updates.values())
         now = Position.start(state, monitor.max_iter, monotone=monotone)
     else:
         now = Position.restored(saved, updates, next(iter(batch.blocks.values())).device)

@@ -32,12 +32,11 @@ import odl
 import torch
 from torch import Tensor
 
-from genreg.operators import DataProx, TorchOperator, data_prox, to_torch
+from genreg.operators import DataProx, TorchOperator, to_torch
 from genreg.operators.bridge.jacobians import columns, linearise
-from genreg.operators.fidelity.base import trailing
 from genreg.operators.fidelity.gaussian import squares
 from genreg.operators.linear.conjugate_gradient import inner
-from genreg.operators.proximal.iterative import ConjugateGradientProx
+from genreg.operators.proximal.weighted import in_units_of_noise, largest, noisy_data_prox
 from genreg.solvers.generative.latent import latent_objective, real, scaled_curvature
 from genreg.solvers.generative.profiled import Profiled
 from genreg.solvers.problem.objective import Blocks, Curvature, Objective
@@ -73,8 +72,8 @@ class JointProblem(Profiled):
             If A is not a linear operator with an adjoint, or its x-step is singular for some β.
         """
         generate, forward, inverse_variance = to_torch(G), to_torch(A), per_sample["inverse_variance"]
-        step = data_prox(A) if inverse_variance.ndim == 1 else ConjugateGradientProx(A)
-        step.check(per_sample["beta"] / _largest(inverse_variance))
+        step = noisy_data_prox(A, inverse_variance)
+        step.check(per_sample["beta"] / largest(inverse_variance))
 
         def value(
             blocks: Blocks, y: Tensor, inverse_variance: Tensor, beta: Tensor, weight: Tensor
@@ -114,17 +113,8 @@ class JointProblem(Profiled):
         self, mean: Tensor, *, y: Tensor, inverse_variance: Tensor, beta: Tensor, **rest: Tensor
     ) -> Tensor:
         """x*(z) - G(z) for a mean G(z)."""
-        step, root, shift = self._step(inverse_variance, beta)
+        step, root, shift = in_units_of_noise(self.x_step, inverse_variance, beta)
         return step.correction(mean, root * y, shift)
-
-    def _step(self, inverse_variance: Tensor, beta: Tensor) -> tuple[DataProx, float | Tensor, Tensor]:
-        """The step in x, what the data are multiplied with, and the shift: in units of the largest 1/σ²."""
-        largest = _largest(inverse_variance)
-        if inverse_variance.ndim == 1:
-            return self.x_step, 1.0, beta / largest
-        assert isinstance(self.x_step, ConjugateGradientProx)  # by `of`
-        root = (inverse_variance / trailing(largest, inverse_variance)).sqrt()
-        return self.x_step.whitened(root), root, beta / largest
 
     def profile(self) -> Objective:
         """φ, an objective of the block z, with its curvature."""
@@ -155,7 +145,7 @@ class JointProblem(Profiled):
     ) -> Curvature:
         """The Gauss-Newton matrix of the profile."""
         z = blocks["z"]
-        step, _, shift = self._step(inverse_variance, beta)
+        step, _, shift = in_units_of_noise(self.x_step, inverse_variance, beta)
         linear = functools.cache(lambda: linearise(self.generate, z)[1:])
 
         def gram() -> Tensor:
@@ -166,17 +156,11 @@ class JointProblem(Profiled):
             push, pull = linear()
             return pull(step.reduced(push(p), shift))
 
-        return scaled_curvature(gram, product, _largest(inverse_variance), weight)
+        return scaled_curvature(gram, product, largest(inverse_variance), weight)
 
     def latent(self, x: Tensor, **per_sample: Tensor) -> Objective:
         r"""J(x, ·) for a fixed image: :math:`\frac{\beta}{2} \|x - G(z)\|^2 + \frac{w}{2} \|z\|^2`, a projection."""
         return projection(self.generate, x, per_sample["beta"], per_sample["weight"])
-
-
-def _largest(inverse_variance: Tensor) -> Tensor:
-    """The largest 1/σ² of every sample, ``(B,)``; 1 where nothing was measured."""
-    largest = inverse_variance.flatten(1).amax(1) if inverse_variance.ndim > 1 else inverse_variance
-    return torch.where(largest > 0, largest, 1.0)
 
 
 def projection(generate: TorchOperator, x: Tensor, beta: Tensor, weight: Tensor) -> Objective:

@@ -1,5 +1,6 @@
-"""What the solvers take: objectives, saddle points, and where every sample of a batch stands."""
+"""What the solvers take: objectives, saddle points, problems with denoisers; where every sample stands."""
 
+from genreg.solvers.problem.denoising import DenoisingProblem
 from genreg.solvers.problem.objective import Objective, SaddlePoint, split
 
-__all__ = ["Objective", "SaddlePoint", "split"]
+__all__ = ["DenoisingProblem", "Objective", "SaddlePoint", "split"]

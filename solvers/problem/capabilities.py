@@ -8,6 +8,8 @@ word            the problem
 ``curvature``   has a Gauss-Newton matrix of H in the block
 ``saddle``      is a `SaddlePoint`
 ``profile``     has a block in which it is minimised exactly: ``profile()`` is the objective of the others
+``denoiser``    is a `DenoisingProblem`: it has a denoiser in the place of a regulariser
+``data_step``   is one whose fidelity has an exact step, that of Gaussian noise and a linear operator
 ==============  =====================================================================================================
 
 The first is part of the next two. Solvers check what they need before they start, the driver what the updates need.
@@ -20,7 +22,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from genreg.operators.bridge.arguments import described
 
-Capability = Literal["proximable", "smooth", "curvature", "saddle", "profile"]
+Capability = Literal["proximable", "smooth", "curvature", "saddle", "profile", "denoiser", "data_step"]
 
 _WANTED: dict[str, str] = {
     "proximable": "be an Objective (Objective.from_odl makes one of an ODL functional)",
@@ -28,8 +30,13 @@ _WANTED: dict[str, str] = {
     "curvature": "have a curvature (Objective.curvature)",
     "saddle": "be a SaddlePoint",
     "profile": "have a profile like a JointProblem",
+    "denoiser": "have a denoiser like the problem of PlugAndPlay",
+    "data_step": "have a Gaussian fidelity of a linear operator",
 }
-_REMEDY = {"smooth": "; palm takes a part without a gradient by its prox"}
+_REMEDY = {
+    "smooth": "; palm takes a part without a gradient by its prox",
+    "data_step": "; plug_and_play_gradient takes any differentiable fidelity",
+}
 
 
 @runtime_checkable
@@ -85,7 +92,7 @@ def check_offers(
         where = f" in {', '.join(map(repr, lacking))}" if len(offers) > 1 else ""
         kind = type(problem).__name__ if offers else described(problem)
         listed = "; ".join(f"{', '.join(sorted(found))} in {name!r}" for name, found in offers.items())
-        error = NotImplementedError if need in ("smooth", "curvature") else TypeError
+        error = NotImplementedError if need in ("smooth", "curvature", "data_step") else TypeError
         raise error(
             f"{argument} must {_WANTED[need]}{where} for {solver}, got {kind}"
             + (f", which offers {listed}{_REMEDY.get(need, '')}" if offers else "")

@@ -33,6 +33,9 @@ class Update(Protocol):
     ----------
     monotone : bool
         Whether the objective never increases; true unless a class says otherwise.
+    last : bool
+        Whether a result is the last iterate even where the objective may increase, as where it is not what is
+        minimised; false unless a class says otherwise.
     needs : tuple of str
         What the objective must offer in the block, see `genreg.solvers.problem.capabilities`.
     line_search : Backtracking
@@ -40,6 +43,7 @@ class Update(Protocol):
     """
 
     monotone: ClassVar[bool] = True
+    last: ClassVar[bool] = False
     needs: ClassVar[tuple[Capability, ...]] = ("proximable",)
     if TYPE_CHECKING:  # read only: a frozen field or a property
 

@@ -12,6 +12,8 @@ from genreg import (
     GaussianFidelity,
     HardConstraint,
     JointPrior,
+    PlugAndPlay,
+    RegularisationByDenoising,
     RelaxedConstraint,
     SparseDeviation,
     Tikhonov,
@@ -23,7 +25,7 @@ from genreg import (
     training,
 )
 from genreg.datasets import intensity_ramps, shapes, shapes_plus
-from genreg.networks import DenseConfig
+from genreg.networks import DenoiserConfig, DenseConfig
 from genreg.operators import GaussianPosterior, IsotropicPrecision, data_prox, gaussian_measurements
 
 X = odl.uniform_discr([0, 0], [1, 1], (6, 5), dtype="float32")
@@ -42,6 +44,7 @@ def built():
 
 
 G = genreg.Generator(built(), X)
+DENOISER = DenoiserConfig(image_shape=(6, 5), channels=(4,), blocks=1).build()
 Y = drawn(2, 12)
 Z = drawn(2, 3)
 
@@ -73,6 +76,8 @@ ENTRIES = {
         solver=functools.partial(solvers.gradient_descent, updates={"z": solvers.Adam()}),
     ),
     "proximal latent term": solved(lambda: HardConstraint(G, genreg.latent.Power(G.domain, 0.5))),
+    "plug-and-play": solved(lambda: PlugAndPlay(DENOISER, X, noise_std=0.1)),
+    "by denoising": solved(lambda: RegularisationByDenoising(DENOISER, X, noise_std=0.1)),
     "relaxed": solved(lambda: RelaxedConstraint(G, 0.1)),
     "alternating": solved(
         lambda: RelaxedConstraint(G, torch.tensor([0.1, 0.2])), solver=solvers.alternating_gradient_descent

@@ -15,12 +15,16 @@ from genreg import (
     GaussianFidelity,
     HardConstraint,
     JointPrior,
+    LearnedRegulariser,
+    PlugAndPlay,
     PoissonFidelity,
+    RegularisationByDenoising,
     RelaxedConstraint,
     SparseDeviation,
     Tikhonov,
     TotalVariation,
     latent,
+    networks,
     recipes,
     sampling,
     solvers,
@@ -32,6 +36,15 @@ from genreg.solvers.generative.joint_map import codes
 from genreg.solvers.updates.propose import Proposal, Propose
 
 from ..operators.bridge.test_pickles import WAYS, points, same
+
+
+def critic():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(20, 1)).double()
+
+
+def denoiser():
+    return networks.DenoiserConfig(image_shape=(4, 5), channels=(4,), blocks=1).build()
+
 
 REGULARISERS = {
     "hard": lambda G: HardConstraint(G),
@@ -46,6 +59,8 @@ REGULARISERS = {
     "encoder": lambda G: EncoderNorm(G),
     "Tikhonov": lambda G: Tikhonov(G.range, odl.Gradient(G.range)),
     "total variation": lambda G: TotalVariation(G.range, lower=0.0),
+    "network": lambda G: LearnedRegulariser(critic(), G.range, scale=2.0),
+    "by denoising": lambda G: RegularisationByDenoising(denoiser(), G.range, noise_std=0.1),
     "ODL's": lambda G: OfFunctional(odl.functionals.L1Norm(G.range)),
 }
 
@@ -70,6 +85,16 @@ def test_regularisers_and_their_problems(name, A, G, y):
     if name in ("hard", "relaxed", "sparse gradient", "joint"):
         x = points(G.range, 1)
         assert same(to_torch(WAYS["pickle"](R.marginal))(x), to_torch(R.marginal)(x))
+
+
+def test_problems_with_denoisers(A, G, y):
+    lam = torch.tensor([0.5, 1.0], dtype=torch.float64)
+    problem = PlugAndPlay(denoiser(), G.range, noise_std=0.1).problem(GaussianFidelity(A, y[:2], 0.3), lam)
+    x = points(G.range)
+    for way in WAYS.values():
+        back = way(problem)
+        assert same(back.denoise(x), problem.denoise(x)) and same(back({"x": x}), problem({"x": x}))
+        assert same(back.data_step(x, back.strength, x), problem.data_step(x, problem.strength, x))
 
 
 def test_generators_and_fidelities(A, G, y):

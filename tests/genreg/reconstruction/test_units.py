@@ -16,7 +16,10 @@ from genreg import (
     GaussianFidelity,
     HardConstraint,
     JointPrior,
+    LearnedRegulariser,
+    PlugAndPlay,
     PoissonFidelity,
+    RegularisationByDenoising,
     RelaxedConstraint,
     SparseDeviation,
     Tikhonov,
@@ -68,6 +71,23 @@ class Affine(nn.Module):
         return z + 0.1 * z.tanh(), (log_det + (1 + 0.1 * (1 - z.tanh().square())).log().sum(1))
 
 
+class Smoothing(nn.Module):
+    """A denoiser without units of its own: a mean of neighbours, the more the stronger the noise is in the image."""
+
+    image_shape = (3, 4)
+
+    def forward(self, x, sigma):
+        share = (sigma / (sigma + x.abs().mean((1, 2)))).view(-1, 1, 1)
+        return x - 0.5 * share * (2 * x - x.roll(1, 1) - x.roll(1, 2))
+
+
+class Energy(nn.Module):
+    image_shape = (3, 4)
+
+    def forward(self, x):
+        return x.diff(dim=1).cosh().log().sum((1, 2))
+
+
 # What a regulariser is in other units, images times s, and the power of s that its λ comes with.
 REGULARISERS = {
     "Tikhonov": (lambda X, s: Tikhonov(X), -2),
@@ -94,6 +114,9 @@ REGULARISERS = {
     ),
     "autoencoder residual": (lambda X, s: AutoencoderResidual(in_units(X, s)), -2),
     "encoder": (lambda X, s: EncoderNorm(in_units(X, s)), 0),
+    "network": (lambda X, s: LearnedRegulariser(Energy(), X, scale=s, offset=0.1 * s), 0),
+    "by denoising": (lambda X, s: RegularisationByDenoising(Smoothing(), X, noise_std=0.2 * s), -2),
+    "plug-and-play": (lambda X, s: PlugAndPlay(Smoothing(), X, noise_std=0.2 * s), -2),
     "flow": (lambda X, s: FlowPrior(Affine(X.size, s), X), 0),
     "flow with its determinant": (lambda X, s: FlowPrior(Affine(X.size, s), X, determinant=True), 0),
 }
@@ -114,7 +137,8 @@ def the_same(run, units, power, *, given=False):
 
 
 CURVED = ["Tikhonov", "hard", "relaxed", "encoder", "joint, structured", "flow with its determinant"]
-SEARCHED = [*CURVED, "total variation in bounds", "sparse", "joint"]
+DENOISED = ["plug-and-play"]  # solved to the end: two starts can be equally near
+SEARCHED = [*CURVED, "total variation in bounds", "sparse", "joint", *DENOISED]
 ENDING = ("Tikhonov", "hard", "joint")  # within 25 iterations
 GIVEN = [(name, "fixed") for name in REGULARISERS]
 
@@ -132,9 +156,9 @@ def test_units_of_images_and_data(X, A, name, lam):
         if lam == "fixed":
             turns = 25 if name.startswith(ENDING) else 10
         else:  # several descents
-            turns = 25 if "total" in name else 3 if "joint" in name else 10
+            turns = 25 if "total" in name else 3 if "joint" in name else 200 if name in DENOISED else 10
         options = {"noise_std": s * SIGMA, "lam": given, "max_iter": turns}
-        options |= {} if lam == "fixed" else {"tol": 1e-2}
+        options |= {} if lam == "fixed" else {"tol": 1e-5 if name in DENOISED else 1e-2}
         return reconstruct(A, s * y, make(X, s), **options, **QUIET)
 
     if lam == "l-curve" and make(X, 1.0).offset is not None:

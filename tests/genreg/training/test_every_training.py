@@ -26,6 +26,7 @@ from genreg.empirical_bayes import (
 )
 from genreg.networks import (
     CriticConfig,
+    DenoiserConfig,
     DenseConfig,
     DuffConfig,
     GanConfig,
@@ -190,6 +191,13 @@ TRAININGS = {
         images,
         {"mean_steps": 2, "validation": (images(3), 0.5 * images(3))},
         "mean_steps",
+    ),
+    "denoiser": Training(
+        DenoiserConfig(image_shape=(4, 6), channels=(4, 6), blocks=1).build,
+        training.fit_denoiser,
+        images,
+        {"noise_min": 0.1, "noise_max": 0.3, "validation": images(3)},
+        "noise_max",
     ),
     "precision": precision(),
     "encoder": Training(
