@@ -45,8 +45,8 @@ class JointPrior(Generative):
 
     For a linear forward operator and Gaussian noise, x is eliminated exactly, by `operators.data_prox` or, with a
     structured model, a given Λ, or one σ for every datum, by conjugate gradients. The encoder, where there is one,
-    proposes z; then z moves as in `solvers.jpmap`, with a structured model or a given Λ by `solvers.quasi_newton` (with
-    more than 256 latent dimensions `solvers.lbfgs`). Other problems are solved by `solvers.lbfgs` in the variables
+    proposes z; then z moves as in `solvers.jpmap`, with a structured model or a given Λ by `solvers.quasi_newton`.
+    Other problems are solved by `solvers.lbfgs` in the variables
     x - G(z) and z.
 
     Starting points: ``"encoder"`` (the default where the model has one) encodes a rough reconstruction, ``"random"``

@@ -32,10 +32,11 @@ from genreg.solvers.driver.monitor import Callback
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.problem.capabilities import Capability, check_offers
 from genreg.solvers.problem.objective import Objective, lowered
-from genreg.solvers.updates.base import ProxGradient, QuasiNewton, Update
+from genreg.solvers.updates.base import ProxGradient, Update
 from genreg.solvers.updates.inertial import Inertial
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
 from genreg.solvers.updates.line_search import Backtracking, searching
+from genreg.solvers.updates.quasi_newton import QuasiNewton
 
 __all__ = [
     "alternating_gradient_descent",
@@ -197,10 +198,10 @@ def quasi_newton(
     callback: Callback | None = None,
     progress: bool = True,
 ) -> Solution:
-    r"""BFGS with backtracking, one dense inverse Hessian for every sample: for latent vectors.
+    r"""BFGS with backtracking: for latent vectors.
 
-    Parameters and results are those of `gradient_descent`. The objective must be differentiable, and a block
-    small enough for an n × n matrix of every sample.
+    Parameters and results are those of `gradient_descent`. The objective must be differentiable. Up to 256 unknowns
+    every sample has a dense inverse Hessian; with more a limited memory, see `QuasiNewton`.
     """
     update = QuasiNewton(searching(line_search, Backtracking()))
     settings = _Settings(max_iter=max_iter, tol=tol, callback=callback, progress=progress)
