@@ -60,7 +60,7 @@ def test_many_unknowns_take_a_limited_memory(problem):
     for solution in found:
         assert (solution.status == Status.CONVERGED).all()
         assert torch.allclose(solution.blocks["x"], exact, atol=1e-6)
-    images = torch.zeros(2, 30, 20)  # of any shape
+    images = torch.zeros(2, 30, 20, dtype=torch.float64)  # of any shape
     memory = QuasiNewton().first_memory(images, torch.ones(2))
     assert isinstance(memory, Pairs) and max(t.numel() for t in memory) == 10 * images.numel()
 
