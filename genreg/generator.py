@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from genreg import weights
 from genreg.networks.affine import Affine
 from genreg.networks.mean_codes import MeanDecoder, MeanEncoder
+from genreg.networks.tiled import Tiled
 from genreg.operators import (
     DiagonalPrecision,
     IsotropicPrecision,
@@ -82,13 +83,18 @@ class Generator(NetworkOperator):
     scale, offset : float
         s > 0 and a: the images of G are a + s times those of the model, for images in Hounsfield units, in 1/mm, or of
         any scale of k-space. Encoder, γ, precision, and the critic of a GAN go with them.
+    tile : int, optional
+        For large images and fully convolutional models: decode and encode by tiles of this side in pixels, with margins
+        as wide as the model sees. Values and gradients are the same up to rounding; the memory of the network is that
+        of one tile, and a gradient costs one more pass through the decoder, see `genreg.networks.tiled`.
 
     Raises
     ------
     TypeError
         If `model` is no module or `range` no tensor space.
     ValueError
-        If the latent dimension is unknown or not positive, or the model's images do not fit the space.
+        If the latent dimension is unknown or not positive, the model's images do not fit the space, or the model cannot
+        be taken by tiles.
     """
 
     module: MeanDecoder
@@ -102,6 +108,7 @@ class Generator(NetworkOperator):
         latent_dim: int | None = None,
         scale: float = 1.0,
         offset: float = 0.0,
+        tile: int | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -121,6 +128,8 @@ class Generator(NetworkOperator):
         parameter = next(iter(model.parameters()), None)
         if parameter is not None and (parameter.dtype != dtype or parameter.device != device):
             model = copy.deepcopy(model).to(device=device, dtype=dtype)
+        if tile is not None:
+            model = Tiled(model, tile)
         if scale != 1.0 or offset != 0.0:
             model = Affine(model, scale, offset)
         domain = odl.rn(dim, dtype=range.dtype_identifier, impl=range.impl, device=range.device)
@@ -253,7 +262,12 @@ def _factor_like(model: nn.Module, space: StackedSpace) -> Precision | None:
 
 @undisturbed
 def load_generator(
-    name_or_path: str | Path, range: StackedSpace | None = None, *, scale: float = 1.0, offset: float = 0.0
+    name_or_path: str | Path,
+    range: StackedSpace | None = None,
+    *,
+    scale: float = 1.0,
+    offset: float = 0.0,
+    tile: int | None = None,
 ) -> Generator:
     """Load a trained generator that comes with the package, or from a file.
 
@@ -271,6 +285,8 @@ def load_generator(
         shape, dtype="float32")``.
     scale, offset : float
         Units of the images, see `Generator`.
+    tile : int, optional
+        Decode and encode by tiles, see `Generator`.
 
     Returns
     -------
@@ -291,6 +307,6 @@ def load_generator(
         range = odl.uniform_discr([0] * len(shape), shape, shape, dtype="float32")
     elif hasattr(range, "shape") and not isinstance(range, odl.ProductSpace):
         model = _fitted(model, range, f"weights {name_or_path} make")
-    G = Generator(model, range, scale=scale, offset=offset)
+    G = Generator(model, range, scale=scale, offset=offset, tile=tile)
     G.card = card
     return G
