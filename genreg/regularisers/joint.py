@@ -12,9 +12,10 @@ from odl.functionals import Functional
 from torch import Tensor
 
 from genreg.generator import Decoded, Generator
-from genreg.operators import GaussianPosterior, IsotropicPrecision, Precision
+from genreg.operators import GaussianPosterior, IsotropicPrecision, Precision, data_prox
 from genreg.operators.bridge.caller_data import to_batch
 from genreg.operators.fidelity import Fidelity, GaussianFidelity
+from genreg.operators.proximal.iterative import ConjugateGradientProx
 from genreg.regularisers.base import checked_parameter
 from genreg.regularisers.deviations import deviation_for_image
 from genreg.regularisers.generative import Generative, check_generator
@@ -26,6 +27,8 @@ from genreg.solvers.generative.structured import StructuredProblem, negative_log
 from genreg.solvers.problem.objective import Blocks
 
 __all__ = ["JointPrior"]
+
+_ELIMINATED = 2**16  # pixels up to which the image is eliminated by conjugate gradients, at every step in z
 
 
 class JointPrior(Generative):
@@ -46,8 +49,8 @@ class JointPrior(Generative):
     For a linear forward operator and Gaussian noise, x is eliminated exactly, by `operators.data_prox` or, with a
     structured model, a given Λ, or one σ for every datum, by conjugate gradients. The encoder, where there is one,
     proposes z; then z moves as in `solvers.jpmap`, with a structured model or a given Λ by `solvers.quasi_newton`.
-    Other problems are solved by `solvers.lbfgs` in the variables
-    x - G(z) and z.
+    Other problems, and those with images of more than 256 x 256 pixels where conjugate gradients would be needed at
+    every step in z, are solved by `solvers.lbfgs` in the variables x - G(z) and z.
 
     Starting points: ``"encoder"`` (the default where the model has one) encodes a rough reconstruction, ``"random"``
     draws from N(0, I), ``"zero"`` starts at z = 0; further restarts are drawn. In all of them x = G(z).
@@ -176,10 +179,20 @@ class JointPrior(Generative):
         A, G = fidelity.operator, self.generator
         if "quadratic" not in fidelity.offers or not A.is_linear or not bool((lam > 0).all()):
             return super().problem(fidelity, lam, **parameters)
+        if not self._eliminates(fidelity):
+            return super().problem(fidelity, lam, **parameters)
         if self.structured:
             return StructuredProblem.of(A, self.decode, G.domain, **fidelity.per_sample, weight=lam)
         beta = (self.parameters_of(lam) | parameters)["beta"]
         return JointProblem.of(A, G, **fidelity.per_sample, beta=lam * beta, weight=lam)
+
+    def _eliminates(self, fidelity: Fidelity) -> bool:
+        """Whether x is eliminated: the images are of moderate size, or there is a closed form."""
+        if fidelity.operator.domain.size <= _ELIMINATED:
+            return True
+        if self.structured or fidelity.per_sample["inverse_variance"].ndim > 1:
+            return False
+        return not isinstance(data_prox(fidelity.operator), ConjugateGradientProx)
 
     def posterior(self, fidelity: GaussianFidelity, z: Tensor) -> GaussianPosterior:
         r"""The Gaussian :math:`p(x \mid z, y)` of the image, given latent vectors ``(B, dim Z)`` and the data.
