@@ -25,14 +25,14 @@ SCALE = 0.02  # 1/mm, of a grey value of one: water
 WIDTH = 256.0  # mm
 
 
-def train(path, steps):
+def train(path, steps, count):
     """A small prior of synthetic images of 64 x 64 pixels."""
     sampler = functools.partial(genreg.datasets.dead_leaves, shape=(64, 64))
     torch.manual_seed(0)
     model = FullyConvolutionalConfig(image_shape=(64, 64)).build()
     options = {"batch_size": 16, "lr": 2e-3, "schedule": "one-cycle", "kl_warmup": steps // 4, "clip": 100.0}
     card = genreg.training.fit(
-        model, sampler(1600, seed=1), steps=steps, validation=sampler(50, seed=2), **options
+        model, sampler(count, seed=1), steps=steps, validation=sampler(50, seed=2), **options
     )
     genreg.weights.save(path, model, card)
 
@@ -90,7 +90,7 @@ def main(arguments=None):
         options.side, options.views, options.steps, options.max_iter = 48, 30, 4, 4
     if options.weights is None:
         options.weights = Path(options.train)
-        train(options.weights, options.steps)
+        train(options.weights, options.steps, 32 if options.quick else 1600)
 
     X = odl.uniform_discr([-WIDTH / 2] * 2, [WIDTH / 2] * 2, (options.side,) * 2, dtype="float32")
     A = genreg.operators.ray_transform(X, scanner(X, options.views), method="astra")
