@@ -20,6 +20,7 @@ from genreg.networks.adapted import adapt
 from genreg.networks.affine import Affine
 from genreg.networks.foreign import has_latent_images
 from genreg.networks.mean_codes import MeanDecoder, MeanEncoder
+from genreg.networks.tiled import Tiled
 from genreg.operators import (
     ComplexPrecision,
     DiagonalPrecision,
@@ -88,14 +89,18 @@ class Generator(NetworkOperator):
         s > 0 and a: the images of G are a + s times those of the model, for images in Hounsfield units, in 1/mm, or of
         any scale of k-space. Encoder, γ, precision, and the critic of a GAN go with them. Complex images, whose phase
         is arbitrary, have no offset.
+    tile : int, optional
+        For large images and fully convolutional models: decode and encode by tiles of this side in pixels, with margins
+        as wide as the model sees. Values and gradients are the same up to rounding; the memory of the network is that
+        of one tile, and a gradient costs one more pass through the decoder, see `genreg.networks.tiled`.
 
     Raises
     ------
     TypeError
         If `model` is no module or `range` no tensor space.
     ValueError
-        If the latent dimension is unknown or not positive, the model's images do not fit the space, or complex images
-        are given an offset.
+        If the latent dimension is unknown or not positive, the model's images do not fit the space, complex images are
+        given an offset, or the model cannot be taken by tiles.
     """
 
     module: MeanDecoder
@@ -109,6 +114,7 @@ class Generator(NetworkOperator):
         latent_dim: int | None = None,
         scale: float = 1.0,
         offset: float = 0.0,
+        tile: int | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -131,6 +137,8 @@ class Generator(NetworkOperator):
             model = copy.deepcopy(model).to(device=device, dtype=dtype)
         if of_parts and offset != 0.0:
             raise ValueError(f"offset must be 0 for complex images, got {offset}")
+        if tile is not None:
+            model = Tiled(model, tile)
         if scale != 1.0 or offset != 0.0:
             model = Affine(model, scale, offset)
         domain = odl.rn(dim, dtype=_identifier(dtype), impl=range.impl, device=range.device)
@@ -311,6 +319,7 @@ def load_generator(
     *,
     scale: float | None = None,
     offset: float | None = None,
+    tile: int | None = None,
 ) -> Generator:
     """Load a trained generator that comes with the package, or from a file.
 
@@ -330,6 +339,8 @@ def load_generator(
     scale, offset : float, optional
         Units of the images, see `Generator`; by default those on the card, of the files that a prior of own images was
         made of (`genreg.own_images.train_prior`), and otherwise 1 and 0.
+    tile : int, optional
+        Decode and encode by tiles, see `Generator`.
 
     Returns
     -------
@@ -356,6 +367,6 @@ def load_generator(
         model = _fitted(model, range, f"weights {name_or_path} make")
     units = {"scale": 1.0, "offset": 0.0} | card.get("units", {})
     units |= {key: value for key, value in (("scale", scale), ("offset", offset)) if value is not None}
-    G = Generator(model, range, **units)
+    G = Generator(model, range, tile=tile, **units)
     G.card = card
     return G

@@ -20,9 +20,8 @@ from genreg.operators import torch_device, torch_dtype
 from genreg.operators.bridge.arguments import integer, number, seeded_generator
 from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.modes import undisturbed
-from genreg.solvers import Objective, Solution, gradient_descent, quasi_newton
+from genreg.solvers import Objective, Solution, quasi_newton
 from genreg.solvers.problem.objective import Blocks
-from genreg.solvers.updates.base import DENSE
 
 _NEGLIGIBLE = 1e-4  # NRMSE about which a descent need not go on
 
@@ -87,9 +86,8 @@ def fit_range(
 
     Every image is approached from the encoder's point, where there is an encoder, and from draws of N(0, I).
     After a quarter of the iterations the best start of every image is chosen, and followed to the end. All
-    descents of a chunk of images are one batch of `solvers.quasi_newton` (of `solvers.gradient_descent` for
-    latent spaces of more than 256 dimensions). What is found is a local minimiser at best, so the errors are
-    upper bounds of the distance to the range.
+    descents of a chunk of images are one batch of `solvers.quasi_newton`. What is found is a local minimiser at best,
+    so the errors are upper bounds of the distance to the range.
 
     Parameters
     ----------
@@ -181,9 +179,8 @@ def _solve(G: Generator, x: Tensor, z: Tensor, max_iter: int, tol: float) -> Sol
     def distance(blocks: Blocks, x: Tensor, least: Tensor) -> Tensor:
         return (G.decode(blocks["z"]).mean - x).square().flatten(1).sum(1) + least
 
-    solver = quasi_newton if math.prod(G.domain.shape) <= DENSE else gradient_descent
     objective = Objective(distance, {"z": G.domain}, per_sample={"x": x, "least": least})
-    return solver(objective, {"z": z}, max_iter=max_iter, tol=tol, progress=False)
+    return quasi_newton(objective, {"z": z}, max_iter=max_iter, tol=tol, progress=False)
 
 
 def deciles(errors: Tensor) -> Tensor:

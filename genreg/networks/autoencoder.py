@@ -56,6 +56,11 @@ class Autoencoder(nn.Module):
         """Whether there is the model for images of any other size, see `at`."""
         return getattr(self.config, "any_size", False)
 
+    @property
+    def levels(self) -> tuple[Any, ...]:
+        """The latent images that make up a latent vector, see `FullyConvolutionalConfig`; none where it has none."""
+        return getattr(self.config, "levels", ())
+
     def at(self, image_shape: tuple[int, ...]) -> Self:
         """Return the model for images of another size, with the same weights: what changes one changes both.
 

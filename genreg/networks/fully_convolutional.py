@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,15 @@ from genreg.operators.bridge.arguments import integer, integers
 
 _SCALES = (-5.0, 5.0)  # bounds of the logarithms of the scales of the latent image given its top level
 _DEVIATIONS = (-7.0, 3.0)  # bounds of those of the standard deviations of q(z | x)
+
+
+class Level(NamedTuple):
+    """A latent image, of which a latent vector is a part: its size, and the pixels of the image between its entries."""
+
+    channels: int
+    rows: int
+    columns: int
+    stride: int
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
@@ -218,6 +227,15 @@ class FullyConvolutionalConfig(Config):
             return 0, 0
         rows, columns = (side // 2 ** len(self.top_channels) for side in self.latent_size)
         return rows, columns
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The latent images of which a latent vector consists, in turn."""
+        stride = 2 ** len(self.channels)
+        fine = Level(self.latent_channels, *self.latent_size, stride)
+        if not self.top_channels:
+            return (fine,)
+        return fine, Level(self.top_latent_channels, *self.top_size, stride * 2 ** len(self.top_channels))
 
     @property
     def white_dim(self) -> int:

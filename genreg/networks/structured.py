@@ -108,6 +108,11 @@ class Structured(Autoencoder):
         self.head = head
         self._stencil = config.stencil
 
+    @property
+    def alignment(self) -> int:
+        """Pixels by whose multiples an image may be moved so that the factor moves with it."""
+        return 2 ** len(self.config.channels)
+
     def decode_factor(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the entries of L(z) for latent vectors ``(B, latent_dim)``.
 
@@ -214,6 +219,11 @@ class StructuredConfig(CardEntry):
     def any_size(self) -> bool:
         """Whether the weights serve images of any size, as those of the mean do."""
         return self.mean.any_size
+
+    @property
+    def levels(self) -> tuple[Any, ...]:
+        """The latent images of the mean, none where it has none."""
+        return getattr(self.mean, "levels", ())
 
     @property
     def stencil(self) -> Stencil:

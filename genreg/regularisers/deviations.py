@@ -26,7 +26,6 @@ from genreg.regularisers.marginal import Marginal
 from genreg.solvers import QuasiNewton, ipalm, lbfgs
 from genreg.solvers.algorithms.limited_memory import Substitution
 from genreg.solvers.problem.objective import Blocks
-from genreg.solvers.updates.base import DENSE
 
 
 class _Deviating(Generative):
@@ -135,8 +134,8 @@ class SparseDeviation(_Deviating):
 
     With ``sparsity="tv"`` (section 5.3) the first term is the isotropic total variation of u,
     :math:`\| |\nabla u|_2 \|_1`. The norms are those of the space X. Problems are solved by `solvers.ipalm`: u moves
-    by its prox (that of total variation is computed by some inner iterations), z by quasi-Newton steps where it
-    has up to 256 dimensions and a smooth latent term.
+    by its prox (that of total variation is computed by some inner iterations), z by quasi-Newton steps where the
+    latent term is smooth.
 
     Starting points are those of `RelaxedConstraint`, with u = 0.
 
@@ -165,7 +164,7 @@ class SparseDeviation(_Deviating):
             raise TypeError(f"the range of G must be a uniform_discr for sparsity='tv', got {G.range!r}")
         self.sparsity = sparsity
         self.solver = ipalm
-        if self.latent_prox is None and G.domain.size <= DENSE:
+        if self.latent_prox is None:
             self.solver = functools.partial(ipalm, updates={"z": QuasiNewton()})
 
     def norm(self) -> TorchFunctional:

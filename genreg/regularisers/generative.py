@@ -34,10 +34,9 @@ from genreg.operators.fidelity import Fidelity
 from genreg.operators.lowering.splitting import split
 from genreg.regularisers.base import Regulariser, posed
 from genreg.regularisers.marginal import RangeMarginal
-from genreg.solvers import Objective, SaddlePoint, gradient_descent, palm, quasi_newton
+from genreg.solvers import Objective, SaddlePoint, palm, quasi_newton
 from genreg.solvers.generative.latent import first_codes, latent_curvature
 from genreg.solvers.problem.objective import Blocks, Curvature
-from genreg.solvers.updates.base import DENSE
 
 _STARTS = ("encoder", "random", "zero")
 
@@ -106,8 +105,8 @@ class HardConstraint(Generative):
     default is the encoder where the model has one, otherwise zero.
 
     Problems are solved by `solvers.quasi_newton` (with ‖z‖² and a fidelity that has a curvature, Gaussian or of
-    counts, `solvers.gauss_newton` takes them too, and needs fewer steps); with more than 256 latent dimensions by
-    `solvers.gradient_descent`; by `solvers.palm` where the latent term has a part with a prox only.
+    counts, `solvers.gauss_newton` takes them too, and needs fewer steps), neither of which makes a matrix where the
+    latent space has more than 256 dimensions; by `solvers.palm` where the latent term has a part with a prox only.
 
     Parameters
     ----------
@@ -128,10 +127,7 @@ class HardConstraint(Generative):
         check_generator(G)
         super().__init__(G, G.domain, G, latent)
         self._squared = isinstance(self.latent, odl.functionals.L2NormSquared)
-        if self.latent_prox is not None:
-            self.solver = palm
-        else:
-            self.solver = quasi_newton if G.domain.size <= DENSE else gradient_descent
+        self.solver = quasi_newton if self.latent_prox is None else palm
 
     def smooth(self, blocks: Blocks, **parameters: float | Tensor) -> Tensor:
         """The smooth part of s(z)."""

@@ -12,7 +12,7 @@ from odl.functionals import Functional
 from torch import Tensor
 
 from genreg.generator import Decoded, Generator
-from genreg.operators import GaussianPosterior, Precision
+from genreg.operators import GaussianPosterior, Precision, data_prox
 from genreg.operators.bridge.arguments import choice
 from genreg.operators.bridge.caller_data import to_batch
 from genreg.operators.bridge.complex_parts import squared_modulus
@@ -20,6 +20,7 @@ from genreg.operators.bridge.product import product_space
 from genreg.operators.fidelity import Fidelity, GaussianFidelity
 from genreg.operators.precision.complex_images import isotropic_precision
 from genreg.operators.precision.information import InformationGain
+from genreg.operators.proximal.iterative import ConjugateGradientProx
 from genreg.regularisers.base import checked_parameter
 from genreg.regularisers.deviations import deviation_for_image
 from genreg.regularisers.generative import Generative, check_generator
@@ -29,6 +30,8 @@ from genreg.solvers.generative.isotropic import JointProblem
 from genreg.solvers.generative.profiled import Profiled, maximise_profile
 from genreg.solvers.generative.structured import StructuredProblem, negative_log_prior
 from genreg.solvers.problem.objective import Blocks
+
+_ELIMINATED = 2**16  # pixels up to which the image is eliminated by conjugate gradients, at every step in z
 
 
 class JointPrior(Generative):
@@ -48,9 +51,9 @@ class JointPrior(Generative):
 
     For a linear forward operator and Gaussian noise, x is eliminated exactly, by `operators.data_prox` or, with a
     structured model, a given Λ, or one σ for every datum, by conjugate gradients. The encoder, where there is one,
-    proposes z; then z moves as in `solvers.jpmap`, with a structured model or a given Λ by `solvers.quasi_newton` (with
-    more than 256 latent dimensions `solvers.lbfgs`). Other problems are solved by `solvers.lbfgs` in the variables
-    x - G(z) and z.
+    proposes z; then z moves as in `solvers.jpmap`, with a structured model or a given Λ by `solvers.quasi_newton`.
+    Other problems, and those with images of more than 256 x 256 pixels where conjugate gradients would be needed at
+    every step in z, are solved by `solvers.lbfgs` in the variables x - G(z) and z.
 
     Two estimates of z. ``"joint"`` maximises the density of x and z together. A density is large where the variances
     of the image are small, however little probability there is: under much noise or with few data this maximum runs
@@ -207,16 +210,25 @@ class JointPrior(Generative):
                     f"otherwise the image can't be integrated out, got {fidelity!r}"
                 )
             return super().problem(fidelity, lam, **parameters)
+        if not self._eliminates(fidelity):
+            return super().problem(fidelity, lam, **parameters)
         if self.structured:
-            varies = (
-                self.estimate == "marginal" and self.precision is None
-            )  # otherwise log det P is a constant
+            # with the same Λ for all z log det P is a constant
+            varies = self.estimate == "marginal" and self.precision is None
             information = InformationGain(A) if varies else None
             return StructuredProblem.of(
                 A, self.decode, G.domain, None, information, **fidelity.per_sample, weight=lam
             )
         beta = (self.parameters_of(lam) | parameters)["beta"]
         return JointProblem.of(A, G, **fidelity.per_sample, beta=lam * beta, weight=lam)
+
+    def _eliminates(self, fidelity: Fidelity) -> bool:
+        """Whether x is eliminated: the images are of moderate size, there is a closed form, or nothing else will do."""
+        if fidelity.operator.domain.size <= _ELIMINATED or self.estimate == "marginal":
+            return True
+        if self.structured or fidelity.per_sample["inverse_variance"].ndim > 1:
+            return False
+        return not isinstance(data_prox(fidelity.operator), ConjugateGradientProx)
 
     def posterior(self, fidelity: GaussianFidelity, z: Tensor) -> GaussianPosterior:
         r"""The Gaussian :math:`p(x \mid z, y)` of the image, given latent vectors ``(B, dim Z)`` and the data.

@@ -24,6 +24,7 @@ from genreg.sampling.starting_points import starts
 from genreg.sampling.storage import refuse_not_finite, refuse_other_posterior, restored, state_file
 
 _KEPT = 1000  # draws of a chain, unless thin says otherwise
+_DENSE = 2048  # latent dimensions up to which coordinates are a matrix by default
 
 
 @undisturbed
@@ -37,7 +38,7 @@ def sample(
     thin: int | None = None,
     step: float | Tensor | None = None,
     init: str | Tensor | Samples = "map",
-    metric: str = "dense",
+    metric: str | None = None,
     denoise: bool = False,
     map_iterations: int = 100,
     max_seconds: float | None = None,
@@ -74,9 +75,9 @@ def sample(
     init : str, Tensor, array or Samples
         Where the chains start, see `sampling.starts`; or samples of a similar posterior with as many chains,
         whose last points, step sizes and coordinates are taken over.
-    metric : str
+    metric : str, optional
         Coordinates that the warm-up learns: ``"dense"``, ``"diagonal"``, or ``"identity"`` for none. A dense one has
-        (dim Z)² numbers for each sample.
+        (dim Z)² numbers for each sample: by default it is taken up to 2,048 latent dimensions, and a diagonal beyond.
     denoise : bool
         Keep :math:`z - h \nabla E(z)` (in the coordinates of the chain) in the place of z, by Tweedie's formula the
         expectation of a latent vector of which z is a copy with noise of variance h, to undo the noise of the last
@@ -123,6 +124,8 @@ def sample(
     thin = -(-(steps - burn_in) // _KEPT) if thin is None else integer(thin, "thin", minimum=1)
     if thin > steps - burn_in:
         raise ValueError(f"thin must be at most steps - burn_in, {steps - burn_in}, got {thin}")
+    if metric is None:
+        metric = "dense" if posterior.generator.domain.size <= _DENSE else "diagonal"
     choice(metric, "metric", METRICS)
     seed = secrets.randbits(32) if seed is None else seed_number(seed)
     check_seconds(max_seconds)
@@ -193,10 +196,10 @@ def langevin(
         Whether steps are tested (Metropolis); without, and with ``step=0.01``, this is the sampler of the report by
         Liang (2021).
     metric : str, optional
-        See `sample`; by default ``"dense"`` with the test and ``"identity"`` without.
+        See `sample`; by default ``"identity"`` without the test.
     """
     kernel = MALA() if flag(adjusted, "adjusted") else ULA()
-    metric = metric or ("dense" if adjusted else "identity")
+    metric = metric or (None if adjusted else "identity")
     return sample(posterior, kernel, metric=metric, **keywords)
 
 

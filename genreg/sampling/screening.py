@@ -30,7 +30,8 @@ from genreg.operators.bridge.modes import undisturbed
 from genreg.sampling.importance import kish_ess
 from genreg.sampling.posterior import LatentPosterior
 
-_CHUNK = 500  # draws that are decoded at once
+_PIXELS = 2**23  # of the draws that are decoded at once
+_DRAWS, _DECODED = 10_000, 2**28  # draws by default, and the pixels of all of them at most
 _HALVINGS = 30
 # nats for each latent dimension: e⁻² is the volume of a mode seven times as narrow in each of them
 _GAP = 2.0
@@ -38,7 +39,7 @@ _GAP = 2.0
 
 @undisturbed
 def screened_starts(
-    posterior: LatentPosterior, chains: int, *, draws: int = 10000, iterations: int = 60, seed: int = 0
+    posterior: LatentPosterior, chains: int, *, draws: int | None = None, iterations: int = 60, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     r"""Choose starting points for the chains of every sample among draws of the prior, see the module.
 
@@ -48,8 +49,9 @@ def screened_starts(
         The density.
     chains : int
         Chains of every sample, at least 1.
-    draws : int
-        Draws of N(0, I) to choose from, at least `chains`; each is decoded once for all samples.
+    draws : int, optional
+        Draws of N(0, I) to choose from, at least `chains`; each is decoded once for all samples. By default 10,000, and
+        fewer of large images, 1,024 of 512 x 512 pixels.
     iterations : int
         Iterations of the search for minimisers; with 0 the chains start at the draws.
     seed : int
@@ -70,8 +72,10 @@ def screened_starts(
     if not isinstance(posterior, LatentPosterior):
         raise TypeError(f"posterior must be a LatentPosterior, got {type(posterior).__name__}")
     chains, iterations = integer(chains, "chains", minimum=1), integer(iterations, "iterations", minimum=0)
-    draws, random = integer(draws, "draws", minimum=chains), seeded_generator(seed)
     device, G = posterior.fidelity.data.device, posterior.generator
+    if draws is None:
+        draws = max(chains, min(_DRAWS, _DECODED // G.range.size))
+    draws, random = integer(draws, "draws", minimum=chains), seeded_generator(seed)
     check_memory((draws, posterior.batch + G.domain.size), torch_dtype(G.domain), "draws", draws, device)
     z = torch.randn((draws, *G.domain.shape), generator=random, dtype=torch_dtype(G.domain)).to(device)
     log_weight = _tempered(_log_likelihood(posterior, z), chains)
@@ -97,11 +101,11 @@ def finite_or(z: Tensor, other: Tensor) -> Tensor:
 def _log_likelihood(posterior: LatentPosterior, z: Tensor) -> Tensor:
     """The logarithms of L up to a constant, of n latent vectors for B samples, ``(n, B)``."""
     fidelity = posterior.fidelity
-    forward = to_torch(fidelity.operator)
+    forward, chunk = to_torch(fidelity.operator), max(1, min(500, _PIXELS // posterior.generator.range.size))
     with torch.no_grad():
         parts = [
             fidelity.misfit(forward(posterior.decode(part))[:, None], **fidelity.per_sample).double()
-            for part in z.split(_CHUNK)
+            for part in z.split(chunk)
         ]
     misfit = torch.cat(parts).nan_to_num(torch.inf)
     return (misfit.amin(0) - misfit).nan_to_num(0.0)

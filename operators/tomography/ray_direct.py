@@ -82,7 +82,9 @@ class _AstraPair(LinearPair):
 
 
 class DirectPair(_AstraPair):
-    """ASTRA's CPU projector and its exact transpose, image by image, in PyTorch's number of threads.
+    """ASTRA's CPU projector and its exact transpose, in PyTorch's number of threads: image by image, or view by view.
+
+    Where there are fewer images than threads, the views are shared out among these.
 
     Parameters
     ----------
@@ -97,27 +99,54 @@ class DirectPair(_AstraPair):
     def __init__(self, space: DiscretizedSpace, geometry: Geometry, transposed: bool = False) -> None:
         super().__init__(space, geometry, transposed)
         self._astra = import_astra()
-        self._projector = _Handle(self._astra.projector, planar_projector(space, geometry))
+        self._config = planar_projector(space, geometry)
+        self._by_views: dict[int, list[tuple[slice, _Handle]]] = {}
         self._ratios = torch.from_numpy(length_ratios(space, geometry)).float().view(self._data_shape)
+
+    def _parts(self, count: int) -> list[tuple[slice, _Handle]]:
+        """Projectors of about `count` equal shares of the views, and which these are."""
+        if count not in self._by_views:
+            projection = self._config["ProjectionGeometry"]
+            name = "Vectors" if "Vectors" in projection else "ProjectionAngles"
+            views, parts = np.asarray(projection[name]), []
+            for share in np.array_split(np.arange(len(views)), max(1, min(count, len(views)))):
+                part = projection | {name: views[share]}
+                handle = _Handle(self._astra.projector, self._config | {"ProjectionGeometry": part})
+                parts.append((slice(int(share[0]), int(share[-1]) + 1), handle))
+            self._by_views[count] = parts
+        return self._by_views[count]
 
     def _project(self, source: Tensor, target: Tensor) -> None:
         if self._transposed:
             source = source * self._ratios
         call = self._astra.projector.direct_BP if self._transposed else self._astra.projector.direct_FP
+        threads = torch.get_num_threads()
+        parts = self._parts(math.ceil(threads / len(source)))
 
-        def run(index: int) -> None:
-            call(self._projector.id, source[index], out=target[index])
+        # Images of some of the views each, which are added at the end in the same order every time.
+        several = self._transposed and len(parts) > 1
+        images = target.new_zeros(len(parts), *target.shape) if several else target[None]
 
-        workers = min(torch.get_num_threads(), len(source))
-        if workers == 1:
-            for index in range(len(source)):
-                run(index)
+        def run(task: tuple[int, int]) -> None:
+            index, k = task
+            views, handle = parts[k]
+            if self._transposed:
+                call(handle.id, source[index, views], out=images[k, index])
+            else:
+                call(handle.id, source[index], out=target[index, views])
+
+        tasks = [(index, k) for index in range(len(source)) for k in range(len(parts))]
+        if threads == 1:
+            for task in tasks:
+                run(task)
         else:
-            with ThreadPoolExecutor(workers) as pool:
-                for _ in pool.map(run, range(len(source))):
+            with ThreadPoolExecutor(threads) as pool:
+                for _ in pool.map(run, tasks):
                     pass
         if not self._transposed:
             target *= self._ratios
+        elif several:
+            torch.sum(images, 0, out=target)
 
 
 class CudaPair(_AstraPair):

@@ -33,10 +33,11 @@ from genreg.solvers.driver.monitor import Stopping
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.problem.capabilities import Capability, check_offers
 from genreg.solvers.problem.objective import Objective, lowered
-from genreg.solvers.updates.base import ProxGradient, QuasiNewton, Update
+from genreg.solvers.updates.base import ProxGradient, Update
 from genreg.solvers.updates.inertial import Inertial
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
 from genreg.solvers.updates.line_search import Backtracking, searching
+from genreg.solvers.updates.quasi_newton import QuasiNewton
 
 
 class Descent(Stopping, total=False):
@@ -150,9 +151,10 @@ def ipalm(objective: Objective | Functional, init: Any, **keywords: Unpack[Block
 @undisturbed
 @takes(Descent, Stopping, max_iter=200, tol=1e-4, progress=True)
 def quasi_newton(objective: Objective | Functional, init: Any, **keywords: Unpack[Descent]) -> Solution:
-    r"""BFGS with backtracking, one dense inverse Hessian for every sample: for latent vectors.
+    r"""BFGS with backtracking: for latent vectors.
 
-    The objective must be differentiable, and a block small enough for an n × n matrix of every sample.
+    The objective must be differentiable. Up to 256 unknowns every sample has a dense inverse Hessian; with more a
+    limited memory, see `QuasiNewton`.
     """
     update = QuasiNewton(searching(keywords["line_search"], Backtracking()))
     return _descend("quasi_newton", objective, init, update, "smooth", single=True, **keywords)

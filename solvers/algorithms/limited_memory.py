@@ -1,9 +1,8 @@
 r"""Limited-memory BFGS over all blocks together, batched: for smooth objectives of images and latent vectors.
 
 The blocks of a sample are one vector w, each divided by its unit of length ℓ (see `Objective`), so that the result
-does not depend on the units of the blocks. A step is :math:`-\tau M \nabla H(w)`, where M is made from the last m
-steps s and changes of the gradient by the two-loop recursion, from :math:`M_0 = \gamma_b I` on every block b,
-:math:`\gamma_b = \langle s_b, y_b \rangle / \|y_b\|^2`: blocks of different scale need no tuning.
+does not depend on the units of the blocks. A step is that of `genreg.solvers.updates.limited_memory`, with a scale of
+its own of every block: blocks of different scale need no tuning.
 
 References
 ----------
@@ -15,8 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Unpack
+from dataclasses import replace
+from typing import Any, Unpack
 
 import odl
 import torch
@@ -28,15 +27,14 @@ from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.caller_data import Batch, to_batch
 from genreg.operators.bridge.keywords import takes
 from genreg.operators.bridge.modes import undisturbed
-from genreg.operators.linear.conjugate_gradient import inner
 from genreg.solvers.algorithms.descent import Descent
 from genreg.solvers.driver.loop import run
 from genreg.solvers.driver.monitor import Iterate, Stopping
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.problem.capabilities import check_offers
 from genreg.solvers.problem.objective import Blocks, Objective, lowered
-from genreg.solvers.problem.state import State, evaluate, starting_lengths, where
-from genreg.solvers.updates.base import FullSteps, descent_step
+from genreg.solvers.problem.state import evaluate, starting_lengths
+from genreg.solvers.updates.limited_memory import LimitedMemory
 from genreg.solvers.updates.line_search import Backtracking, searching
 
 Substitution = tuple[Callable[[Blocks], Blocks], Callable[[Blocks], Blocks]]
@@ -108,7 +106,7 @@ def lbfgs(
     return run(
         problem,
         Batch({"w": start}, leave, batch.batched),
-        {"w": _LimitedMemory(layout.sizes, memory, searching(keywords["line_search"], Backtracking()))},
+        {"w": LimitedMemory(layout.sizes, memory, searching(keywords["line_search"], Backtracking()))},
         max_iter=keywords["max_iter"],
         tol=keywords["tol"],
         callback=watch if callback else None,
@@ -145,83 +143,3 @@ class _Layout:
             else:
                 blocks[name] = part.reshape(len(w), *shape)
         return self.substitution[0](blocks) if self.substitution else blocks
-
-
-class _Pairs(NamedTuple):
-    """What a limited memory holds.
-
-    Attributes
-    ----------
-    steps, changes : Tensor
-        The last m steps and changes of the gradient, newest first, ``(B, m, n)``; zeros where there were fewer.
-    diagonal : Tensor
-        That of M₀, ``(B, n)``.
-    """
-
-    steps: Tensor
-    changes: Tensor
-    diagonal: Tensor
-
-
-@dataclass(frozen=True)
-class _LimitedMemory(FullSteps):
-    """The step -τ M ∇H(w); see the module's docstring."""
-
-    sizes: tuple[int, ...]
-    length: int
-    line_search: Backtracking = field(default_factory=Backtracking)
-
-    def first_memory(self, gradient: Tensor, reach: Tensor) -> _Pairs:
-        """No steps yet, and a multiple of the identity."""
-        none = gradient.new_zeros((len(gradient), self.length, gradient.shape[1]))
-        diagonal = self.line_search.first_step(gradient, reach)[:, None].expand_as(gradient)
-        return _Pairs(none, none, diagonal)
-
-    def __call__(self, objective: Objective, state: State, block: str) -> State:
-        """One trial for every sample."""
-        memory: _Pairs = state.memory[block]
-        gradient = state.gradients[block]  # (B, n)
-        direction = -_two_loops(memory, gradient)
-        trial, accepted, tau = descent_step(objective, state, block, direction, self.line_search)
-        d, change = trial.step, trial.gradient_change
-        # Along negative curvature M, which must stay positive, can't follow: only its diagonal grows.
-        longer = where(accepted, 2 * memory.diagonal, memory.diagonal)
-        curved = accepted & _curved(d, change)
-        memory = _Pairs(
-            steps=where(curved, torch.cat((d[:, None], memory.steps[:, :-1]), 1), memory.steps),
-            changes=where(curved, torch.cat((change[:, None], memory.changes[:, :-1]), 1), memory.changes),
-            diagonal=where(curved, self._scales(d, change), longer),
-        )
-        return trial.result(accepted, tau, memory, inner(gradient, gradient).sqrt())
-
-    def _scales(self, d: Tensor, change: Tensor) -> Tensor:
-        """γ of every block, over its entries, ``(B, n)``; that of all blocks where it is not positive."""
-        tiny = torch.finfo(d.dtype).tiny
-        overall = inner(d, change) / inner(change, change).clamp_min(tiny)
-        parts = []
-        for s, y in zip(d.split(self.sizes, 1), change.split(self.sizes, 1), strict=True):
-            gamma = torch.where(_curved(s, y), inner(s, y) / inner(y, y).clamp_min(tiny), overall)
-            parts.append(gamma[:, None].expand_as(s))
-        return torch.cat(parts, 1)
-
-
-def _curved(s: Tensor, y: Tensor) -> Tensor:
-    """Where the curvature along a step is positive beyond rounding, ``(B,)``."""
-    sy = inner(s, y)
-    return (sy > 1e-8 * (inner(s, s) * inner(y, y)).sqrt()) & (sy > 1e6 * torch.finfo(s.dtype).tiny)
-
-
-def _two_loops(memory: _Pairs, gradient: Tensor) -> Tensor:
-    """M ∇H, ``(B, n)``; a pair of zeros, which stands for one that is not there yet, changes nothing."""
-    steps, changes, diagonal = memory
-    products = (steps * changes).sum(2)  # (B, m)
-    rho = torch.where(products > 0, 1 / torch.where(products > 0, products, 1), 0)  # (B, m)
-    q, alphas = gradient, []
-    for i in range(steps.shape[1]):
-        alphas.append(rho[:, i] * (steps[:, i] * q).sum(1))  # (B,)
-        q = q - alphas[i][:, None] * changes[:, i]
-    q = diagonal * q
-    for i in reversed(range(steps.shape[1])):
-        beta = rho[:, i] * (changes[:, i] * q).sum(1)
-        q = q + (alphas[i] - beta)[:, None] * steps[:, i]
-    return q

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from genreg.operators.bridge.caller_data import Batch
 from genreg.operators.bridge.keywords import takes
-from genreg.solvers.algorithms.limited_memory import lbfgs
 from genreg.solvers.checkpoints import StateFile
 from genreg.solvers.driver.loop import run
 from genreg.solvers.driver.monitor import Stopping
 from genreg.solvers.driver.solution import Solution
 from genreg.solvers.problem.objective import Objective
 from genreg.solvers.problem.state import State
-from genreg.solvers.updates.base import DENSE, QuasiNewton, Update
+from genreg.solvers.updates.base import Update
 from genreg.solvers.updates.levenberg_marquardt import LevenbergMarquardt
 from genreg.solvers.updates.propose import Proposal, Propose
+from genreg.solvers.updates.quasi_newton import QuasiNewton
 
 _PROPOSALS = 5  # turns in which the encoder proposes before the steps of a profile
 
@@ -89,19 +89,13 @@ def maximise_profile(
     """Minimise J from the latent vectors in `init` by the steps that its profile offers.
 
     The encoder, where it is given, proposes in the first turns. Then z moves by damped Gauss-Newton steps where the
-    profile has a curvature, otherwise by quasi-Newton steps, with limited memory where it has many dimensions.
+    profile has a curvature, otherwise by quasi-Newton steps; both are free of matrices where z has many dimensions.
     """
     profile = problem.profile()
-    small = profile.spaces["z"].size <= DENSE
-    step = LevenbergMarquardt() if "z" in profile.curvature else QuasiNewton() if small else None
-    proposals = [Proposal(codes(problem, encode), _PROPOSALS)] if encode else []
-    if step is not None:
-        return maximise(problem, init, Propose(proposals, step) if proposals else step, **settings)
-    if proposals:
-        init = maximise(problem, init, Propose(proposals), max_iter=_PROPOSALS, progress=False).blocks
-    found = lbfgs(profile, {"z": init["z"]}, **settings)
-    z = found.blocks["z"]
-    return replace(found, blocks={"x": problem.image(z), "z": z})
+    step = LevenbergMarquardt() if "z" in profile.curvature else QuasiNewton()
+    if encode is None:
+        return maximise(problem, init, step, **settings)
+    return maximise(problem, init, Propose([Proposal(codes(problem, encode), _PROPOSALS)], step), **settings)
 
 
 def codes(problem: Profiled, encode: Callable[[Tensor], Tensor]) -> Callable[[Objective, State], Tensor]:

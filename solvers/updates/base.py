@@ -10,7 +10,7 @@ already.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -182,18 +182,6 @@ class ProxGradient(Update):
         return trial.result(accepted, steps, state.memory[block], step_sq.sqrt() / tau)
 
 
-class InverseHessian(NamedTuple):
-    """What `QuasiNewton` remembers.
-
-    Attributes
-    ----------
-    matrix : Tensor
-        M, ``(B, n, n)``.
-    """
-
-    matrix: Tensor
-
-
 class FullSteps(Update):
     """Updates of differentiable objectives whose step is at first one times their direction."""
 
@@ -202,44 +190,6 @@ class FullSteps(Update):
     def first_step(self, gradient: Tensor, reach: Tensor) -> Tensor:
         """First step sizes, ``(B,)``."""
         return gradient.new_ones(len(gradient))
-
-
-@dataclass(frozen=True)
-class QuasiNewton(FullSteps):
-    r"""The step :math:`v \leftarrow v - \tau M \nabla H(v)` with the BFGS approximation M of the inverse Hessian.
-
-    M is a dense matrix for every sample, so the block must be small: a latent vector, not an image. A step is
-    accepted when :math:`H(v^+) \le H(v) + 10^{-4} \langle \nabla H(v), d \rangle`, starting from τ = 1. Where the
-    curvature along a step is not positive, M is doubled instead of updated. The residual is that of
-    `ProxGradient`.
-
-    Parameters
-    ----------
-    line_search : Backtracking
-        Settings of the step size: `shrink`, `slack` and `max_trials`, and the first step of M.
-
-    References
-    ----------
-    J. Nocedal, S. J. Wright (2006), Numerical optimization, doi:10.1007/978-0-387-40065-5, section 6.1.
-    """
-
-    line_search: Backtracking = field(default_factory=Backtracking)
-
-    def first_memory(self, gradient: Tensor, reach: Tensor) -> InverseHessian:
-        """The first M: a multiple of the identity."""
-        g = gradient.flatten(1)
-        scale = self.line_search.first_step(gradient, reach)
-        return InverseHessian(scale[:, None, None] * torch.eye(g.shape[1], dtype=g.dtype, device=g.device))
-
-    def __call__(self, objective: Objective, state: State, block: str) -> State:
-        """One trial for every sample."""
-        M = state.memory[block].matrix
-        v, gradient = state.blocks[block], state.gradients[block]
-        direction = -(M @ gradient.flatten(1)[..., None])[..., 0].view_as(v)
-        trial, accepted, steps = descent_step(objective, state, block, direction, self.line_search)
-        updated = _bfgs(M, trial.step.flatten(1), trial.gradient_change.flatten(1))
-        memory = InverseHessian(where(accepted, updated, M))
-        return trial.result(accepted, steps, memory, inner(gradient, gradient).sqrt())
 
 
 def descent_step(
@@ -264,15 +214,3 @@ def descent_step(
     fraction = -slope / (2 * (trial.smooth - state.smooth - slope))
     shrunk = tau * torch.where(torch.isfinite(fraction), fraction, 0.1).clamp(0.1, search.shrink)
     return trial, accepted, torch.where(accepted, 1.0, shrunk)
-
-
-def _bfgs(M: Tensor, s: Tensor, y: Tensor) -> Tensor:
-    """The BFGS update of the inverse Hessians M, ``(B, n, n)``, from steps s and gradient changes y, ``(B, n)``."""
-    sy = (s * y).sum(1)  # (B,)
-    curved = sy > 1e-8 * s.norm(dim=1) * y.norm(dim=1)
-    rho = torch.where(curved, 1 / torch.where(curved, sy, 1), 0)[:, None, None]
-    My = M @ y[..., None]  # (B, n, 1)
-    yMy = y[:, None] @ My  # (B, 1, 1)
-    outer = s[..., None] @ My.mT  # (B, n, n)
-    updated = M - rho * (outer + outer.mT) + rho * (1 + rho * yMy) * (s[..., None] * s[:, None])
-    return torch.where(curved[:, None, None], updated, 2 * M)

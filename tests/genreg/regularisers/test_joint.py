@@ -16,7 +16,7 @@ from genreg import (
     solvers,
     to_torch,
 )
-from genreg.operators import derivative_test, weight
+from genreg.operators import blur, derivative_test, weight
 from genreg.solvers import JointProblem, Status
 
 from ..conftest import LinearModel
@@ -83,6 +83,20 @@ def test_reconstruction_has_the_closed_form(A, G, y, joint_form, init):
     assert torch.allclose(
         rec.value, rec.residual / (2 * SIGMA**2) + LAM * to_torch(R)((rec.image, rec.blocks["z"]))
     )
+
+
+def test_both_blocks_of_large_images_move_together(A, G, X, y, joint_form, monkeypatch):
+    monkeypatch.setattr("genreg.regularisers.joint._ELIMINATED", 19)
+    assert X.size == 20
+    R, each = JointPrior(G, BETA), torch.full(y.shape, SIGMA, dtype=torch.float64)
+    blurred = blur(X, 1.0, boundary="symmetric")
+    fidelity, exact = GaussianFidelity(A, y, each), [joint_form(y[k], LAM[k], BETA[k])[0] for k in range(3)]
+    assert not isinstance(R.problem(fidelity, LAM), JointProblem)
+    assert not isinstance(R.problem(GaussianFidelity(blurred, y.new_ones(3, 4, 5), 1.0), LAM), JointProblem)
+    assert isinstance(R.problem(GaussianFidelity(A, y, SIGMA), LAM), JointProblem)  # in closed form
+    rec = reconstruct(A, y, R, noise_std=each, lam=LAM, tol=1e-10, progress=False)
+    assert (rec.status == Status.CONVERGED).all()
+    assert torch.allclose(rec.image, torch.stack(exact), atol=1e-6)
 
 
 def test_it_is_jpmap_and_the_relaxed_constraint_in_other_units(A, G, X, y):

@@ -313,6 +313,14 @@ def test_a_diverging_chain_stops_alone(posterior, exact):
     assert bool(lower[1].isnan().all()) and bool((lower[0] < upper[0]).all())
 
 
+def test_many_latent_dimensions_have_diagonal_coordinates(posterior, monkeypatch):
+    options = {"chains": 2, "steps": 100, "burn_in": 80, "seed": 0, "progress": False}
+    for most, axes in ((3, 3), (2, 2)):
+        monkeypatch.setattr("genreg.sampling.chains._DENSE", most)
+        factor = sample(posterior, MALA(), **options).state["tensors"]["coordinates.factor"]
+        assert factor.ndim == axes
+
+
 def test_a_start_without_a_finite_energy_ends_that_sample_alone(posterior):
     start = torch.zeros(3, 3, dtype=torch.float64)
     start[2] = 1e200

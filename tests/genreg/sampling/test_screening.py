@@ -6,7 +6,7 @@ import torch
 
 import genreg
 from genreg.operators import to_torch
-from genreg.sampling import LatentPosterior
+from genreg.sampling import LatentPosterior, screening
 from genreg.sampling.importance import kish_ess
 from genreg.sampling.screening import _log_likelihood, _tempered, screened_starts
 
@@ -41,6 +41,21 @@ def test_weak_data_give_draws_of_the_posterior():
     assert z[..., 1].mean(0).tolist() == pytest.approx([0.2, -0.4], abs=0.1)
     assert z[..., 1].var(0).tolist() == pytest.approx([0.8, 0.8], abs=0.1)
     assert len(torch.unique(z[:, 0, 0])) == 1000  # without replacement
+
+
+def test_large_images_are_drawn_few_at_a_time(monkeypatch):
+    """The same starts, from fewer images at once; and fewer draws by default where images are large."""
+    posterior = problem([[0.0, 1.0, 0.0]], 1.0)
+    several, _ = screened_starts(posterior, 7, draws=100, iterations=0)
+    counts, decode = [], posterior.decode
+    monkeypatch.setattr(posterior, "decode", lambda z: (counts.append(len(z)), decode(z))[1])
+    monkeypatch.setattr(screening, "_PIXELS", 30)
+    few, _ = screened_starts(posterior, 7, draws=100, iterations=0)
+    assert torch.equal(few, several) and counts == [10] * 10
+    monkeypatch.setattr(screening, "_DECODED", 3 * 25)
+    counts.clear()
+    screened_starts(posterior, 7, iterations=0)
+    assert counts == [10, 10, 5]
 
 
 def test_both_modes_are_found():

@@ -209,6 +209,20 @@ def test_autograd_of_direct_calls():
         assert T(x[:0]).shape == (0, *T.range.shape)
 
 
+@pytest.mark.parametrize("make", [parallel, fan])
+def test_direct_calls_share_out_the_views_of_few_images(make, monkeypatch):
+    A = ray_transform(*make(12, 7), method="astra")
+    x, y = torch.rand(2, 12, 12), torch.rand(2, *A.range.shape)
+    found = []
+    for threads in (1, 2, 3, 40):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # noqa: B023
+        found.append((A.forward(x), A.transpose(y)))
+        assert torch.equal(A.transpose(y), found[-1][1])
+    for forward, transposed in found[1:]:
+        assert torch.equal(forward, found[0][0])
+        torch.testing.assert_close(transposed, found[0][1])
+
+
 @pytest.mark.parametrize("impl", ["astra_cpu", None])
 @pytest.mark.parametrize("make", GEOMETRIES)
 def test_odl_ray_transform_lowers_natively(make, impl, monkeypatch):

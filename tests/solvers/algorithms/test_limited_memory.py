@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from genreg.solvers import Objective, Status, lbfgs, quasi_newton
-from genreg.solvers.algorithms.limited_memory import _Pairs, _two_loops
-from genreg.solvers.updates.base import _bfgs
+from genreg.solvers.updates.limited_memory import Pairs, two_loops
+from genreg.solvers.updates.quasi_newton import bfgs_update
 
 B, N, K = 3, 12, 3
 
@@ -45,10 +45,10 @@ def test_two_loops_are_the_bfgs_updates():
     diagonal, g = torch.rand(B, N, dtype=torch.float64), torch.randn(B, N, dtype=torch.float64)
     M = torch.diag_embed(diagonal)
     for i in reversed(range(4)):  # the newest comes first
-        M = _bfgs(M, s[:, i], y[:, i])
-    assert torch.allclose(_two_loops(_Pairs(s, y, diagonal), g), (M @ g[..., None])[..., 0])
+        M = bfgs_update(M, s[:, i], y[:, i])
+    assert torch.allclose(two_loops(Pairs(s, y, diagonal), g), (M @ g[..., None])[..., 0])
     padded = [torch.cat((t, torch.zeros_like(t)), 1) for t in (s, y)]
-    assert torch.allclose(_two_loops(_Pairs(*padded, diagonal), g), (M @ g[..., None])[..., 0])
+    assert torch.allclose(two_loops(Pairs(*padded, diagonal), g), (M @ g[..., None])[..., 0])
 
 
 @pytest.mark.parametrize("substituted", [False, True])

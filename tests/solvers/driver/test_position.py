@@ -17,11 +17,11 @@ from genreg.solvers import (
     QuasiNewton,
     debugging,
 )
-from genreg.solvers.algorithms.limited_memory import _LimitedMemory
 from genreg.solvers.checkpoints import begin, resumable
 from genreg.solvers.driver.loop import run
 from genreg.solvers.problem.objective import Curvature
 from genreg.solvers.problem.trees import map_tensors, refilled
+from genreg.solvers.updates.limited_memory import LimitedMemory
 
 B, N = 5, 3
 
@@ -55,7 +55,7 @@ UPDATES = {
     "inertial": (Inertial(), True),
     "Adam": (Adam(lr=0.1), False),
     "quasi-Newton": (QuasiNewton(), False),
-    "limited memory": (_LimitedMemory((N,), 3), False),
+    "limited memory": (LimitedMemory((N,), 3), False),
     "Gauss-Newton": (LevenbergMarquardt(), False),
     "Gauss-Newton by products": (LevenbergMarquardt(dense=1), False),
     "proposals": (Propose([Proposal(shorter, 2)], QuasiNewton()), False),

@@ -1,5 +1,7 @@
 """BFGS and conjugate gradients: against closed forms, a hard test function, and each other."""
 
+import functools
+
 import odl
 import pytest
 import torch
@@ -7,12 +9,15 @@ import torch
 from genreg.operators import gaussian_measurements, mask, to_torch
 from genreg.solvers import (
     Objective,
+    QuasiNewton,
     Status,
     conjugate_gradient,
+    gradient_descent,
     quasi_newton,
     rough_reconstruction,
 )
-from genreg.solvers.updates.base import _bfgs
+from genreg.solvers.updates.limited_memory import Pairs
+from genreg.solvers.updates.quasi_newton import bfgs_update
 
 B, M, N = 4, 15, 8
 
@@ -46,6 +51,26 @@ def test_ill_conditioned_quadratics(problem, solver):
         assert torch.allclose(alone.blocks["x"][0], solution.blocks["x"][k], atol=1e-6)
 
 
+def test_many_unknowns_take_a_limited_memory(problem):
+    """The same minimum and statuses as with matrices, from memory that grows linearly."""
+    objective, exact = problem
+    few = functools.partial(gradient_descent, tol=1e-9, max_iter=2000, progress=False)
+    start = {"x": torch.ones(B, N, dtype=torch.float64)}
+    found = [few(objective, start, updates={"x": QuasiNewton(dense=n, memory=N)}) for n in (N, N - 1)]
+    for solution in found:
+        assert (solution.status == Status.CONVERGED).all()
+        assert torch.allclose(solution.blocks["x"], exact, atol=1e-6)
+    images = torch.zeros(2, 30, 20, dtype=torch.float64)  # of any shape
+    memory = QuasiNewton().first_memory(images, torch.ones(2))
+    assert isinstance(memory, Pairs) and max(t.numel() for t in memory) == 10 * images.numel()
+
+    def distance(blocks):
+        return (blocks["x"] - 1).square().flatten(1).sum(1) + 1
+
+    solution = quasi_newton(Objective(distance, {"x": odl.rn((30, 20))}), {"x": images}, progress=False)
+    assert torch.allclose(solution.blocks["x"], torch.ones_like(images))
+
+
 def test_rosenbrock_in_few_steps_and_downhill():
     def smooth(blocks):
         x, y = blocks["x"].unbind(1)
@@ -65,10 +90,12 @@ def test_bfgs_update_meets_the_secant_equation():
     inverse = root @ root.mT + torch.eye(N, dtype=torch.float64)
     s, y = torch.randn(B, N, dtype=torch.float64), torch.randn(B, N, dtype=torch.float64)
     y = torch.where(((s * y).sum(1) > 0)[:, None], y, -y)
-    updated = _bfgs(inverse, s, y)
+    updated = bfgs_update(inverse, s, y)
     assert torch.allclose((updated @ y[..., None])[..., 0], s)
     assert torch.allclose(updated, updated.mT) and (torch.linalg.eigvalsh(updated) > 0).all()
-    assert torch.equal(_bfgs(inverse, s, -y), 2 * inverse)  # negative curvature: longer steps, no update
+    assert torch.equal(
+        bfgs_update(inverse, s, -y), 2 * inverse
+    )  # negative curvature: longer steps, no update
 
 
 def test_objective_without_a_minimum_nearby_and_bad_samples():
