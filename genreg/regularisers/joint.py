@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import odl
 import torch
@@ -30,6 +30,8 @@ from genreg.solvers.generative.isotropic import JointProblem
 from genreg.solvers.generative.profiled import Profiled, maximise_profile
 from genreg.solvers.generative.structured import StructuredProblem, negative_log_prior
 from genreg.solvers.problem.objective import Blocks
+
+Estimate = Literal["joint", "marginal"]
 
 _ELIMINATED = 2**16  # pixels up to which the image is eliminated by conjugate gradients, at every step in z
 
@@ -103,10 +105,11 @@ class JointPrior(Generative):
         G: Generator,
         beta: float | Tensor | Precision | None = None,
         *,
-        estimate: Literal["joint", "marginal"] = "joint",
+        estimate: Estimate = "joint",
     ) -> None:
         check_generator(G)
-        self.estimate = choice(estimate, "estimate", ("joint", "marginal"))
+        choice(estimate, "estimate", get_args(Estimate))
+        self.estimate = estimate
         """Which density of z is maximised."""
         self.precision: Precision | None = None
         """Λ, where it is given."""
