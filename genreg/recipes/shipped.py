@@ -118,6 +118,7 @@ def _any_size(mean: str, architecture: StructuredConfig, data: Data) -> Structur
         settings={"steps": 1200, "lr": 2e-3, **shared},
         joint={"steps": 5000, "lr": 5e-4, **shared},
         data=data,
+        scaled=True,
     )
 
 

@@ -14,7 +14,8 @@ from genreg import weights
 from genreg.networks import Autoencoder, StructuredConfig
 from genreg.networks.borrowed import seeded
 from genreg.recipes.recipe import Data
-from genreg.training.precision import fit_precision, likelihood
+from genreg.training.gaussian_likelihood import fit_scale, likelihood
+from genreg.training.precision import fit_precision
 from genreg.training.settings import check_files
 
 
@@ -38,6 +39,8 @@ class StructuredRecipe:
         Whether the weights are stored in half precision.
     mixed
         Whether the layers compute in bfloat16 in training (autocast).
+    scaled
+        Whether the factor is multiplied in the end by the number under which the validation images are most likely.
     """
 
     mean: str
@@ -47,6 +50,7 @@ class StructuredRecipe:
     joint: Mapping[str, Any] = field(default_factory=dict)
     half: bool = True
     mixed: bool = False
+    scaled: bool = False
 
     def diagonal(self) -> StructuredRecipe:
         """Return the recipe of the same model with a diagonal precision."""
@@ -93,6 +97,8 @@ def train_precision(
             )
         card |= {f"{prefix}{key}": value for key, value in entries.items()}
     card["validation"] = card.pop("joint_score", card["score"])
+    if recipe.scaled:
+        card["scale"] = fit_scale(model, validation)
     file, _ = weights.save(out / name, model, card, half=recipe.half)
     stored: Any = weights.load(file, device=device)[0]
     card["score"] = {**_scores(stored, test), "images": len(test)}  # of the weights as stored
