@@ -157,7 +157,7 @@ TABLE = [
         ValueError,
         "init must be finite, got 6 NaN or infinite values in samples 0, 1 of 2",
     ),
-    ("sample", {"metric": None}, ValueError, "metric must be one of"),
+    ("sample", {"metric": "full"}, ValueError, "metric must be one of"),
     ("sample", {"denoise": "no"}, TypeError, "denoise must be True or False, got 'no'"),
     ("sample", {"seed": "a"}, TypeError, "seed must be an integer, got 'a'"),
     ("langevin", {"adjusted": 1}, TypeError, "adjusted must be True or False, got 1"),
