@@ -25,7 +25,7 @@ ALLOWED = {
     "genreg.sampling.adaptation.window_ends": "to count the evaluations of a warm-up before it is run",
     "genreg.solvers.generative.profiled.codes": "the encoder's proposal, for another update of z",
     "genreg.solvers.generative.profiled.maximise": "the loop of `jpmap`, for another update of z",
-    "genreg.solvers.generative.profiled.maximise_profile": "the steps of `JointPrior`, for a problem of another tolerance",
+    "genreg.solvers.generative.profiled.maximise_profile": "the steps of `JointPrior`, with another tolerance",
     "genreg.solvers.generative.structured.StructuredProblem": "to set its tolerance",
 }
 
