@@ -1,16 +1,17 @@
 r"""Priors for images of any size against total variation: brains at other sizes, photographs and discs.
 
     python benchmarks/any_size.py                  # several hours on one core
-    python benchmarks/any_size.py --part brain     # one of the parts: brain, images
+    python benchmarks/any_size.py --part images --side 128 --max-iter 60    # ten minutes: smaller images
+    python benchmarks/any_size.py --part brain --slices 6 --max-iter 60 --sizes 1 --estimates marginal
     python benchmarks/any_size.py --quick          # small images and a few iterations, to see that it works
 
 * brain: slices of the child (`mri_spokes`), radial samples on 20 and 30 spokes, σ = 0.0125 and 0.05, at their own 128 x
   128 and enlarged by splines to 181 x 217 and 256 x 256 pixels. TV with 0 ≤ x ≤ 1, `brain-supn` (128 x 128 alone),
   `brain-supn-any`. Enlarged slices are smoother than real ones of that size.
 * images: scikit-image's camera, coins, moon, page and retina, three slices of the child and two reference discs of the
-  HTC 2022, all 256 x 256 and in [0, 1]; parallel beam with 60 angles and 5 % noise (of the mean datum), and Cartesian
-  samples of the Fourier transform, a quarter of the columns, σ = 0.02. TV with 0 ≤ x ≤ 1 and `images-supn`, trained on
-  dead leaves alone.
+  HTC 2022, all 256 x 256 (`--side`) and in [0, 1]; parallel beam with 60 angles and 5 % noise (of the mean datum), and
+  Cartesian samples of the Fourier transform, a quarter of the columns, σ = 0.02. TV with 0 ≤ x ≤ 1 and `images-supn`,
+  trained on dead leaves alone.
 
 The λ of TV has the best mean PSNR on these very images, which nobody knows; the priors have λ = 1 and nothing is
 chosen. "joint" maximises the density of image and latent vector, "marginal" that of the latent vector. All images are
@@ -19,6 +20,7 @@ cut to [0, 1]. Margins over TV are those of the single images, with the standard
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -48,6 +50,7 @@ from genreg.evaluation import psnr
 from genreg.operators import cartesian_mask, fourier_sampling, radial_mask, ray_transform, to_torch
 
 SIZES = ((128, 128), (181, 217), (256, 256))
+ESTIMATES = ("joint", "marginal")
 PHOTOGRAPHS = ("camera", "coins", "moon", "page", "retina")
 
 
@@ -101,9 +104,9 @@ def photograph(name: str, side: int) -> Tensor:
     return torch.from_numpy(resize(square, (side, side), anti_aliasing=True)).float()
 
 
-def pictures(quick: bool) -> Iterator[Problem]:
+def pictures(options: argparse.Namespace) -> Iterator[Problem]:
     """Two problems with ten images."""
-    side = 64 if quick else 256
+    quick, side = options.quick, options.side
     found = {name: photograph(name, side) for name in (PHOTOGRAPHS[:2] if quick else PHOTOGRAPHS)}
     if not quick:
         found |= {f"slice {k}": x for k, x in enumerate(enlarged(test_slices(3), (side, side)))}
@@ -151,22 +154,39 @@ def score(problem: Problem, prior: genreg.Regulariser, lam: float, iterations: i
 @skipped_without_data
 def main() -> None:
     parts = {"brain": brains, "images": pictures}
-    options = arguments(__doc__, {"--part": {"choices": list(parts), "help": "only this one"}}, output=True)
+    options = arguments(
+        __doc__,
+        {
+            "--part": {"choices": list(parts), "help": "only this one"},
+            "--slices": {"type": int, "default": 10, "help": "of the child"},
+            "--sizes": {"type": int, "default": len(SIZES), "help": "how many sizes of the slices"},
+            "--side": {"type": int, "default": 256, "help": "rows and columns of the photographs"},
+            "--max-iter": {"type": int, "default": 100, "help": "iterations of the priors"},
+            "--estimates": {"nargs": "+", "choices": ESTIMATES, "default": ESTIMATES},
+        },
+        output=True,
+    )
+    if options.quick:
+        options.slices, options.sizes, options.side, options.max_iter = 2, 1, 64, 2
     results = []
     for part, problems in parts.items():
         if options.part not in (None, part):
             continue
-        for problem in problems(options.quick):
+        for problem in problems(options):
             tv, lam = total_variation(problem, 10 if options.quick else 500)
             rows = {f"TV, λ = {lam:.3g}": tv}
             for name in problem.weights:
                 G = genreg.load_generator(name, range=problem.A.domain)
-                for estimate in ("joint", "marginal"):
-                    prior = genreg.JointPrior(G, estimate=estimate)  # type: ignore[arg-type]
-                    rows[f"{name}, {estimate}"] = score(problem, prior, 1.0, 2 if options.quick else 100)
-            margins = {name: plus_minus(found - tv, sign="+") for name, found in rows.items()}
+                for estimate in options.estimates:
+                    prior = genreg.JointPrior(G, estimate=estimate)
+                    rows[f"{name}, {estimate}"] = score(problem, prior, 1.0, options.max_iter)
             table = [
-                [name, f"{mean_and_error(found)[0]:.2f}", margins[name], f"{int((found > tv).sum())}"]
+                [
+                    name,
+                    f"{mean_and_error(found)[0]:.2f}",
+                    plus_minus(found - tv, sign="+"),
+                    f"{int((found > tv).sum())}",
+                ]
                 for name, found in rows.items()
             ]
             title = f"{problem.name}, {len(problem.x)} images"
