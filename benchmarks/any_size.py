@@ -79,10 +79,10 @@ def space(shape: tuple[int, int]) -> odl.DiscretizedSpace:
     return odl.uniform_discr([-s for s in half], half, shape, dtype="float32")
 
 
-def brains(quick: bool) -> Iterator[Problem]:
+def brains(options: argparse.Namespace) -> Iterator[Problem]:
     """Radial samples of the child's slices."""
-    slices = test_slices(2 if quick else 10)
-    for shape in SIZES[:1] if quick else SIZES:
+    quick, slices = options.quick, test_slices(options.slices)
+    for shape in SIZES[: options.sizes]:
         x, X = enlarged(slices, shape), space(shape)
         weights = ("brain-supn", "brain-supn-any") if shape == SIZES[0] else ("brain-supn-any",)
         for noise_std in (0.05,) if quick else (0.0125, 0.05):

@@ -99,10 +99,11 @@ def train_precision(
     card["validation"] = card.pop("joint_score", card["score"])
     if recipe.scaled:
         card["scale"] = fit_scale(model, validation)
-    file, _ = weights.save(out / name, model, card, half=recipe.half)
+    shared = None if recipe.joint else recipe.mean
+    file, _ = weights.save(out / name, model, card, half=recipe.half, shared=shared)
     stored: Any = weights.load(file, device=device)[0]
     card["score"] = {**_scores(stored, test), "images": len(test)}  # of the weights as stored
-    weights.save(file, model, card, half=recipe.half)
+    weights.save(file, model, card, half=recipe.half, shared=shared)
     for checkpoint in checkpoints:
         checkpoint.unlink()
     return file

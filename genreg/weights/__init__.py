@@ -2,7 +2,8 @@
 
 ``NAME.safetensors`` holds the tensors of a model, ``NAME.json`` the card: the architecture from which
 `genreg.networks.build` makes the model, data, training settings, scores, and the SHA-256 of the safetensors
-file.
+file. Models that share parts, such as precisions of one mean, need not repeat them: the card then names the weights,
+in the same folder or shipped, that have the other tensors, with their SHA-256.
 """
 
 import hashlib
@@ -37,6 +38,7 @@ def save(
     card: Mapping[str, Any],
     *,
     half: bool = False,
+    shared: str | None = None,
 ) -> tuple[Path, Path]:
     """Write the weights of a model and their card, each file atomically.
 
@@ -54,6 +56,8 @@ def save(
     half
         Whether to store the weights in half precision; `load` gives single precision in any case. The
         logarithm of gamma keeps its precision.
+    shared
+        Name of other weights, in that folder or shipped, whose tensors are left out where the model has the same ones.
 
     Returns
     -------
@@ -87,9 +91,15 @@ def save(
         if not torch.isfinite(stored).all():
             raise ValueError(f"model must have finite weights, got NaN or infinity in {name!r}")
         tensors[name] = stored
+    common = {}
+    if shared is not None:
+        other, digest = _tensors(_beside(shared, file))
+        common = {"shared": {"name": shared, "sha256": digest}}
+        tensors = {name: t for name, t in tensors.items() if not _same(t, other.get(name))}
     content = to_bytes(tensors)
     entries = {
-        **card,
+        **{key: value for key, value in card.items() if key != "shared"},
+        **common,
         "format": FORMAT,
         "architecture": model.config.to_dict(),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -130,21 +140,12 @@ def load(
         If a file is truncated or altered, the card is not one, or the weights don't fit the architecture, are not of
         the precision that the card tells, single or half by default, or not finite.
     """
-    from safetensors.torch import load as from_bytes
-
     file, card_file = _located(name_or_path)
     card = _parsed(card_file)
-    content = file.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != card["sha256"]:
-        raise ValueError(
-            f"weights {file} are truncated or altered: their SHA-256 must be {card['sha256']} by the card, "
-            f"got {found} ({len(content)} bytes)"
-        )
-    try:
-        tensors = from_bytes(content)
-    except Exception as error:  # of a data type that torch has not, for instance
-        raise ValueError(f"weights {file} must be a safetensors file: {error}") from error
+    tensors, _ = _tensors(file, card["sha256"])
+    if "shared" in card:
+        other = card["shared"]
+        tensors = _tensors(_beside(other["name"], file, other["sha256"]))[0] | tensors
     try:
         with torch.device("meta"):  # the random weights of a fresh model are never made
             model = build(card["architecture"])
@@ -156,6 +157,45 @@ def load(
     state = {name: (tensor if double else _single(tensor)).to(device) for name, tensor in tensors.items()}
     model.load_state_dict(state, assign=True)
     return model.eval(), card
+
+
+def _tensors(file: Path, digest: str | None = None) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file, and its SHA-256, which must be `digest` where that is given."""
+    from safetensors.torch import load as from_bytes
+
+    content = file.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if digest not in (None, found):
+        raise ValueError(
+            f"weights {file} are truncated or altered: their SHA-256 must be {digest} by the card, "
+            f"got {found} ({len(content)} bytes)"
+        )
+    try:
+        return from_bytes(content), found
+    except Exception as error:  # of a data type that torch has not, for instance
+        raise ValueError(f"weights {file} must be a safetensors file: {error}") from error
+
+
+def _beside(name: str, file: Path, digest: str | None = None) -> Path:
+    """The file of other weights, in the same folder or shipped, by the name and SHA-256 that a card has."""
+    if Path(name).name != name:
+        raise ValueError(f"shared must be the name of weights in the same folder, or shipped, got {name!r}")
+    candidates = [folder / f"{name}.safetensors" for folder in (file.parent, FOLDER)]
+    found = [candidate for candidate in candidates if candidate.is_file()]
+    for candidate in found:
+        if digest in (None, hashlib.sha256(candidate.read_bytes()).hexdigest()):
+            return candidate
+    if found:
+        raise ValueError(
+            f"weights {file} share tensors with {name!r} of the SHA-256 {digest}, which {found[0]} has not"
+        )
+    raise FileNotFoundError(
+        f"weights {file} share tensors with {name!r}, but there is no file {candidates[0]}"
+    )
+
+
+def _same(a: Tensor, b: Tensor | None) -> bool:
+    return b is not None and a.dtype == b.dtype and torch.equal(a, b)
 
 
 def _misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
@@ -230,7 +270,10 @@ def _parsed(card_file: Path) -> dict[str, Any]:
         raise ValueError(
             f"card {card_file} must have precision 'float32' or 'float64', got {card['precision']!r}"
         )
-    digest = card["sha256"]
-    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
-        raise ValueError(f"card {card_file} must have 64 hexadecimal digits as sha256, got {digest!r}")
+    shared = card.get("shared", {"name": "", "sha256": card["sha256"]})
+    if not isinstance(shared, dict) or not isinstance(shared.get("name"), str):
+        raise ValueError(f"card {card_file} must name the weights it shares, got {shared!r}")
+    for digest in (card["sha256"], shared.get("sha256")):
+        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError(f"card {card_file} must have 64 hexadecimal digits as sha256, got {digest!r}")
     return card

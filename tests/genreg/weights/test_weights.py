@@ -7,7 +7,7 @@ import torch
 
 from genreg import Generator, load_generator, recipes, weights
 from genreg.datasets import shapes
-from genreg.networks import DenseConfig
+from genreg.networks import ConvConfig, DenseConfig, StructuredConfig
 from genreg.training import evaluate, range_error
 
 CONFIG = DenseConfig(image_shape=(6, 5), latent_dim=2, encoder=(4,), decoder=(4,))
@@ -329,3 +329,30 @@ def test_the_default_data_type_changes_nothing():
     finally:
         torch.set_default_dtype(kept)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_models_of_one_mean_share_its_tensors(tmp_path):
+    mean = ConvConfig(image_shape=(8, 8), latent_dim=2, channels=(4,)).build()
+    model = StructuredConfig(mean=mean.config, channels=(4,), distance=1).grow(mean)
+    (alone, _), (other, _) = (
+        weights.save(tmp_path / n, m, {}) for n, m in (("whole", model), ("mean", mean))
+    )
+    file, card = weights.save(tmp_path / "shared", model, {}, shared="mean")
+    assert file.stat().st_size < alone.stat().st_size - 4 * sum(p.numel() for p in mean.parameters())
+    found, entries = weights.load(file)
+    assert entries["shared"]["name"] == "mean"
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+    assert "shared" not in weights.load(weights.save(tmp_path / "again", found, entries)[0])[1]
+    with pytest.raises(ValueError, match="shared must be the name of weights in the same folder"):
+        weights.save(tmp_path / "bad", model, {}, shared="../mean")
+    mean.log_gamma.data += 1
+    weights.save(other, mean, {})
+    with pytest.raises(ValueError, match=r"share tensors with 'mean' of the SHA-256 .*, which .* has not"):
+        weights.load(file)
+    other.unlink()
+    with pytest.raises(FileNotFoundError, match="share tensors with 'mean', but there is no file"):
+        weights.load(file)
+    card.write_text(card.read_text().replace('"name": "mean"', '"name": 3'))
+    with pytest.raises(ValueError, match="must name the weights it shares"):
+        weights.load(file)
