@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ BRAIN_CROPS = Data(
     test=partial(any_size.brain_held_out, True),
 )
 BRAIN_HEAD_CROPS = Data(
-    description=_CROPPED + BRAIN_HEAD.description,
+    description=_CROPPED + BRAIN_HEAD.description + "; white noise of up to 0.02",
     training=any_size.brain_head,
     validation=partial(any_size.brain_held_out, False),
     test=partial(any_size.brain_held_out, True),
@@ -189,4 +189,9 @@ COMPLEX_BRAIN_HEAD = Data(
     training=complex_brain.head_images,
     validation=partial(complex_brain.held_out, test=False),
     test=partial(complex_brain.held_out, test=True),
+)
+NOISY_LEAVES = replace(
+    LEAVES,
+    description=LEAVES.description + "; white noise of up to 0.03",
+    training=any_size.noisy_leaves,
 )

@@ -42,6 +42,7 @@ from genreg.recipes.recipe import (
     GRADIENTS,
     LEAVES,
     MNIST,
+    NOISY_LEAVES,
     SHAPES,
     Data,
     Recipe,
@@ -116,7 +117,7 @@ def _any_size(mean: str, architecture: StructuredConfig, data: Data) -> Structur
         mean=mean,
         architecture=architecture,
         settings={"steps": 1200, "lr": 2e-3, **shared},
-        joint={"steps": 5000, "lr": 5e-4, **shared},
+        joint={"steps": 3000, "lr": 5e-4, **shared},
         data=data,
         scaled=True,
     )
@@ -218,7 +219,7 @@ RECIPES: dict[str, Recipe | StructuredRecipe] = {
     "brain-vae-any": _any_size_mean(any_size.BRAIN, BRAIN_CROPS),
     "brain-supn-any": _any_size("brain-vae-any", any_size.BRAIN, BRAIN_HEAD_CROPS),
     "images-vae": _any_size_mean(any_size.LEAVES, LEAVES),
-    "images-supn": _any_size("images-vae", any_size.LEAVES, LEAVES),
+    "images-supn": _any_size("images-vae", any_size.LEAVES, NOISY_LEAVES),
     "brain-vae-complex": Recipe(
         architecture=complex_brain.ARCHITECTURE,
         settings={
