@@ -1,6 +1,6 @@
 r"""Compressed sensing with few data: joint maximum, marginal maximum and posterior mean of structured decoders.
 
-    python benchmarks/marginal_estimate.py           # about twenty minutes on one core
+    python benchmarks/marginal_estimate.py           # about three quarters of an hour on one core
     python benchmarks/marginal_estimate.py --quick   # a few digits, to see that it works
 
 50 MNIST test images (9000 to 9049), m Gaussian measurements with variance 1/m, noise of 10/255. Mean squared error ×
@@ -108,8 +108,12 @@ class Sensing:
 
 @skipped_without_data
 def main() -> None:
-    options = arguments(__doc__, output=True)
-    counts, number = ((50,), 3) if options.quick else (COUNTS, 50)
+    options = arguments(
+        __doc__,
+        {"--measurements": {"type": int, "nargs": "+", "default": COUNTS, "help": "their numbers m"}},
+        output=True,
+    )
+    counts, number = ((50,), 3) if options.quick else (tuple(options.measurements), 50)
     images = datasets.mnist(train=False)[0][9000 : 9000 + number]
     table: dict[str, list[tuple[float, float]]] = {}
     for m in counts:
@@ -124,7 +128,10 @@ def main() -> None:
         for name, cells in table.items()
     ]
     print(markdown(["", *(f"m = {m}" for m in counts)], rows))
-    write(folder(options) / "marginal_estimate.json", {"measurements": counts, "error and seconds": table})
+    write(
+        folder(options, whole=counts == COUNTS) / "marginal_estimate.json",
+        {"measurements": counts, "error and seconds": table},
+    )
 
 
 if __name__ == "__main__":
