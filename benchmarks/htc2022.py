@@ -123,6 +123,8 @@ def generative(data: HTCData, settings: Settings, progress: bool) -> Result:
         genreg.HardConstraint(G),
         lam=settings.lam,
         init={"z": G.encode(starts)},
+        # the settings were chosen with these steps, whose slowness regularises: faster ones fit the artefacts as well
+        solver=genreg.solvers.gradient_descent,
         max_iter=settings.iterations,
         **common,
     )
