@@ -329,13 +329,13 @@ def load_generator(
         Name of shipped weights (``"shapes-vae"``, ``"shapes-ae"``, ``"shapes-gan"``, ``"mnist-vae"``,
         ``"mnist-ae"``, ``"mnist-gan"``, ``"mnist-vae-dense"``, ``"gradients-2-vae"``, ``"gradients-4-vae"``,
         ``"disc-vae"``, ``"brain-vae"``; with a diagonal or structured precision ``"mnist-diagonal"``,
-        ``"mnist-supn"``, ``"brain-diagonal"``, ``"brain-supn"``, ``"brain-supn-complex"``), or the path of a
-        ``.safetensors`` file with its card beside it, as `genreg.weights.save` writes it.
+        ``"mnist-supn"``, ``"brain-diagonal"``, ``"brain-supn"``, and for any size ``"brain-supn-any"`` and
+        ``"brain-supn-complex"``), or the path of a ``.safetensors`` file with its card beside it, as
+        `genreg.weights.save` writes it.
     range : ODL space, optional
         The image space X; its shape must be that of the model's images, or is any for a fully convolutional model. By
         default a `uniform_discr` of that shape from the origin with pixels of size 1, ``uniform_discr([0, 0], shape,
-        shape, dtype="float32")``,
-        complex for a model of two channels.
+        shape, dtype="float32")``, complex for a model of two channels.
     scale, offset : float, optional
         Units of the images, see `Generator`; by default those on the card, of the files that a prior of own images was
         made of (`genreg.own_images.train_prior`), and otherwise 1 and 0.

@@ -1,10 +1,8 @@
 """The complex crops of the recipes of the brain."""
 
 import math
-import os
 
 import odl
-import pytest
 import torch
 
 from genreg import load_generator, weights
@@ -48,10 +46,8 @@ def test_held_out_images_have_the_unit(monkeypatch):
         assert 0.9 < float(x.square().sum(1).sqrt().max()) < 1.1
 
 
-def test_the_shipped_precision_is_that_of_unseen_images(monkeypatch):
+def test_the_shipped_precision_is_that_of_unseen_images(monkeypatch, data_dir):
     """On the other person's slices: above the isotropic precision that is best for these very images."""
-    if not os.environ.get("GENREG_DATA"):
-        pytest.skip("needs the brain slices")
     model, card = weights.load("brain-supn-complex")
     images, subjects = brain_slices()
     child = images[subjects == 2]
