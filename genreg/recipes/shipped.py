@@ -11,7 +11,6 @@ follow).
 
 import os
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +28,13 @@ from genreg.networks import (
     StructuredConfig,
 )
 from genreg.networks.borrowed import seeded
-from genreg.recipes import any_size, brain, complex_brain, discs, gradients
+from genreg.recipes import discs, gradients
+from genreg.recipes.brains_and_leaves import BRAINS_AND_LEAVES
 from genreg.recipes.papers import PAPER
 from genreg.recipes.recipe import (
-    BRAIN,
-    BRAIN_CROPS,
-    BRAIN_HEAD,
-    BRAIN_HEAD_CROPS,
-    COMPLEX_BRAIN,
-    COMPLEX_BRAIN_HEAD,
     DISCS,
     GRADIENTS,
-    LEAVES,
     MNIST,
-    NOISY_LEAVES,
     SHAPES,
     Data,
     Recipe,
@@ -75,54 +67,6 @@ _MNIST_SUPN = StructuredRecipe(
     settings={"steps": 3000, "batch_size": 64, "lr": 2e-3, "warmup": 100},
     data=MNIST,
 )
-_BRAIN_SUPN = StructuredRecipe(
-    mean="brain-vae",
-    architecture=StructuredConfig(mean=brain.ARCHITECTURE, channels=(16, 32, 48), distance=2),
-    settings={"steps": 1500, "batch_size": 8, "lr": 2e-3, "warmup": 100},
-    data=BRAIN_HEAD,
-    mixed=True,
-)
-_COMPLEX_SUPN = StructuredRecipe(
-    mean="brain-vae-complex",
-    architecture=StructuredConfig(
-        mean=complex_brain.ARCHITECTURE, channels=(16, 32, 48), distance=2, coupled=True
-    ),
-    settings={"steps": 800, "batch_size": 8, "lr": 2e-3, "warmup": 100, "keep_best": True},
-    data=COMPLEX_BRAIN_HEAD,
-    mixed=True,
-)
-
-
-def _any_size_mean(architecture: StructuredConfig, data: Data) -> Recipe:
-    """Return the recipe of encoder and mean of a model for images of any size."""
-    return Recipe(
-        architecture=architecture.mean,
-        settings={
-            "steps": 3000,
-            "batch_size": 16,
-            "lr": 2e-3,
-            "warmup": 100,
-            "kl_warmup": 300,
-            "clip": 100.0,
-        },
-        data=data,
-        range_images=2,
-    )
-
-
-def _any_size(mean: str, architecture: StructuredConfig, data: Data) -> StructuredRecipe:
-    """Return the recipe of a structured model for images of any size: the head, then everything together."""
-    shared = {"batch_size": 8, "clip": 1000.0, "warmup": 50}
-    return StructuredRecipe(
-        mean=mean,
-        architecture=architecture,
-        settings={"steps": 1200, "lr": 2e-3, **shared},
-        joint={"steps": 3000, "lr": 5e-4, **shared},
-        data=data,
-        scaled=True,
-    )
-
-
 RECIPES: dict[str, Recipe | StructuredRecipe] = {
     **PAPER,
     "shapes-vae": Recipe(
@@ -194,52 +138,9 @@ RECIPES: dict[str, Recipe | StructuredRecipe] = {
         mixed=True,
         refine=discs.encode_limited_angles,
     ),
-    "brain-vae": Recipe(
-        architecture=brain.ARCHITECTURE,
-        settings={
-            "steps": 3000,
-            "batch_size": 16,
-            "lr": 1e-3,
-            "warmup": 300,
-            "kl_warmup": 500,
-            "clip": 4000.0,
-            "weight_decay": 1e-4,
-        },
-        whitened=True,
-        data=BRAIN,
-        mixed=True,
-        range_images=10,
-        start=brain.darken,
-        refine=brain.fit_noise,
-    ),
     "mnist-supn": _MNIST_SUPN,
     "mnist-diagonal": _MNIST_SUPN.diagonal(),
-    "brain-supn": _BRAIN_SUPN,
-    "brain-diagonal": _BRAIN_SUPN.diagonal(),
-    "brain-vae-any": _any_size_mean(any_size.BRAIN, BRAIN_CROPS),
-    "brain-supn-any": _any_size("brain-vae-any", any_size.BRAIN, BRAIN_HEAD_CROPS),
-    "images-vae": _any_size_mean(any_size.LEAVES, LEAVES),
-    "images-supn": _any_size("images-vae", any_size.LEAVES, NOISY_LEAVES),
-    "brain-vae-complex": Recipe(
-        architecture=complex_brain.ARCHITECTURE,
-        settings={
-            "steps": 2500,
-            "batch_size": 8,
-            "lr": 2e-3,
-            "warmup": 200,
-            "kl_warmup": 300,
-            "clip": 4000.0,
-            "weight_decay": 1e-4,
-            "keep_best": True,
-        },
-        data=COMPLEX_BRAIN,
-        mixed=True,
-        range_images=2,
-        start=complex_brain.lay_out,
-        refine=partial(brain.fit_noise, images_from=complex_brain.head_images),
-    ),
-    "brain-supn-complex": _COMPLEX_SUPN,
-    "brain-diagonal-complex": _COMPLEX_SUPN.diagonal(),
+    **BRAINS_AND_LEAVES,
 }
 """The recipes by the name of the weights."""
 
