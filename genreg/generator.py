@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,13 +18,11 @@ from genreg.networks.adapted import adapt
 from genreg.networks.affine import Affine
 from genreg.networks.foreign import has_latent_images
 from genreg.networks.mean_codes import MeanDecoder, MeanEncoder
+from genreg.networks.predicted_precision import Decoded, factor_like, real_space
 from genreg.networks.tiled import Tiled
 from genreg.operators import (
-    ComplexPrecision,
-    DiagonalPrecision,
     NetworkOperator,
     Precision,
-    SparseCholeskyPrecision,
     torch_device,
     torch_dtype,
 )
@@ -35,32 +31,7 @@ from genreg.operators.bridge.arrays import check_memory
 from genreg.operators.bridge.complex_parts import to_channels
 from genreg.operators.bridge.modes import undisturbed, without_autocast
 from genreg.operators.bridge.protocols import StackedSpace
-from genreg.operators.precision.complex_images import channel_space, isotropic_precision
-
-
-@dataclass(frozen=True)
-class Decoded:
-    r"""What a generator says about an image, given z: :math:`x \sim N(\mathrm{mean}, \Lambda^{-1})`.
-
-    Attributes
-    ----------
-    mean : Tensor
-        G(z), ``(B, *shape)``.
-    make_precision : callable
-        Makes `precision`, without arguments.
-    """
-
-    mean: Tensor
-    make_precision: Callable[[], Precision | None]
-
-    @functools.cached_property
-    def precision(self) -> Precision | None:
-        r""":math:`\Lambda` of every image, as the model has learned it, or None; made when it is first asked for.
-
-        An `IsotropicPrecision` of one standard deviation γ for all pixels, or, of structured models, a
-        `DiagonalPrecision` or a `SparseCholeskyPrecision` that depends on z.
-        """
-        return self.make_precision()
+from genreg.operators.precision.complex_images import isotropic_precision
 
 
 class Generator(NetworkOperator):
@@ -145,7 +116,7 @@ class Generator(NetworkOperator):
         super().__init__(MeanDecoder(model, tuple(range.shape), of_parts), domain, range)
 
         self.card: dict[str, Any] = {}
-        self._factor = _factor_like(self.model, range)
+        self._factor = factor_like(self.model, range)
 
     @property
     def model(self) -> nn.Module:
@@ -193,7 +164,7 @@ class Generator(NetworkOperator):
                 log_diag, weights = model.factor_of(mean.reshape(len(z), *model.image_shape))
             else:
                 log_diag, weights = model.decode_factor(z)
-        log_diag = log_diag.reshape(len(z), *_real_space(self.range).shape)
+        log_diag = log_diag.reshape(len(z), *real_space(self.range).shape)
         if weights is None:
             return self._factor.with_parameters(log_precision=2 * log_diag)
         return self._factor.with_parameters(log_diag=log_diag, weights=weights)
@@ -263,7 +234,7 @@ def _fitted(model: nn.Module, space: StackedSpace, makes: str) -> nn.Module:
     ValueError
         If it makes other images, and not those of any size.
     """
-    wanted = tuple(_real_space(space).shape)
+    wanted = tuple(real_space(space).shape)
     shape = tuple(getattr(model, "image_shape", wanted))
     if wanted in (shape, shape[1:] if shape[0] == 1 else shape):
         return model
@@ -278,38 +249,8 @@ def _fitted(model: nn.Module, space: StackedSpace, makes: str) -> nn.Module:
     raise ValueError(f"{makes} {given} images, range is {asked}{parts}")
 
 
-def _real_space(space: StackedSpace) -> StackedSpace:
-    """The space of the images as the model makes them: of two channels, where they are complex."""
-    return channel_space(space) if torch_dtype(space).is_complex else space
-
-
 def _identifier(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _factor_like(model: nn.Module, space: StackedSpace) -> Precision | None:
-    """A precision of the kind that a structured model predicts, to be given its parameters; None of others."""
-    if not hasattr(model, "decode_factor"):
-        return None
-    if torch_dtype(space).is_complex:
-        channels = _factor_like(model, channel_space(space))
-        assert channels is not None
-        return ComplexPrecision(space, channels)
-    with torch.no_grad():
-        z = torch.zeros(1, model.latent_dim, dtype=torch_dtype(space), device=torch_device(space))  # type: ignore[call-overload]
-        log_diag, weights = model.decode_factor(z)  # type: ignore[operator]
-    log_diag = log_diag.reshape(1, *space.shape)
-    if weights is None:
-        return DiagonalPrecision(space, 2 * log_diag)
-    config: Any = model.config
-    return SparseCholeskyPrecision(
-        space,
-        log_diag,
-        weights,
-        distance=config.distance,
-        dilation=config.dilation,
-        coupled=getattr(config, "coupled", False),
-    )
 
 
 @undisturbed

@@ -11,7 +11,8 @@ import torch
 from odl.functionals import Functional
 from torch import Tensor
 
-from genreg.generator import Decoded, Generator
+from genreg.generator import Generator
+from genreg.networks.predicted_precision import Decoded
 from genreg.operators import GaussianPosterior, Precision, data_prox
 from genreg.operators.bridge.arguments import choice
 from genreg.operators.bridge.caller_data import to_batch
